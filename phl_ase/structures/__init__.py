@@ -1,0 +1,25 @@
+"""Structures: frames, batches, neighbour lists, and the types every other room speaks in."""
+
+from phl_ase.structures.atoms import atoms_from_frame, charge_and_multiplicity, frame_from_atoms
+from phl_ase.structures.batch import Batch, Labels, Neighbours, Predictions, to_dense, to_flat
+from phl_ase.structures.contracts import Potential
+from phl_ase.structures.frame import Frame
+from phl_ase.structures.neighbours import neighbour_list
+from phl_ase.structures.packing import PackedFrames, collate
+
+__all__ = [
+    "Batch",
+    "Frame",
+    "Labels",
+    "Neighbours",
+    "PackedFrames",
+    "Potential",
+    "Predictions",
+    "atoms_from_frame",
+    "charge_and_multiplicity",
+    "collate",
+    "frame_from_atoms",
+    "neighbour_list",
+    "to_dense",
+    "to_flat",
+]

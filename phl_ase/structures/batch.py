@@ -1,0 +1,167 @@
+"""Batches: systems of different size packed into flat tensors, with their labels and what a model predicts for them.
+
+Axis names used in every annotation: ``atoms`` (all systems together), ``systems``, ``edges`` (ordered pairs),
+``probes`` (K), ``dense`` (3 × atoms of the largest system).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Ordered pairs of a batch within one cutoff, sorted by the centre atom ``i``.
+
+    Attributes:
+        i: Centre atom of each pair.
+        j: Its neighbour.
+        shifts: Integer lattice shifts of ``j`` as floats, or ``None`` when no system of the batch is periodic.
+    """
+
+    i: Int[Tensor, " edges"]
+    j: Int[Tensor, " edges"]
+    shifts: Float[Tensor, "edges 3"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Systems packed one after the other (a pytree).
+
+    Attributes:
+        positions: Å.
+        numbers: Atomic numbers.
+        system: Index of the system each atom belongs to, ascending.
+        slot: Index of each atom within its system.
+        cell: Å, rows are lattice vectors; zero where not periodic.
+        pbc: Periodic directions.
+        charge: Total charge, e.
+        multiplicity: 2S+1.
+        neighbours: Neighbour lists keyed by cutoff (Å).
+        atom_mask: False for padded atoms; ``None`` when nothing is padded.
+    """
+
+    positions: Float[Tensor, "atoms 3"]
+    numbers: Int[Tensor, " atoms"]
+    system: Int[Tensor, " atoms"]
+    slot: Int[Tensor, " atoms"]
+    cell: Float[Tensor, "systems 3 3"]
+    pbc: Bool[Tensor, "systems 3"]
+    charge: Int[Tensor, " systems"]
+    multiplicity: Int[Tensor, " systems"]
+    neighbours: dict[float, Neighbours]
+    atom_mask: Bool[Tensor, " atoms"] | None = None
+
+    @property
+    def n_systems(self) -> int:
+        """Number of systems."""
+        return self.cell.shape[0]
+
+    def sizes(self) -> Int[Tensor, " systems"]:
+        """Number of atoms of each system."""
+        ones = torch.ones_like(self.system) if self.atom_mask is None else self.atom_mask.to(self.system.dtype)
+        return torch.zeros(self.n_systems, dtype=self.system.dtype, device=self.system.device).index_add(
+            0, self.system, ones
+        )
+
+    def vectors(self, cutoff: float) -> Float[Tensor, "edges 3"]:
+        """Vectors from centre to neighbour, differentiable in positions and cell, Å."""
+        pairs = self.neighbours[cutoff]
+        vectors = self.positions.index_select(0, pairs.j) - self.positions.index_select(0, pairs.i)
+        if pairs.shifts is None:
+            return vectors
+        cells = self.cell.index_select(0, self.system.index_select(0, pairs.i))
+        return vectors + torch.einsum("ea,eab->eb", pairs.shifts, cells)
+
+    def moved(
+        self, positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "systems 3 3"] | None = None
+    ) -> Batch:
+        """The same systems at other positions (and cells), neighbour lists kept."""
+        return dataclasses.replace(self, positions=positions, cell=self.cell if cell is None else cell)
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Batch:
+        """The batch on a device and with its floating-point tensors in a dtype."""
+        return _convert(self, device, dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Reference values of a batch; a mask says which systems carry a label (absent ones are zero-filled).
+
+    Attributes:
+        energy: eV, float64 (absolute energies do not fit float32).
+        forces: eV/Å.
+        stress: eV/Å³.
+        hessian: eV/Å², each system in the upper left corner of a square of the largest, zero elsewhere.
+        probes: Probe vectors, zero-padded in K where systems carry different numbers.
+        products: H·probe, eV/Å².
+        n_probes: Number of probes of each system; 0 where it carries none.
+        frame_id: Identity of each frame in its data set.
+    """
+
+    energy: Float[Tensor, " systems"]
+    forces: Float[Tensor, "atoms 3"]
+    stress: Float[Tensor, "systems 3 3"]
+    has_energy: Bool[Tensor, " systems"]
+    has_forces: Bool[Tensor, " systems"]
+    has_stress: Bool[Tensor, " systems"]
+    has_hessian: Bool[Tensor, " systems"]
+    n_probes: Int[Tensor, " systems"]
+    frame_id: Int[Tensor, " systems"]
+    hessian: Float[Tensor, "systems dense dense"] | None = None
+    probes: Float[Tensor, "probes atoms 3"] | None = None
+    products: Float[Tensor, "probes atoms 3"] | None = None
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> Labels:
+        """The labels on a device and in a dtype; energies stay float64."""
+        energy = self.energy.to(device=device)
+        return dataclasses.replace(_convert(self, device, dtype), energy=energy)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What an evaluator fills; what was not asked for is ``None``. Units as in :class:`Labels`."""
+
+    energy: Float[Tensor, " systems"]
+    forces: Float[Tensor, "atoms 3"] | None = None
+    stress: Float[Tensor, "systems 3 3"] | None = None
+    hvp: Float[Tensor, "probes atoms 3"] | None = None
+    hessian: Float[Tensor, "systems dense dense"] | None = None
+
+
+def _convert(value, device, dtype):
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return {key: _convert(item, device, dtype) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: _convert(getattr(value, f.name), device, dtype) for f in dataclasses.fields(value)}
+        return type(value)(**fields)
+    return value
+
+
+def to_dense(
+    batch: Batch, values: Float[Tensor, "probes atoms 3"], n_max: int
+) -> Float[Tensor, "probes systems dense"]:
+    """Spread flat per-atom vectors over a dense block per system, zero-padded to ``3 n_max`` columns."""
+    k = values.shape[0]
+    dense = values.new_zeros(k, batch.n_systems * n_max, 3)
+    dense = dense.index_copy(1, batch.system * n_max + batch.slot, values)
+    return dense.reshape(k, batch.n_systems, 3 * n_max)
+
+
+def to_flat(
+    batch: Batch, dense: Float[Tensor, "probes systems dense"], n_max: int
+) -> Float[Tensor, "probes atoms 3"]:
+    """Gather dense blocks per system back into flat per-atom vectors (the inverse of :func:`to_dense`)."""
+    k = dense.shape[0]
+    return dense.reshape(k, batch.n_systems * n_max, 3).index_select(1, batch.system * n_max + batch.slot)
+
+
+for _kind in (Neighbours, Batch, Labels, Predictions):
+    torch.export.register_dataclass(_kind)

@@ -1,0 +1,185 @@
+"""Packing frames into batches: flat arrays with offsets, so that drawing a batch is a gather and not a loop.
+
+Neighbour lists are made once, when the frames are packed, and reused by every batch, epoch and probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phl_ase.errors import PHLError
+from phl_ase.structures.batch import Batch, Labels, Neighbours
+from phl_ase.structures.frame import Frame
+from phl_ase.structures.neighbours import neighbour_list
+
+
+class PackedFrames:
+    """Frames as flat tensors in memory, ready to be drawn in any combination.
+
+    Args:
+        frames: What to pack; checked for shapes and finiteness.
+        cutoffs: Neighbour-list cutoffs the potential reads, Å.
+
+    Raises:
+        PHLError: When there is nothing to pack, or a frame is broken (the error names it).
+    """
+
+    def __init__(self, frames: Sequence[Frame], cutoffs: Sequence[float]) -> None:
+        if not frames:
+            raise PHLError("no structures to pack: the data set or the selection is empty")
+        names = [f"frame {f.frame_id}" + (f" ({f.reaction} {f.kind})".rstrip() if f.reaction else "") for f in frames]
+        for frame, name in zip(frames, names, strict=True):
+            frame.check(name)
+        self.cutoffs = tuple(cutoffs)
+        self.sizes = torch.tensor([len(f) for f in frames])
+        self.atom_offsets = _offsets(self.sizes)
+        self.numbers = _flat(frames, "numbers", torch.int64)
+        self.positions = _flat(frames, "positions")
+        self.cell = torch.tensor(np.array([f.cell for f in frames]), dtype=torch.float64)
+        self.pbc = torch.tensor(np.array([f.pbc for f in frames]), dtype=torch.bool)
+        self.charge = torch.tensor([f.charge for f in frames])
+        self.multiplicity = torch.tensor([f.multiplicity for f in frames])
+        self.frame_id = torch.tensor([f.frame_id for f in frames])
+        self._pack_labels(frames)
+        self._pack_neighbours(frames, names)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def _pack_labels(self, frames: Sequence[Frame]) -> None:
+        absent = float("nan")
+        energies = torch.tensor([absent if f.energy is None else f.energy for f in frames], dtype=torch.float64)
+        self.has_energy = ~energies.isnan()
+        self.energy = energies.nan_to_num(0.0)
+        self.has_forces = torch.tensor([f.forces is not None for f in frames])
+        self.forces = _flat_or_zero(frames, "forces", lambda n: (n, 3))
+        self.has_stress = torch.tensor([f.stress is not None for f in frames])
+        stresses = [np.zeros((3, 3)) if f.stress is None else f.stress for f in frames]
+        self.stress = torch.tensor(np.array(stresses), dtype=torch.float64)
+        self.has_hessian = torch.tensor([f.hessian is not None for f in frames])
+        self.hessian = _ragged([f.hessian for f in frames])
+        self.hessian_offsets = _offsets(torch.where(self.has_hessian, 9 * self.sizes**2, 0))
+        self.n_probes = torch.tensor([0 if f.probes is None else len(f.probes) for f in frames])
+        self.probes = _ragged([f.probes for f in frames]).reshape(-1, 3)
+        self.products = _ragged([f.products for f in frames]).reshape(-1, 3)
+        self.probe_offsets = _offsets(self.n_probes * self.sizes)
+
+    def _pack_neighbours(self, frames: Sequence[Frame], names: Sequence[str]) -> None:
+        self.pairs: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
+        self.pair_counts: dict[float, Tensor] = {}
+        self.pair_offsets: dict[float, Tensor] = {}
+        for cutoff in self.cutoffs:
+            lists = [
+                neighbour_list(f.positions, f.cell, f.pbc, cutoff, name) for f, name in zip(frames, names, strict=True)
+            ]
+            self.pair_counts[cutoff] = torch.tensor([len(i) for i, _, _ in lists])
+            self.pair_offsets[cutoff] = _offsets(self.pair_counts[cutoff])
+            i, j, shifts = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*lists, strict=True))
+            self.pairs[cutoff] = (i, j, shifts.to(torch.float64))
+
+    def select(self, indices: Sequence[int] | Tensor) -> tuple[Batch, Labels]:
+        """Draw frames into a float64 batch with their labels.
+
+        Args:
+            indices: Positions of the frames in this collection, in the order wanted.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        sizes = self.sizes[chosen]
+        systems = torch.arange(len(chosen))
+        atoms = _ragged_index(self.atom_offsets[chosen], sizes)
+        starts = _offsets(sizes)
+        system = systems.repeat_interleave(sizes)
+        batch = Batch(
+            positions=self.positions[atoms],
+            numbers=self.numbers[atoms],
+            system=system,
+            slot=torch.arange(len(atoms)) - starts[system],
+            cell=self.cell[chosen],
+            pbc=self.pbc[chosen],
+            charge=self.charge[chosen],
+            multiplicity=self.multiplicity[chosen],
+            neighbours={cutoff: self._select_pairs(cutoff, chosen, starts) for cutoff in self.cutoffs},
+        )
+        probes, products = self._select_probes(chosen, sizes, starts, len(atoms))
+        labels = Labels(
+            energy=self.energy[chosen],
+            forces=self.forces[atoms],
+            stress=self.stress[chosen],
+            has_energy=self.has_energy[chosen],
+            has_forces=self.has_forces[chosen],
+            has_stress=self.has_stress[chosen],
+            has_hessian=self.has_hessian[chosen],
+            n_probes=self.n_probes[chosen],
+            frame_id=self.frame_id[chosen],
+            hessian=self._select_hessians(chosen, sizes),
+            probes=probes,
+            products=products,
+        )
+        return batch, labels
+
+    def _select_pairs(self, cutoff: float, chosen: Tensor, starts: Tensor) -> Neighbours:
+        counts = self.pair_counts[cutoff][chosen]
+        edges = _ragged_index(self.pair_offsets[cutoff][chosen], counts)
+        i, j, shifts = self.pairs[cutoff]
+        shift_of_edge = starts.repeat_interleave(counts)
+        periodic = bool(self.pbc[chosen].any())
+        return Neighbours(i[edges] + shift_of_edge, j[edges] + shift_of_edge, shifts[edges] if periodic else None)
+
+    def _select_hessians(self, chosen: Tensor, sizes: Tensor) -> Tensor | None:
+        carried = self.has_hessian[chosen]
+        if not carried.any():
+            return None
+        width = 3 * int(sizes.max())
+        dense = torch.zeros(len(chosen), width, width, dtype=torch.float64)
+        # elements of each Hessian in row-major order, placed at (system, row, column) of the padded block
+        side = torch.where(carried, 3 * sizes, 0)
+        owner = torch.arange(len(chosen)).repeat_interleave(side**2)
+        element = torch.arange(len(owner)) - _offsets(side**2)[owner]
+        source = self.hessian_offsets[chosen][owner] + element
+        dense[owner, element // side[owner], element % side[owner]] = self.hessian[source]
+        return dense
+
+    def _select_probes(self, chosen: Tensor, sizes: Tensor, starts: Tensor, n_atoms: int):
+        counts = self.n_probes[chosen]
+        if not counts.any():
+            return None, None
+        rows = _ragged_index(self.probe_offsets[chosen], counts * sizes)
+        owner = torch.arange(len(chosen)).repeat_interleave(counts * sizes)
+        element = torch.arange(len(owner)) - _offsets(counts * sizes)[owner]
+        k, atom = element // sizes[owner], element % sizes[owner] + starts[owner]
+        shape = (int(counts.max()), n_atoms, 3)
+        probes, products = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        probes[k, atom], products[k, atom] = self.probes[rows], self.products[rows]
+        return probes, products
+
+
+def collate(frames: Sequence[Frame], cutoffs: Sequence[float]) -> tuple[Batch, Labels]:
+    """Pack frames into one float64 batch with their labels, in the order given."""
+    return PackedFrames(frames, cutoffs).select(range(len(frames)))
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.cumsum(counts, 0) - counts
+
+
+def _ragged_index(offsets: Tensor, counts: Tensor) -> Tensor:
+    owner = torch.arange(len(counts)).repeat_interleave(counts)
+    return offsets[owner] + torch.arange(len(owner)) - _offsets(counts)[owner]
+
+
+def _flat(frames: Sequence[Frame], name: str, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor(np.concatenate([getattr(f, name) for f in frames]), dtype=dtype)
+
+
+def _flat_or_zero(frames: Sequence[Frame], name: str, shape) -> Tensor:
+    arrays = [np.zeros(shape(len(f))) if getattr(f, name) is None else getattr(f, name) for f in frames]
+    return torch.tensor(np.concatenate(arrays), dtype=torch.float64)
+
+
+def _ragged(arrays) -> Tensor:
+    present = [np.ravel(a) for a in arrays if a is not None]
+    return torch.tensor(np.concatenate(present) if present else np.zeros(0), dtype=torch.float64)
