@@ -1,0 +1,7 @@
+"""Derivatives of any potential: forces, stress, Hessian-vector products, Hessians, from one place."""
+
+from phl_ase.derivatives.eager import QUANTITIES, evaluate
+from phl_ase.derivatives.graph import GradientGraph, stress_of
+from phl_ase.derivatives.memory import default_budget, rows_per_chunk
+
+__all__ = ["QUANTITIES", "GradientGraph", "default_budget", "evaluate", "rows_per_chunk", "stress_of"]

@@ -1,0 +1,79 @@
+"""The eager evaluator: what any potential predicts for a batch, nothing computed that was not asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phl_ase.derivatives.graph import GradientGraph, stress_of
+from phl_ase.derivatives.hessian import coordinate_directions, stack_rows
+from phl_ase.derivatives.memory import default_budget, rows_per_chunk
+from phl_ase.errors import PHLError, unknown
+from phl_ase.structures import Batch, Potential, Predictions
+
+QUANTITIES = ("energy", "forces", "stress", "hvp", "hessian")
+
+
+def evaluate(
+    potential: Potential,
+    batch: Batch,
+    needs: Collection[str] = ("energy", "forces"),
+    *,
+    probes: Float[Tensor, "probes atoms 3"] | None = None,
+    create_graph: bool = False,
+    memory_budget: int | None = None,
+) -> Predictions:
+    """Evaluate a potential and its derivatives on a batch.
+
+    Args:
+        potential: Any potential.
+        batch: Systems of any size, periodic or not.
+        needs: Which of energy, forces, stress, hvp, hessian to compute; nothing else is paid for.
+        probes: Vectors for the Hessian-vector products, dimensionless; needed for ``"hvp"``.
+        create_graph: Keep the graph, so that a loss of the result can be differentiated in the parameters.
+        memory_budget: Bytes that Hessian rows taken together may use; by default 2 GiB, or half of a GPU's free memory.
+
+    Returns:
+        The quantities asked for, in eV, eV/Å, eV/Å³ and eV/Å².
+
+    Raises:
+        PHLError: For an unknown quantity, HVPs without probes, probes of another shape, a budget below one row.
+    """
+    for need in needs:
+        if need not in QUANTITIES:
+            raise unknown("quantity", need, QUANTITIES)
+    if not set(needs) - {"energy"}:
+        with torch.set_grad_enabled(create_graph):
+            return Predictions(energy=potential(batch))
+    if "hvp" in needs and probes is None:
+        raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
+    graph = GradientGraph(
+        potential,
+        batch,
+        curvature="hvp" in needs or "hessian" in needs,
+        stress="stress" in needs,
+        create_graph=create_graph,
+    )
+
+    def keep(value: Tensor) -> Tensor:
+        return value if create_graph else value.detach()
+
+    return Predictions(
+        energy=keep(graph.energy),
+        forces=keep(-graph.gradient) if "forces" in needs else None,
+        stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
+        hvp=graph.products(probes) if "hvp" in needs and probes is not None else None,
+        hessian=_hessians(graph, batch, memory_budget) if "hessian" in needs else None,
+    )
+
+
+def _hessians(graph: GradientGraph, batch: Batch, memory_budget: int | None) -> Tensor:
+    n_max = int(batch.sizes().max())
+    chunk = rows_per_chunk(graph.saved_bytes, memory_budget or default_budget(batch.positions.device))
+    starts = range(0, 3 * n_max, min(chunk, graph.rows_together()))
+    step = starts.step
+    rows = [graph.products(coordinate_directions(batch, a, min(a + step, 3 * n_max), n_max)) for a in starts]
+    return stack_rows(batch, torch.cat(rows), n_max)

@@ -1,0 +1,115 @@
+"""One energy, its gradient and the graph that Hessian-vector products are taken of (reverse over reverse).
+
+Inference never keeps a graph of second derivatives; training asks for it with ``create_graph``.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phl_ase.derivatives.memory import CACHE_FRIENDLY, counting_saved_bytes
+from phl_ase.errors import PHLError
+from phl_ase.structures import Batch, Potential
+
+
+class GradientGraph:
+    """Energy and gradient of a batch, differentiable again.
+
+    Args:
+        potential: Any potential.
+        batch: Systems of any size, periodic or not.
+        curvature: Whether products will be asked for; without it nothing is kept for them.
+        stress: Whether to differentiate in the strain too.
+        create_graph: Keep graphs of everything, for a loss that is differentiated in the parameters.
+
+    Attributes:
+        energy: eV.
+        gradient: ∂E/∂R, eV/Å.
+        strain_gradient: ∂E/∂ε of each system, eV; ``None`` unless asked for.
+        saved_bytes: What the graph of the gradient keeps: the measure of the memory that one product needs.
+    """
+
+    energy: Float[Tensor, " systems"]
+    gradient: Float[Tensor, "atoms 3"]
+    strain_gradient: Float[Tensor, "systems 3 3"] | None
+
+    def __init__(
+        self,
+        potential: Potential,
+        batch: Batch,
+        *,
+        curvature: bool = False,
+        stress: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        self.create_graph = create_graph
+        self._batched = "batched" in potential.derivative_modes
+        self.positions = batch.positions.detach().requires_grad_()
+        strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
+        with torch.enable_grad(), counting_saved_bytes() if curvature else nullcontext() as saved:
+            self.energy = potential(batch.moved(self.positions) if strain is None else _strained(batch, self, strain))
+            if self.energy.requires_grad:
+                self.gradient, *rest = torch.autograd.grad(
+                    self.energy.sum(),
+                    [self.positions] if strain is None else [self.positions, strain],
+                    create_graph=create_graph or curvature,
+                    materialize_grads=True,
+                )
+            else:  # isolated atoms: nothing depends on where they are
+                self.gradient = torch.zeros_like(self.positions)
+                rest = [] if strain is None else [torch.zeros_like(strain)]
+        self.strain_gradient = rest[0] if rest else None
+        self.saved_bytes = saved.total if saved is not None else 0
+
+    def rows_together(self) -> int:
+        """How many products to vectorise: all on a GPU, on a CPU as many as stay in its cache."""
+        if not self._batched:
+            return 1
+        if self.positions.device.type == "cuda":
+            return 2**31
+        return max(1, CACHE_FRIENDLY // max(self.saved_bytes, 1))
+
+    def products(self, vectors: Float[Tensor, "probes atoms 3"]) -> Float[Tensor, "probes atoms 3"]:
+        """H·v of K vectors, eV/Å² per unit of vector; systems do not mix.
+
+        Raises:
+            PHLError: For vectors of another shape.
+        """
+        if vectors.shape[1:] != self.positions.shape:
+            raise PHLError(f"got vectors of shape {tuple(vectors.shape)}; expected (K, {self.positions.shape[0]}, 3)")
+        if not self.gradient.requires_grad:  # an energy linear in the positions has no curvature
+            return torch.zeros_like(vectors)
+        chunks = vectors.split(min(self.rows_together(), len(vectors)))
+        return torch.cat([self._chunk(chunk) for chunk in chunks])
+
+    def _chunk(self, vectors: Tensor) -> Tensor:
+        single = len(vectors) == 1
+        (rows,) = torch.autograd.grad(
+            self.gradient,
+            self.positions,
+            grad_outputs=vectors[0] if single else vectors,
+            is_grads_batched=not single,
+            create_graph=self.create_graph,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return rows.unsqueeze(0) if single else rows
+
+
+def _strained(batch: Batch, graph: GradientGraph, strain: Tensor) -> Batch:
+    # out of place; the antisymmetric part is a rotation and takes no part in the stress
+    symmetric = 0.5 * (strain + strain.transpose(-1, -2))
+    positions = graph.positions + torch.einsum("na,nab->nb", graph.positions, symmetric.index_select(0, batch.system))
+    return batch.moved(positions, batch.cell + batch.cell @ symmetric)
+
+
+def stress_of(
+    batch: Batch, strain_gradient: Float[Tensor, "systems 3 3"]
+) -> Float[Tensor, "systems 3 3"]:
+    """∂E/∂ε / V, eV/Å³, ASE's sign; zero for a system without a volume."""
+    volume = torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1)
+    return torch.where(volume > 0, strain_gradient / torch.where(volume > 0, volume, 1.0), 0.0)

@@ -1,0 +1,63 @@
+"""How many Hessian rows fit together: measured from the graph they are taken of, held to a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from phl_ase.errors import PHLError
+
+CACHE_FRIENDLY = 2**25
+"""Bytes of saved tensors per chunk of rows beyond which a CPU loses by vectorising more rows (its cache overflows)."""
+
+
+class SavedBytes:
+    """Counts the bytes that a graph keeps for its backward pass, each storage once."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._seen: set[int] = set()
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The pack hook: count the tensor and pass it on."""
+        key = tensor.untyped_storage().data_ptr()
+        if key not in self._seen:
+            self._seen.add(key)
+            self.total += tensor.untyped_storage().nbytes()
+        return tensor
+
+
+@contextmanager
+def counting_saved_bytes() -> Iterator[SavedBytes]:
+    """Count what graphs built inside the block save for backward."""
+    counter = SavedBytes()
+    with torch.autograd.graph.saved_tensors_hooks(counter, lambda tensor: tensor):
+        yield counter
+
+
+def default_budget(device: torch.device) -> int:
+    """Bytes: half of what is free on a GPU, 2 GiB on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return 2 * 2**30
+
+
+def rows_per_chunk(bytes_per_row: int, memory_budget: int) -> int:
+    """How many Hessian rows to take together.
+
+    Args:
+        bytes_per_row: What one row needs: at most the tensors saved by the graph of the gradient.
+        memory_budget: Bytes allowed.
+
+    Raises:
+        PHLError: When not even one row fits.
+    """
+    if bytes_per_row > memory_budget:
+        raise PHLError(
+            f"one Hessian-vector product needs about {bytes_per_row / 2**20:.0f} MiB, but the memory budget is "
+            f"{memory_budget / 2**20:.0f} MiB; raise the budget or evaluate fewer systems together"
+        )
+    return max(1, memory_budget // max(bytes_per_row, 1))

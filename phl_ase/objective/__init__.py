@@ -1,0 +1,15 @@
+"""The objective: loss terms and training schemes (design: arXiv:2603.04523)."""
+
+from phl_ase.objective.schemes import REGIMES, SCHEMES, Scheme, check_regime, scheme, with_curvature_targets
+from phl_ase.objective.terms import TERMS, LossTerm
+
+__all__ = [
+    "REGIMES",
+    "SCHEMES",
+    "TERMS",
+    "LossTerm",
+    "Scheme",
+    "check_regime",
+    "scheme",
+    "with_curvature_targets",
+]

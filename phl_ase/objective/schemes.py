@@ -1,0 +1,119 @@
+"""Training schemes as data: which probe family supervises curvature, and how its targets are made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phl_ase.errors import PHLError, unknown
+from phl_ase.probes import draw_probes
+from phl_ase.structures import Batch, Labels, to_dense, to_flat
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a model learns curvature.
+
+    Attributes:
+        name: Its name in configurations and tables.
+        probes: Probe family; ``None`` where curvature is not supervised.
+        description: One line for a user.
+    """
+
+    name: str
+    probes: str | None
+    description: str
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("E-F", None, "energies and forces"),
+        Scheme("E-F-HVP-onehot", "onehot", "and Hessian columns drawn at random"),
+        Scheme("E-F-HVP-random", "rademacher", "and Hessian-vector products along random probes"),
+        Scheme("E-F-H", "complete", "and the full Hessian"),
+    )
+}
+
+REGIMES = {
+    "fresh": "probes drawn anew for every minibatch, targets from stored Hessians",
+    "fixed": "the same K probes of each frame throughout",
+}
+
+
+def scheme(name: str) -> Scheme:
+    """Look a scheme up.
+
+    Raises:
+        PHLError: For an unknown name, listing the valid ones.
+    """
+    if name not in SCHEMES:
+        raise unknown("scheme", name, SCHEMES)
+    return SCHEMES[name]
+
+
+def check_regime(name: str) -> str:
+    """Return the name of a regime that exists.
+
+    Raises:
+        PHLError: For an unknown name, listing the valid ones.
+    """
+    if name not in REGIMES:
+        raise unknown("regime", name, REGIMES)
+    return name
+
+
+def with_curvature_targets(
+    batch: Batch,
+    labels: Labels,
+    family: str,
+    *,
+    n_probes: int = 1,
+    regime: str = "fresh",
+    seed: int = 0,
+    epoch: int = 0,
+) -> Labels:
+    """Labels whose ``probes``, ``products`` and ``n_probes`` are the curvature targets of this step.
+
+    Frames with a Hessian get probes drawn for (seed, epoch, frame), or (seed, frame) in the fixed regime, and their
+    products with it. Frames that carry recorded products and no Hessian keep those. Others carry no curvature label.
+
+    Args:
+        batch: The systems, float64 or float32.
+        labels: Their labels.
+        family: Probe family.
+        n_probes: K.
+        regime: ``"fresh"`` or ``"fixed"``.
+        seed: Seed of the run.
+        epoch: Epoch.
+    """
+    check_regime(regime)
+    if labels.hessian is None:
+        if labels.probes is None:
+            raise PHLError("the batch carries neither Hessians nor Hessian-vector products to learn curvature from")
+        return labels
+    drawn = draw_probes(
+        family, batch, labels.frame_id, n_probes=n_probes, seed=seed, epoch=0 if regime == "fixed" else epoch
+    )
+    n_max = labels.hessian.shape[-1] // 3
+    dtype = labels.hessian.dtype
+    probes = torch.where(labels.has_hessian[batch.system].unsqueeze(-1), drawn.vectors.to(dtype), 0.0)
+    products = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, probes, n_max))
+    counts = torch.where(labels.has_hessian, drawn.n_probes, 0)
+    flat = to_flat(batch, products, n_max)
+    if labels.probes is not None and labels.products is not None:
+        recorded = (labels.n_probes > 0) & ~labels.has_hessian
+        own = recorded[batch.system].unsqueeze(-1)
+        probes = _overlay(probes, labels.probes, own)
+        flat = _overlay(flat, labels.products, own)
+        counts = torch.where(recorded, labels.n_probes, counts)
+    return dataclasses.replace(labels, probes=probes, products=flat, n_probes=counts)
+
+
+def _overlay(drawn: Tensor, recorded: Tensor, own: Tensor) -> Tensor:
+    k = max(len(drawn), len(recorded))
+    pad = [torch.cat([x, x.new_zeros(k - len(x), *x.shape[1:])]) for x in (drawn, recorded.to(drawn.dtype))]
+    return torch.where(own, pad[1], pad[0])
