@@ -9,6 +9,7 @@ last update) is never computed.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,9 +42,11 @@ class PaiNNConfig:
         object.__setattr__(self, "species", tuple(sorted(int(z) for z in self.species)))
         if not self.species:
             raise PHLError("a PaiNN needs at least one species; got none")
-        for name in ("channels", "layers", "cutoff", "n_basis"):
-            if getattr(self, name) <= 0:
-                raise PHLError(f"PaiNN {name} is {getattr(self, name)}; expected a positive number")
+        if not all(0 < z < 119 for z in self.species):
+            raise PHLError(f"PaiNN species are {self.species}; expected atomic numbers from 1 to 118")
+        for name, largest in (("channels", 2048), ("layers", 32), ("cutoff", 50.0), ("n_basis", 256)):
+            if not 0 < getattr(self, name) <= largest:
+                raise PHLError(f"PaiNN {name} is {getattr(self, name)}; expected more than 0 and at most {largest}")
 
 
 class _Message(nn.Module):
@@ -102,6 +105,7 @@ class PaiNN(nn.Module):
     def __init__(self, config: PaiNNConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.provenance: dict[str, Any] = {}
         c, layers = config.channels, config.layers
         self.species = config.species
         self.cutoffs = (config.cutoff,)

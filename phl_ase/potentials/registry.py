@@ -1,0 +1,58 @@
+"""The table of architectures a configuration or a model file can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from phl_ase.errors import PHLError, unknown
+from phl_ase.potentials.painn import PaiNN, PaiNNConfig
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One kind of potential that can be trained and stored.
+
+    Attributes:
+        config: Dataclass of its settings; the first field is ``species``.
+        build: Makes an untrained model from a config and a generator.
+    """
+
+    config: type
+    build: Callable[[Any, torch.Generator | None], torch.nn.Module]
+
+    def settings(self) -> tuple[str, ...]:
+        """Names a configuration may set (species come from the data)."""
+        return tuple(f.name for f in fields(self.config) if f.name != "species")
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "painn": Architecture(PaiNNConfig, PaiNN),
+}
+
+
+def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator | None = None) -> torch.nn.Module:
+    """An untrained model.
+
+    Args:
+        name: Key of ``ARCHITECTURES``.
+        config: Its settings, ``species`` included.
+        generator: Source of the initial weights.
+
+    Raises:
+        PHLError: For an unknown architecture or setting, listing the valid ones.
+    """
+    if name not in ARCHITECTURES:
+        raise unknown("architecture", name, ARCHITECTURES)
+    architecture = ARCHITECTURES[name]
+    for key in config:
+        if key not in (*architecture.settings(), "species"):
+            raise unknown(f"setting of {name}", key, architecture.settings())
+    try:
+        settings = architecture.config(**config)
+    except TypeError as error:
+        raise PHLError(f"settings of {name} do not fit: {error}") from None
+    return architecture.build(settings, generator)

@@ -1,0 +1,191 @@
+"""The training configuration: one TOML file, unknown keys refused with the valid ones named."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from phl_ase.errors import PHLError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """Which frames train, choose and test the model."""
+
+    source: str = Field("reactions-wb97xd-631gd", description="bundled name, our HDF5, or anything ase.io reads")
+    split: str = Field("random", description="random, stationary or by-reaction")
+    split_seed: int = Field(0, description="seed of the split")
+    fractions: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="train, valid, test")
+    max_atoms: int | None = Field(None, ge=1, description="leave larger systems out")
+    keys: dict[str, str] = Field({}, description='label = "key in the file", for files read by ase.io')
+
+
+class PotentialSection(_Section):
+    """Architecture; settings beside the name are those of the architecture."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    architecture: str = Field("painn", description="name in the table of architectures")
+
+    def settings(self) -> dict[str, Any]:
+        """What the configuration sets of the architecture."""
+        return dict(self.model_extra or {})
+
+
+class SchemeSection(_Section):
+    """How curvature is supervised."""
+
+    name: str = Field("E-F-HVP-random", description="E-F, E-F-HVP-onehot, E-F-HVP-random or E-F-H")
+    regime: str = Field("fresh", description="fresh: new probes every minibatch; fixed: the same ones throughout")
+    n_probes: int = Field(1, ge=1, description="probes per frame, K")
+    probes: str | None = Field(None, description="another probe family than the scheme's own")
+
+
+class LossSection(_Section):
+    """Weights of the mean square errors (design: w_E, w_F, w_σ, w_H)."""
+
+    energy: float = Field(10.0, ge=0, description="of (eV/atom)²")
+    forces: float = Field(1.0, ge=0, description="of (eV/Å)²")
+    stress: float = Field(0.0, ge=0, description="of (eV/Å³)²")
+    curvature: float = Field(0.02, ge=0, description="of (eV/Å²)², where the scheme has curvature")
+    curvature_ramp: int = Field(0, ge=0, description="epochs over which the curvature weight grows from 0")
+
+
+class TrainingSection(_Section):
+    """Optimisation."""
+
+    epochs: int = Field(300, ge=1)
+    batch_size: int = Field(16, ge=1, description="systems per optimiser step")
+    learning_rate: float = Field(2e-3, gt=0)
+    final_learning_rate: float = Field(1e-5, gt=0, description="where the cosine ends, or the plateau stops")
+    weight_decay: float = Field(1e-6, ge=0)
+    warmup_epochs: int = Field(5, ge=0)
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    plateau_patience: int = Field(10, ge=1, description="validations without gain before the rate is halved")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="averaged weights, used for evaluation")
+    early_stopping: int | None = Field(None, ge=1, description="validations without gain before the run ends")
+    validate_every: int = Field(5, ge=1, description="epochs")
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    compile: bool = Field(False, description="torch.compile the derivatives")
+    memory_budget_mb: int = Field(2048, ge=1, description="for the Hessian rows taken together")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="least time between checkpoints")
+
+
+class TrainConfig(_Section):
+    """Everything a run depends on."""
+
+    data: DataSection = DataSection()
+    potential: PotentialSection = PotentialSection()
+    scheme: SchemeSection = SchemeSection()
+    loss: LossSection = LossSection()
+    training: TrainingSection = TrainingSection()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, enough to read the configuration again."""
+        return self.model_dump(mode="json")
+
+
+def parse_config(values: Mapping[str, Any], name: str = "configuration") -> TrainConfig:
+    """Check plain values.
+
+    Raises:
+        PHLError: One line for the first thing that does not fit, naming the valid keys where one is unknown.
+    """
+    try:
+        return TrainConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise PHLError(f"{name}: {_explain(error)}") from None
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a TOML file and apply ``section.key=value`` overrides, values written as in TOML.
+
+    Raises:
+        PHLError: For a missing file, broken TOML, or anything that does not fit.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PHLError(f"configuration {path} does not exist; 'phl train --init' writes a commented one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise PHLError(f"{path.name}: not a readable TOML file: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, path.name)
+
+
+def default_toml() -> str:
+    """A commented configuration with every key at its default."""
+    lines = ["# Training configuration of phl_ase: run it with 'phl train CONFIG.toml --out FOLDER'."]
+    for section, field in TrainConfig.model_fields.items():
+        kind = field.annotation
+        assert isinstance(kind, type) and issubclass(kind, _Section)
+        lines += ["", f"# {(kind.__doc__ or '').splitlines()[0]}", f"[{section}]"]
+        lines += [_toml_line(key, item.default, item.description) for key, item in kind.model_fields.items()]
+        if section == "potential":
+            lines += [_toml_line(k, v, d) for k, v, d in _PAINN_LINES]
+    return "\n".join(lines) + "\n"
+
+
+_PAINN_LINES = (
+    ("channels", 64, "width of the features"),
+    ("layers", 2, "message-passing layers"),
+    ("cutoff", 5.0, "Å"),
+    ("n_basis", 8, "radial functions"),
+)
+
+
+def _toml_line(key: str, value: Any, description: str | None) -> str:
+    comment = f"  # {description}" if description else ""
+    if value is None:
+        return f"# {key} ={comment}"
+    return f"{key} = {_toml(value)}{comment}"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    return str(value)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise PHLError(f"--set {override!r}: expected section.key=value, for example training.epochs=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string: --set scheme.name=E-F
+    values.setdefault(section, {})[name] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {where!r}; valid: {', '.join(_valid_keys(first['loc']))}"
+    return f"{where} is {first.get('input')!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _valid_keys(location: tuple[Any, ...]) -> list[str]:
+    section = TrainConfig.model_fields.get(str(location[0])) if len(location) > 1 else None
+    kind = TrainConfig if section is None else section.annotation
+    assert isinstance(kind, type) and issubclass(kind, BaseModel)
+    return sorted(kind.model_fields)
