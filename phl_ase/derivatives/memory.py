@@ -22,12 +22,16 @@ class SavedBytes:
         self._seen: set[int] = set()
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """The pack hook: count the tensor and pass it on."""
+        """The pack hook: count the tensor and pass it on.
+
+        Detached (autograd puts it back into its graph when it unpacks it): an output kept with its own graph would be
+        a cycle that is never freed.
+        """
         key = tensor.untyped_storage().data_ptr()
         if key not in self._seen:
             self._seen.add(key)
             self.total += tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from ase import Atoms
 
@@ -10,13 +12,13 @@ from phl_ase.structures.frame import Frame
 
 
 def charge_and_multiplicity(atoms: Atoms) -> tuple[int, int]:
-    """Total charge (e) and 2S+1 from ``atoms.info``: keys ``charge`` and ``multiplicity`` (or ``spin``, the same number).
+    """Total charge (e) and 2S+1 from ``atoms.info``: ``charge`` and ``multiplicity`` (or ``spin``, the same number).
 
     Raises:
         PHLError: When either is not a whole number, or the multiplicity is below 1.
     """
-    charge = atoms.info.get("charge", 0)
-    multiplicity = atoms.info.get("multiplicity", atoms.info.get("spin", 1))
+    charge: Any = atoms.info.get("charge", 0)
+    multiplicity: Any = atoms.info.get("multiplicity", atoms.info.get("spin", 1))
     for name, value in (("charge", charge), ("multiplicity", multiplicity)):
         if not isinstance(value, (int, float, np.integer, np.floating)) or int(value) != value:
             raise PHLError(f"atoms.info[{name!r}] is {value!r}; expected a whole number")

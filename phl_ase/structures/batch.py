@@ -78,9 +78,7 @@ class Batch:
         cells = self.cell.index_select(0, self.system.index_select(0, pairs.i))
         return vectors + torch.einsum("ea,eab->eb", pairs.shifts, cells)
 
-    def moved(
-        self, positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "systems 3 3"] | None = None
-    ) -> Batch:
+    def moved(self, positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "systems 3 3"] | None = None) -> Batch:
         """The same systems at other positions (and cells), neighbour lists kept."""
         return dataclasses.replace(self, positions=positions, cell=self.cell if cell is None else cell)
 
@@ -139,7 +137,7 @@ def _convert(value, device, dtype):
         return value.to(device=device, dtype=dtype if value.is_floating_point() else None)
     if isinstance(value, dict):
         return {key: _convert(item, device, dtype) for key, item in value.items()}
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _convert(getattr(value, f.name), device, dtype) for f in dataclasses.fields(value)}
         return type(value)(**fields)
     return value
@@ -155,9 +153,7 @@ def to_dense(
     return dense.reshape(k, batch.n_systems, 3 * n_max)
 
 
-def to_flat(
-    batch: Batch, dense: Float[Tensor, "probes systems dense"], n_max: int
-) -> Float[Tensor, "probes atoms 3"]:
+def to_flat(batch: Batch, dense: Float[Tensor, "probes systems dense"], n_max: int) -> Float[Tensor, "probes atoms 3"]:
     """Gather dense blocks per system back into flat per-atom vectors (the inverse of :func:`to_dense`)."""
     k = dense.shape[0]
     return dense.reshape(k, batch.n_systems * n_max, 3).index_select(1, batch.system * n_max + batch.slot)

@@ -1,6 +1,6 @@
 """Neighbour lists: who sees whom within a cutoff. Made once per frame, reused for every probe.
 
-Molecules: all pairs by distance. Periodic systems: ``vesin``, of which only i, j and the integer shifts are taken; the
+Molecules: all pairs by distance. Periodic systems: ``vesin-torch``, of which only i, j and the integer shifts are taken; the
 vectors are rebuilt from the positions so that every derivative exists.
 """
 
@@ -56,7 +56,7 @@ def _periodic(positions, cell, pbc, cutoff, name):
     lengths = np.linalg.norm(cell, axis=1)
     if np.any(lengths[np.asarray(pbc)] < 1e-8):
         raise PHLError(f"{name}: pbc is {pbc.tolist()} but a periodic lattice vector is zero; set the cell")
-    from vesin.torch import NeighborList  # heavy: only where a periodic system is met
+    from vesin_torch import NeighborList  # heavy: only where a periodic system is met
 
     # a direction that is not periodic needs a lattice vector all the same, orthogonal to the others
     complete = _completed(cell)

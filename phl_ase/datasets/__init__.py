@@ -1,0 +1,29 @@
+"""Data sets: the HDF5 format, readers of foreign files, splits, summaries, and the data that come with the package."""
+
+from phl_ase.datasets.base import BaseDataset, MemoryDataset
+from phl_ase.datasets.labelled import labelled_atoms, labelled_frame
+from phl_ase.datasets.readers import BUNDLED, data_card, open_dataset, write_extxyz
+from phl_ase.datasets.schema import DatasetMeta
+from phl_ase.datasets.splits import SPLITS, Split, split
+from phl_ase.datasets.store import Dataset
+from phl_ase.datasets.summary import histograms, summarise
+from phl_ase.datasets.writer import write_dataset
+
+__all__ = [
+    "BUNDLED",
+    "SPLITS",
+    "BaseDataset",
+    "Dataset",
+    "DatasetMeta",
+    "MemoryDataset",
+    "Split",
+    "data_card",
+    "histograms",
+    "labelled_atoms",
+    "labelled_frame",
+    "open_dataset",
+    "split",
+    "summarise",
+    "write_dataset",
+    "write_extxyz",
+]

@@ -1,0 +1,117 @@
+"""Writing a file in one step: beside the target first, moved over it when it is complete, gone when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from phl_ase.errors import PHLError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file is larger than this system allows; choose another disk",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that replaces it when the block ends well and vanishes when it does not.
+
+    Raises:
+        PHLError: When the folder is missing or not writable, or the disk is full.
+    """
+    if not path.parent.is_dir():
+        raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise PHLError(f"cannot write {path}: it is a folder; name a file")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0) or error.strerror or str(error).splitlines()[0]
+        raise PHLError(f"cannot write {path}: {reason} (nothing was written)") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+class Sink:
+    """A new file for h5py to write into, whose failures are kept and not raised.
+
+    A write that fails below HDF5 (a full disk) leaves the library in a state that crashes the process when the file is
+    closed. So HDF5 is told that all went well, and the writer asks :meth:`check`.
+
+    Args:
+        path: The file, which must not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._position = 0
+        self._failure: BaseException | None = None
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def write(self, data) -> int:
+        """Write at the current position; after a failure, nothing."""
+        view = memoryview(data).cast("B")
+        written = 0
+        try:
+            while self._failure is None and written < len(view):
+                written += os.pwrite(self._descriptor, view[written:], self._position + written)
+        except BaseException as error:  # Ctrl-C too: an exception must not pass through HDF5
+            self._failure = error
+        self._position += len(view)
+        return len(view)
+
+    def read(self, size: int) -> bytes:
+        """Read at the current position; zeros beyond the end, which a failed write may have left out."""
+        data = os.pread(self._descriptor, size, self._position)
+        self._position += size
+        return data + bytes(size - len(data))
+
+    def readinto(self, buffer) -> int:
+        """Read into a buffer."""
+        view = memoryview(buffer).cast("B")
+        view[:] = self.read(len(view))
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move the position."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def truncate(self, size: int) -> int:
+        """Set the length."""
+        try:
+            if self._failure is None:
+                os.ftruncate(self._descriptor, size)
+        except BaseException as error:
+            self._failure = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""

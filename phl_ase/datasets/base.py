@@ -1,0 +1,176 @@
+"""What every data set offers, on disk or in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from phl_ase.datasets.schema import LABELS, RAGGED, ContentHash, DatasetMeta, blocks, checked, counts, offsets_name
+from phl_ase.errors import PHLError
+from phl_ase.structures.frame import Frame
+
+Array = np.ndarray
+
+
+class BaseDataset(ABC):
+    """Frames by index, columns without reading labels.
+
+    Attributes:
+        name: How errors and reports name the data set.
+        meta: Level of theory, energy reference, provenance, notes.
+    """
+
+    name: str
+    meta: DatasetMeta
+    _offsets: Mapping[str, Array]
+    _hash: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def _frame(self, index: int) -> Frame: ...
+
+    @abstractmethod
+    def _text(self, column: str) -> Array: ...
+
+    @abstractmethod
+    def _scalars(self, column: str) -> Array: ...
+
+    def offsets(self, ragged: str) -> Array:
+        """Offsets ``(frames + 1,)`` of a group of ragged columns."""
+        return self._offsets[ragged]
+
+    def content_hash(self) -> str:
+        """A sha256 of the content, stable under compression, copying and rewriting."""
+        return self._hash
+
+    @cached_property
+    def kinds(self) -> Array:
+        """Kind of each frame ``(frames,)``, text; empty where unknown."""
+        return _fixed(self._text("kind"))
+
+    @cached_property
+    def reactions(self) -> Array:
+        """Reaction of each frame ``(frames,)``, text; empty where unknown."""
+        return _fixed(self._text("reaction"))
+
+    @cached_property
+    def temperatures(self) -> Array:
+        """Sampling temperature of each frame ``(frames,)`` K; NaN where absent."""
+        return _fixed(self._scalars("temperature"))
+
+    @cached_property
+    def irc_s(self) -> Array:
+        """Signed arc length of each frame ``(frames,)`` √amu·Å; NaN where absent."""
+        return _fixed(self._scalars("irc_s"))
+
+    @cached_property
+    def sizes(self) -> Array:
+        """Number of atoms of each frame ``(frames,)``."""
+        return _fixed(np.diff(self.offsets("atoms")))
+
+    @cached_property
+    def n_probes(self) -> Array:
+        """Number of recorded probes of each frame ``(frames,)``."""
+        return _fixed(np.diff(self.offsets("probes")) // self.sizes)
+
+    @cached_property
+    def coverage(self) -> dict[str, Array]:
+        """Which frames carry energy, forces, stress, hessian, hvp: label -> bool ``(frames,)``."""
+        return {label: _fixed(np.diff(self.offsets(ragged)) > 0) for label, ragged in LABELS.items()}
+
+    def __getitem__(self, index: SupportsIndex) -> Frame:
+        """One frame, its ``frame_id`` the index; negative indices count from the end.
+
+        Raises:
+            PHLError: When a label of the frame is broken or cannot be read, naming frame and array.
+            IndexError: Beyond the end.
+        """
+        position = operator.index(index)
+        if position < 0:
+            position += len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(f"frame {index} of {self.name}, which has {len(self)}")
+        return self._frame(position)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self._frame(index) for index in range(len(self)))
+
+    def frames(self, indices: Iterable[SupportsIndex] | None = None) -> list[Frame]:
+        """Frames as a list, in the order asked for; all of them when nothing is asked."""
+        return [self[index] for index in (range(len(self)) if indices is None else indices)]
+
+    def close(self) -> None:  # noqa: B027 - frames in memory have nothing to let go of
+        """Let go of the file; harmless when there is none."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        level = self.meta.level_of_theory or "level unknown"
+        return f"{type(self).__name__}({self.name!r}, {len(self)} frames, {level})"
+
+
+class MemoryDataset(BaseDataset):
+    """Frames held in memory behind the interface of a file: what foreign formats are read into.
+
+    Args:
+        frames: The frames; each gets its index as ``frame_id``.
+        meta: What is true of all of them.
+        name: How errors and reports name the data set.
+
+    Raises:
+        PHLError: When there are no frames, or one is broken (the error names it).
+    """
+
+    def __init__(self, frames: Sequence[Frame], meta: DatasetMeta | None = None, *, name: str = "frames") -> None:
+        if not len(frames):
+            raise PHLError(f"{name}: holds no structures; expected at least one")
+        self.name = name
+        self.meta = DatasetMeta() if meta is None else meta
+        self._frames = [
+            dataclasses.replace(checked(frame, f"{name}: frame {index}"), frame_id=index)
+            for index, frame in enumerate(frames)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def _frame(self, index: int) -> Frame:
+        return self._frames[index]
+
+    @cached_property
+    def _offsets(self) -> dict[str, Array]:  # type: ignore[override]
+        table = [counts(frame) for frame in self._frames]
+        return {r: _fixed(np.concatenate([[0], np.cumsum([row[r] for row in table])])) for r in RAGGED}
+
+    def _text(self, column: str) -> Array:
+        return np.array([getattr(frame, column) for frame in self._frames], dtype=str)
+
+    def _scalars(self, column: str) -> Array:
+        return np.array([getattr(frame, column) for frame in self._frames], dtype=float)
+
+    @cached_property
+    def _hash(self) -> str:  # type: ignore[override]
+        digest = ContentHash()
+        for ragged in RAGGED:
+            digest.update(offsets_name(ragged), self.offsets(ragged))
+        for block in blocks(self._frames):
+            for column, values in block.items():
+                digest.update(column, values)
+        return digest.hexdigest(self.meta)
+
+
+def _fixed(values: Array) -> Array:
+    values.setflags(write=False)
+    return values

@@ -1,0 +1,161 @@
+"""Labels in ``ase.Atoms``: where foreign files keep them, and how ours are handed out.
+
+Found without being asked: the results of an attached calculator; ``REF_energy``, ``REF_forces``, ``REF_stress``
+(MACE's, taken before a calculator's); ``REF_hessian`` as a per-atom array ``(n, 9n)`` or a flat ``9n²`` in ``info``;
+``hvp_dir`` and ``REF_hvp`` as per-atom arrays ``(n, 3K)``, probe after probe; ``kind``, ``reaction``, ``irc_s``,
+``temperature``, charge and spin in ``info``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from phl_ase.datasets.schema import asymmetry, checked, symmetrised
+from phl_ase.errors import PHLError, unknown
+from phl_ase.structures import atoms_from_frame, frame_from_atoms
+from phl_ase.structures.frame import Frame
+
+Array = np.ndarray
+
+DEFAULT_KEYS = {
+    "energy": "REF_energy",
+    "forces": "REF_forces",
+    "stress": "REF_stress",
+    "hessian": "REF_hessian",
+    "probes": "hvp_dir",
+    "products": "REF_hvp",
+    "kind": "kind",
+    "reaction": "reaction",
+    "irc_s": "irc_s",
+    "temperature": "temperature",
+    "charge": "charge",
+    "multiplicity": "multiplicity",
+}
+"""Label -> the key it is looked for under, in ``atoms.info`` and ``atoms.arrays``."""
+
+_CALCULATOR = ("energy", "forces", "stress")
+
+
+def check_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
+    """A key mapping, its labels checked.
+
+    Raises:
+        PHLError: For a label that does not exist.
+    """
+    for label in keys or {}:
+        if label not in DEFAULT_KEYS:
+            raise unknown("label in the key mapping", label, DEFAULT_KEYS)
+    return dict(keys or {})
+
+
+def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = None) -> tuple[Frame, dict[str, str]]:
+    """A frame with every label that an ``Atoms`` carries.
+
+    Args:
+        atoms: The structure.
+        name: How an error names it.
+        keys: Label -> key, where a label stands under another key than :data:`DEFAULT_KEYS` says; only that key is then
+            looked at.
+
+    Returns:
+        The frame, and for each label found where it was found: a key, or ``"calculator"``.
+
+    Raises:
+        PHLError: For an unknown label, or a value of the wrong shape or type.
+    """
+    given = check_keys(keys)
+    info = _everywhere(atoms)
+    values: dict[str, Any] = {}
+    found: dict[str, str] = {}
+    for label, key in (DEFAULT_KEYS | given).items():
+        value = atoms.arrays.get(key, info.get(key))
+        if value is None and label in _CALCULATOR and label not in given:
+            key, value = "calculator", _calculated(atoms, label)
+        if value is not None:
+            values[label], found[label] = value, key
+    bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare.info = {**info, **{label: values[label] for label in ("charge", "multiplicity") if label in values}}
+    frame = frame_from_atoms(bare, name)
+    shaped = {label: _shaped(label, value, len(atoms), f"{name}: {found[label]!r}") for label, value in values.items()}
+    shaped = {label: value for label, value in shaped.items() if label not in ("charge", "multiplicity")}
+    if "hessian" in shaped and np.all(np.isfinite(shaped["hessian"])):
+        shaped["hessian"] = symmetrised(shaped["hessian"], name)
+    return checked(dataclasses.replace(frame, **shaped), name), found
+
+
+def hessian_asymmetry(atoms: Atoms, found: Mapping[str, str]) -> float:
+    """Largest |H − Hᵀ| of a Hessian as it stands in a file, eV/Å²; 0 where there is none."""
+    if "hessian" not in found:
+        return 0.0
+    value = atoms.arrays.get(found["hessian"], _everywhere(atoms).get(found["hessian"]))
+    return asymmetry(np.asarray(value, dtype=float).reshape(3 * len(atoms), -1))
+
+
+def _everywhere(atoms: Atoms) -> ChainMap[str, Any]:
+    """``atoms.info``, then what rows of an ASE data base put one level below."""
+    nested = (atoms.info.get(key) for key in ("data", "key_value_pairs"))
+    return ChainMap(atoms.info, *(part for part in nested if isinstance(part, dict)))
+
+
+def _calculated(atoms: Atoms, label: str) -> Any:
+    # stored results only: asking a live calculator could start a calculation
+    results = getattr(atoms.calc, "results", None) or {}
+    return results.get(label)
+
+
+def _shaped(label: str, value: Any, n: int, where: str) -> Any:
+    if label in ("kind", "reaction"):
+        return str(value)
+    try:
+        array = np.array(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise PHLError(f"{where} is {str(value)[:40]!r}; expected numbers for {label}") from error
+    if label in ("energy", "irc_s", "temperature", "charge", "multiplicity"):
+        if array.size != 1:
+            raise PHLError(f"{where} has shape {array.shape}; expected one number for {label}")
+        return float(array.reshape(()))
+    if label == "stress":
+        if array.size == 6:
+            return voigt_6_to_full_3x3_stress(array.reshape(6))
+        return _reshaped(array, (3, 3), where, "stress (Voigt 6 or 3 × 3)")
+    if label == "forces":
+        return _reshaped(array, (n, 3), where, "forces")
+    if label == "hessian":
+        return _reshaped(array, (3 * n, 3 * n), where, "a Hessian (per-atom array (n, 9n) or 9n² numbers)")
+    if array.size == 0 or array.size % (3 * n) or len(array) != n:
+        raise PHLError(f"{where} has shape {array.shape}; expected (n, 3K) = ({n}, 3K) for {label}")
+    return np.ascontiguousarray(array.reshape(n, -1, 3).transpose(1, 0, 2))
+
+
+def _reshaped(array: Array, shape: tuple[int, ...], where: str, what: str) -> Array:
+    if array.size != np.prod(shape):
+        raise PHLError(f"{where} has shape {array.shape}; expected {shape} for {what}")
+    return array.reshape(shape)
+
+
+def labelled_atoms(frame: Frame) -> Atoms:
+    """An ``Atoms`` with the labels of a frame under :data:`DEFAULT_KEYS`: for extxyz and other formats of ASE."""
+    atoms = atoms_from_frame(frame)
+    n = len(frame)
+    for label in ("kind", "reaction"):
+        if getattr(frame, label):
+            atoms.info[label] = getattr(frame, label)
+    for label in ("irc_s", "temperature", "energy", "stress"):
+        if getattr(frame, label) is not None:
+            atoms.info[DEFAULT_KEYS[label]] = getattr(frame, label)
+    if frame.forces is not None:
+        atoms.arrays[DEFAULT_KEYS["forces"]] = frame.forces.copy()
+    if frame.hessian is not None:
+        atoms.arrays[DEFAULT_KEYS["hessian"]] = frame.hessian.reshape(n, 9 * n).copy()
+    for label in ("probes", "products"):
+        value = getattr(frame, label)
+        if value is not None:
+            atoms.arrays[DEFAULT_KEYS[label]] = value.transpose(1, 0, 2).reshape(n, -1)
+    return atoms

@@ -1,0 +1,130 @@
+"""Reading data sets: bundled ones by name, our HDF5, and whatever ASE reads."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from os import PathLike
+from pathlib import Path
+
+from ase import Atoms
+
+from phl_ase.datasets.atomic import replacing
+from phl_ase.datasets.base import BaseDataset, MemoryDataset
+from phl_ase.datasets.labelled import check_keys, hessian_asymmetry, labelled_atoms, labelled_frame
+from phl_ase.datasets.schema import DatasetMeta
+from phl_ase.datasets.store import Dataset
+from phl_ase.errors import PHLError, unknown
+from phl_ase.structures.frame import Frame
+
+_FOLDER = Path(__file__).parent / "bundled"
+
+BUNDLED = {"reactions-wb97xd-631gd": _FOLDER / "reactions_wb97xd_631gd.h5"}
+"""Name -> file of each data set that comes with the package; its card is the ``.md`` beside it."""
+
+
+def open_dataset(source: str | PathLike[str], *, keys: Mapping[str, str] | None = None) -> BaseDataset:
+    """Open a data set.
+
+    Args:
+        source: A bundled name (a key of :data:`BUNDLED`), an HDF5 file of ours, or any file that ASE reads.
+        keys: For files that ASE reads: label -> key in ``info`` or ``arrays``, as ``{"energy": "dft_energy"}``; see
+            :data:`phl_ase.datasets.labelled.DEFAULT_KEYS` for the labels and where they are looked for otherwise.
+
+    Returns:
+        A :class:`Dataset` that reads from the file, or a :class:`MemoryDataset`; both offer the same.
+
+    Raises:
+        PHLError: For a missing, unreadable or empty file, or a broken frame.
+    """
+    check_keys(keys)
+    if str(source) in BUNDLED and not keys:
+        return Dataset(BUNDLED[str(source)], name=str(source))
+    path = Path(source)
+    if not path.exists():
+        names = ", ".join(sorted(BUNDLED))
+        raise PHLError(f"no data set {str(source)!r}: no such file, and not a bundled name ({names})")
+    if path.is_dir():
+        raise PHLError(f"{path} is a folder; expected a file: name the data set inside it")
+    return READERS.get(path.suffix.lower(), _read_images)(path, keys)
+
+
+def _read_store(path: Path, keys: Mapping[str, str] | None) -> Dataset:
+    if keys:
+        raise PHLError(f"{path} is HDF5, whose labels have fixed names; leave out the key mapping ({', '.join(keys)})")
+    return Dataset(path)
+
+
+def _images_of_ase(path: Path) -> list[Atoms]:
+    import ase.io
+
+    # absolute, since ASE takes some relative names for data-base servers
+    return list(ase.io.iread(str(path.resolve()), index=":", do_not_split_by_at_sign=True))
+
+
+def _images_of_database(path: Path) -> list[Atoms]:
+    from ase.db import connect
+
+    # ase.io.read leaves key-value pairs and data behind
+    return [row.toatoms(add_additional_information=True) for row in connect(str(path.resolve())).select()]
+
+
+def _read_images(
+    path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] = _images_of_ase
+) -> MemoryDataset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ASE warns about what the checks below report
+            images = images_of(path)
+    except Exception as error:  # readers of ASE raise anything at all on a broken file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise PHLError(f"{path} cannot be read by ASE ({reason}); expected .h5, .extxyz, .traj, .db, …") from error
+    if not images:
+        raise PHLError(f"{path}: holds no structures; expected at least one")
+    pairs = [labelled_frame(atoms, f"{path}: frame {i}", keys=keys) for i, atoms in enumerate(images)]
+    found = Counter((label, key) for _, where in pairs for label, key in where.items())
+    for label, key in (keys or {}).items():
+        if (label, key) not in found:
+            seen = sorted({*images[0].info, *images[0].arrays} - {"numbers", "positions"})
+            raise PHLError(f"{path}: no frame has {key!r} for {label}; the first has: {', '.join(seen) or 'nothing'}")
+    uneven = max(hessian_asymmetry(atoms, where) for atoms, (_, where) in zip(images, pairs, strict=True))
+    notes = f"Hessians of the source were asymmetric by up to {uneven:.2g} eV/Å²; averaged." if uneven else ""
+    places: dict[str, str] = {}
+    for label, key in sorted(found):
+        places[label] = f"{places[label]}, {key}" if label in places else key
+    provenance = {"source": path.name, "keys": places}
+    return MemoryDataset([frame for frame, _ in pairs], DatasetMeta(provenance=provenance, notes=notes), name=str(path))
+
+
+READERS: dict[str, Callable[[Path, Mapping[str, str] | None], BaseDataset]] = {
+    ".h5": _read_store,
+    ".hdf5": _read_store,
+    ".db": partial(_read_images, images_of=_images_of_database),
+}
+"""File suffix -> reader; every other suffix goes to ``ase.io.read``."""
+
+
+def write_extxyz(path: str | PathLike[str], frames: Iterable[Frame]) -> None:
+    """Write frames with their labels as extended XYZ, under the keys that :func:`open_dataset` looks for.
+
+    Eight decimals, as ASE writes them: labels come back to 1e-8, not bit for bit.
+
+    Raises:
+        PHLError: When there is nothing to write or the file cannot be written.
+    """
+    import ase.io
+
+    images = [labelled_atoms(frame) for frame in frames]
+    if not images:
+        raise PHLError(f"cannot write {path}: there are no frames")
+    with replacing(Path(path)) as temporary:
+        ase.io.write(str(temporary), images, format="extxyz")
+
+
+def data_card(name: str) -> str:
+    """The card of a bundled data set: Markdown."""
+    if name not in BUNDLED:
+        raise unknown("bundled data set", name, BUNDLED)
+    return BUNDLED[name].with_suffix(".md").read_text(encoding="utf-8")

@@ -1,0 +1,200 @@
+"""Splits: which frames train, which choose the model, which test it. Named, seeded and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from phl_ase.datasets.base import BaseDataset
+from phl_ase.errors import PHLError, unknown
+
+Array = np.ndarray
+
+STATIONARY = ("reactant", "product", "ts")
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A division of a data set into three parts: disjoint, together complete, each ascending.
+
+    Attributes:
+        name: Key of :data:`SPLITS`.
+        seed: Seed it was drawn with.
+        train: Indices to train on.
+        valid: Indices to choose the model by.
+        test: Indices to judge it by.
+        fractions: What was asked for, train, valid, test.
+        mild: Highest temperature of a mild sample, K (``stationary`` alone reads it).
+        dataset: Content hash of the data set that was split.
+    """
+
+    name: str
+    seed: int
+    train: tuple[int, ...]
+    valid: tuple[int, ...]
+    test: tuple[int, ...]
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    mild: float = 600.0
+    dataset: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The split as values that JSON holds."""
+        parts = {part: list(getattr(self, part)) for part in PARTS}
+        rest = {"name": self.name, "seed": self.seed, "fractions": list(self.fractions), "mild": self.mild}
+        return {**rest, "dataset": self.dataset, **parts}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Split:
+        """The split that :meth:`to_json` recorded.
+
+        Raises:
+            PHLError: When something is missing, unknown, or an index stands twice.
+        """
+        try:
+            values = dict(values)
+            for key in (*PARTS, "fractions"):
+                if key in values:
+                    values[key] = tuple(float(v) if key == "fractions" else int(v) for v in values[key])
+            split = cls(**values)
+        except (TypeError, ValueError) as error:
+            raise PHLError(f"a recorded split is broken: {error}; expected name, seed, train, valid, test") from error
+        indices = split.train + split.valid + split.test
+        if len(set(indices)) != len(indices):
+            raise PHLError(f"a recorded split ({split.name}) names a frame twice; its parts must be disjoint")
+        return split
+
+    def check(self, dataset: BaseDataset) -> Split:
+        """Check that the split was made for this data set.
+
+        Raises:
+            PHLError: When the data set is another one, or the parts do not make it up.
+        """
+        if self.dataset and self.dataset != dataset.content_hash():
+            raise PHLError(f"the split {self.name!r} was made for other data than {dataset.name}; split it again")
+        if sorted(self.train + self.valid + self.test) != list(range(len(dataset))):
+            raise PHLError(f"the split {self.name!r} does not cover the {len(dataset)} frames of {dataset.name}")
+        return self
+
+
+@dataclass(frozen=True)
+class _Request:
+    dataset: BaseDataset
+    generator: np.random.Generator
+    fractions: tuple[float, float, float]
+    mild: float
+
+
+def split(
+    dataset: BaseDataset,
+    name: str,
+    seed: int,
+    *,
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    mild: float = 600.0,
+) -> Split:
+    """Divide a data set into training, validation and test frames.
+
+    - ``random``: by the fractions, at random but spread evenly over the kinds of geometry (stratified).
+    - ``stationary``: train on reactants, products, TSs and the mild samples (a temperature of at most ``mild``, no IRC
+      points); validate on a stratified part of these, valid / (train + valid) of them; test on everything else: IRC
+      points, hot samples, samples whose temperature is unknown.
+    - ``by-reaction``: whole reactions, by the fractions of their number.
+
+    Args:
+        dataset: What to divide.
+        name: Key of :data:`SPLITS`.
+        seed: Same seed, same data set, same split.
+        fractions: Train, valid, test; their sum is 1. A part whose fraction is above 0 gets one frame or reaction at
+            least.
+        mild: Highest temperature of a mild sample, K.
+
+    Raises:
+        PHLError: For an unknown name, fractions that do not add up, or data that cannot be split so.
+    """
+    if name not in SPLITS:
+        raise unknown("split", name, SPLITS)
+    shares = tuple(float(f) for f in fractions)
+    if len(shares) != 3 or not all(0 <= f <= 1 for f in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+        raise PHLError(f"split fractions are {list(fractions)}; expected train, valid, test: train > 0, the sum 1")
+    if seed < 0:
+        raise PHLError(f"split seed is {seed}; expected 0 or more")
+    request = _Request(dataset, np.random.default_rng(seed), (shares[0], shares[1], shares[2]), mild)
+    parts = {part: tuple(sorted(map(int, indices))) for part, indices in zip(PARTS, SPLITS[name](request), strict=True)}
+    if not parts["train"]:
+        raise PHLError(
+            f"the split {name!r} leaves nothing of {dataset.name} ({len(dataset)} frames) to train on; "
+            "give more data, or other fractions"
+        )
+    return Split(name, seed, **parts, fractions=request.fractions, mild=mild, dataset=dataset.content_hash())
+
+
+def _drawn(order: Array, fraction: float, generator: np.random.Generator) -> tuple[Array, Array]:
+    """Draw a fraction evenly along an order (systematic sampling): what is drawn, and the rest."""
+    count = min(len(order), max(1, round(fraction * len(order)))) if fraction > 0 and len(order) else 0
+    chosen = np.zeros(len(order), dtype=bool)
+    if count:
+        chosen[((np.arange(count) + generator.random()) * len(order) / count).astype(int)] = True
+    return order[chosen], order[~chosen]
+
+
+def _by_kind(indices: Array, request: _Request) -> Array:
+    """Indices shuffled, then grouped by kind: an even draw along this order is a stratified one."""
+    shuffled = request.generator.permutation(indices)
+    return shuffled[np.argsort(request.dataset.kinds[shuffled], kind="stable")]
+
+
+def _random(request: _Request) -> tuple[Array, Array, Array]:
+    _, valid_share, test_share = request.fractions
+    order = _by_kind(np.arange(len(request.dataset)), request)
+    test, rest = _drawn(order, test_share, request.generator)
+    valid, train = _drawn(rest, min(1.0, valid_share / (1 - test_share)), request.generator)
+    return train, valid, test
+
+
+def _stationary(request: _Request) -> tuple[Array, Array, Array]:
+    dataset = request.dataset
+    stationary = np.isin(dataset.kinds, STATIONARY)
+    mild = (dataset.temperatures <= request.mild) & (dataset.kinds != "irc")  # NaN, the unknown, is not mild
+    if not stationary.any():
+        has = ", ".join(sorted({kind or "unknown" for kind in dataset.kinds.tolist()}))
+        needs = ", ".join(STATIONARY)
+        raise PHLError(f"the split 'stationary' needs frames of kind {needs}; {dataset.name} has: {has}")
+    train_share, valid_share, _ = request.fractions
+    pool, test = np.nonzero(stationary | mild)[0], np.nonzero(~(stationary | mild))[0]
+    if not len(test):
+        raise PHLError(
+            f"the split 'stationary' needs IRC points or samples above {request.mild:g} K to test on; "
+            f"{dataset.name} has none: use 'random' or lower the limit"
+        )
+    valid, train = _drawn(_by_kind(pool, request), valid_share / (train_share + valid_share), request.generator)
+    return train, valid, test
+
+
+def _by_reaction(request: _Request) -> tuple[Array, Array, Array]:
+    reactions = request.dataset.reactions
+    unnamed = int((reactions == "").sum())
+    if unnamed:
+        raise PHLError(f"the split 'by-reaction' needs a reaction for every frame; {unnamed} frames have none")
+    names = np.unique(reactions)
+    wanted = sum(share > 0 for share in request.fractions)
+    if len(names) < wanted:
+        name = request.dataset.name
+        raise PHLError(f"the split 'by-reaction' needs at least {wanted} reactions; {name} has {len(names)}")
+    _, valid_share, test_share = request.fractions
+    order = request.generator.permutation(names)
+    test, rest = _drawn(order, test_share, request.generator)
+    valid, train = _drawn(rest, min(1.0, valid_share / (1 - test_share)), request.generator)
+    parts = [np.nonzero(np.isin(reactions, part))[0] for part in (train, valid, test)]
+    return parts[0], parts[1], parts[2]
+
+
+SPLITS: dict[str, Callable[[_Request], tuple[Array, Array, Array]]] = {
+    "random": _random,
+    "stationary": _stationary,
+    "by-reaction": _by_reaction,
+}
+"""Name -> function that divides a data set into train, valid and test indices."""

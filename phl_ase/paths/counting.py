@@ -1,0 +1,121 @@
+"""A calculator that counts: how many gradients a search cost, and where it last stood on firm ground."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from phl_ase.errors import NonFiniteError, PHLError
+
+Array = np.ndarray
+HessianFunction = Callable[[Atoms], Array]
+
+# eV/Å: no bond pushes so hard. A step that gets here, and to ten times the force at the start, has run atoms into each
+# other or off the model's ground.
+_EXPLODED_FORCE = 1e4
+
+
+class CountingCalculator(Calculator):
+    """Energy and forces of another calculator, counted and checked.
+
+    Each geometry is asked for once, forces and energy together; repeated requests are answered from the cache and not
+    counted.
+
+    Attributes:
+        calculator: Who does the work.
+        calls: Number of geometries evaluated.
+        last: The last structure whose numbers were sound; ``None`` before the first.
+        energy: Its energy, eV.
+        forces: Its forces without constraints ``(n, 3)`` eV/Å.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
+
+    def __init__(self, calculator: Any):
+        super().__init__()
+        self.calculator = calculator
+        self.calls = 0
+        self.last: Atoms | None = None
+        self.energy = float("nan")
+        self.forces: Array | None = None
+        self._limit = _EXPLODED_FORCE
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Ask the other calculator for forces and energy.
+
+        Raises:
+            NonFiniteError: For NaN or infinity in the positions, energy or forces, or an absurd force.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if not np.all(np.isfinite(atoms.positions)):
+            raise NonFiniteError("a step led to positions that are NaN or infinite")
+        self.calls += 1
+        structure = atoms.copy()
+        structure.calc = self.calculator
+        # forces first: a calculator asked for the energy alone would have to start again
+        forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
+        energy = float(structure.get_potential_energy(apply_constraint=False))
+        if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
+            raise NonFiniteError("the calculator gave an energy or forces that are NaN or infinite")
+        largest = float(np.abs(forces).max(initial=0.0))
+        if self.last is None:
+            self._limit = max(_EXPLODED_FORCE, 10 * largest)
+        if largest > self._limit:
+            raise NonFiniteError(f"a force of {largest:.1e} eV/Å: atoms have run into each other")
+        self.last, self.energy, self.forces = atoms.copy(), energy, forces
+        free_energy = getattr(self.calculator, "results", {}).get("free_energy", energy)
+        self.results = {"energy": energy, "free_energy": float(free_energy), "forces": forces.copy()}
+
+    def largest_force(self) -> float:
+        """Largest force on an atom at the last sound structure, with constraints, eV/Å; NaN before the first."""
+        if self.last is None or self.forces is None:
+            return float("nan")
+        forces = self.forces.copy()
+        for constraint in self.last.constraints:
+            constraint.adjust_forces(self.last, forces)
+        return float(np.linalg.norm(forces, axis=1).max())
+
+
+class CountingHessian:
+    """A ``hessian(atoms)`` callable, counted and checked; the last answer is kept.
+
+    Attributes:
+        function: Who does the work.
+        calculator: The calculator on the atoms that it is given (its own gradient calls are not counted).
+        calls: Number of Hessians evaluated.
+    """
+
+    def __init__(self, function: HessianFunction, calculator: Any):
+        self.function = function
+        self.calculator = calculator
+        self.calls = 0
+        self._last: tuple[Array, Array] | None = None  # positions and their Hessian
+
+    def __call__(self, atoms: Atoms) -> Array:
+        """The symmetric Hessian ``(3n, 3n)`` eV/Å² of all atoms.
+
+        Raises:
+            PHLError: For another shape: Sella would die of it in a bare AssertionError.
+            NonFiniteError: For NaN or infinity.
+        """
+        if self._last is not None and np.array_equal(self._last[0], atoms.positions):
+            return self._last[1].copy()
+        structure = atoms.copy()
+        structure.calc = self.calculator
+        self.calls += 1
+        hessian = np.asarray(self.function(structure), dtype=float)
+        expected = (3 * len(atoms), 3 * len(atoms))
+        if hessian.shape != expected:
+            raise PHLError(
+                f"hessian(atoms) returned shape {hessian.shape}, expected {expected} for {len(atoms)} atoms in eV/Å²: "
+                "reshape it (layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
+            )
+        if not np.all(np.isfinite(hessian)):
+            raise NonFiniteError("hessian(atoms) returned NaN or infinity")
+        hessian = 0.5 * (hessian + hessian.T)
+        self._last = (atoms.positions.copy(), hessian)
+        return hessian.copy()

@@ -1,0 +1,84 @@
+"""Distances between structures and random displacements of a stated size."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from ase import Atoms
+from ase.geometry import find_mic
+from scipy.spatial.transform import Rotation
+
+from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.vibrations import free_atoms, rigid_motions
+
+
+def displaced(atoms: Atoms, rms: float, seed: int | np.random.Generator) -> Atoms:
+    """A copy with every free atom moved at random, without translating or rotating the structure.
+
+    The displacement is Gaussian, freed of (unweighted) translations and rotations to first order, then scaled. What is
+    left is orthogonal to every rotation, so that :func:`rmsd` of the two structures is ``rms`` as well. Where
+    constraints fix atoms, only the others move and nothing is removed; periodic structures lose the translation alone.
+
+    Args:
+        atoms: The structure; it is not changed.
+        rms: √mean_i ‖Δr_i‖² over the atoms that move, Å.
+        seed: Of the displacement, or a generator to draw from.
+
+    Returns:
+        The copy, without a calculator.
+
+    Raises:
+        PHLError: For a size that is not a positive number, or a structure that has no shape to change.
+    """
+    if not (np.isfinite(rms) and rms > 0):
+        raise PHLError(f"rms is {rms!r} Å; expected a positive number, for example 0.1")
+    free = free_atoms(atoms)
+    direction = np.random.default_rng(seed).standard_normal(3 * len(free))
+    if len(free) == len(atoms) and len(atoms) > 0:
+        rigid = rigid_motions(atoms.positions, np.ones(len(atoms)), rotations=not np.any(atoms.pbc))
+        direction -= rigid @ (rigid.T @ direction)
+    size = np.sqrt(np.sum(direction**2) / max(len(free), 1))
+    # a lone atom can only be translated: what the projection leaves of it is rounding
+    if not size > 1e-8:
+        raise PHLError(f"nothing to displace in a structure with {len(free)} free atoms; expected two or more")
+    copy = atoms.copy()
+    copy.positions[free] += (rms / size) * direction.reshape(-1, 3)
+    return copy
+
+
+def rmsd(a: Atoms, b: Atoms) -> float:
+    """Root-mean-square displacement √mean_i ‖Δr_i‖² after optimal alignment, Å.
+
+    Proper rotations only (W. Kabsch, Acta Cryst. A 32, 922 (1976); here by ``scipy``): mirror images differ. Atoms are
+    compared in the order given, unweighted. Periodic structures are aligned by translation alone, with displacements
+    to the nearest image in the cell of ``a``.
+
+    Raises:
+        PHLError: When the structures do not have the same atoms in the same order.
+        NonFiniteError: For NaN or infinite positions.
+    """
+    if len(a) == 0 or not np.array_equal(a.numbers, b.numbers):
+        raise PHLError(
+            f"cannot compare {a.get_chemical_formula('reduce')} with {b.get_chemical_formula('reduce')}; "
+            "expected the same atoms in the same order: sort one of them"
+        )
+    if not (np.all(np.isfinite(a.positions)) and np.all(np.isfinite(b.positions))):
+        raise NonFiniteError("a position is NaN or infinite; expected finite numbers (did an optimiser explode?)")
+    if np.any(a.pbc):
+        difference = find_mic(b.positions - a.positions, a.cell, a.pbc)[0]
+        difference -= difference.mean(axis=0)
+    else:
+        first, second = (x.positions - x.positions.mean(axis=0) for x in (a, b))
+        difference = first - _rotation(first, second).apply(second)
+    return float(np.sqrt(np.mean(np.sum(difference**2, axis=1))))
+
+
+def _rotation(first: np.ndarray, second: np.ndarray) -> Rotation:
+    """The proper rotation that brings centred ``second`` ``(n, 3)`` closest to centred ``first``."""
+    if len(first) == 1:
+        return Rotation.identity()
+    with warnings.catch_warnings():
+        # of a linear molecule the rotation is not unique, the distance is
+        warnings.filterwarnings("ignore", message="Optimal rotation is not uniquely", category=UserWarning)
+        return Rotation.align_vectors(first, second)[0]

@@ -1,0 +1,102 @@
+"""Run folders: locked against a second run, written by atomic replace, resumed to the same result.
+
+Checkpoints hold tensors and plain values only and are read with ``weights_only``: loading one never runs code from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phl_ase.errors import PHLError
+
+LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
+    "last.ckpt",
+    "best.safetensors",
+    "config.json",
+    "split.json",
+    "log.jsonl",
+    "log.csv",
+)
+
+
+@contextmanager
+def run_folder(folder: str | Path, *, resume: bool) -> Iterator[Path]:
+    """Make or open a run's folder and hold it until the run ends.
+
+    Args:
+        folder: Where the run keeps its files.
+        resume: Whether the folder should hold a run already.
+
+    Raises:
+        PHLError: When it cannot be written, another run holds it, it holds a run and ``resume`` is off, or it holds
+            none and ``resume`` is on.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held for the length of the run
+    except OSError as error:
+        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another output folder") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder") from None
+        used = (folder / LAST).exists() or (folder / CONFIG).exists()
+        if used and not resume:
+            raise PHLError(f"{folder} holds a run already; continue it with --resume or choose another folder")
+        if resume and not used:
+            raise PHLError(f"{folder} holds no run to resume; leave --resume out to start one")
+        yield folder
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file by atomic replace: a full disk or a kill leaves the older one.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise PHLError(f"cannot write {path}: {error.strerror}; the last good version is kept") from None
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write the state of a run by atomic replace."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the state of a run.
+
+    Raises:
+        PHLError: For a truncated or foreign file, or one that holds more than tensors and plain values.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise PHLError(f"{path} does not exist: the run was stopped before its first checkpoint; start it anew") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise PHLError(f"{path}: not a readable checkpoint ({reason}); train anew into another folder") from None
+    if not isinstance(state, dict) or "position" not in state:
+        raise PHLError(f"{path}: is no checkpoint of phl_ase; train anew into another folder")
+    return state

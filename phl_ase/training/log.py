@@ -1,0 +1,83 @@
+"""What a run writes as it goes: JSON lines and CSV always, a progress bar where somebody looks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from phl_ase.training.checkpoint import LOG, TABLE, write_atomic
+
+
+class RunLog:
+    """Records of a run, one per epoch, as ``log.jsonl`` and ``log.csv``.
+
+    Args:
+        folder: The run's folder.
+        records: Those of the epochs before a resume; the files are rewritten to hold exactly these.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[dict[str, Any]] = ()) -> None:
+        self._folder = folder
+        self.records = list(records)
+        write_atomic(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.records).encode())
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add one epoch's record."""
+        self.records.append(record)
+        with open(self._folder / LOG, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_table(self) -> None:
+        """Write all records as CSV."""
+        columns = list(dict.fromkeys(key for record in self.records for key in record))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.records)
+        write_atomic(self._folder / TABLE, text.getvalue().encode())
+
+
+class Progress:
+    """A progress bar with the time left on standard error; silent when that is no terminal.
+
+    Args:
+        description: What is going on.
+        total: Number of steps.
+        done: Steps done already, when resuming.
+    """
+
+    def __init__(self, description: str, total: int, done: int = 0) -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(description, total=total, completed=done, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, note: str = "") -> None:
+        """One step is done."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, note=note)

@@ -1,0 +1,143 @@
+"""What a run is made of: frames of each part, device, model, and the terms its labels and scheme call for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from phl_ase.datasets import BaseDataset, open_dataset, split
+from phl_ase.errors import PHLError
+from phl_ase.objective import check_regime, scheme
+from phl_ase.potentials.references import fit_reference_energies, fit_scale, species_of
+from phl_ase.potentials.registry import build_model
+from phl_ase.probes import check_family
+from phl_ase.structures import Frame
+from phl_ase.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Frames of a run.
+
+    Attributes:
+        train: Frames to learn from.
+        valid: Frames to choose the model by.
+        test: Frames to judge it by; not looked at in training.
+        split: How they were divided, as recorded beside the run.
+        provenance: Level of theory, energy reference, name and hash of the data set.
+    """
+
+    train: Sequence[Frame]
+    valid: Sequence[Frame]
+    test: Sequence[Frame] = ()
+    split: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> RunData:
+    """Open, split and load the data of a configuration.
+
+    Args:
+        config: The run's configuration.
+        dataset: An open data set instead of the one that the configuration names.
+
+    Raises:
+        PHLError: For data that cannot be read, or a part of the split that is empty.
+    """
+    data = config.data
+    opened = dataset if dataset is not None else open_dataset(data.source, keys=data.keys or None)
+    parts = split(opened, data.split, data.split_seed, fractions=data.fractions)
+    largest = data.max_atoms or max(opened.sizes)
+    frames = {
+        part: opened.frames([i for i in getattr(parts, part) if opened.sizes[i] <= largest])
+        for part in ("train", "valid", "test")
+    }
+    for part in ("train", "valid"):
+        if not frames[part]:
+            raise PHLError(f"the {data.split} split of {opened.name} leaves nothing to {part} with")
+    provenance = {
+        "data": opened.name,
+        "data_hash": opened.content_hash(),
+        "level_of_theory": opened.meta.level_of_theory,
+        "energy_reference": opened.meta.energy_reference,
+        "training_frames": len(frames["train"]),
+    }
+    return RunData(frames["train"], frames["valid"], frames["test"], parts.to_json(), provenance)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``"auto"`` takes a CUDA device where there is one.
+
+    Raises:
+        PHLError: For CUDA without a CUDA device, or an unknown name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise PHLError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PHLError(f"device {name!r} was asked for, but torch finds no CUDA device; use device='cpu' or 'auto'")
+    return device
+
+
+def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None:
+    """The probe family of a run, ``None`` where curvature is not supervised.
+
+    Raises:
+        PHLError: For an unknown scheme, regime or family, more probes than exist, or data without curvature labels.
+    """
+    settings = config.scheme
+    check_regime(settings.regime)
+    family = settings.probes or scheme(settings.name).probes
+    if scheme(settings.name).probes is None or family is None:
+        return None
+    check_family(family, settings.n_probes, min(len(f) for f in frames))
+    if not any(f.hessian is not None or f.probes is not None for f in frames):
+        raise PHLError(
+            f"scheme {settings.name} learns curvature, but no training frame carries a Hessian or Hessian-vector "
+            "products; use the scheme E-F, or label the data with them"
+        )
+    return family
+
+
+def term_weights(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, float]:
+    """Weights of the terms that a run pays for.
+
+    Raises:
+        PHLError: When a weighted term has no label on any frame, or no term is left.
+    """
+    weights = {
+        name: weight
+        for name in ("energy", "forces", "stress", "curvature")
+        if (weight := getattr(config.loss, name)) > 0
+    }
+    if scheme(config.scheme.name).probes is None:
+        weights.pop("curvature", None)
+    for name in weights:
+        if name != "curvature" and all(getattr(f, name) is None for f in frames):
+            raise PHLError(f"loss.{name} is {weights[name]}, but no training frame carries {name}; set it to 0")
+    if not weights:
+        raise PHLError("every loss weight is 0: there is nothing to learn")
+    return weights
+
+
+def new_model(config: TrainConfig, frames: Sequence[Frame]) -> Any:
+    """An untrained model with reference energies and scale fitted to the training frames."""
+    charged = [f for f in frames if f.charge != 0]
+    settings = config.potential
+    generator = torch.Generator().manual_seed(config.training.seed)
+    species = species_of(frames)
+    model = build_model(settings.architecture, {**settings.settings(), "species": species}, generator)
+    if charged and not getattr(model, "takes_charge", False):
+        raise PHLError(
+            f"{len(charged)} training frames are charged (first: frame {charged[0].frame_id}, "
+            f"charge {charged[0].charge:+d}), but {settings.architecture} does not take charge; leave them out"
+        )
+    references = fit_reference_energies(frames, species)
+    model.set_references(torch.as_tensor(references), fit_scale(frames, references, species))
+    return model

@@ -1,0 +1,348 @@
+"""The training loop: minibatches, schedule, averaged weights, validation, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from phl_ase import __version__
+from phl_ase.derivatives import evaluate
+from phl_ase.derivatives.compiled import CompiledEvaluator
+from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.objective import TERMS, with_curvature_targets
+from phl_ase.potentials.model_file import save_model
+from phl_ase.structures import Frame, PackedFrames
+from phl_ase.training.batches import batches_of_epoch
+from phl_ase.training.checkpoint import (
+    BEST,
+    CONFIG,
+    LAST,
+    SPLIT,
+    load_checkpoint,
+    run_folder,
+    save_checkpoint,
+    write_atomic,
+)
+from phl_ase.training.config import TrainConfig
+from phl_ase.training.log import Progress, RunLog
+from phl_ase.training.schedule import curvature_weight, learning_rate
+from phl_ase.training.setup import RunData, choose_device, curvature_family, new_model, term_weights
+from phl_ase.training.step import StepResult, accumulate_gradients
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Stopped(PHLError):
+    """The run was asked to stop (Ctrl-C, SIGTERM); its last checkpoint is where it stands."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves.
+
+    Attributes:
+        folder: Its folder: ``best.safetensors``, ``last.ckpt``, ``log.jsonl``, ``log.csv``, ``config.json``.
+        best_loss: Validation loss of the best model.
+        best_epoch: The epoch it was found in.
+        records: One record per epoch.
+    """
+
+    folder: Path
+    best_loss: float
+    best_epoch: int
+    records: tuple[dict[str, Any], ...]
+
+    @property
+    def model(self) -> Path:
+        """File of the best model."""
+        return self.folder / BEST
+
+
+@dataclass
+class _Position:
+    # where a run stands; everything here goes into the checkpoint
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    best_loss: float = float("inf")
+    best_epoch: int = -1
+    stale: int = 0
+    halvings: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: bool = False) -> TrainResult:
+    """Train a model.
+
+    Args:
+        config: Everything the run depends on.
+        data: Frames of the three parts and how they were split; :func:`phl_ase.training.prepare_data` makes it.
+        folder: Where to keep the run's files.
+        resume: Continue the run in the folder, to the same result as without a break.
+
+    Raises:
+        PHLError: For a folder in use, labels that the scheme needs and the data lack, ….
+        NonFiniteError: When the loss diverges; the last good checkpoint is kept.
+        Stopped: After Ctrl-C or SIGTERM, with a checkpoint written.
+    """
+    with run_folder(folder, resume=resume) as path:
+        run = _Run(config, data, path)
+        if resume:
+            run.restore()
+        with _signals_noticed() as noticed:
+            run.loop(noticed)
+        return TrainResult(path, run.at.best_loss, run.at.best_epoch, tuple(run.log.records))
+
+
+class _Run:
+    def __init__(self, config: TrainConfig, data: RunData, folder: Path) -> None:
+        self.config, self.data, self.folder = config, data, folder
+        training = config.training
+        self.device = choose_device(training.device)
+        self.dtype = _DTYPES[training.dtype]
+        self.family = curvature_family(config, data.train)
+        self.weights = term_weights(config, data.train)
+        self.model = new_model(config, data.train).to(device=self.device, dtype=self.dtype)
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            self.model, multi_avg_fn=_moving_average(training.ema_decay)
+        )
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+        self.train_set = PackedFrames(data.train, self.model.cutoffs)
+        self.valid_set = PackedFrames(data.valid, self.model.cutoffs)
+        self.compiled = CompiledEvaluator(self.model) if training.compile else None
+        self.at = _Position()
+        self.log = RunLog(folder)
+        self._saved_at = time.monotonic()
+        write_atomic(folder / SPLIT, json.dumps(data.split, indent=1).encode())
+        write_atomic(folder / CONFIG, json.dumps(config.to_json(), indent=1).encode())
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        state = {
+            "version": __version__,
+            "config": self.config.to_json(),
+            "position": vars(self.at),
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "records": self.log.records,
+        }
+        save_checkpoint(self.folder / LAST, state)
+        self._saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        state = load_checkpoint(self.folder / LAST)
+        changed = _differences(state["config"], self.config.to_json())
+        if changed:
+            raise PHLError(f"{self.folder}: the run was started with another {changed}; resume it unchanged")
+        try:
+            self.model.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise PHLError(f"{self.folder / LAST}: does not fit this model ({reason})") from None
+        self.at = _Position(**state["position"])
+        self.log = RunLog(self.folder, state["records"])
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def loop(self, noticed: list[int]) -> None:
+        epochs = self.config.training.epochs
+        with Progress(self.config.scheme.name, epochs, self.at.epoch) as progress:
+            while self.at.epoch < epochs:
+                started = time.monotonic() - self.at.seconds
+                self._epoch(noticed, started)
+                record = self._finish_epoch(started)
+                progress.advance(_note(record))
+                if self._out_of_patience():
+                    break
+        self.save()
+        self.log.write_table()
+
+    def _epoch(self, noticed: list[int], started: float) -> None:
+        training, at = self.config.training, self.at
+        sizes = self.train_set.sizes.numpy()
+        batches = batches_of_epoch(sizes, training.batch_size, seed=training.seed, epoch=at.epoch)
+        while at.batch < len(batches):
+            fraction = at.epoch + at.batch / len(batches)
+            result = self._step(batches[at.batch], fraction)
+            for name in result.sums:
+                at.sums[name] = at.sums.get(name, 0.0) + result.sums[name]
+                at.counts[name] = at.counts.get(name, 0) + result.counts[name]
+            at.batch += 1
+            at.seconds = time.monotonic() - started
+            if noticed:
+                self.save()
+                raise Stopped(
+                    f"stopped by {signal.Signals(noticed[0]).name} in epoch {at.epoch + 1}, step {at.batch}; "
+                    f"nothing is lost: continue with --resume --out {self.folder}"
+                )
+
+    def _step(self, chosen: np.ndarray, fraction: float) -> StepResult:
+        training = self.config.training
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(training, fraction, self.at.halvings)
+        weights = dict(self.weights)
+        if "curvature" in weights:
+            weights["curvature"] = curvature_weight(self.config.loss, fraction)
+        batch, labels = self._draw(self.train_set, chosen, epoch=self.at.epoch)
+        self.optimiser.zero_grad(set_to_none=True)
+        try:
+            result = accumulate_gradients(
+                self.model,
+                batch,
+                labels,
+                weights,
+                memory_budget=training.memory_budget_mb * 2**20,
+                compiled=self.compiled,
+            )
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
+            if not torch.isfinite(norm):
+                raise NonFiniteError(f"the gradient is not finite for frames {labels.frame_id.tolist()[:8]}")
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"epoch {self.at.epoch + 1}, step {self.at.batch + 1}: {error}; lower the learning rate or look at "
+                "these frames; the last good checkpoint is kept"
+            ) from None
+        self.optimiser.step()
+        self.averaged.update_parameters(self.model)
+        return result
+
+    def _draw(self, frames: PackedFrames, chosen: Sequence[int] | np.ndarray, *, epoch: int, family: str | None = None):
+        batch, labels = frames.select(torch.as_tensor(chosen))
+        if self.family is not None and (labels.hessian is not None or labels.probes is not None):
+            scheme = self.config.scheme
+            labels = with_curvature_targets(
+                batch,
+                labels,
+                family or self.family,
+                n_probes=scheme.n_probes,
+                regime=scheme.regime,
+                seed=self.config.training.seed,
+                epoch=epoch,
+            )
+        return batch.to(self.device, self.dtype), labels.to(self.device, self.dtype)
+
+    # -- validation -------------------------------------------------------------------------------------------------
+
+    def _finish_epoch(self, started: float) -> dict[str, Any]:
+        at, training = self.at, self.config.training
+        at.epoch, at.batch = at.epoch + 1, 0
+        record: dict[str, Any] = {"epoch": at.epoch, "learning_rate": self.optimiser.param_groups[0]["lr"]}
+        record |= {f"train_{n}": float(np.sqrt(at.sums[n] / max(at.counts[n], 1))) for n in at.sums}
+        at.sums, at.counts = {}, {}
+        if at.epoch % training.validate_every == 0 or at.epoch == training.epochs:
+            record |= self._validate()
+        at.seconds = time.monotonic() - started
+        record["seconds"] = round(at.seconds, 3)
+        self.log.add(record)
+        if time.monotonic() - self._saved_at >= training.checkpoint_seconds:
+            self.save()
+        return record
+
+    def _validate(self) -> dict[str, Any]:
+        sums = dict.fromkeys(self.weights, 0.0)
+        counts = dict.fromkeys(self.weights, 0)
+        needs = {TERMS[name].needs for name in self.weights}
+        order = np.argsort(self.valid_set.sizes.numpy(), kind="stable")
+        for start in range(0, len(order), 4 * self.config.training.batch_size):
+            chosen = order[start : start + 4 * self.config.training.batch_size]
+            # all directions, so that the choice of the best model has no noise of probes
+            batch, labels = self._draw(self.valid_set, chosen, epoch=0, family="complete")
+            part = needs if labels.probes is not None else needs - {"hvp"}
+            predictions = evaluate(self.averaged.module, batch, part, probes=labels.probes)
+            for name in self.weights:
+                term = TERMS[name]
+                if term.needs in part:
+                    sums[name] += float(term.total(batch, predictions, labels))
+                    counts[name] += int(term.present(labels).sum())
+        means = {name: sums[name] / counts[name] for name in sums if counts[name]}
+        loss = sum(self.weights[name] * value for name, value in means.items())
+        self._judge(loss)
+        return {"valid_loss": loss, **{f"valid_{name}": float(np.sqrt(value)) for name, value in means.items()}}
+
+    def _judge(self, loss: float) -> None:
+        at, training = self.at, self.config.training
+        if loss < at.best_loss:
+            at.best_loss, at.best_epoch, at.stale = loss, at.epoch, 0
+            self._save_best()
+            return
+        at.stale += 1
+        if training.schedule == "plateau" and at.stale % training.plateau_patience == 0:
+            at.halvings += 1
+
+    def _save_best(self) -> None:
+        card = {
+            **self.data.provenance,
+            "scheme": self.config.scheme.model_dump(),
+            "config": self.config.to_json(),
+            "epoch": self.at.epoch,
+            "validation_loss": self.at.best_loss,
+            "versions": {"phl_ase": __version__, "torch": torch.__version__},
+        }
+        save_model(self.folder / BEST, self.averaged.module, card)
+
+    def _out_of_patience(self) -> bool:
+        training = self.config.training
+        if training.early_stopping is not None and self.at.stale >= training.early_stopping:
+            return True
+        exhausted = learning_rate(training, self.at.epoch, self.at.halvings) <= training.final_learning_rate
+        return training.schedule == "plateau" and self.at.epoch > training.warmup_epochs and exhausted
+
+
+def _moving_average(decay: float):
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
+        # the average forgets the first steps faster than its decay would
+        weight = 1.0 - min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        torch._foreach_lerp_(averaged, current, weight)
+
+    return torch.no_grad()(update)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    keys = [
+        f"{section}.{key}"
+        for section in old
+        for key in old[section]
+        if new.get(section, {}).get(key) != old[section][key] and (section, key) != ("training", "device")
+    ]
+    return ", ".join(keys)
+
+
+def _note(record: dict[str, Any]) -> str:
+    shown = {k: v for k, v in record.items() if k.startswith(("train_", "valid_"))}
+    return " ".join(f"{k.removeprefix('train_')} {v:.3g}" for k, v in shown.items() if k.startswith("train_"))
+
+
+@contextmanager
+def _signals_noticed() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the loop looks after every step."""
+    noticed: list[int] = []
+    previous = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda received, _: noticed.append(received))
+    except ValueError:  # not the main thread: whoever runs this has its own way to stop it
+        previous = {}
+    try:
+        yield noticed
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["Frame", "RunData", "Stopped", "TrainResult", "train"]
