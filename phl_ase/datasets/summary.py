@@ -168,7 +168,7 @@ def histograms(dataset: BaseDataset, path: str | PathLike[str]) -> None:
         raise missing_package("matplotlib", "plot", "drawing histograms") from error
     table = measures(dataset)
     kinds = np.array([kind or "unknown" for kind in dataset.kinds.tolist()])
-    names = sorted(set(kinds.tolist()), key=lambda kind: -int((kinds == kind).sum()))
+    names = sorted(set(kinds.tolist()), key=lambda kind: (-int((kinds == kind).sum()), kind))
     colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
     figure = Figure(figsize=(9, 6), layout="constrained")
     for axes, (measure, label) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
