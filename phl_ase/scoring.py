@@ -7,12 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-if TYPE_CHECKING:  # structures would bring torch
-    from phl_ase.structures import Frame
+
+@runtime_checkable
+class Frame(Protocol):
+    """What is read of a labelled structure; ``phl_ase.structures.Frame``, which would bring torch, offers it.
+
+    Attributes:
+        numbers: Atomic numbers ``(n,)``.
+        positions: ``(n, 3)`` Å.
+        kind: reactant, product, ts, irc, nms, …; empty when unknown.
+        reaction: Name of the reaction; empty when unknown.
+        temperature: Sampling temperature, K.
+    """
+
+    @property
+    def numbers(self) -> Any: ...  # noqa: D102 - described above, as the next ones
+    @property
+    def positions(self) -> Any: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def reaction(self) -> str: ...  # noqa: D102
+    @property
+    def temperature(self) -> float | None: ...  # noqa: D102
+    def __len__(self) -> int: ...
+
 
 MILD = 600.0
 """Normal-mode samples up to this temperature (K) count as near the stationary points."""
@@ -93,3 +116,20 @@ def mean_errors(frames: Sequence[Frame], errors: Mapping[str, np.ndarray]) -> di
 def _mean(values: np.ndarray) -> float:
     present = values[np.isfinite(values)]
     return float(present.mean()) if len(present) else float("nan")
+
+
+def binned_means(x: np.ndarray, values: np.ndarray, edges: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Means of values over intervals of another quantity, for error against displacement.
+
+    Args:
+        x: ``(frames,)``, in the unit of ``edges``.
+        values: ``(frames,)``; NaN counts as absent.
+        edges: Ascending limits of the intervals ``(bins + 1,)``; each holds its lower limit and not its upper one.
+
+    Returns:
+        Mean of each interval ``(bins,)``, NaN where nothing is in it, and the number of values in it ``(bins,)``.
+    """
+    place = np.digitize(x, edges) - 1
+    present = np.isfinite(x) & np.isfinite(values)
+    groups = [values[present & (place == index)] for index in range(len(edges) - 1)]
+    return np.array([_mean(group) for group in groups]), np.array([len(group) for group in groups])

@@ -38,12 +38,14 @@ ALLOWED: dict[str, set[str]] = {
     # a potential at work; the conformance checks return a Report
     "calculator": {"structures", "potentials", "derivatives"},
     "conformance": {"structures", "potentials", "derivatives", "results"},
+    # what a MODEL or METHOD string stands for; loads torch only where a model is asked for
+    "resolver": {"structures", "calculator"},
     # NumPy and ASE only, for any calculator: no torch below this line and above the next comment
     "results": set(),
     "vibrations": {"results"},
     "paths": {"results", "vibrations"},
     "scoring": {"results", "vibrations"},
-    "validators": {"results", "vibrations", "scoring", "paths"},
+    "validators": {"results", "vibrations", "scoring", "paths", "resolver"},
     # labels and reaction paths: they know ASE calculators, structures and data sets, and no potential. Labelling draws
     # recorded probes; the reaction workflow labels what it finds
     "reference": {"structures", "datasets", "probes", "results", "vibrations"},
@@ -58,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "objective",
         "training",
         "calculator",
+        "resolver",
         "conformance",
         "paths",
         "results",

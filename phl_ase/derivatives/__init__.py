@@ -1,7 +1,16 @@
 """Derivatives of any potential: forces, stress, Hessian-vector products, Hessians, from one place."""
 
+from phl_ase.derivatives.device import choose_device
 from phl_ase.derivatives.eager import QUANTITIES, evaluate
 from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.derivatives.memory import default_budget, rows_per_chunk
 
-__all__ = ["QUANTITIES", "GradientGraph", "default_budget", "evaluate", "rows_per_chunk", "stress_of"]
+__all__ = [
+    "QUANTITIES",
+    "GradientGraph",
+    "choose_device",
+    "default_budget",
+    "evaluate",
+    "rows_per_chunk",
+    "stress_of",
+]

@@ -1,5 +1,19 @@
 """Potentials: energies of batches, nothing else."""
 
+from phl_ase.potentials.analytic import Harmonic, LennardJones, Morse, PairPotential
+from phl_ase.potentials.combine import Committee, Sum
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
+from phl_ase.potentials.registry import ARCHITECTURES, Architecture
 
-__all__ = ["PaiNN", "PaiNNConfig"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Committee",
+    "Harmonic",
+    "LennardJones",
+    "Morse",
+    "PaiNN",
+    "PaiNNConfig",
+    "PairPotential",
+    "Sum",
+]

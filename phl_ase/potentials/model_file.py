@@ -5,6 +5,7 @@ Loading never runs code from the file: tensors are read by safetensors, the card
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -47,7 +48,8 @@ def save_model(path: str | Path, model: torch.nn.Module, provenance: Mapping[str
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise PHLError(f"cannot write the model {path}: {error.strerror}; free space or choose another folder") from None
     return path
 
@@ -81,9 +83,13 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device
     path = _locate(source)
     card, tensors = _open(path)
     try:
-        model = build_model(card["architecture"], card["config"])
-        model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+        # JSON has no tuples
+        model = build_model(card["architecture"], {**card["config"], "species": tuple(card["config"]["species"])})
+        # assigned, not copied: a new model is float32, and what was trained in float64 would be rounded
+        model.load_state_dict(tensors, assign=True)
+    except PHLError as error:
+        raise PHLError(f"{path.name}: {error}") from None
+    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise PHLError(f"{path.name}: card and weights do not fit together ({reason}); the file is damaged") from None
     for name, value in model.state_dict().items():

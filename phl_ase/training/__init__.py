@@ -1,8 +1,9 @@
 """Training: configuration, the loop, checkpoints and logs."""
 
+from phl_ase.derivatives import choose_device
 from phl_ase.training.config import TrainConfig, default_toml, parse_config, read_config
 from phl_ase.training.log import Progress
-from phl_ase.training.setup import RunData, choose_device, prepare_data
+from phl_ase.training.setup import RunData, prepare_data
 from phl_ase.training.trainer import Stopped, TrainResult, train
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,8 @@ LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "log.jsonl",
     "log.csv",
 )
+
+_PARTS = {"config", "data", "position", "model", "averaged", "optimiser", "records"}
 
 
 @contextmanager
@@ -91,12 +93,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         PHLError: For a truncated or foreign file, or one that holds more than tensors and plain values.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickles on the way to refusing them
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise PHLError(f"{path} does not exist: the run was stopped before its first checkpoint; start it anew") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # reading a damaged file raises anything at all
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise PHLError(f"{path}: not a readable checkpoint ({reason}); train anew into another folder") from None
-    if not isinstance(state, dict) or "position" not in state:
+    if not isinstance(state, dict) or not _PARTS <= state.keys():
         raise PHLError(f"{path}: is no checkpoint of phl_ase; train anew into another folder")
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phl_ase.errors import PHLError
+from phl_ase.potentials.painn import PaiNNConfig
 
 
 class _Section(BaseModel):
@@ -133,16 +135,17 @@ def default_toml() -> str:
         lines += ["", f"# {(kind.__doc__ or '').splitlines()[0]}", f"[{section}]"]
         lines += [_toml_line(key, item.default, item.description) for key, item in kind.model_fields.items()]
         if section == "potential":
-            lines += [_toml_line(k, v, d) for k, v, d in _PAINN_LINES]
+            defaults = {f.name: f.default for f in dataclasses.fields(PaiNNConfig)}
+            lines += [_toml_line(key, defaults[key], comment) for key, comment in _PAINN_COMMENTS.items()]
     return "\n".join(lines) + "\n"
 
 
-_PAINN_LINES = (
-    ("channels", 64, "width of the features"),
-    ("layers", 2, "message-passing layers"),
-    ("cutoff", 5.0, "Å"),
-    ("n_basis", 8, "radial functions"),
-)
+_PAINN_COMMENTS = {
+    "channels": "width of the features",
+    "layers": "message-passing layers",
+    "cutoff": "Å",
+    "n_basis": "radial functions",
+}
 
 
 def _toml_line(key: str, value: Any, description: str | None) -> str:
@@ -173,7 +176,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string: --set scheme.name=E-F
-    values.setdefault(section, {})[name] = value
+    if not isinstance(values.setdefault(section, {}), dict):
+        raise PHLError(f"--set {override!r}: {section} is {values[section]!r} in the configuration, not a section")
+    values[section][name] = value
 
 
 def _explain(error: ValidationError) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from phl_ase.errors import PHLError
 from phl_ase.training.checkpoint import LOG, TABLE, write_atomic
 
 
@@ -29,8 +30,11 @@ class RunLog:
     def add(self, record: dict[str, Any]) -> None:
         """Add one epoch's record."""
         self.records.append(record)
-        with open(self._folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with open(self._folder / LOG, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise PHLError(f"cannot write {self._folder / LOG}: {error.strerror}; the last checkpoint is kept") from None
 
     def write_table(self) -> None:
         """Write all records as CSV."""

@@ -68,23 +68,6 @@ def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> Run
     return RunData(frames["train"], frames["valid"], frames["test"], parts.to_json(), provenance)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``"auto"`` takes a CUDA device where there is one.
-
-    Raises:
-        PHLError: For CUDA without a CUDA device, or an unknown name.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise PHLError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PHLError(f"device {name!r} was asked for, but torch finds no CUDA device; use device='cpu' or 'auto'")
-    return device
-
-
 def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None:
     """The probe family of a run, ``None`` where curvature is not supervised.
 

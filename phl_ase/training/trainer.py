@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from phl_ase import __version__
-from phl_ase.derivatives import evaluate
+from phl_ase.derivatives import choose_device, evaluate
 from phl_ase.derivatives.compiled import CompiledEvaluator
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.objective import TERMS, with_curvature_targets
@@ -35,7 +35,7 @@ from phl_ase.training.checkpoint import (
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import Progress, RunLog
 from phl_ase.training.schedule import curvature_weight, learning_rate
-from phl_ase.training.setup import RunData, choose_device, curvature_family, new_model, term_weights
+from phl_ase.training.setup import RunData, curvature_family, new_model, term_weights
 from phl_ase.training.step import StepResult, accumulate_gradients
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -99,6 +99,8 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
         run = _Run(config, data, path)
         if resume:
             run.restore()
+        else:
+            run.start()
         with _signals_noticed() as noticed:
             run.loop(noticed)
         return TrainResult(path, run.at.best_loss, run.at.best_epoch, tuple(run.log.records))
@@ -123,17 +125,22 @@ class _Run:
         self.valid_set = PackedFrames(data.valid, self.model.cutoffs)
         self.compiled = CompiledEvaluator(self.model) if training.compile else None
         self.at = _Position()
-        self.log = RunLog(folder)
         self._saved_at = time.monotonic()
-        write_atomic(folder / SPLIT, json.dumps(data.split, indent=1).encode())
-        write_atomic(folder / CONFIG, json.dumps(config.to_json(), indent=1).encode())
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Write what a run is made of, the checkpoint first: whatever stops the run from here on, it can be resumed."""
+        self.log = RunLog(self.folder)
+        self.save()
+        write_atomic(self.folder / SPLIT, json.dumps(self.data.split, indent=1).encode())
+        write_atomic(self.folder / CONFIG, json.dumps(self.config.to_json(), indent=1).encode())
 
     def save(self) -> None:
         state = {
             "version": __version__,
             "config": self.config.to_json(),
+            "data": self.data.provenance.get("data_hash"),
             "position": vars(self.at),
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -148,14 +155,16 @@ class _Run:
         changed = _differences(state["config"], self.config.to_json())
         if changed:
             raise PHLError(f"{self.folder}: the run was started with another {changed}; resume it unchanged")
+        if state["data"] != self.data.provenance.get("data_hash"):
+            raise PHLError(f"{self.folder}: the data set has changed since the run was started; train anew on it")
         try:
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimiser.load_state_dict(state["optimiser"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.at = _Position(**state["position"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise PHLError(f"{self.folder / LAST}: does not fit this model ({reason})") from None
-        self.at = _Position(**state["position"])
         self.log = RunLog(self.folder, state["records"])
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -163,13 +172,11 @@ class _Run:
     def loop(self, noticed: list[int]) -> None:
         epochs = self.config.training.epochs
         with Progress(self.config.scheme.name, epochs, self.at.epoch) as progress:
-            while self.at.epoch < epochs:
+            while self.at.epoch < epochs and not self._out_of_patience():
                 started = time.monotonic() - self.at.seconds
                 self._epoch(noticed, started)
                 record = self._finish_epoch(started)
                 progress.advance(_note(record))
-                if self._out_of_patience():
-                    break
         self.save()
         self.log.write_table()
 

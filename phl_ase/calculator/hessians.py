@@ -1,0 +1,101 @@
+"""Shapes of Hessians and of the vectors they are multiplied with, and the Hessian that is never made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+from phl_ase.errors import NonFiniteError, PHLError, unknown
+
+Array = np.ndarray
+
+# layout -> from (n, 3, n, 3)
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "3n3n": lambda blocks: blocks.reshape(3 * len(blocks), -1),
+    "n3n3": lambda blocks: blocks,
+    "nn33": lambda blocks: blocks.transpose(0, 2, 1, 3),
+}
+"""Layouts of a Hessian: ``(3n,3n)`` Sella, ``(n,3,n,3)`` ASE's ``VibrationsData``, ``(n,n,3,3)`` phonopy."""
+
+
+def in_layout(hessian: Array, layout: str) -> Array:
+    """A Hessian ``(3n, 3n)`` in another layout, C-contiguous.
+
+    Raises:
+        PHLError: For a layout that is not in ``LAYOUTS``.
+    """
+    if layout not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    n = len(hessian) // 3
+    return np.ascontiguousarray(LAYOUTS[layout](hessian.reshape(n, 3, n, 3)))
+
+
+def checked_indices(indices: Sequence[int] | Array, n_atoms: int) -> Array:
+    """Atoms of a partial Hessian, counted from the start.
+
+    Raises:
+        PHLError: For anything but whole numbers below the number of atoms, each once and ascending (ASE takes masses in
+            the order of the atoms, so that another order would be a silent mistake there).
+    """
+    chosen = np.atleast_1d(np.asarray(indices))
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or not np.all((chosen >= -n_atoms) & (chosen < n_atoms)):
+        raise PHLError(f"indices are {chosen.tolist()}; expected whole numbers below {n_atoms}, the number of atoms")
+    chosen = chosen % n_atoms
+    if len(chosen) == 0 or np.any(np.diff(chosen) <= 0):
+        raise PHLError(f"indices are {chosen.tolist()}; expected at least one atom, each once, in ascending order")
+    return chosen
+
+
+def coordinates_of(indices: Array) -> Array:
+    """Rows of a Hessian ``(3m,)`` that belong to atoms ``(m,)``."""
+    return (3 * indices[:, None] + np.arange(3)).ravel()
+
+
+def checked_vectors(vectors: Any, n_atoms: int) -> Array:
+    """Vectors for products, ``(n, 3)`` or ``(K, n, 3)``, in float64.
+
+    Raises:
+        PHLError: For another shape, or what is not an array of numbers.
+        NonFiniteError: For NaN or infinity.
+    """
+    try:
+        array = np.asarray(vectors, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise PHLError(f"vectors are no array of real numbers ({error}); expected shape ({n_atoms}, 3)") from None
+    if array.ndim not in (2, 3) or array.shape[-2:] != (n_atoms, 3):
+        raise PHLError(
+            f"vectors have shape {array.shape}; expected ({n_atoms}, 3) or (K, {n_atoms}, 3) for {n_atoms} atoms: "
+            f"reshape(-1, {n_atoms}, 3) them"
+        )
+    if not np.all(np.isfinite(array)):
+        raise NonFiniteError("vectors hold NaN or infinity; expected finite numbers")
+    return array
+
+
+class HessianOperator(LinearOperator):
+    """The Hessian ``(3n, 3n)`` as a linear operator in float64, eV/Å²; it is never made.
+
+    It stays that of the geometry it was made for.
+
+    Args:
+        products: H·v of vectors ``(K, n, 3)``.
+        n_atoms: n.
+    """
+
+    def __init__(self, products: Callable[[Array], Array], n_atoms: int) -> None:
+        super().__init__(np.dtype(np.float64), (3 * n_atoms, 3 * n_atoms))
+        self._products = products
+        self._n_atoms = n_atoms
+
+    def _matmat(self, x: Array) -> Array:
+        rows = np.ascontiguousarray(np.asarray(x, dtype=float).T).reshape(-1, self._n_atoms, 3)
+        return self._products(rows).reshape(len(rows), -1).T
+
+    def _matvec(self, x: Array) -> Array:
+        return self._matmat(np.reshape(x, (-1, 1))).ravel()
+
+    def _adjoint(self) -> HessianOperator:
+        return self

@@ -1,0 +1,89 @@
+"""What a calculator can be made of: names, files, potentials, lists of these; and what a potential will answer for."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any, cast
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import chemical_symbols
+
+from phl_ase.errors import PHLError, unknown
+from phl_ase.potentials import Committee
+from phl_ase.potentials.model_file import load_model
+from phl_ase.structures import Frame, Potential, frame_from_atoms
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def load_potential(model: Any, dtype: str, device: torch.device) -> Potential:
+    """The potential of a model, on a device and in a dtype.
+
+    Args:
+        model: A bundled name, a ``.safetensors`` file, a potential (modules are copied, not changed), or a list of any
+            of these: a committee.
+        dtype: Key of ``DTYPES``.
+        device: Where to compute.
+
+    Raises:
+        PHLError: For an unknown dtype or model, an empty list, or something that is no potential.
+    """
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    if isinstance(model, (list, tuple)):
+        if not model:
+            raise PHLError("a committee of no models; expected at least one name, file or potential")
+        members = [load_potential(member, dtype, device) for member in model]
+        return members[0] if len(members) == 1 else Committee(members)
+    if isinstance(model, (str, os.PathLike)):
+        return cast(Potential, load_model(os.fspath(model), dtype=DTYPES[dtype], device=str(device)))
+    if not isinstance(model, Potential):
+        raise PHLError(
+            f"model is a {type(model).__name__}; expected a bundled name, a .safetensors file, a potential or a list "
+            "of these"
+        )
+    if isinstance(model, torch.nn.Module):
+        moved = copy.deepcopy(model).to(device=device, dtype=DTYPES[dtype]).requires_grad_(False).eval()
+        return cast(Potential, moved)
+    return model
+
+
+def label_of(model: Any) -> Any:
+    """What a model is called in a calculator's parameters: plain values, so that trajectories can hold them."""
+    if isinstance(model, (list, tuple)):
+        return [label_of(member) for member in model]
+    return os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+
+
+def checked_frame(atoms: Atoms, potential: Potential, name: str) -> Frame:
+    """The frame of a structure that a potential can answer for.
+
+    Args:
+        atoms: The structure.
+        potential: Its ``species`` and ``takes_charge`` decide.
+        name: How an error names the structure.
+
+    Raises:
+        PHLError: For a species that the model never saw, a charge it does not take, no atoms, ….
+        NonFiniteError: For NaN or infinite positions or cell.
+    """
+    frame = frame_from_atoms(atoms, name)
+    unseen = sorted(set(np.unique(frame.numbers).tolist()) - set(potential.species)) if potential.species else []
+    if unseen:
+        raise PHLError(
+            f"{name} has {_symbols(unseen)}, which the model never saw; it knows {_symbols(potential.species)}: "
+            "use or train a model for these elements"
+        )
+    if frame.charge and not potential.takes_charge:
+        raise PHLError(
+            f"{name} has charge {frame.charge:+d} in atoms.info, but the model does not take charge; "
+            "use a model that does, or set atoms.info['charge'] = 0"
+        )
+    return frame
+
+
+def _symbols(numbers) -> str:
+    return ", ".join(chemical_symbols[z] if z < len(chemical_symbols) else str(z) for z in numbers)

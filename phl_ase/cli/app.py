@@ -1,0 +1,82 @@
+"""The table of commands. Each imports what it works with when it is called: ``phl --help`` loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from phl_ase import __version__
+from phl_ase.cli import check, data, demo, evaluate, models, train
+from phl_ase.cli.mistakes import reported
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo.demo,
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "check": check.check,
+    "models": models.models,
+}
+
+GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
+    "data": ("Look into data sets.", {"info": data.info}),
+}
+"""Name -> (help, its commands)."""
+
+_PLAIN: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phl {__version__}")
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Projected Hessian Learning: train, use and judge interatomic potentials whose curvature is right.
+
+    'phl COMMAND --help' says what a command takes, with units and examples. Exit codes: 0 done, 1 a check failed or a
+    computation gave NaN, 2 a mistake to mend, 130 stopped.
+    """
+
+
+def _first_line(command: Callable[..., Any]) -> str:
+    # given, it is wrapped; taken from the docstring by typer, it would be cut
+    return (command.__doc__ or "").splitlines()[0]
+
+
+def _build() -> typer.Typer:
+    top = typer.Typer(name="phl", callback=_top, **_PLAIN)
+    for name, command in COMMANDS.items():
+        top.command(name, short_help=_first_line(command))(reported(command))
+    for name, (text, commands) in GROUPS.items():
+        group = typer.Typer(help=text, **_PLAIN)
+        # with a callback a group of one command stays a group
+        group.callback()(lambda: None)
+        for subname, command in commands.items():
+            group.command(subname, short_help=_first_line(command))(reported(command))
+        top.add_typer(group, name=name, help=text)
+    return top
+
+
+app = _build()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code.
+
+    Args:
+        arguments: Words after ``phl``; those of the process by default.
+    """
+    app(arguments, prog_name="phl")

@@ -1,0 +1,50 @@
+"""How commands fail: one line on standard error and an exit code for what a user can mend, a traceback for a defect."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+from phl_ase.errors import NonFiniteError, PHLError
+
+NOT_FINITE, MISTAKE, STOPPED = 1, 2, 130
+
+Result = TypeVar("Result")
+
+
+def reported(command: Callable[..., Result]) -> Callable[..., Result]:
+    """A command that ends with one line and an exit code when it raises what a user can mend."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Result:
+        try:
+            return command(*arguments, **options)
+        except PHLError as error:
+            typer.echo(f"{_kind(error)}: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(exit_code(error)) from None
+        except KeyboardInterrupt:
+            typer.echo("stopped: by SIGINT", err=True)
+            raise typer.Exit(STOPPED) from None
+
+    return run
+
+
+def exit_code(error: PHLError) -> int:
+    """The exit code of an error: 130 stopped, 1 a number is not finite, 2 any other mistake."""
+    if _is_stop(error):
+        return STOPPED
+    return NOT_FINITE if isinstance(error, NonFiniteError) else MISTAKE
+
+
+def _kind(error: PHLError) -> str:
+    return "stopped" if _is_stop(error) else "error"
+
+
+def _is_stop(error: PHLError) -> bool:
+    # looked up, never imported: only a room that is loaded can have raised it, and loading it takes seconds
+    training = sys.modules.get("phl_ase.training")
+    return training is not None and isinstance(error, training.Stopped)

@@ -1,0 +1,108 @@
+"""``phl train``: a configuration and data become a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.output import table
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from phl_ase.training import TrainConfig, TrainResult
+
+_DEFAULT_CONFIG = Path("train.toml")
+
+
+def train(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG.toml]", help="Configuration; with --resume, by default the run's own."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run keeps model, checkpoint and logs."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in FOLDER, to the same result.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Override the configuration: --set training.epochs=50 --set scheme.name=E-F-H. Repeat as needed.",
+        ),
+    ] = None,
+    init: Annotated[
+        bool, typer.Option("--init", help="Write a commented CONFIG (train.toml unless named), train nothing.")
+    ] = False,
+) -> None:
+    """Train a potential on energies, forces and curvature.
+
+    \b
+    phl train --init                              writes train.toml, every key with its default, unit and meaning
+    phl train train.toml --out run                trains; leaves run/best.safetensors, log.csv, log.jsonl
+    phl train --resume --out run                  goes on after Ctrl-C, SIGTERM or a crash, to the same result
+    phl train train.toml -o run2 --set data.source=mine.extxyz --set scheme.name=E-F
+    """
+    if init:
+        typer.echo(f"wrote {_write_default(config or _DEFAULT_CONFIG)}")
+        return
+    if out is None:
+        raise PHLError("no output folder: add --out FOLDER, where the run keeps its model and logs")
+    from phl_ase.training import prepare_data
+    from phl_ase.training import train as run
+
+    configuration = _configuration(config, out, resume, settings or [])
+    result = run(configuration, prepare_data(configuration), out, resume=resume)
+    typer.echo(_summary(result))
+
+
+def _configuration(config: Path | None, out: Path, resume: bool, settings: list[str]) -> TrainConfig:
+    from phl_ase.training import parse_config, read_config
+
+    if config is not None:
+        return read_config(config, settings)
+    if not resume:
+        raise PHLError("no configuration: name one; 'phl train --init' writes a commented one")
+    if settings:
+        raise PHLError("--set needs a configuration file; a run is resumed with the settings it was started with")
+    recorded = out / "config.json"
+    try:
+        values: Any = json.loads(recorded.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PHLError(f"{out} holds no run to resume; start one with a configuration and without --resume") from None
+    except (OSError, ValueError) as error:
+        raise PHLError(f"{recorded} cannot be read ({error}); name the configuration of the run") from None
+    return parse_config(values if isinstance(values, dict) else {"config.json": values}, str(recorded))
+
+
+def _write_default(path: Path) -> Path:
+    from phl_ase.training import default_toml
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(default_toml())
+    except FileExistsError:
+        raise PHLError(f"{path} exists; name another file: phl train --init other.toml") from None
+    except OSError as error:
+        raise PHLError(f"cannot write {path}: {error.strerror}; name another file") from None
+    return path
+
+
+def _summary(result: TrainResult) -> str:
+    """The best validation in words and numbers, or that there was none."""
+    from phl_ase.objective import TERMS
+
+    best = next((r for r in result.records if r["epoch"] == result.best_epoch), None)
+    if best is None:
+        return f"no validation gave a finite loss; the last weights are in {result.folder}"
+    rows = [
+        (name, best.get(f"train_{name}"), best[f"valid_{name}"], term.unit)
+        for name, term in TERMS.items()
+        if f"valid_{name}" in best
+    ]
+    shown = table(("root mean square error", "train", "valid", "unit"), rows)
+    return f"{shown}\nbest of {len(result.records)} epochs: {result.best_epoch}\nmodel: {result.model}"

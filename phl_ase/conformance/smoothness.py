@@ -1,0 +1,95 @@
+"""Checks of smoothness: three derivatives that fit together along paths, and none that jumps at a cutoff.
+
+Where a derivative jumps, the integral of the next one along a path differs from its change, however small the step:
+this finds activations with kinks (ReLU; CELU in the second derivative) and norms such as √(x + ε), which finite
+differences at a point miss. The gradient of an HVP loss is a third derivative (arXiv:2603.04523).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phl_ase.conformance.subject import TINY, Subject, frame_of
+from phl_ase.structures import Frame
+
+_NODES = 6
+ORDERS = ("energy", "force", "Hessian", "third derivative")
+
+
+def path(s: Subject) -> float:
+    """A random path of each molecule, 0.3 Å long; the worst of them."""
+    worst = 0.0
+    for frame in [f for f in s.frames if not f.pbc.any()] or s.frames:
+        direction = s.rng.normal(size=(len(frame), 3))
+        worst = max(worst, _rough(s, frame, 0.3 * direction / np.linalg.norm(direction)))
+    return worst
+
+
+def symmetric(s: Subject) -> float:
+    """The centre of a symmetric linear molecule moves through the point where its vector features vanish."""
+    d = 0.4 * min(s.potential.cutoffs)
+    outer, inner = s.species[0], s.species[-1]
+    direction = np.zeros((3, 3))
+    direction[1] = [0.1, 0.0, 0.1]
+    frame = frame_of([outer, inner, outer], np.array([[0, 0, -d], [0, 0, 0], [0, 0, d]]) - 0.5 * direction)
+    return _rough(s, frame, direction)
+
+
+def crossing(s: Subject, order: int) -> float:
+    """Jump of a derivative where an atom leaves the cutoff of another, over its size inside; the worst cutoff."""
+    return max(_jump(s, cutoff, order) for cutoff in s.potential.cutoffs)
+
+
+def _rough(s: Subject, frame: Frame, direction: np.ndarray) -> float:
+    return s.steps.best(lambda panels: _defect(s, frame, direction, int(panels)), s.steps.panels)
+
+
+def _defect(s: Subject, frame: Frame, direction: np.ndarray, panels: int) -> float:
+    """|q(1) − q(0) − ∫ q′|, q the energy and its first two derivatives along the path, over the size of q."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    t = ((np.arange(panels)[:, None] + 0.5 * (nodes + 1.0)) / panels).ravel()
+    weight = s.tensor(np.tile(0.5 * weights / panels, panels)).double()
+    points = [0.0, 1.0, *t]
+    q = _derivatives(s, [frame_of(frame.numbers, frame.positions + x * direction) for x in points], direction)
+    worst = 0.0
+    for k in range(3):
+        change, integral = q[k, 1] - q[k, 0], (q[k + 1, 2:] * weight).sum()
+        size = torch.maximum((q[k] - q[k, 0]).abs().max(), q[k + 1].abs().max())
+        worst = max(worst, ((change - integral).abs() / size.clamp(min=TINY)).item())
+    return worst
+
+
+def _jump(s: Subject, cutoff: float, order: int) -> float:
+    """The difference of both sides, extrapolated linearly to the cutoff: a slope does not count, a jump does."""
+    d = min(1.1, 0.4 * cutoff)
+    rest = np.array([[0.0, 0.0, 0.0], [0.9 * d, 0.3 * d, 0.0], [0.2 * d, 0.9 * d, 0.3 * d]])
+    axis = -np.array([2.0, 2.0, 1.0]) / 3.0  # away from the others: no second pair crosses with this one
+    h = s.steps.crossing
+    ends = [cutoff + x for x in (h, -h, 0.1 * h, -0.1 * h)]
+    inside = list(np.linspace(0.5, 0.95, 10) * cutoff)
+    away = s.potential.receptive_field + 10.0
+    numbers = np.resize(np.asarray(s.species), 4)
+    frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in (*ends, *inside, away)]
+    q = _derivatives(s, frames, np.vstack([np.zeros((3, 3)), axis]))[order]
+    jump = (10.0 * (q[2] - q[3]) - (q[0] - q[1])) / 9.0
+    return (jump.abs() / (q[4:-1] - q[-1]).abs().max().clamp(min=TINY)).item()
+
+
+def _derivatives(s: Subject, frames: Sequence[Frame], direction: np.ndarray) -> Tensor:
+    """Energy and its first three derivatives in t, atoms at R + t·direction, at t = 0: ``(4, frames)``, float64."""
+    batch = s.batch(frames)
+    t = torch.zeros(batch.n_systems, dtype=s.dtype, device=s.device, requires_grad=True)
+    step = s.tensor(np.tile(direction, (len(frames), 1)))
+    value = s.potential(batch.moved(batch.positions + t[batch.system].unsqueeze(-1) * step))
+    values = [value.detach().double()]
+    for _ in range(3):
+        if value.requires_grad:
+            (value,) = torch.autograd.grad(value.sum(), t, create_graph=True, materialize_grads=True)
+        else:
+            value = torch.zeros_like(t)
+        values.append(value.detach().double())
+    return torch.stack(values)

@@ -1,0 +1,118 @@
+"""Potentials made of potentials: sums (model + dispersion) and committees (mean of models)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from phl_ase.errors import PHLError
+from phl_ase.structures import Batch, Potential
+
+_MUST_AGREE = ("level_of_theory", "energy_reference")
+
+
+class _Combination(nn.Module):
+    """What sums and committees share; members that are modules bring their parameters along.
+
+    Attributes:
+        members: The potentials, in the order given.
+        species: Those that every member knows; empty when every member takes any.
+        cutoffs: Those of all members, ascending, Å.
+        receptive_field: The largest of the members, Å.
+        derivative_modes: Those that every member has, in the order of the first.
+    """
+
+    members: Sequence[Potential]
+
+    def __init__(self, members: Iterable[Potential]) -> None:
+        super().__init__()
+        members = tuple(members)
+        if not members:
+            raise PHLError(f"a {type(self).__name__} needs at least one potential; got none")
+        if all(isinstance(m, nn.Module) for m in members):
+            self.members = nn.ModuleList(members)  # type: ignore[arg-type, assignment]
+        else:
+            self.modules_among_members = nn.ModuleList(m for m in members if isinstance(m, nn.Module))
+            self.members = members
+        self.species = _common_species(members)
+        self.cutoffs = tuple(sorted({cutoff for m in members for cutoff in m.cutoffs}))
+        self.receptive_field = max(m.receptive_field for m in members)
+        shared = set.intersection(*(set(m.derivative_modes) for m in members))
+        self.derivative_modes = tuple(mode for mode in members[0].derivative_modes if mode in shared)
+
+    def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
+        """The energy of each member, eV, float64."""
+        return torch.stack([member(batch).double() for member in self.members])
+
+
+class Sum(_Combination):
+    """The sum of potentials, for example a model and its dispersion correction.
+
+    Takes charge where any member does.
+
+    Args:
+        members: One or more potentials.
+
+    Raises:
+        PHLError: For no members, or members without a common species.
+    """
+
+    def __init__(self, members: Iterable[Potential]) -> None:
+        super().__init__(members)
+        self.takes_charge = any(m.takes_charge for m in self.members)
+
+    def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
+        """Energies in eV, float64."""
+        return self.energies(batch).sum(0)
+
+
+class Committee(_Combination):
+    """The mean of models of the same surface. How far its members disagree is a measure of how far to trust it.
+
+    Args:
+        members: One or more potentials of the same species, level of theory and energy reference (the last two where
+            a member says them: as an attribute, or in the ``provenance`` of its card).
+
+    Raises:
+        PHLError: For no members, or members that do not agree.
+    """
+
+    def __init__(self, members: Iterable[Potential]) -> None:
+        super().__init__(members)
+        _check_agreement("species", [tuple(m.species) for m in self.members])
+        _check_agreement("takes_charge", [m.takes_charge for m in self.members])
+        for name in _MUST_AGREE:
+            _check_agreement(name, [value for m in self.members if (value := _stated(m, name))])
+        self.takes_charge = self.members[0].takes_charge
+
+    def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
+        """Mean energies in eV, float64."""
+        return self.energies(batch).mean(0)
+
+
+def _common_species(members: Sequence[Potential]) -> tuple[int, ...]:
+    known = [set(m.species) for m in members if m.species]
+    if not known:
+        return ()
+    common = set.intersection(*known)
+    if not common:
+        raise PHLError(
+            f"potentials of species {', '.join(str(sorted(k)) for k in known)} have none in common; "
+            "combine potentials that know the same elements"
+        )
+    return tuple(sorted(common))
+
+
+def _check_agreement(name: str, values: Sequence[object]) -> None:
+    if any(value != values[0] for value in values):
+        listed = ", ".join(dict.fromkeys(map(str, values)))
+        raise PHLError(f"members of a committee differ in {name}: {listed}; expected models of the same surface")
+
+
+def _stated(member: Potential, name: str) -> object:
+    """An attribute of the member or an entry of its card's provenance; ``None`` where it says nothing."""
+    provenance = getattr(member, "provenance", None)
+    return getattr(member, name, None) or (provenance.get(name) if isinstance(provenance, Mapping) else None)

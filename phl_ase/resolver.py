@@ -1,0 +1,139 @@
+"""One reading of MODEL and METHOD strings for every command: what a name, a file or a prefix stands for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from phl_ase.errors import PHLError, missing_package
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every method is given besides its own text.
+
+    Attributes:
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; for methods that run on torch.
+        dtype: ``"float64"`` or ``"float32"``; likewise.
+        trust: Whether code that the text names may run.
+    """
+
+    device: str
+    dtype: str
+    trust: bool
+
+
+def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64", trust: bool = False) -> Any:
+    """The ASE calculator that a MODEL or METHOD stands for.
+
+    Args:
+        text: A bundled model, a ``.safetensors`` file, or a key of ``METHODS``, some followed by ``:`` and more:
+            ``emt``, ``tblite``, ``tblite:GFN1-xTB``, ``ase:package.module:factory``.
+        device: For models: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
+        dtype: For models: ``"float64"`` or ``"float32"``.
+        trust: Allow ``ase:package.module:factory``, which imports and runs that code.
+
+    Returns:
+        A new calculator.
+
+    Raises:
+        PHLError: For a text that stands for nothing, a missing package, a method of another version, or code that is
+            not trusted.
+    """
+    prefix, _, rest = text.partition(":")
+    if prefix in METHODS:
+        return METHODS[prefix](rest, Options(device, dtype, trust))
+    if not text:
+        raise PHLError(f"no model or method was given; valid: {_valid()}")
+
+    from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
+
+    try:
+        return PHLCalculator(text, device=device, dtype=dtype)
+    except PHLError as error:
+        if not str(error).startswith("unknown model"):
+            raise
+        # what is no file either may have been meant for a method
+        raise PHLError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
+
+
+def _emt(rest: str, options: Options) -> Any:
+    from ase.calculators.emt import EMT
+
+    _nothing_follows("emt", rest)
+    return EMT()
+
+
+def _tblite(rest: str, options: Options) -> Any:
+    """GFN2-xTB, or the method that follows (C. Bannwarth et al., doi:10.1021/acs.jctc.8b01176)."""
+    try:
+        from tblite.ase import TBLite
+    except ImportError:
+        raise missing_package("tblite", "reference", "the method tblite (GFN-xTB)") from None
+    method = rest or "GFN2-xTB"
+    valid = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
+    if method not in valid:
+        raise PHLError(f"unknown tblite method {method!r}; valid: {', '.join(f'tblite:{m}' for m in valid)}")
+    from phl_ase.structures import charge_and_multiplicity
+
+    class InfoTBLite(TBLite):
+        """TBLite that takes charge and multiplicity from ``atoms.info``, like everything here."""
+
+        def check_state(self, atoms, tol=1e-15):
+            charge, multiplicity = charge_and_multiplicity(atoms)
+            # without one in info, xTB's own: the lowest that the number of electrons allows
+            stated = {"multiplicity", "spin"} & set(atoms.info)
+            self.set(charge=charge, multiplicity=multiplicity if stated else None)
+            return super().check_state(atoms, tol)
+
+    return InfoTBLite(method=method, verbosity=0)
+
+
+def _code(rest: str, options: Options) -> Any:
+    module_name, colon, factory = rest.partition(":")
+    if not (module_name and colon and factory):
+        raise PHLError(
+            f"got 'ase:{rest}'; expected ase:package.module:factory, for example ase:ase.calculators.emt:EMT"
+        )
+    if not options.trust:
+        raise PHLError(
+            f"'ase:{rest}' runs the code of {module_name}; if you trust it, say so: --trust on the command line, "
+            "trust=True in Python"
+        )
+    try:
+        made = getattr(importlib.import_module(module_name), factory)()
+    except Exception as error:  # whatever foreign code raises is one line here; the cause keeps the rest
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        hint = "; is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
+        raise PHLError(f"'ase:{rest}' failed ({reason}){hint}") from error
+    if not callable(getattr(made, "get_property", None)):
+        raise PHLError(f"'ase:{rest}' made a {type(made).__name__}; expected an ASE calculator")
+    return made
+
+
+def _reserved(prefix: str, advice: str) -> Callable[[str, Options], Any]:
+    def refuse(rest: str, options: Options) -> Any:
+        raise PHLError(f"the method {prefix!r} is not available in this version; {advice}")
+
+    return refuse
+
+
+METHODS: dict[str, Callable[[str, Options], Any]] = {
+    "emt": _emt,
+    "tblite": _tblite,
+    "ase": _code,
+    "mace": _reserved("mace", "until then: ase:package.module:factory with a function that returns a MACECalculator"),
+    "pyscf": _reserved("pyscf", "until then: ase:package.module:factory with a function that returns a calculator"),
+}
+"""Prefix -> calculator of what follows it."""
+
+
+def _nothing_follows(prefix: str, rest: str) -> None:
+    if rest:
+        raise PHLError(f"got '{prefix}:{rest}'; {prefix!r} stands alone")
+
+
+def _valid() -> str:
+    return f"a bundled model, a .safetensors file, {', '.join(sorted(METHODS))}"

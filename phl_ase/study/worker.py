@@ -1,0 +1,67 @@
+"""What a worker process does: train one configuration on one thread and leave word of how it ended."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from phl_ase.errors import PHLError
+from phl_ase.results import write_json
+
+MARKER = "run.json"
+"""File beside a run that says how it stands: outcome (started, trained, failed), fingerprint, configuration."""
+
+ERRORS = "errors.txt"
+"""File with the traceback of a run that failed for a reason of ours, and what libraries wrote to standard error."""
+
+
+def run(config: Any, data: Any, folder: str) -> None:
+    """Train, resuming where there is a checkpoint; the end stands in the marker, nothing is raised.
+
+    Args:
+        config: A ``TrainConfig``.
+        data: A ``RunData``.
+        folder: The folder of the run, with its marker.
+    """
+    path = Path(folder)
+    with open(path / ERRORS, "a", encoding="utf-8") as errors:
+        # no progress bar of its own, and warnings not across the one bar there is
+        sys.stderr = errors
+        outcome = _outcome(config, data, path)
+    if outcome:
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        write_json(path / MARKER, {**marker, **outcome})
+    if not (path / ERRORS).stat().st_size:
+        (path / ERRORS).unlink()
+
+
+def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:
+    """What to add to the marker; nothing where the run was stopped, which leaves it as started."""
+    import torch
+
+    from phl_ase.training import Stopped, train
+    from phl_ase.training.checkpoint import LAST
+
+    torch.set_num_threads(1)
+    started = time.process_time()
+    try:
+        result = train(config, data, path, resume=(path / LAST).exists())
+    except Stopped:
+        return {}
+    except PHLError as error:
+        return {"outcome": "failed", "reason": " ".join(str(error).split())}
+    except Exception as error:
+        traceback.print_exc()
+        return {"outcome": "failed", "reason": " ".join(f"{type(error).__name__}: {error}".split())}
+    seconds = result.records[-1]["seconds"] if result.records else 0.0
+    return {
+        "outcome": "trained",
+        "seconds": seconds,
+        "cpu_seconds": round(time.process_time() - started, 3),
+        "best_loss": result.best_loss,
+        "best_epoch": result.best_epoch,
+    }

@@ -1,0 +1,52 @@
+"""The examples run as they are, with the bundled model, and say what they promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phl_ase.potentials.model_file import bundled_models
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+# example -> what its output must hold, with the bundled model
+PROMISES = {
+    "relax.py": ("converged after", "relaxed / Å"),
+    "frequencies.py": ("imaginary modes (beyond 10i cm^-1): 0", "Gibbs energy"),
+    "hessian.py": ("Hessian (12, 12)", "HCN"),
+    "transition_state.py": ("converged:", "imaginary modes (beyond 10i cm^-1): 1", "kcal/mol"),
+}
+
+
+def test_every_example_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISES)
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_is_short(name):
+    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.skipif("default" not in bundled_models(), reason="this version has no bundled model 'default' yet")
+@pytest.mark.parametrize("name", PROMISES)
+def test_example(name, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:phl_ase", str(EXAMPLES / name)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for promise in PROMISES[name]:
+        assert promise in done.stdout, done.stdout
+    assert not done.stderr, done.stderr
+    assert "nan" not in done.stdout.lower()
