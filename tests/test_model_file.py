@@ -121,7 +121,9 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, write):
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("metadata", [{}, {"format": "pt"}, {"phl_ase": "no json"}, {"phl_ase": "[]"}, {"phl_ase": "{}"}])
+@pytest.mark.parametrize(
+    "metadata", [{}, {"format": "pt"}, {"phl_ase": "no json"}, {"phl_ase": "[]"}, {"phl_ase": "{}"}]
+)
 def test_foreign_safetensors_are_refused(path, metadata):
     rewrite(path, tensors={"weight": torch.ones(2)}, metadata=metadata)
     with pytest.raises(PHLError, match="has no phl_ase card; expected a model written by 'phl train'"):

@@ -61,9 +61,7 @@ def _shown(summary: dict[str, Any]) -> str:
 def _outliers(outliers: dict[str, Any]) -> str:
     if not outliers:
         return "outliers: none"
-    rows = [
-        (o["meaning"], o["limit"], o["count"], ", ".join(map(str, o["frames"][:8]))) for o in outliers.values()
-    ]
+    rows = [(o["meaning"], o["limit"], o["count"], ", ".join(map(str, o["frames"][:8]))) for o in outliers.values()]
     return table(("outliers", "limit", "count", "first frames"), rows, words=2)
 
 

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 
-
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for models, numbers and report.")] = (
         Path("phl-demo")
     ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every scheme; by default the demo's own.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Schemes trained at once; by default one a core.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of every scheme; by default the demo's own.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Schemes trained at once; by default 2.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few epochs of small models: shows the way, no result.")] = (
         False
     ),
@@ -33,5 +34,3 @@ def demo(
         if name in result:
             typer.echo(str(result[name]))
     typer.echo(f"results: {out}")
-
-

@@ -141,7 +141,15 @@ def _predictor(calculator: Any, name: str) -> Predict:
 
     def batched(frames: Sequence[Frame]) -> list[dict[str, Any]]:
         needs = asked(frames)
-        return list(calculator.evaluate([atoms_from_frame(f) for f in frames], needs)) if needs else [{} for _ in frames]
+        if not needs:
+            return [{} for _ in frames]
+        try:
+            return list(calculator.evaluate([atoms_from_frame(f) for f in frames], needs))
+        except PHLError as error:
+            if len(frames) == 1:
+                raise type(error)(f"frame {frames[0].frame_id}: {error}") from None
+            # one by one: the message then names the frame of the data set and not its place in the batch
+            return [batched([frame])[0] for frame in frames]
 
     def one_by_one(frames: Sequence[Frame]) -> list[dict[str, Any]]:
         return [_ask(calculator, name, frame, asked([frame])) for frame in frames]

@@ -11,7 +11,9 @@ from phl_ase.cli.output import table
 
 
 def models(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A bundled name or a .safetensors file.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A bundled name or a .safetensors file.")
+    ] = None,
 ) -> None:
     """List the bundled models, or show the card of one.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import unknown
 from phl_ase.probes import draw_probes
 from phl_ase.structures import Batch, Labels, to_dense, to_flat
 
@@ -92,8 +92,6 @@ def with_curvature_targets(
     """
     check_regime(regime)
     if labels.hessian is None:
-        if labels.probes is None:
-            raise PHLError("the batch carries neither Hessians nor Hessian-vector products to learn curvature from")
         return labels
     drawn = draw_probes(
         family, batch, labels.frame_id, n_probes=n_probes, seed=seed, epoch=0 if regime == "fixed" else epoch

@@ -1,4 +1,4 @@
-"""PaiNN: equivariant message passing with scalar and vector features (Schütt, Unke and Gastegger, arXiv:2102.03150).
+"""PaiNN: equivariant message passing (Schütt, Unke and Gastegger, arXiv:2102.03150).
 
 Differences from the paper, all for the sake of third derivatives or speed: the norm of vector features is
 √(1 + |v|²) − 1, analytic where v = 0; radial functions vanish with three derivatives at the cutoff; filters of all layers are
@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phl_ase.errors import PHLError
-from phl_ase.potentials.ladder import power, silu
 from phl_ase.potentials.radial import bessel_basis
 from phl_ase.structures import Batch
 
@@ -60,7 +59,7 @@ class _Message(nn.Module):
 
     def forward(self, s: Tensor, v: Tensor | None, filters: Tensor, unit: Tensor, i: Tensor, j: Tensor):
         atoms, edges, c = s.shape[0], unit.shape[0], self.channels
-        x = self.out(silu(self.hidden(s)))
+        x = self.out(nn.functional.silu(self.hidden(s)))
         if v is None:
             scalar, along = (x.index_select(0, j) * filters).split(c, dim=-1)
             vector = along.unsqueeze(1) * unit.unsqueeze(-1)
@@ -86,8 +85,8 @@ class _Update(nn.Module):
 
     def forward(self, s: Tensor, v: Tensor):
         left, right = self.mix(v).split(self.channels, dim=-1)
-        norm = power(1.0 + (right * right).sum(1), 0.5) - 1.0
-        gates = self.out(silu(self.hidden(torch.cat([s, norm], dim=-1)))).split(self.channels, dim=-1)
+        norm = torch.sqrt(1.0 + (right * right).sum(1)) - 1.0
+        gates = self.out(nn.functional.silu(self.hidden(torch.cat([s, norm], dim=-1)))).split(self.channels, dim=-1)
         s = s + gates[0] + gates[1] * (left * right).sum(1)
         return s, None if self.last else v + gates[2].unsqueeze(1) * left
 
@@ -156,16 +155,16 @@ class PaiNN(nn.Module):
         species = self.species_index[batch.numbers]
         pairs = batch.neighbours[self.config.cutoff]
         vectors = batch.vectors(self.config.cutoff)
-        squared = (vectors * vectors).sum(-1)
-        unit = vectors * power(squared, -0.5).unsqueeze(-1)
-        filters = self.filters(bessel_basis(power(squared, 0.5), self.config.cutoff, self.config.n_basis))
+        r = vectors.square().sum(-1).sqrt()
+        unit = vectors / r.unsqueeze(-1)
+        filters = self.filters(bessel_basis(r, self.config.cutoff, self.config.n_basis))
         s: Tensor = self.embedding[species]
         v: Tensor | None = None
         per_layer = filters.split(self._filter_widths, dim=-1)
         for message, update, layer_filters in zip(self.messages, self.updates, per_layer, strict=True):
             ds, dv = message(s, v, layer_filters, unit, pairs.i, pairs.j)
             s, v = update(s + ds, dv if v is None else v + dv)
-        atomic = self.readout_out(silu(self.readout_hidden(s))).squeeze(-1).double() * self.scale
+        atomic = self.readout_out(nn.functional.silu(self.readout_hidden(s))).squeeze(-1).double() * self.scale
         atomic = atomic + self.reference_energies[species]
         if batch.atom_mask is not None:
             atomic = atomic * batch.atom_mask

@@ -31,6 +31,7 @@ STYLES = (
     ("#56B4E9", "X", ":"),
 )
 _FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
+_SMALLEST = 0.03  # share of the errors that lies below the panels
 _FEWEST = 3  # frames that a mean is drawn for
 _LABELS = {"energy": "energy", "forces": "forces", "hessian": "Hessian"}
 
@@ -109,6 +110,7 @@ def error_against_displacement(results: Results) -> Figure:
             )[0]
         if axes.lines:
             axes.set_yscale("log")
+            _leave_out_smallest(axes)
             _plain_ticks(axes)
         else:
             _empty(axes)
@@ -154,6 +156,14 @@ def _array(values: Any) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=float)
 
 
+def _leave_out_smallest(axes: Axes) -> None:
+    """Let a logarithmic axis begin above the smallest of its values: a chance hit would take half of the panel."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
+    values = values[np.isfinite(values) & (values > 0)]
+    if len(values):
+        axes.set_ylim(bottom=0.7 * float(np.quantile(values, _SMALLEST)), top=1.4 * float(values.max()))
+
+
 def _plain_ticks(axes: Axes) -> None:
     """Numbers and not powers of ten on a logarithmic axis, also where it spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator
@@ -169,7 +179,8 @@ FIGURES: dict[str, tuple[Callable[[Results], Any], str]] = {
     "error_against_displacement": (
         error_against_displacement,
         "Errors of the test frames against their RMS displacement from the nearest stationary point (reactant, product "
-        "or TS) of the same reaction. Small dots: single frames; lines: means over intervals with at least three.",
+        "or TS) of the same reaction. Small dots: single frames; lines: means over intervals with at least three. "
+        "The smallest 3 % of the errors lie below the panels.",
     ),
     "parity": (
         parity,

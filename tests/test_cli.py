@@ -1,0 +1,454 @@
+"""The command line as a user types it: what works works, and every mistake is one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.build import fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
+
+from phl_ase import __version__
+from phl_ase.cli import app
+from phl_ase.cli.app import COMMANDS, GROUPS
+from phl_ase.cli.output import table
+from phl_ase.datasets import open_dataset, write_dataset
+from phl_ase.training import TrainConfig, read_config
+from phl_ase.training.checkpoint import load_checkpoint
+
+DATA = "reactions-wb97xd-631gd"
+PHL = [sys.executable, "-m", "phl_ase"]
+CONFIG = """
+[data]
+max_atoms = 3
+[potential]
+channels = 8
+n_basis = 4
+cutoff = 3.0
+[training]
+epochs = 2
+batch_size = 8
+validate_every = 1
+device = "cpu"
+"""
+
+
+def phl(*words: object):
+    """Run in this process; unexpected exceptions surface here."""
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False, prog_name="phl")
+
+
+def mistake(*words: object, code: int = 2) -> str:
+    """The one line of a mistake."""
+    result = phl(*words)
+    assert result.exit_code == code, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "train.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A trained model's folder."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "train.toml").write_text(CONFIG)
+    result = phl("train", folder / "train.toml", "--out", folder / "run")
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+# ------------------------------------------------------------------------------------------------- help, version, start
+
+
+def test_help_comes_in_less_than_a_second_and_loads_nothing_heavy():
+    code = (
+        "import sys\ntry:\n    from phl_ase.cli import main; main(['--help'])\n"
+        "finally:\n    print({'torch', 'ase', 'numpy', 'pydantic', 'rich'} & set(sys.modules), file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0, seconds
+    assert done.stderr.strip() == "set()"
+    assert all(f"  {name} " in done.stdout for name in (*COMMANDS, *GROUPS))
+
+
+def test_python_m_is_phl():
+    done = subprocess.run([*PHL, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"phl {__version__}\n"
+    assert phl("--version").output == f"phl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words", [(name,) for name in COMMANDS] + [(g, name) for g, (_, commands) in GROUPS.items() for name in commands]
+)
+def test_every_command_has_help_with_an_example(words):
+    result = phl(*words, "--help")
+    assert result.exit_code == 0
+    assert f"phl {' '.join(words)}" in result.output.split("\n\n", 1)[1]
+
+
+@pytest.mark.parametrize("words", [("fit",), ("train", "--epochs", "3"), ("data",), ("evaluate", "emt"), ()])
+def test_usage_errors_are_typers(words):
+    result = phl(*words)
+    assert result.exit_code == 2
+    assert "Usage: phl" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_defects_keep_their_traceback(run, monkeypatch):
+    def defect(*arguments, **options):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("phl_ase.potentials.model_file.read_card", defect)
+    with pytest.raises(RuntimeError, match="a defect"):
+        phl("models", run / "best.safetensors")
+
+
+def test_ctrl_c_outside_training_is_one_line(monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("phl_ase.datasets.summarise", interrupted)
+    result = phl("data", "info", DATA)
+    assert (result.exit_code, result.stderr) == (130, "stopped: by SIGINT\n")
+
+
+def test_tables_are_never_cut():
+    shown = table(("name", "value / eV"), [("x" * 200, 1.23456789), ("y", float("nan")), ("z", None)])
+    assert shown.splitlines()[2] == "x" * 200 + "       1.235"
+    assert shown.splitlines()[3].split() == ["y", "-"]
+    assert shown.splitlines()[4].split() == ["z", "-"]
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+
+def test_init_writes_a_configuration_that_holds_the_defaults(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert phl("train", "--init").output == "wrote train.toml\n"
+    assert read_config("train.toml").training == TrainConfig().training
+    assert phl("train", "--init", "other.toml").exit_code == 0
+    assert Path("other.toml").read_text() == Path("train.toml").read_text()
+    assert "exists; name another file" in mistake("train", "--init")
+    assert "cannot write none/a.toml" in mistake("train", "--init", "none/a.toml")
+
+
+def test_train_leaves_a_model_and_says_how_good_it_is(run):
+    assert {p.name for p in run.iterdir()} >= {"best.safetensors", "last.ckpt", "log.csv", "log.jsonl", "config.json"}
+    result = phl("train", run.parent / "train.toml", "--out", run, "--resume")
+    assert result.exit_code == 0
+    assert "eV/Å²" in result.output
+    assert f"model: {run / 'best.safetensors'}" in result.output
+    assert phl("train", "--resume", "--out", run).output == result.output  # the run knows its configuration
+    assert result.stderr == ""  # no progress where nobody looks
+
+
+def test_set_overrides(config, tmp_path):
+    words = ("--set", "training.epochs=1", "--set", "scheme.name=E-F")
+    assert phl("train", config, "-o", tmp_path / "run", *words).exit_code == 0
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (recorded["training"]["epochs"], recorded["scheme"]["name"]) == (1, "E-F")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--set", "training.epoch=3"), "unknown key 'training.epoch'; valid: batch_size, "),
+        (("--set", "scheme.name=E-F-G"), "unknown scheme 'E-F-G'; valid: E-F, E-F-H, E-F-HVP-onehot, E-F-HVP-random"),
+        (("--set", "data.source=none.h5"), "no data set 'none.h5': no such file"),
+        (("--set", "data.split=half"), "unknown split 'half'; valid: by-reaction, random, stationary"),
+        (("--set", "training.epochs"), "expected section.key=value"),
+        (("--set", "potential.width=3"), "unknown setting of painn 'width'; valid: channels"),
+        (("--set", "potential.channels=0"), "PaiNN channels is 0"),
+        (("--set", "training.dtype=float16"), "training.dtype is 'float16': "),
+        (("--set", "training.device=warp"), "unknown device 'warp'"),
+        (("--resume",), "holds no run to resume"),
+    ],
+)
+def test_mistakes_of_train(config, tmp_path, words, expected):
+    assert expected in mistake("train", config, "--out", tmp_path / "run", *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_gpu_is_one_line(config, tmp_path, run):
+    assert "no CUDA device" in mistake("train", config, "-o", tmp_path / "r", "--set", "training.device=cuda")
+    assert "CUDA" in mistake("evaluate", run / "best.safetensors", DATA, "--device", "cuda")
+
+
+def test_mistakes_with_files_of_train(config, tmp_path, run):
+    out = ("--out", tmp_path / "new")
+    assert "none.toml does not exist" in mistake("train", tmp_path / "none.toml", *out)
+    assert "no configuration: name one" in mistake("train", *out)
+    assert "no output folder: add --out" in mistake("train", config)
+    assert "holds a run already; continue it with --resume" in mistake("train", config, "--out", run)
+    assert "holds no run to resume" in mistake("train", "--resume", *out)
+    assert "needs a configuration file" in mistake("train", "--resume", "--set", "training.epochs=3", "--out", run)
+    assert "another training.epochs" in mistake("train", config, "-o", run, "--resume", "--set", "training.epochs=3")
+    config.write_text("[training\nepochs = 3")
+    assert "train.toml: not a readable TOML file" in mistake("train", config, *out)
+    config.write_text("[trainings]\n")
+    assert "unknown key 'trainings'; valid: data, loss, potential, scheme, training" in mistake("train", config, *out)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unwritable_folder_is_one_line(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write into" in mistake("train", config, "--out", tmp_path / "file" / "run")
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        assert "Permission denied" in mistake("train", config, "--out", tmp_path / "closed" / "run")
+
+
+@pytest.fixture
+def forces_only(tmp_path) -> Path:
+    """An extended XYZ of energies and forces."""
+    images = []
+    for frame in open_dataset(DATA).frames(range(27 * 5, 27 * 5 + 12)):
+        atoms = ase.Atoms(frame.numbers, positions=frame.positions)
+        atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
+        images.append(atoms)
+    ase.io.write(tmp_path / "forces.extxyz", images)
+    return tmp_path / "forces.extxyz"
+
+
+def test_a_scheme_whose_labels_are_lacking_is_one_line(config, tmp_path, forces_only):
+    words = ("train", config, "--set", f"data.source={forces_only}", "--set", "training.epochs=1")
+    line = mistake(*words, "--out", tmp_path / "h", "--set", "scheme.name=E-F-H")
+    assert "no training frame carries a Hessian" in line
+    assert "use the scheme E-F" in line
+    assert phl(*words, "--out", tmp_path / "f", "--set", "scheme.name=E-F").exit_code == 0
+
+
+def test_a_diverged_run_is_one_line_and_exit_code_1(config, tmp_path):
+    words = ("--set", "training.learning_rate=1e30", "--set", "training.warmup_epochs=0")
+    line = mistake("train", config, "--out", tmp_path / "run", *words, code=1)
+    assert line.startswith("epoch 1, step 2: the energy loss is not finite for frames [")
+
+
+def test_sigterm_ends_with_one_line_and_a_folder_that_resumes(config, tmp_path):
+    words = ["train", str(config), "--out", str(tmp_path / "run"), "--set", "training.epochs=60"]
+    process = subprocess.Popen([*PHL, *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    shown, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert shown == ""
+    assert errors.startswith("stopped: stopped by SIGTERM in epoch ") or errors.startswith("stopped: by SIGTERM")
+    assert len(errors.splitlines()) == 1
+    done = load_checkpoint(tmp_path / "run" / "last.ckpt")["position"]["epoch"]
+    assert 0 < done < 60
+    result = phl("train", "--resume", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(tmp_path / "run" / "last.ckpt")["position"]["epoch"] == 60
+
+
+# ----------------------------------------------------------------------------------------------------------- evaluating
+
+
+def test_evaluate_shows_errors_by_kind_and_writes_them(run, tmp_path):
+    words = ("evaluate", run / "best.safetensors", DATA, "--max-atoms", "3")
+    result = phl(*words, "--json", tmp_path / "errors.json")
+    assert result.exit_code == 0, result.output
+    head, _, *rows = result.output.splitlines()
+    assert head.split("  ")[0] == "geometries"
+    assert all(unit in head for unit in ("meV/atom", "meV/Å", "eV/Å²"))
+    assert [row.split()[0] for row in rows] == ["all", "near", "far", "irc", "nms", "product", "reactant", "ts"]
+    written = json.loads((tmp_path / "errors.json").read_text())
+    assert written["frames"] == 27
+    assert written["units"] == {"energy": "meV/atom", "forces": "meV/Å", "hessian": "eV/Å²"}
+    assert f"{written['errors']['ts']['hessian']:.4g}" == rows[-1].split()[-1]
+    assert written["provenance"]["phl_ase"] == __version__
+
+
+def test_evaluate_takes_the_test_part_of_the_runs_split(run, tmp_path):
+    words = ("evaluate", run / "best.safetensors", DATA, "--max-atoms", "3")
+    by_file = phl(*words, "--split", run / "split.json", "--json", tmp_path / "a.json")
+    by_name = phl(*words, "--split", "random", "--part", "test")
+    assert by_file.exit_code == by_name.exit_code == 0
+    assert by_file.output == by_name.output
+    split = json.loads((run / "split.json").read_text())
+    sizes = open_dataset(DATA).sizes
+    assert json.loads((tmp_path / "a.json").read_text())["frames"] == sum(sizes[i] == 3 for i in split["test"])
+
+
+def test_batches_hold_few_atoms():
+    from phl_ase.cli.evaluate import _ATOMS_TOGETHER, _batches
+
+    sizes = np.array([3, 500, 5, 60, 70, 3, 3, 4])
+    batches = list(_batches([0, 1, 2, 3, 4, 6, 7], sizes))
+    assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4, 6, 7]
+    assert all(len(batch) == 1 or len(batch) * sizes[batch].max() <= _ATOMS_TOGETHER for batch in batches)
+    assert batches[-1] == [1]
+
+
+@pytest.fixture
+def slabs(tmp_path) -> Path:
+    """Copper slabs labelled by EMT, their Hessians by the same central differences that evaluate takes."""
+    from phl_ase.structures import frame_from_atoms
+    from phl_ase.vibrations import finite_difference_hessian
+
+    frames = []
+    for seed in range(2):
+        atoms = fcc111("Cu", (1, 1, 3), vacuum=5.0)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        labels["hessian"] = finite_difference_hessian(atoms)
+        frames.append(frame_from_atoms(atoms))
+        frames[-1] = type(frames[-1])(**{**vars(frames[-1]), **labels})
+    write_dataset(tmp_path / "slabs.h5", frames)
+    return tmp_path / "slabs.h5"
+
+
+def test_evaluate_takes_methods_too(slabs, tmp_path):
+    result = phl("evaluate", "emt", slabs, "--json", tmp_path / "a.json")
+    assert result.exit_code == 0, result.output
+    errors = json.loads((tmp_path / "a.json").read_text())["errors"]["all"]
+    assert errors["frames"] == 2
+    assert max(errors["energy"], errors["forces"], errors["hessian"]) < 1e-6
+
+
+def test_mistakes_of_evaluate(run, tmp_path):
+    model = run / "best.safetensors"
+    assert "no data set 'none.h5'" in mistake("evaluate", model, "none.h5")
+    assert "does not exist" in mistake("evaluate", "none.safetensors", DATA)
+    assert "unknown model 'best'" in mistake("evaluate", "best", DATA)
+    assert "has O, which the model never saw; it knows H, C, N" in mistake("evaluate", model, DATA)
+    assert "unknown part of a split 'tests'; valid: all, test" in mistake("evaluate", model, DATA, "--part", "tests")
+    assert "unknown split 'half'" in mistake("evaluate", model, DATA, "--split", "half")
+    assert "cannot be read" in mistake("evaluate", model, DATA, "--split", tmp_path / "none.json")
+    assert "holds no split" in mistake("evaluate", model, DATA, "--split", _written(tmp_path / "a.json", "[]"))
+    assert "split is broken" in mistake("evaluate", model, DATA, "--split", _written(tmp_path / "b.json", "{}"))
+    assert "no frame" in mistake("evaluate", model, DATA, "--max-atoms", "2")
+    assert "unknown dtype 'float8'" in mistake("evaluate", model, DATA, "--dtype", "float8")
+    json_file = tmp_path / "none" / "a.json"
+    assert "the folder" in mistake("evaluate", model, DATA, "--json", json_file)
+    assert "it is a folder" in mistake("evaluate", model, DATA, "--json", tmp_path)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_method_that_fails_on_a_structure_is_one_line(tmp_path):
+    atoms = molecule("CH3Cl")  # no EMT parameters for Cl
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    ase.io.write(tmp_path / "a.extxyz", atoms)
+    assert "emt cannot evaluate frame 0, CClH3 (" in mistake("evaluate", "emt", tmp_path / "a.extxyz")
+
+
+def test_data_without_labels_are_one_line(tmp_path):
+    ase.io.write(tmp_path / "a.extxyz", molecule("H2O"))
+    assert "nothing to compare" in mistake("evaluate", "emt", tmp_path / "a.extxyz")
+
+
+# ------------------------------------------------------------------------------------------------- models, data, checks
+
+
+def test_models_lists_and_shows(run):
+    assert phl("models").exit_code == 0
+    card = json.loads(phl("models", run / "best.safetensors").output)
+    assert card["config"]["species"] == [1, 6, 7]
+    assert card["provenance"]["scheme"]["name"] == "E-F-HVP-random"
+    assert "unknown model 'none'" in mistake("models", "none")
+
+
+def test_models_lists_short_facts_of_bundled_models(run, monkeypatch):
+    bundled = {"small": run / "best.safetensors"}
+    monkeypatch.setattr("phl_ase.potentials.model_file.bundled_models", lambda: bundled)
+    head, _, row = phl("models").output.splitlines()
+    assert head.split("  ")[0] == "model"
+    assert row.split() == ["small", "H", "C", "N", "wB97X-D/6-31G(d)", "E-F-HVP-random", "painn"]
+    monkeypatch.setattr("phl_ase.potentials.model_file.bundled_models", dict)
+    assert "'phl demo' or 'phl train' makes one" in phl("models").output
+
+
+def test_data_info(tmp_path):
+    files = ("--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
+    result = phl("data", "info", DATA, *files)
+    assert result.exit_code == 0, result.output
+    assert f"{DATA}: 351 frames, 1485 atoms, 3 to 5 a frame" in result.output
+    assert "kinds: irc 156, nms 156, product 13, reactant 13, ts 13" in result.output
+    assert json.loads((tmp_path / "a.json").read_text())["frames"] == 351
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_mistakes_of_data_info(tmp_path):
+    assert "no data set 'none'" in mistake("data", "info", "none")
+    (tmp_path / "a.h5").write_text("no HDF5")
+    assert "a.h5" in mistake("data", "info", tmp_path / "a.h5")
+    assert "cannot write the plot" in mistake("data", "info", DATA, "--plot", tmp_path / "none" / "a.png")
+    assert "cannot write the JSON file" in mistake("data", "info", DATA, "--json", tmp_path / "none" / "a.json")
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_check_shows_the_report_and_says_it_in_the_exit_code(run, monkeypatch, passed):
+    class Report:
+        def table(self) -> str:
+            return "the table"
+
+    report = Report()
+    report.passed = passed
+    seen = []
+    monkeypatch.setattr("phl_ase.conformance.check_potential", lambda potential: seen.append(potential) or report)
+    result = phl("check", run / "best.safetensors")
+    assert (result.exit_code, result.output) == (0 if passed else 1, "the table\n")
+    assert seen[0].species == (1, 6, 7)
+
+
+@pytest.mark.slow
+def test_check_for_real(run):
+    result = phl("check", run / "best.safetensors")
+    assert "HVP" in result.output
+    assert result.exit_code == 0, result.output
+
+
+def test_mistakes_of_check():
+    assert "emt is an ASE calculator (EMT); expected a potential" in mistake("check", "emt")
+    assert "does not exist" in mistake("check", "none.safetensors")
+    assert "--trust" in mistake("check", "ase:some.package:factory")
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+def test_demo_hands_its_options_on(tmp_path, monkeypatch):
+    demo = pytest.importorskip("phl_ase.study.demo")
+    seen = []
+
+    def run_demo(folder, **options):
+        seen.append((folder, options))
+        return {"table": "the table", "report": folder / "report.html"}
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    result = phl("demo", "--out", tmp_path / "d", "--quick", "--epochs", "3", "--processes", "1")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[0] == "the table"
+    assert seen == [(tmp_path / "d", {"epochs": 3, "processes": 1, "quick": True})]
