@@ -133,7 +133,7 @@ def test_foreign_safetensors_are_refused(path, metadata):
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_another_schema_is_refused(path, schema):
     rewrite(path, {**card_of(path), "schema": schema})
-    with pytest.raises(PHLError, match="card schema .* this version reads 1"):
+    with pytest.raises(PHLError, match=r"card schema .* this version reads 1"):
         load_model(path)
 
 
@@ -205,12 +205,12 @@ def test_another_architecture_is_refused(path, architecture):
 def test_missing_models_are_said(tmp_path):
     with pytest.raises(PHLError, match="does not exist; bundled models: "):
         load_model(tmp_path / "none.safetensors")
-    with pytest.raises(PHLError, match="unknown model 'best'; valid: .*a path to a .safetensors file"):
+    with pytest.raises(PHLError, match=r"unknown model 'best'; valid: .*a path to a \.safetensors file"):
         load_model("best")
 
 
 def test_an_unwritable_folder_is_said(tmp_path, model):
-    with pytest.raises(PHLError, match="cannot write the model .*choose another folder"):
+    with pytest.raises(PHLError, match=r"cannot write the model .*choose another folder"):
         save_model(tmp_path / "none" / "m.safetensors", model, {})
     (tmp_path / "file").write_text("")
     with pytest.raises(PHLError, match="cannot write the model"):

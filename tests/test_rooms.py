@@ -71,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     },
 }
 ALLOWED["cli"] = set(ALLOWED)
+ALLOWED["__main__"] = {"cli"}
 
 TORCH_FREE = {"errors", "units", "results", "vibrations", "paths", "scoring", "validators"}
 

@@ -128,6 +128,18 @@ if __name__ == "__main__":
 """
 
 
+def survivors(group, within):
+    """Whether processes of a group are left after so many seconds (multiprocessing's own tracker takes a moment)."""
+    limit = time.monotonic() + within
+    while time.monotonic() < limit:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_with_a_checkpoint_and_without_leftovers(data, tmp_path, number):
@@ -147,8 +159,7 @@ def test_stopped_with_a_checkpoint_and_without_leftovers(data, tmp_path, number)
     assert errors.count("Traceback") == 1  # that of the script, whose author may catch it
     assert (folder / "a" / "last.ckpt").exists()
     assert json.loads((folder / "a" / "run.json").read_text())["outcome"] == "started"
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    assert not survivors(process.pid, within=10)
 
 
 # ------------------------------------------------------------------------------------------------------------ the demo

@@ -1,7 +1,7 @@
 """The four schemes on the bundled data: E, F and H errors at equal epochs and at equal wall time, with intervals.
 
     python workflows/accuracy.py tune --out runs/tune       # three settings per scheme, judged on validation frames
-    python workflows/accuracy.py run  --out runs/accuracy   # the table: splits × schemes × seeds; stop and restart freely
+    python workflows/accuracy.py run  --out runs/accuracy   # splits × schemes × seeds; stop and restart freely
     python workflows/accuracy.py table --out runs/accuracy --json workflows/results/accuracy.json
 
 Every cell (split, scheme, seed, budget) is one training run in its own process on one thread; finished cells are kept.
@@ -143,7 +143,9 @@ def interval(cells: list[dict[str, Any]], metric: str, chosen: str, rng: np.rand
 
 def ratio(cells: list[dict[str, Any]], reference: list[dict[str, Any]], metric: str, rng: np.random.Generator):
     """Error ratio to the same frames and seeds of another scheme, with a paired bootstrap 95 % interval."""
-    pairs = [(np.array(a["frames"][metric]), np.array(b["frames"][metric])) for a, b in zip(cells, reference, strict=True)]
+    pairs = [
+        (np.array(a["frames"][metric]), np.array(b["frames"][metric])) for a, b in zip(cells, reference, strict=True)
+    ]
     draws = []
     for _ in range(2000):
         top = bottom = 0.0
@@ -165,7 +167,11 @@ def table(out: Path, seeds: int, splits: list[str], target: Path | None) -> None
     """Print the tables and write every number as JSON."""
     rng = np.random.default_rng(0)
     results: dict[str, Any] = {"epochs": EPOCHS, "potential": POTENTIAL, "weights": TUNED, "seeds": seeds}
-    results |= {"machine": f"{platform.processor() or platform.machine()}, one thread per run", "cells": {}, "ratios": {}}
+    results |= {
+        "machine": f"{platform.processor() or platform.machine()}, one thread per run",
+        "cells": {},
+        "ratios": {},
+    }
     for split in splits:
         for budget, suffix in (("epochs", ""), ("wall", "-wall")):
             print(f"\n{split} split, equal {budget}, {seeds} seeds: mean [95 % interval]")

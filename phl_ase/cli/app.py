@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -33,10 +34,11 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"phl {__version__}")
         raise typer.Exit
+    return wanted
 
 
 def _top(
@@ -51,21 +53,23 @@ def _top(
     """
 
 
-def _first_line(command: Callable[..., Any]) -> str:
-    # given, it is wrapped; taken from the docstring by typer, it would be cut
-    return (command.__doc__ or "").splitlines()[0]
+def _texts(command: Callable[..., Any]) -> dict[str, Any]:
+    """Help of a command from its docstring: examples keep their lines, the list of commands shows all of the first."""
+    paragraphs = inspect.getdoc(command) or ""
+    shown = ["\b\n" + text if text.startswith("phl ") else text for text in paragraphs.split("\n\n")]
+    return {"help": "\n\n".join(shown), "short_help": paragraphs.partition("\n")[0]}
 
 
 def _build() -> typer.Typer:
     top = typer.Typer(name="phl", callback=_top, **_PLAIN)
     for name, command in COMMANDS.items():
-        top.command(name, short_help=_first_line(command))(reported(command))
+        top.command(name, **_texts(command))(reported(command))
     for name, (text, commands) in GROUPS.items():
         group = typer.Typer(help=text, **_PLAIN)
         # with a callback a group of one command stays a group
         group.callback()(lambda: None)
         for subname, command in commands.items():
-            group.command(subname, short_help=_first_line(command))(reported(command))
+            group.command(subname, **_texts(command))(reported(command))
         top.add_typer(group, name=name, help=text)
     return top
 

@@ -13,7 +13,6 @@ def check(model: Model, trust: Trust = False) -> None:
 
     The exit code is 1 when a check fails.
 
-    \b
     phl check run/best.safetensors
     """
     from phl_ase.conformance import check_potential

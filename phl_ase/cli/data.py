@@ -20,7 +20,6 @@ def info(
 ) -> None:
     """What a data set holds: frames, kinds of geometry, labels, ranges with units, outliers.
 
-    \b
     phl data info reactions-wb97xd-631gd
     phl data info mine.extxyz --json mine.json --plot mine.png
     """

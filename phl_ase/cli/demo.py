@@ -22,7 +22,6 @@ def demo(
 ) -> None:
     """Train E-F, E-F-HVP and E-F-H on bundled reactions, score them, write a report.
 
-    \b
     phl demo                    trains into phl-demo and writes its report
     phl demo --quick -o /tmp/d  the same steps in a minute, with models that are not yet any good
     """

@@ -44,7 +44,6 @@ def evaluate(
 
     'near' are stationary points and samples up to 600 K, 'far' are IRC points and hotter samples.
 
-    \b
     phl evaluate run/best.safetensors reactions-wb97xd-631gd --split run/split.json
     phl evaluate emt slabs.extxyz --json errors.json
     """
@@ -111,8 +110,7 @@ def _errors(dataset: BaseDataset, indices: Sequence[int], predict: Predict) -> d
         for chosen in _batches(indices, dataset.sizes):
             batch = dataset.frames(chosen)
             parts.append(frame_errors(batch, predict(batch)))
-            bare = {"hessian": None, "probes": None, "products": None}
-            frames += [dataclasses.replace(frame, **bare) for frame in batch]
+            frames += [dataclasses.replace(frame, hessian=None, probes=None, products=None) for frame in batch]
             for _ in batch:
                 progress.advance()
     if all(np.isnan(values).all() for part in parts for values in part.values()):

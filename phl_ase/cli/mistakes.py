@@ -24,10 +24,12 @@ def reported(command: Callable[..., Result]) -> Callable[..., Result]:
         try:
             return command(*arguments, **options)
         except PHLError as error:
-            typer.echo(f"{_kind(error)}: {' '.join(str(error).split())}", err=True)
+            # a stop is no error: its own words are enough
+            prefix = "" if _is_stop(error) else "error: "
+            typer.echo(prefix + " ".join(str(error).split()), err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt:
-            typer.echo("stopped: by SIGINT", err=True)
+            typer.echo("stopped by SIGINT", err=True)
             raise typer.Exit(STOPPED) from None
 
     return run
@@ -38,10 +40,6 @@ def exit_code(error: PHLError) -> int:
     if _is_stop(error):
         return STOPPED
     return NOT_FINITE if isinstance(error, NonFiniteError) else MISTAKE
-
-
-def _kind(error: PHLError) -> str:
-    return "stopped" if _is_stop(error) else "error"
 
 
 def _is_stop(error: PHLError) -> bool:

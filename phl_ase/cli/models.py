@@ -17,7 +17,6 @@ def models(
 ) -> None:
     """List the bundled models, or show the card of one.
 
-    \b
     phl models
     phl models run/best.safetensors      the card: architecture, species, level of theory, data, scheme, errors
     """

@@ -41,7 +41,6 @@ def train(
 ) -> None:
     """Train a potential on energies, forces and curvature.
 
-    \b
     phl train --init                              writes train.toml, every key with its default, unit and meaning
     phl train train.toml --out run                trains; leaves run/best.safetensors, log.csv, log.jsonl
     phl train --resume --out run                  goes on after Ctrl-C, SIGTERM or a crash, to the same result

@@ -69,6 +69,7 @@ class CompiledEvaluator:
 
     def _hvps(self, state: dict[str, Tensor], batch: Batch, probes: Tensor):
         products, (energy, gradient) = vmap(
-            lambda vector: self._product(state, batch, vector), out_dims=(0, (None, None))
+            lambda vector: self._product(state, batch, vector),
+            out_dims=(0, (None, None)),  # type: ignore[arg-type] # a pytree is taken
         )(probes)
         return energy, gradient, products

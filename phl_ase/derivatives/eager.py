@@ -72,7 +72,9 @@ def evaluate(
 
 def _hessians(graph: GradientGraph, batch: Batch, memory_budget: int | None) -> Tensor:
     n_max = int(batch.sizes().max())
-    chunk = rows_per_chunk(graph.saved_bytes, default_budget(batch.positions.device) if memory_budget is None else memory_budget)
+    chunk = rows_per_chunk(
+        graph.saved_bytes, default_budget(batch.positions.device) if memory_budget is None else memory_budget
+    )
     starts = range(0, 3 * n_max, min(chunk, graph.rows_together()))
     step = starts.step
     rows = [graph.products(coordinate_directions(batch, a, min(a + step, 3 * n_max), n_max)) for a in starts]

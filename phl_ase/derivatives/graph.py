@@ -107,9 +107,7 @@ def _strained(batch: Batch, graph: GradientGraph, strain: Tensor) -> Batch:
     return batch.moved(positions, batch.cell + batch.cell @ symmetric)
 
 
-def stress_of(
-    batch: Batch, strain_gradient: Float[Tensor, "systems 3 3"]
-) -> Float[Tensor, "systems 3 3"]:
+def stress_of(batch: Batch, strain_gradient: Float[Tensor, "systems 3 3"]) -> Float[Tensor, "systems 3 3"]:
     """∂E/∂ε / V, eV/Å³, ASE's sign; zero for a system without a volume."""
     volume = torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1)
     return torch.where(volume > 0, strain_gradient / torch.where(volume > 0, volume, 1.0), 0.0)

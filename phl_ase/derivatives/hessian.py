@@ -16,9 +16,7 @@ def coordinate_directions(batch: Batch, start: int, stop: int, n_max: int) -> Fl
     return to_flat(batch, rows.unsqueeze(1).expand(-1, batch.n_systems, -1), n_max)
 
 
-def stack_rows(
-    batch: Batch, rows: Float[Tensor, "probes atoms 3"], n_max: int
-) -> Float[Tensor, "systems dense dense"]:
+def stack_rows(batch: Batch, rows: Float[Tensor, "probes atoms 3"], n_max: int) -> Float[Tensor, "systems dense dense"]:
     """Hessian rows of all systems, symmetrised: reverse mode rounds H_ab and H_ba differently."""
     hessian = to_dense(batch, rows, n_max).transpose(0, 1)
     return 0.5 * (hessian + hessian.transpose(1, 2))

@@ -2,6 +2,8 @@
 
 from phl_ase.potentials.analytic import Harmonic, LennardJones, Morse, PairPotential
 from phl_ase.potentials.combine import Committee, Sum
+from phl_ase.potentials.model import Model
+from phl_ase.potentials.model_file import bundled_models, load_model, read_card, save_model
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
 from phl_ase.potentials.registry import ARCHITECTURES, Architecture
 
@@ -11,9 +13,14 @@ __all__ = [
     "Committee",
     "Harmonic",
     "LennardJones",
+    "Model",
     "Morse",
     "PaiNN",
     "PaiNNConfig",
     "PairPotential",
     "Sum",
+    "bundled_models",
+    "load_model",
+    "read_card",
+    "save_model",
 ]

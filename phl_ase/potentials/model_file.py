@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from phl_ase.errors import PHLError, unknown
+from phl_ase.potentials.model import Model
 from phl_ase.potentials.registry import build_model
 
 SCHEMA = 1
@@ -28,7 +29,7 @@ def bundled_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(BUNDLED_FOLDER.glob("*.safetensors"))}
 
 
-def save_model(path: str | Path, model: torch.nn.Module, provenance: Mapping[str, Any]) -> Path:
+def save_model(path: str | Path, model: Model, provenance: Mapping[str, Any]) -> Path:
     """Write a model by atomic replace.
 
     Args:
@@ -50,7 +51,8 @@ def save_model(path: str | Path, model: torch.nn.Module, provenance: Mapping[str
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise PHLError(f"cannot write the model {path}: {error.strerror}; free space or choose another folder") from None
+        reason = f"{error.strerror}; free space or choose another folder"
+        raise PHLError(f"cannot write the model {path}: {reason}") from None
     return path
 
 
@@ -66,7 +68,7 @@ def read_card(source: str | Path) -> dict[str, Any]:
     return _open(_locate(source))[0]
 
 
-def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device: str = "cpu") -> torch.nn.Module:
+def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Model:
     """Load a model.
 
     Args:

@@ -1,9 +1,9 @@
 """PaiNN: equivariant message passing (Schütt, Unke and Gastegger, arXiv:2102.03150).
 
 Differences from the paper, all for the sake of third derivatives or speed: the norm of vector features is
-√(1 + |v|²) − 1, analytic where v = 0; radial functions vanish with three derivatives at the cutoff; filters of all layers are
-one matrix product; what is known to be zero (the vector features before the first message) or unused (those after the
-last update) is never computed.
+√(1 + |v|²) − 1, analytic where v = 0; radial functions vanish with three derivatives at the cutoff; filters of all
+layers are one matrix product; what is known to be zero (the vector features before the first message) or unused (those
+after the last update) is never computed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phl_ase.errors import PHLError
+from phl_ase.potentials.model import Model
 from phl_ase.potentials.radial import bessel_basis
 from phl_ase.structures import Batch
 
@@ -91,7 +92,7 @@ class _Update(nn.Module):
         return s, None if self.last else v + gates[2].unsqueeze(1) * left
 
 
-class PaiNN(nn.Module):
+class PaiNN(Model):
     """The built-in potential. Energies are reference energies plus ``scale`` × a sum of atomic contributions.
 
     Args:
@@ -99,13 +100,14 @@ class PaiNN(nn.Module):
         generator: Source of the initial weights; a fixed one when ``None``.
     """
 
-    derivative_modes = ("func", "batched", "loop")
-    takes_charge = False
+    species_index: Tensor
+    reference_energies: Tensor
+    scale: Tensor
 
     def __init__(self, config: PaiNNConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        self.provenance: dict[str, Any] = {}
+        self.provenance = {}
         c, layers = config.channels, config.layers
         self.species = config.species
         self.cutoffs = (config.cutoff,)
@@ -113,7 +115,7 @@ class PaiNN(nn.Module):
         self.embedding = nn.Parameter(torch.empty(len(config.species), c))
         self.messages = nn.ModuleList(_Message(c, first=layer == 0) for layer in range(layers))
         self.updates = nn.ModuleList(_Update(c, last=layer == layers - 1) for layer in range(layers))
-        self._filter_widths = [message.parts * c for message in self.messages]
+        self._filter_widths = [(2 if layer == 0 else 3) * c for layer in range(layers)]
         self.filters = nn.Linear(config.n_basis, sum(self._filter_widths), bias=False)
         self.readout_hidden = nn.Linear(c, c)
         self.readout_out = nn.Linear(c, 1)
@@ -141,7 +143,7 @@ class PaiNN(nn.Module):
         self.scale = self.scale.double()
         return self
 
-    def card(self) -> dict:
+    def card(self) -> dict[str, Any]:
         """Architecture as plain data, enough to build the model again."""
         return {"architecture": "painn", "config": asdict(self.config)}
 

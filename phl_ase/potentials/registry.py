@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from phl_ase.errors import PHLError, unknown
+from phl_ase.potentials.model import Model
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
 
 
@@ -22,7 +23,7 @@ class Architecture:
     """
 
     config: type
-    build: Callable[[Any, torch.Generator | None], torch.nn.Module]
+    build: Callable[[Any, torch.Generator | None], Model]
 
     def settings(self) -> tuple[str, ...]:
         """Names a configuration may set (species come from the data)."""
@@ -34,7 +35,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator | None = None) -> torch.nn.Module:
+def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator | None = None) -> Model:
     """An untrained model.
 
     Args:

@@ -1,7 +1,7 @@
 """Neighbour lists: who sees whom within a cutoff. Made once per frame, reused for every probe.
 
-Molecules: all pairs by distance. Periodic systems: ``vesin-torch``, of which only i, j and the integer shifts are taken; the
-vectors are rebuilt from the positions so that every derivative exists.
+Molecules: all pairs by distance. Periodic systems: ``vesin-torch``, of which only i, j and the integer shifts are
+taken; the vectors are rebuilt from the positions so that every derivative exists.
 """
 
 from __future__ import annotations

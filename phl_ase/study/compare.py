@@ -17,9 +17,8 @@ import numpy as np
 
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
-from phl_ase.results import write_json
 from phl_ase.study.progress import ManyRuns, schedule_length
-from phl_ase.study.worker import MARKER, run
+from phl_ase.study.worker import MARKER, run, write_marker
 from phl_ase.training import RunData, Stopped, TrainConfig
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, run_folder
 
@@ -134,7 +133,7 @@ def _finished(folder: Path, config: TrainConfig, print_of_run: str) -> bool:
     """
     marker = _marker(folder)
     if not marker and not folder.exists():
-        folder.mkdir()
+        new_folder(folder)
     elif marker.get("fingerprint", print_of_run) != print_of_run:
         changed = _changed(marker.get("config", {}), config.to_json()) or "training data"
         raise PHLError(f"{folder} holds a run with another {changed}; choose another folder")
@@ -142,8 +141,20 @@ def _finished(folder: Path, config: TrainConfig, print_of_run: str) -> bool:
         return True
     if not (folder / LAST).exists():  # stopped before its first checkpoint: nothing to go on from
         (folder / CONFIG).unlink(missing_ok=True)
-    write_json(folder / MARKER, {"outcome": "started", "fingerprint": print_of_run, "config": config.to_json()})
+    write_marker(folder, {"outcome": "started", "fingerprint": print_of_run, "config": config.to_json()})
     return False
+
+
+def new_folder(folder: Path) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        PHLError: When it cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another output folder") from None
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -177,16 +188,16 @@ def _train_all(
                     name = queue.pop(0)
                     running[name] = _start(context, name, configs[name], frames[name], root / name)
                 time.sleep(_POLL_SECONDS)
+                if noticed:  # before the dead are looked at: Ctrl-C of a terminal reaches them as well
+                    raise Stopped(
+                        f"stopped by {signal.Signals(noticed[0]).name}; nothing is lost: run the same command again "
+                        f"to go on in {root}"
+                    )
                 done = [name for name, process in running.items() if not process.is_alive()]
                 for name in done:
                     _note_death(running.pop(name), root / name)
                 seconds = _seconds_left(waiting, running, queue, configs, bars, processes)
                 bars.show(running, done, seconds)
-                if noticed:
-                    raise Stopped(
-                        f"stopped by {signal.Signals(noticed[0]).name}; nothing is lost: run the same command again "
-                        f"to go on in {root}"
-                    )
         finally:
             _stop(running.values())
 
@@ -207,7 +218,7 @@ def _note_death(process: Any, folder: Path) -> None:
         code = process.exitcode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        write_json(folder / MARKER, {**marker, "outcome": "failed", "reason": f"the worker process {how}{hint}"})
+        write_marker(folder, {**marker, "outcome": "failed", "reason": f"the worker process {how}{hint}"})
 
 
 def _stop(processes: Iterable[Any]) -> None:

@@ -14,9 +14,9 @@ from phl_ase.calculator import PHLCalculator
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
 from phl_ase.potentials.model_file import load_model, save_model
-from phl_ase.results import plain, provenance, write_json
+from phl_ase.results import plain, provenance
 from phl_ase.structures import Frame
-from phl_ase.study.compare import Trained, train_schemes
+from phl_ase.study.compare import Trained, new_folder, train_schemes
 from phl_ase.study.figures import FIGURES, draw_figures
 from phl_ase.study.report import render_report
 from phl_ase.study.scores import START_RMS, Questions, linear_end_names, score
@@ -25,7 +25,7 @@ from phl_ase.training import Progress, RunData, TrainConfig, parse_config, prepa
 from phl_ase.training.checkpoint import run_folder, write_atomic
 
 EPOCHS = 300
-"""Epochs of every scheme: about 7 minutes on two cores, most of them for E-F-H."""
+"""Epochs of every scheme: about 7 minutes on two cores that do nothing else; E-F-H takes that long, the others less."""
 
 QUICK_EPOCHS = 5
 QUICK_CHANNELS = 16
@@ -139,7 +139,7 @@ def _score_all(
     trained: Mapping[str, Trained], configs: Mapping[str, TrainConfig], questions: Questions, root: Path
 ) -> dict[str, Any]:
     models = root / MODELS
-    models.mkdir(exist_ok=True)
+    new_folder(models)
     schemes: dict[str, Any] = {}
     with Progress("scoring", len(trained)) as progress:
         for name, run in trained.items():
@@ -230,4 +230,4 @@ def _write(root: Path, results: dict[str, Any]) -> None:
         write_atomic(root / f"{name}.png", content)
     results["figures"] = {f"{name}.png": caption for name, (_, caption) in FIGURES.items()}
     write_atomic(root / REPORT, render_report(results, drawn).encode())
-    write_json(root / RESULTS, results)
+    write_atomic(root / RESULTS, (json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from phl_ase.errors import PHLError
-from phl_ase.results import write_json
 
 MARKER = "run.json"
 """File beside a run that says how it stands: outcome (started, trained, failed), fingerprint, configuration."""
@@ -34,9 +33,20 @@ def run(config: Any, data: Any, folder: str) -> None:
         outcome = _outcome(config, data, path)
     if outcome:
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        write_json(path / MARKER, {**marker, **outcome})
+        write_marker(path, {**marker, **outcome})
     if not (path / ERRORS).stat().st_size:
         (path / ERRORS).unlink()
+
+
+def write_marker(folder: Path, values: dict[str, Any]) -> None:
+    """Write a run's marker by atomic replace.
+
+    Raises:
+        PHLError: When it cannot be written.
+    """
+    from phl_ase.training.checkpoint import write_atomic
+
+    write_atomic(folder / MARKER, json.dumps(values, indent=1).encode())
 
 
 def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:

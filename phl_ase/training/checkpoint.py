@@ -97,10 +97,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # torch warns of odd pickles on the way to refusing them
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise PHLError(f"{path} does not exist: the run was stopped before its first checkpoint; start it anew") from None
+        raise PHLError(f"{path} does not exist: the run has no checkpoint to resume; start it anew") from None
     except Exception as error:  # reading a damaged file raises anything at all
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise PHLError(f"{path}: not a readable checkpoint ({reason}); train anew into another folder") from None
-    if not isinstance(state, dict) or not _PARTS <= state.keys():
+    if not isinstance(state, dict) or not _PARTS.issubset(state):
         raise PHLError(f"{path}: is no checkpoint of phl_ase; train anew into another folder")
     return state

@@ -131,7 +131,8 @@ def default_toml() -> str:
     lines = ["# Training configuration of phl_ase: run it with 'phl train CONFIG.toml --out FOLDER'."]
     for section, field in TrainConfig.model_fields.items():
         kind = field.annotation
-        assert isinstance(kind, type) and issubclass(kind, _Section)
+        assert isinstance(kind, type)
+        assert issubclass(kind, _Section)
         lines += ["", f"# {(kind.__doc__ or '').splitlines()[0]}", f"[{section}]"]
         lines += [_toml_line(key, item.default, item.description) for key, item in kind.model_fields.items()]
         if section == "potential":
@@ -192,5 +193,6 @@ def _explain(error: ValidationError) -> str:
 def _valid_keys(location: tuple[Any, ...]) -> list[str]:
     section = TrainConfig.model_fields.get(str(location[0])) if len(location) > 1 else None
     kind = TrainConfig if section is None else section.annotation
-    assert isinstance(kind, type) and issubclass(kind, BaseModel)
+    assert isinstance(kind, type)
+    assert issubclass(kind, BaseModel)
     return sorted(kind.model_fields)

@@ -34,7 +34,8 @@ class RunLog:
             with open(self._folder / LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise PHLError(f"cannot write {self._folder / LOG}: {error.strerror}; the last checkpoint is kept") from None
+            path = self._folder / LOG
+            raise PHLError(f"cannot write {path}: {error.strerror}; the last checkpoint is kept") from None
 
     def write_table(self) -> None:
         """Write all records as CSV."""

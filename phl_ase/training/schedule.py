@@ -22,7 +22,9 @@ def learning_rate(training: TrainingSection, epoch: float, plateau_halvings: int
     span = max(training.epochs - training.warmup_epochs, 1)
     factor = SHAPES[training.schedule]((epoch - training.warmup_epochs) / span)
     floor = min(training.final_learning_rate, training.learning_rate)
-    rate = floor + (training.learning_rate - floor) * factor if training.schedule == "cosine" else training.learning_rate
+    rate = (
+        floor + (training.learning_rate - floor) * factor if training.schedule == "cosine" else training.learning_rate
+    )
     return max(rate * 0.5**plateau_halvings, floor)
 
 

@@ -11,6 +11,7 @@ import torch
 from phl_ase.datasets import BaseDataset, open_dataset, split
 from phl_ase.errors import PHLError
 from phl_ase.objective import check_regime, scheme
+from phl_ase.potentials.model import Model
 from phl_ase.potentials.references import fit_reference_energies, fit_scale, species_of
 from phl_ase.potentials.registry import build_model
 from phl_ase.probes import check_family
@@ -109,14 +110,14 @@ def term_weights(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, floa
     return weights
 
 
-def new_model(config: TrainConfig, frames: Sequence[Frame]) -> Any:
+def new_model(config: TrainConfig, frames: Sequence[Frame]) -> Model:
     """An untrained model with reference energies and scale fitted to the training frames."""
     charged = [f for f in frames if f.charge != 0]
     settings = config.potential
     generator = torch.Generator().manual_seed(config.training.seed)
     species = species_of(frames)
     model = build_model(settings.architecture, {**settings.settings(), "species": species}, generator)
-    if charged and not getattr(model, "takes_charge", False):
+    if charged and not model.takes_charge:
         raise PHLError(
             f"{len(charged)} training frames are charged (first: frame {charged[0].frame_id}, "
             f"charge {charged[0].charge:+d}), but {settings.architecture} does not take charge; leave them out"

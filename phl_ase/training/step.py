@@ -93,9 +93,7 @@ def _predictions(
     if compiled is not None:
         yield compiled(batch, labels.probes if needs_hvp else None), labels, names, True
         return
-    graph = GradientGraph(
-        potential, batch, curvature=needs_hvp, stress="stress" in weights, create_graph=True
-    )
+    graph = GradientGraph(potential, batch, curvature=needs_hvp, stress="stress" in weights, create_graph=True)
     predictions = Predictions(
         energy=graph.energy,
         forces=-graph.gradient,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from phl_ase.derivatives import choose_device, evaluate
 from phl_ase.derivatives.compiled import CompiledEvaluator
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.objective import TERMS, with_curvature_targets
-from phl_ase.potentials.model_file import save_model
+from phl_ase.potentials import Model, save_model
 from phl_ase.structures import Frame, PackedFrames
 from phl_ase.training.batches import batches_of_epoch
 from phl_ase.training.checkpoint import (
@@ -126,6 +126,11 @@ class _Run:
         self.compiled = CompiledEvaluator(self.model) if training.compile else None
         self.at = _Position()
         self._saved_at = time.monotonic()
+
+    @property
+    def average(self) -> Model:
+        """The model with averaged weights."""
+        return cast(Model, self.averaged.module)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -271,7 +276,7 @@ class _Run:
             # all directions, so that the choice of the best model has no noise of probes
             batch, labels = self._draw(self.valid_set, chosen, epoch=0, family="complete")
             part = needs if labels.probes is not None else needs - {"hvp"}
-            predictions = evaluate(self.averaged.module, batch, part, probes=labels.probes)
+            predictions = evaluate(self.average, batch, part, probes=labels.probes)
             for name in self.weights:
                 term = TERMS[name]
                 if term.needs in part:
@@ -301,7 +306,7 @@ class _Run:
             "validation_loss": self.at.best_loss,
             "versions": {"phl_ase": __version__, "torch": torch.__version__},
         }
-        save_model(self.folder / BEST, self.averaged.module, card)
+        save_model(self.folder / BEST, self.average, card)
 
     def _out_of_patience(self) -> bool:
         training = self.config.training

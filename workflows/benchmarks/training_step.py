@@ -2,8 +2,9 @@
 
     python workflows/benchmarks/training_step.py --json workflows/results/training_step.json
 
-Rounds are interleaved (every scheme once per round) and the fastest round of each counts, so that the ratios stand even on a
-busy machine. One thread. E-F-H is shown beside its bound (1 + 3n (r − 1)) / r, a row costing one Hessian-vector product.
+Rounds are interleaved (every scheme once per round) and the fastest round of each counts, so that the ratios stand even
+on a busy machine. One thread. E-F-H is shown beside its bound (1 + 3n (r − 1)) / r, where a row costs one
+Hessian-vector product.
 """
 
 from __future__ import annotations

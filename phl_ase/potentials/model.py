@@ -1,0 +1,44 @@
+"""What a potential that is trained here and stored in our model files offers beyond energies."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from phl_ase.structures import Batch
+
+
+class Model(torch.nn.Module):
+    """A trainable Potential.
+
+    Attributes:
+        provenance: What its card says of it: level of theory, data, scheme, errors, versions.
+    """
+
+    species: tuple[int, ...]
+    cutoffs: tuple[float, ...]
+    receptive_field: float
+    derivative_modes: tuple[str, ...] = ("func", "batched", "loop")
+    takes_charge: bool = False
+    provenance: dict[str, Any]
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
+        """Energies in eV, float64."""
+
+    @abstractmethod
+    def card(self) -> dict[str, Any]:
+        """Architecture as plain data, enough to build the model again: ``architecture`` and ``config``."""
+
+    @abstractmethod
+    def set_references(self, energies: Tensor, scale: float) -> None:
+        """Set the energy per species (eV, in the order of ``species``) and the energy scale (eV)."""
+
+    def __call__(self, batch: Batch) -> Float[Tensor, " systems"]:
+        """Energies in eV, float64."""
+        energy: Tensor = super().__call__(batch)
+        return energy
