@@ -36,7 +36,7 @@ class Trained:
         folder: The folder of its run.
         reason: One line that says why it failed; empty otherwise.
         seconds: Training time, s, over all resumptions.
-        cpu_seconds: Time on the processor, s, of the process that finished the run; a busy machine does not change it.
+        cpu_seconds: Time on the processor, s, all its processes together; a busy machine does not change it.
         best_loss: Validation loss of the best model; NaN where it failed.
         best_epoch: The epoch that the best model is from.
         records: One record per epoch, as in the run's ``log.jsonl``.
@@ -141,7 +141,8 @@ def _finished(folder: Path, config: TrainConfig, print_of_run: str) -> bool:
         return True
     if not (folder / LAST).exists():  # stopped before its first checkpoint: nothing to go on from
         (folder / CONFIG).unlink(missing_ok=True)
-    write_marker(folder, {"outcome": "started", "fingerprint": print_of_run, "config": config.to_json()})
+    started = {"outcome": "started", "fingerprint": print_of_run, "config": config.to_json()}
+    write_marker(folder, {**started, "cpu_seconds": marker.get("cpu_seconds", 0.0)})
     return False
 
 

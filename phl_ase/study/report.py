@@ -66,7 +66,8 @@ compared with DFT on geometries that they were not trained on.</p>
   above that of an end point relaxed with the same model.</li>
 </ul>
 <p class="small">One training run for each scheme and one search: differences of a few per cent, or of a few steps, may
-be chance. Times are of one core each, and grow where the machine has other work.</p>
+be chance. Times are of one core each; they grow where the machine has other work, which the time on the processor does
+not.</p>
 """
 
 

@@ -90,6 +90,7 @@ def rows(results: Results) -> list[Row]:
     table = [
         Row("outcome", "", training, {name: entry["outcome"] for name, entry in schemes.items()}),
         row("time", "s", training, lambda e: e["training"]["seconds"], 0),
+        row("time on the processor", "s", training, lambda e: e["training"]["cpu_seconds"], 0),
         row("best epoch", "", training, lambda e: float(e["training"]["best_epoch"]), 0),
     ]
     table += [
@@ -109,15 +110,21 @@ def rows(results: Results) -> list[Row]:
     ]
     table += [
         row("frequency error", "cm⁻¹", states, lambda e: _mean_of(e, _magnitude("frequency MAE")), 0),
-        row("largest of a TS", "cm⁻¹", states, lambda e: _mean_of(e, _magnitude("largest frequency error")), 0),
+        row("largest frequency error", "cm⁻¹", states, lambda e: _mean_of(e, _magnitude("largest frequency error")), 0),
         row("imaginary wavenumber error", "cm⁻¹", states, lambda e: _mean_of(e, _imaginary_error), 0),
         row("ZPE error", "meV", states, lambda e: _mean_of(e, _magnitude("ZPE error")), 1),
+        row("TSs with one imaginary mode", "", states, _saddles),
     ]
     return table + _search_rows(results, row)
 
 
 def _mean_of(entry: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float | None]) -> float | None:
     return mean(entry["scores"]["frequencies"], of)
+
+
+def _saddles(entry: Mapping[str, Any]) -> Value:
+    reports = entry["scores"]["frequencies"]
+    return f"{sum(report['outcome'] == 'agrees' for report in reports)} of {len(reports)}"
 
 
 def _wavenumber(value: float | None) -> Value:

@@ -26,14 +26,14 @@ def run(config: Any, data: Any, folder: str) -> None:
         data: A ``RunData``.
         folder: The folder of the run, with its marker.
     """
-    path = Path(folder)
+    path, started = Path(folder), time.process_time()
     with open(path / ERRORS, "a", encoding="utf-8") as errors:
         # no progress bar of its own, and warnings not across the one bar there is
         sys.stderr = errors
         outcome = _outcome(config, data, path)
-    if outcome:
-        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        write_marker(path, {**marker, **outcome})
+    marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    seconds = round(marker.get("cpu_seconds", 0.0) + time.process_time() - started, 3)
+    write_marker(path, {**marker, **outcome, "cpu_seconds": seconds})
     if not (path / ERRORS).stat().st_size:
         (path / ERRORS).unlink()
 
@@ -57,7 +57,6 @@ def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:
     from phl_ase.training.checkpoint import LAST
 
     torch.set_num_threads(1)
-    started = time.process_time()
     try:
         result = train(config, data, path, resume=(path / LAST).exists())
     except Stopped:
@@ -71,7 +70,6 @@ def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:
     return {
         "outcome": "trained",
         "seconds": seconds,
-        "cpu_seconds": round(time.process_time() - started, 3),
         "best_loss": result.best_loss,
         "best_epoch": result.best_epoch,
     }
