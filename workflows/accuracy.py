@@ -25,8 +25,8 @@ POTENTIAL = {"channels": 64, "layers": 2, "n_basis": 8}
 EPOCHS = {"random": 300, "stationary": 500}
 # equal effort: three settings for each scheme, see `tune`
 GRID: dict[str, tuple[dict[str, float], ...]] = {
-    "E-F": ({"energy": 1.0}, {"energy": 10.0}, {"energy": 100.0}),
-    **{name: tuple({"curvature": w} for w in (0.02, 0.1, 0.5)) for name in SCHEMES[1:]},
+    "E-F": ({"energy": 10.0}, {"energy": 40.0}, {"energy": 160.0}),
+    **{name: tuple({"curvature": w} for w in (0.05, 0.2, 0.8)) for name in SCHEMES[1:]},
 }
 TUNED: dict[str, dict[str, float]] = {name: {} for name in SCHEMES}
 

@@ -37,7 +37,7 @@ class PaiNNConfig:
     channels: int = 64
     layers: int = 2
     cutoff: float = 5.0
-    n_basis: int = 16
+    n_basis: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "species", tuple(sorted(int(z) for z in self.species)))

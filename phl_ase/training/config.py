@@ -52,10 +52,10 @@ class SchemeSection(_Section):
 class LossSection(_Section):
     """Weights of the mean square errors (design: w_E, w_F, w_σ, w_H)."""
 
-    energy: float = Field(10.0, ge=0, description="of (eV/atom)²")
+    energy: float = Field(40.0, ge=0, description="of (eV/atom)²")
     forces: float = Field(1.0, ge=0, description="of (eV/Å)²")
     stress: float = Field(0.0, ge=0, description="of (eV/Å³)²")
-    curvature: float = Field(0.02, ge=0, description="of (eV/Å²)², where the scheme has curvature")
+    curvature: float = Field(0.2, ge=0, description="of (eV/Å²)², where the scheme has curvature")
     curvature_ramp: int = Field(0, ge=0, description="epochs over which the curvature weight grows from 0")
 
 
@@ -64,7 +64,7 @@ class TrainingSection(_Section):
 
     epochs: int = Field(300, ge=1)
     batch_size: int = Field(16, ge=1, description="systems per optimiser step")
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0)
     final_learning_rate: float = Field(1e-5, gt=0, description="where the cosine ends, or the plateau stops")
     weight_decay: float = Field(1e-6, ge=0)
     warmup_epochs: int = Field(5, ge=0)

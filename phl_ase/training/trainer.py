@@ -114,6 +114,8 @@ class _Run:
         self.dtype = _DTYPES[training.dtype]
         self.family = curvature_family(config, data.train)
         self.weights = term_weights(config, data.train)
+        if training.compile and "stress" in self.weights:
+            raise PHLError("training.compile does not do stress yet; set training.compile=false or loss.stress=0")
         self.model = new_model(config, data.train).to(device=self.device, dtype=self.dtype)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.model, multi_avg_fn=_moving_average(training.ema_decay)
