@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import copy
+import fcntl
 import html.parser
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from phl_ase.study import demo, render_report, render_reports, run_demo, train_s
 from phl_ase.study.compare import fingerprint, relative_cost
 from phl_ase.study.figures import FIGURES, draw_figures
 from phl_ase.study.progress import ManyRuns, schedule_length
-from phl_ase.study.table import metric, rows, table_text
+from phl_ase.study.table import metric, rows, shown, table_text
 from phl_ase.training import parse_config, prepare_data
 
 TINY = {"max_atoms": 3}
@@ -167,12 +169,18 @@ def test_stopped_with_a_checkpoint_and_without_leftovers(data, tmp_path, number)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A demo of one epoch on triatomic molecules."""
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(demo.DATA, "max_atoms", TINY["max_atoms"])
-        results = run_demo(folder, epochs=1, quick=True)
-    return folder, results
+    """A demo of one epoch on triatomic molecules; workers of pytest-xdist share one."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "demo-out"
+    with open(base / "demo.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "results.json").exists():
+            stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            return folder, {**stored, "report": str(folder / "report.html")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(demo.DATA, "max_atoms", TINY["max_atoms"])
+            return folder, run_demo(folder, epochs=1, quick=True)
 
 
 def test_demo_writes_what_it_promises(finished):
@@ -308,16 +316,12 @@ def test_a_finished_demo_is_not_overwritten(finished, tmp_path):
         run_demo(tmp_path / "file", quick=True)
 
 
-def test_a_demo_with_other_settings_is_not_mixed_in(finished, monkeypatch):
-    folder, _ = finished
-    kept = (folder / "results.json").read_bytes()
+def test_a_demo_with_other_settings_is_not_mixed_in(finished, monkeypatch, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "unfinished")
     monkeypatch.setitem(demo.DATA, "max_atoms", TINY["max_atoms"])
     (folder / "results.json").unlink()
-    try:
-        with pytest.raises(PHLError, match=r"another training\.epochs"):
-            run_demo(folder, epochs=2, quick=True)
-    finally:
-        (folder / "results.json").write_bytes(kept)
+    with pytest.raises(PHLError, match=r"another training\.epochs"):
+        run_demo(folder, epochs=2, quick=True)
 
 
 def test_the_split_holds_what_the_demo_says():
@@ -340,6 +344,11 @@ def test_quick_demo_from_end_to_end(tmp_path):
     results = run_demo(tmp_path / "out", quick=True)
     assert all(entry["outcome"] == "trained" for entry in results["schemes"].values())
     assert len(results["data"]["transition_states"]["test"]) >= 3
+
+
+def test_numbers_as_text():
+    assert [shown(v, 1) for v in (-0.04, 2.25, None, float("nan"), "word")] == ["0.0", "2.2", "–", "–", "word"]
+    assert shown(1186, 0) == "1186"
 
 
 def test_reports_of_validators_as_a_page():

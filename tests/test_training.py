@@ -850,6 +850,30 @@ def test_two_processes_have_the_gradient_of_one(model, data, tmp_path):
             assert_close(both[rank][place], alone)
 
 
+@pytest.mark.parametrize("broken", [{"hvp": 1.01}, {"hvp": "raises"}])
+def test_a_compiler_that_gives_other_numbers_is_left_with_a_warning(model, data, monkeypatch, broken):
+    from phl_ase.derivatives.compiled import CompiledEvaluator
+
+    def compile_(function, **options):
+        def made(*arguments):
+            if broken["hvp"] == "raises":
+                raise torch._dynamo.exc.TorchDynamoException("cannot trace\nat line 3")
+            energy, gradient, product = function(*arguments)
+            return energy, gradient, broken["hvp"] * product
+
+        return made
+
+    batch, labels = drawn(model, data.train[:4])
+    eager = gradients(model, (batch, labels, None))
+    monkeypatch.setattr(torch, "compile", compile_)
+    compiled = CompiledEvaluator(model)
+    with pytest.warns(
+        RuntimeWarning, match=r"torch\.compile (made .* other numbers|failed \(cannot trace\)); going on"
+    ):
+        assert_close(gradients(model, (batch, labels, None), compiled=compiled), eager)
+    assert_close(gradients(model, (batch, labels, None), compiled=compiled), eager)  # and without another warning
+
+
 @pytest.mark.no_typecheck
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # compiling takes minutes where cores are shared
@@ -864,7 +888,7 @@ def test_a_compiled_step_has_the_gradient_of_the_eager_one(data, n_probes):
         batch, labels = drawn(model, data.train[chosen], n_probes=n_probes)
         eager = gradients(model, (batch, labels, None))
         assert_close(gradients(model, (batch, labels, None), compiled=compiled), eager)
-    assert compiled._functions is not compiled._eager
+    assert compiled._functions["hvp"] != compiled._eager["hvp"]  # it did not fall back
 
 
 @pytest.mark.no_typecheck

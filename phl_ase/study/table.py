@@ -41,7 +41,8 @@ def shown(value: Value, decimals: int = 2) -> str:
     """A value as text; a dash where there is none."""
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return "–"
-    return value if isinstance(value, str) else f"{value:.{decimals}f}"
+    # rounded first, and a zero added: no "-0.0"
+    return value if isinstance(value, str) else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def metric(report: Mapping[str, Any] | None, name: str, key: str = "value") -> float | None:
