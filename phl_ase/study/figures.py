@@ -83,7 +83,7 @@ def training_curves(results: Results) -> Figure:
         else:
             _empty(axes)
         _panel(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"validation RMSE, {label}")
     if handles:
