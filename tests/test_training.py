@@ -490,6 +490,14 @@ def test_a_weighted_term_without_labels_is_an_error_at_the_start(tmp_path, data,
         train(configuration(), bare, tmp_path / "run")
 
 
+def test_a_species_that_only_validation_holds_is_refused(tmp_path, data):
+    numbers = data.valid[0].numbers.copy()
+    numbers[0] = 9
+    valid = [dataclasses.replace(data.valid[0], numbers=numbers), *data.valid[1:]]
+    with pytest.raises(PHLError, match="validation frames hold F, which no training frame holds"):
+        train(configuration(), dataclasses.replace(data, valid=valid), tmp_path / "run")
+
+
 def test_charged_frames_need_a_model_that_takes_charge(tmp_path, data):
     charged = [dataclasses.replace(data.train[0], charge=-1), *data.train[1:]]
     number = data.train[0].frame_id

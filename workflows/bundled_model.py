@@ -25,8 +25,8 @@ CONFIG: dict[str, Any] = {
     "training": {"epochs": 600, "validate_every": 10},
 }
 USE = (
-    "Gas-phase reactions of the bundled data set (H, C, N, O; 3 to 5 atoms) near the geometries it holds. Other molecules, "
-    "charged systems, radicals and periodic systems: not to be trusted."
+    "Gas-phase reactions of the bundled data set (H, C, N, O; 3 to 5 atoms) near the geometries it holds. "
+    "Other molecules, charged systems, radicals and periodic systems: not to be trusted."
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 
 from phl_ase.datasets import BaseDataset, open_dataset, split
 from phl_ase.errors import PHLError
@@ -80,8 +81,9 @@ def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None
     family = settings.probes or scheme(settings.name).probes
     if scheme(settings.name).probes is None or family is None:
         return None
-    check_family(family, settings.n_probes, min(len(f) for f in frames))
-    if not any(f.hessian is not None or f.probes is not None for f in frames):
+    drawn = [f for f in frames if f.hessian is not None]
+    check_family(family, settings.n_probes, min((len(f) for f in drawn), default=settings.n_probes))
+    if not drawn and all(f.probes is None for f in frames):
         raise PHLError(
             f"scheme {settings.name} learns curvature, but no training frame carries a Hessian or Hessian-vector "
             "products; use the scheme E-F, or label the data with them"
@@ -108,6 +110,19 @@ def term_weights(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, floa
     if not weights:
         raise PHLError("every loss weight is 0: there is nothing to learn")
     return weights
+
+
+def check_species(model: Model, frames: Sequence[Frame]) -> None:
+    """Check that a model knows every species of the frames that will choose it.
+
+    Raises:
+        PHLError: Naming the species that no training frame holds.
+    """
+    strange = sorted({chemical_symbols[z] for z in species_of(frames) if z not in model.species})
+    if strange:
+        raise PHLError(
+            f"validation frames hold {', '.join(strange)}, which no training frame holds; choose another split or seed"
+        )
 
 
 def new_model(config: TrainConfig, frames: Sequence[Frame]) -> Model:

@@ -35,7 +35,7 @@ from phl_ase.training.checkpoint import (
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import Progress, RunLog
 from phl_ase.training.schedule import curvature_weight, learning_rate
-from phl_ase.training.setup import RunData, curvature_family, new_model, term_weights
+from phl_ase.training.setup import RunData, check_species, curvature_family, new_model, term_weights
 from phl_ase.training.step import StepResult, accumulate_gradients
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -117,6 +117,7 @@ class _Run:
         if training.compile and "stress" in self.weights:
             raise PHLError("training.compile does not do stress yet; set training.compile=false or loss.stress=0")
         self.model = new_model(config, data.train).to(device=self.device, dtype=self.dtype)
+        check_species(self.model, data.valid)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.model, multi_avg_fn=_moving_average(training.ema_decay)
         )

@@ -1,0 +1,75 @@
+"""The bundled model ``default``: exact derivatives in float64, and a card that tells the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from phl_ase.calculator import PHLCalculator
+from phl_ase.datasets import open_dataset, split
+from phl_ase.potentials import read_card
+from phl_ase.scoring import frame_errors, mean_errors
+from phl_ase.structures import atoms_from_frame
+
+
+@pytest.fixture(scope="module")
+def frames():
+    dataset = open_dataset("reactions-wb97xd-631gd")
+    # a TS, a point of a path and the hottest sample, of 3, 4 and 5 atoms
+    kinds = [("hcn_hnc", "ts"), ("h2co_hcoh", "irc"), ("hcooh_h2o_co", "nms")]
+    return [[f for f in dataset if (f.reaction, f.kind) == wanted][-1] for wanted in kinds]
+
+
+@pytest.fixture(scope="module")
+def calculator():
+    return PHLCalculator("default", device="cpu", dtype="float64")
+
+
+def _richardson(calculator, atoms, step=2e-3):
+    """Hessian from central differences of forces at h and h/2, the h² term extrapolated away (error h⁴)."""
+    columns = []
+    for index in range(3 * len(atoms)):
+        slopes = []
+        for h in (step, step / 2):
+            forces = []
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.positions.flat[index] += sign * h
+                forces.append(calculator.evaluate([moved], ("forces",))[0]["forces"].ravel())
+            slopes.append((forces[1] - forces[0]) / (2 * h))
+        columns.append((4 * slopes[1] - slopes[0]) / 3)
+    hessian = np.array(columns)
+    return 0.5 * (hessian + hessian.T)
+
+
+def test_hessian_is_the_derivative_of_the_forces(calculator, frames):
+    for frame in frames:
+        atoms = atoms_from_frame(frame)
+        hessian = calculator.get_hessian(atoms)
+        assert np.abs(hessian - _richardson(calculator, atoms)).max() <= 1e-6
+        n = len(atoms)
+        assert np.abs(hessian.reshape(3 * n, n, 3).sum(1)).max() <= 1e-9
+
+
+def test_energy_does_not_change_with_orientation(calculator, frames):
+    for frame in frames:
+        atoms = atoms_from_frame(frame)
+        turned = atoms.copy()
+        turned.positions = Rotation.random(random_state=3).apply(atoms.positions) + [1.0, -2.0, 3.0]
+        first, second = calculator.evaluate([atoms, turned], ("energy",))
+        assert abs(first["energy"] - second["energy"]) <= 1e-9
+
+
+def test_the_card_states_the_errors_that_the_model_has(calculator):
+    card = read_card("default")["provenance"]
+    settings = card["config"]["data"]
+    dataset = open_dataset(settings["source"])
+    assert card["data_hash"] == dataset.content_hash()
+    parts = split(dataset, settings["split"], settings["split_seed"], fractions=tuple(settings["fractions"]))
+    test = dataset.frames(parts.test)
+    predictions = calculator.evaluate([atoms_from_frame(f) for f in test], ("energy", "forces", "hessian"))
+    measured = mean_errors(test, frame_errors(test, predictions))["all"]
+    for name, value in card["test_errors"]["all"].items():
+        assert measured[name] == pytest.approx(value, rel=1e-4)
+    assert card["intended_use"]
