@@ -56,7 +56,7 @@ def test_energy_does_not_change_with_orientation(calculator, frames):
     for frame in frames:
         atoms = atoms_from_frame(frame)
         turned = atoms.copy()
-        turned.positions = Rotation.random(random_state=3).apply(atoms.positions) + [1.0, -2.0, 3.0]
+        turned.positions = Rotation.random(random_state=3).apply(atoms.positions) + np.array([1.0, -2.0, 3.0])
         first, second = calculator.evaluate([atoms, turned], ("energy",))
         assert abs(first["energy"] - second["energy"]) <= 1e-9
 

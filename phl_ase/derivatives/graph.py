@@ -5,13 +5,13 @@ Inference never keeps a graph of second derivatives; training asks for it with `
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phl_ase.derivatives.memory import CACHE_FRIENDLY, counting_saved_bytes
+from phl_ase.derivatives.memory import CACHE_FRIENDLY, SavedBytes, counting_saved_bytes
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential
 
@@ -23,6 +23,7 @@ class GradientGraph:
         potential: Any potential.
         batch: Systems of any size, periodic or not.
         curvature: Whether products will be asked for; without it nothing is kept for them.
+        measured: Whether to measure what the graph keeps, which only many products need to know.
         stress: Whether to differentiate in the strain too.
         create_graph: Keep graphs of everything, for a loss that is differentiated in the parameters.
 
@@ -30,7 +31,8 @@ class GradientGraph:
         energy: eV.
         gradient: ∂E/∂R, eV/Å.
         strain_gradient: ∂E/∂ε of each system, eV; ``None`` unless asked for.
-        saved_bytes: What the graph of the gradient keeps: the measure of the memory that one product needs.
+        saved_bytes: What the graph of the gradient keeps: the measure of the memory that one product needs; 0 when it
+            was not measured.
     """
 
     energy: Float[Tensor, " systems"]
@@ -43,6 +45,7 @@ class GradientGraph:
         batch: Batch,
         *,
         curvature: bool = False,
+        measured: bool = True,
         stress: bool = False,
         create_graph: bool = False,
     ) -> None:
@@ -50,7 +53,7 @@ class GradientGraph:
         self._batched = "batched" in potential.derivative_modes
         self.positions = batch.positions.detach().requires_grad_()
         strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
-        with torch.enable_grad(), counting_saved_bytes() if curvature else nullcontext() as saved:
+        with torch.enable_grad(), _count(curvature and measured) as saved:
             self.energy = potential(batch.moved(self.positions) if strain is None else _strained(batch, self, strain))
             if self.energy.requires_grad:
                 self.gradient, *rest = torch.autograd.grad(
@@ -98,6 +101,10 @@ class GradientGraph:
             materialize_grads=True,
         )
         return rows.unsqueeze(0) if single else rows
+
+
+def _count(wanted: bool) -> AbstractContextManager[SavedBytes | None]:
+    return counting_saved_bytes() if wanted else nullcontext()
 
 
 def _strained(batch: Batch, graph: GradientGraph, strain: Tensor) -> Batch:

@@ -12,6 +12,7 @@ from torch import Tensor
 from phl_ase.derivatives import GradientGraph, rows_per_chunk, stress_of
 from phl_ase.errors import NonFiniteError
 from phl_ase.objective import TERMS
+from phl_ase.potentials import Model
 from phl_ase.structures import Batch, Labels, Potential, Predictions
 
 # graphs of a product that is differentiated again keep about this many times what the gradient's graph keeps
@@ -39,7 +40,7 @@ def label_counts(labels: Labels, weights: Mapping[str, float]) -> dict[str, int]
 
 
 def accumulate_gradients(
-    potential: Potential,
+    potential: Model,
     batch: Batch,
     labels: Labels,
     weights: Mapping[str, float],
@@ -66,6 +67,7 @@ def accumulate_gradients(
     total = dict(counts) if counts is not None else local
     sums = dict.fromkeys(weights, 0.0)
     needs_hvp = "curvature" in weights and local["curvature"] > 0
+    parameters = [p for p in potential.parameters() if p.requires_grad]
     parts = _predictions(potential, batch, labels, weights, needs_hvp, memory_budget, compiled)
     for predictions, part_labels, names, last in parts:
         terms = {name: TERMS[name].total(batch, predictions, part_labels) for name in names if local[name]}
@@ -75,7 +77,8 @@ def accumulate_gradients(
                 raise NonFiniteError(_blame(name, batch, predictions, part_labels))
         loss = sum(weights[name] * value / max(total[name], 1) for name, value in terms.items())
         if isinstance(loss, Tensor) and loss.requires_grad:
-            loss.backward(retain_graph=not last)
+            # towards the parameters only: what leads back to the positions alone is not differentiated a third time
+            loss.backward(retain_graph=not last, inputs=parameters)
     return StepResult(sums, local)
 
 
@@ -93,7 +96,14 @@ def _predictions(
     if compiled is not None:
         yield compiled(batch, labels.probes if needs_hvp else None), labels, names, True
         return
-    graph = GradientGraph(potential, batch, curvature=needs_hvp, stress="stress" in weights, create_graph=True)
+    graph = GradientGraph(
+        potential,
+        batch,
+        curvature=needs_hvp,
+        measured=labels.probes is not None and len(labels.probes) > 1,
+        stress="stress" in weights,
+        create_graph=True,
+    )
     predictions = Predictions(
         energy=graph.energy,
         forces=-graph.gradient,
