@@ -36,7 +36,8 @@ operator = calc.hessian_operator(atoms)  # a scipy LinearOperator, for systems w
 largest = eigsh(operator, k=3, which="LA", return_eigenvectors=False)
 print("largest eigenvalues from products alone / eV/Å²:", *(f"{value:.3f}" for value in sorted(largest)))
 
-batch = [molecule(name) for name in ("HCN", "H2CO", "HCOOH")]
+names = ("HCN", "H2CO", "HCOOH")
 print(f"{'molecule':10s} {'energy / eV':>14s} {'largest |H| / eV/Å²':>20s}")
-for molecule_, found in zip(batch, calc.evaluate(batch, ("energy", "hessian")), strict=True):
-    print(f"{molecule_.symbols!s:10s} {found['energy']:14.4f} {np.abs(found['hessian']).max():20.2f}")
+batch = [molecule(name) for name in names]
+for name, found in zip(names, calc.evaluate(batch, ("energy", "hessian")), strict=True):
+    print(f"{name:10s} {found['energy']:14.4f} {np.abs(found['hessian']).max():20.2f}")

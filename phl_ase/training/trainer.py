@@ -328,12 +328,16 @@ def _moving_average(decay: float):
     return torch.no_grad()(update)
 
 
+# what may change when a run is resumed: where it runs and how, not what comes out of it
+_FREE = {("training", "device"), ("training", "memory_budget_mb"), ("training", "checkpoint_seconds")}
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     keys = [
         f"{section}.{key}"
         for section in old
         for key in old[section]
-        if new.get(section, {}).get(key) != old[section][key] and (section, key) != ("training", "device")
+        if new.get(section, {}).get(key) != old[section][key] and (section, key) not in _FREE
     ]
     return ", ".join(keys)
 

@@ -64,7 +64,7 @@ def step_of(scheme: str, model: PaiNN, batch: Batch, labels: Labels, compiled: b
     def step() -> None:
         model.zero_grad(set_to_none=True)
         targets = with_curvature_targets(batch, labels, family) if family else labels
-        accumulate_gradients(model, batch, targets, weights, memory_budget=2**31, compiled=evaluator)
+        accumulate_gradients(model, batch, targets, weights, memory_budget=2**29, compiled=evaluator)
 
     return step
 
