@@ -18,6 +18,7 @@ import numpy as np
 
 import phl_ase
 from phl_ase.errors import PHLError, unknown
+from phl_ase.files import write_atomic
 
 Array = np.ndarray
 
@@ -140,25 +141,12 @@ def plain(value: Any) -> Any:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write reports, or anything :func:`plain` takes, as JSON; the file is whole or not there.
 
-    The text goes to a temporary file in the same folder, which then replaces the target in one step.
-
     Raises:
-        PHLError: When the value has no JSON form or the folder does not exist.
+        PHLError: When the value has no JSON form or the file cannot be written.
     """
     target = Path(path)
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    if not target.parent.is_dir():
-        raise PHLError(f"cannot write {target.name}: the folder {target.parent} does not exist; make it first")
-    # not tempfile: its files are readable by their owner alone, and the mode would stay
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(target, text.encode())
 
 
 def read_reports(path: str | os.PathLike[str]) -> tuple[Report, ...]:

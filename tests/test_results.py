@@ -103,7 +103,7 @@ def test_write_is_atomic(tmp_path, monkeypatch):
     for function in ("replace", "fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, broken)
-            with pytest.raises(OSError, match="disk full"):
+            with pytest.raises(PHLError, match="disk full"):
                 write_json(path, {"newer": 2})
         assert json.loads(path.read_text()) == {"good": 1}
         assert os.listdir(tmp_path) == ["result.json"]

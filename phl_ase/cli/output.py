@@ -61,9 +61,5 @@ def save_json(path: Path | None, value: Any) -> None:
     """
     from phl_ase.results import write_json
 
-    if path is None:
-        return
-    try:
+    if path is not None:
         write_json(path, value)
-    except OSError as error:
-        raise PHLError(f"cannot write {path}: {error.strerror}; choose another folder or free some space") from None

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ase import Atoms
 
-from phl_ase.datasets.atomic import replacing
 from phl_ase.datasets.base import BaseDataset, MemoryDataset
 from phl_ase.datasets.labelled import check_keys, hessian_asymmetry, labelled_atoms, labelled_frame
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.store import Dataset
 from phl_ase.errors import PHLError, unknown
+from phl_ase.files import replacing
 from phl_ase.structures.frame import Frame
 
 _FOLDER = Path(__file__).parent / "bundled"

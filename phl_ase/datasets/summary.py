@@ -12,10 +12,10 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from phl_ase.datasets.atomic import replacing
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.schema import asymmetry
 from phl_ase.errors import missing_package
+from phl_ase.files import replacing
 from phl_ase.structures.frame import Frame
 
 Array = np.ndarray

@@ -11,7 +11,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phl_ase.datasets.atomic import Sink, replacing
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.schema import (
     COLUMNS,
@@ -26,7 +25,9 @@ from phl_ase.datasets.schema import (
     offsets_name,
     storable,
 )
+from phl_ase.datasets.sink import Sink
 from phl_ase.errors import PHLError
+from phl_ase.files import replacing
 from phl_ase.structures.frame import Frame
 
 _TEXT = 60_000  # HDF5 keeps attributes of up to 64 KiB

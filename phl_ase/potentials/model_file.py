@@ -5,7 +5,6 @@ Loading never runs code from the file: tensors are read by safetensors, the card
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from phl_ase.errors import PHLError, unknown
+from phl_ase.files import write_atomic
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.registry import build_model
 
@@ -44,15 +44,7 @@ def save_model(path: str | Path, model: Model, provenance: Mapping[str, Any]) ->
     card = {"schema": SCHEMA, **model.card(), "provenance": dict(provenance)}
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = save(tensors, metadata={"phl_ase": json.dumps(card, ensure_ascii=False)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = f"{error.strerror}; free space or choose another folder"
-        raise PHLError(f"cannot write the model {path}: {reason}") from None
+    write_atomic(path, content)
     return path
 
 

@@ -21,6 +21,7 @@ from phl_ase.study.progress import ManyRuns, schedule_length
 from phl_ase.study.worker import MARKER, run, write_marker
 from phl_ase.training import RunData, Stopped, TrainConfig
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, run_folder
+from phl_ase.training.signals import signals_noticed
 
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 60.0  # for a stopped run to write its checkpoint
@@ -100,7 +101,7 @@ def train_schemes(
         waiting = [name for name in configs if not _finished(root / name, configs[name], prints[name])]
         # the longest first, so that none is left alone at the end
         waiting.sort(key=lambda name: -relative_cost(configs[name]))
-        with _signals_noticed() as noticed:
+        with signals_noticed() as noticed:
             _train_all(waiting, configs, frames, root, processes, noticed)
         return {name: _read(root / name, name) for name in configs}
 
@@ -272,23 +273,6 @@ def _read(folder: Path, name: str) -> Trained:
         best_epoch=int(marker["best_epoch"]),
         records=tuple(json.loads(line) for line in lines),
     )
-
-
-@contextmanager
-def _signals_noticed() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them."""
-    noticed: list[int] = []
-    previous: dict[signal.Signals, Any] = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda received, _: noticed.append(received))
-    except ValueError:  # not the main thread: whoever runs this has its own way to stop it
-        previous = {}
-    try:
-        yield noticed
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

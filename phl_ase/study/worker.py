@@ -44,7 +44,7 @@ def write_marker(folder: Path, values: dict[str, Any]) -> None:
     Raises:
         PHLError: When it cannot be written.
     """
-    from phl_ase.training.checkpoint import write_atomic
+    from phl_ase.files import write_atomic
 
     write_atomic(folder / MARKER, json.dumps(values, indent=1).encode())
 

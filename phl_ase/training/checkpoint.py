@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import io
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from phl_ase.errors import PHLError
+from phl_ase.files import write_atomic
 
 LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "last.ckpt",
@@ -59,24 +59,6 @@ def run_folder(folder: str | Path, *, resume: bool) -> Iterator[Path]:
         if resume and not used:
             raise PHLError(f"{folder} holds no run to resume; leave --resume out to start one")
         yield folder
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file by atomic replace: a full disk or a kill leaves the older one.
-
-    Raises:
-        PHLError: When the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise PHLError(f"cannot write {path}: {error.strerror}; the last good version is kept") from None
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

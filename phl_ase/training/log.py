@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from phl_ase.errors import PHLError
-from phl_ase.training.checkpoint import LOG, TABLE, write_atomic
+from phl_ase.files import write_atomic
+from phl_ase.training.checkpoint import LOG, TABLE
 
 
 class RunLog:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from phl_ase import __version__
 from phl_ase.derivatives import choose_device, evaluate
 from phl_ase.derivatives.compiled import CompiledEvaluator
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.files import write_atomic
 from phl_ase.objective import TERMS, with_curvature_targets
 from phl_ase.potentials import Model, save_model
 from phl_ase.structures import Frame, PackedFrames
@@ -30,12 +30,12 @@ from phl_ase.training.checkpoint import (
     load_checkpoint,
     run_folder,
     save_checkpoint,
-    write_atomic,
 )
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import Progress, RunLog
 from phl_ase.training.schedule import curvature_weight, learning_rate
 from phl_ase.training.setup import RunData, check_species, curvature_family, new_model, term_weights
+from phl_ase.training.signals import signals_noticed
 from phl_ase.training.step import StepResult, accumulate_gradients
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -101,7 +101,7 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
             run.restore()
         else:
             run.start()
-        with _signals_noticed() as noticed:
+        with signals_noticed() as noticed:
             run.loop(noticed)
         return TrainResult(path, run.at.best_loss, run.at.best_epoch, tuple(run.log.records))
 
@@ -345,23 +345,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _note(record: dict[str, Any]) -> str:
     shown = {k: v for k, v in record.items() if k.startswith(("train_", "valid_"))}
     return " ".join(f"{k.removeprefix('train_')} {v:.3g}" for k, v in shown.items() if k.startswith("train_"))
-
-
-@contextmanager
-def _signals_noticed() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; the loop looks after every step."""
-    noticed: list[int] = []
-    previous = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda received, _: noticed.append(received))
-    except ValueError:  # not the main thread: whoever runs this has its own way to stop it
-        previous = {}
-    try:
-        yield noticed
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 __all__ = ["Frame", "RunData", "Stopped", "TrainResult", "train"]

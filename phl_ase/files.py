@@ -1,0 +1,56 @@
+"""Writing a file in one step: beside the target first, moved over it when it is complete, gone when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from phl_ase.errors import PHLError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file is larger than this system allows; choose another disk",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only; choose another folder",
+}
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that replaces it when the block ends well and vanishes when it does not.
+
+    Raises:
+        PHLError: When the folder is missing or not writable, or the disk is full.
+    """
+    if not path.parent.is_dir():
+        raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise PHLError(f"cannot write {path}: it is a folder; name a file")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0) or error.strerror or str(error).splitlines()[0]
+        raise PHLError(f"cannot write {path}: {reason} (nothing was written; an older file is kept)") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file by atomic replace: a full disk or a kill leaves the older one.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
