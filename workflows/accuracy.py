@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -194,6 +193,8 @@ def _chosen(cell: dict[str, Any], chosen: str) -> np.ndarray:
 
 def table(out: Path, seeds: int, splits: list[str], target: Path | None) -> None:
     """Print the tables and write every number as JSON."""
+    from phl_ase.results import provenance
+
     rng = np.random.default_rng(0)
     results: dict[str, Any] = {
         "epochs": EPOCHS,
@@ -203,7 +204,8 @@ def table(out: Path, seeds: int, splits: list[str], target: Path | None) -> None
         "seeds": seeds,
     }
     results |= {
-        "machine": f"{platform.processor() or platform.machine()}, one thread per run",
+        "command": "python workflows/accuracy.py run --out runs/accuracy --json workflows/results/accuracy.json",
+        "provenance": provenance(),
         "cells": {},
         "ratios": {},
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from phl_ase.derivatives.compiled import CompiledEvaluator
 from phl_ase.objective import SCHEMES, with_curvature_targets
 from phl_ase.potentials import PaiNN, PaiNNConfig
+from phl_ase.results import provenance
 from phl_ase.structures import Batch, Frame, Labels, collate
 from phl_ase.training.step import accumulate_gradients
 
@@ -134,7 +134,7 @@ def main() -> None:
             rows.append(row)
             print(json.dumps(row, ensure_ascii=False), flush=True)
     if arguments.json:
-        content = {"machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
+        content = {"provenance": provenance(), "threads": 1}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({**content, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
 
