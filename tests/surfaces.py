@@ -10,11 +10,11 @@ from phl_ase.structures import Frame
 
 
 def painn(seed: int = 0, species=(1, 6, 8), channels: int = 8, **config) -> PaiNN:
-    """A small PaiNN in float64, damped so that random weights give eV and not keV."""
+    """A small PaiNN in float64, its random weights scaled to curvatures of eV/Å²."""
     config = {"layers": 2, "n_basis": 6, "cutoff": 4.0} | config
     model = PaiNN(PaiNNConfig(species, channels=channels, **config), torch.Generator().manual_seed(seed)).double()
     with torch.no_grad():
-        model.filters.weight.mul_(0.2)
+        model.filters.weight.mul_(2.0)
     return model
 
 

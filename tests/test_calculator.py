@@ -34,7 +34,7 @@ from phl_ase.vibrations import harmonic_analysis
 def painn(seed=0, species=(1, 6, 7, 8)) -> PaiNN:
     config = PaiNNConfig(species=species, channels=16, layers=2, cutoff=4.0, n_basis=6)
     model = PaiNN(config, torch.Generator().manual_seed(seed))
-    model.set_references(torch.linspace(-13.0, -2000.0, len(species), dtype=torch.float64), 0.1)
+    model.set_references(torch.linspace(-13.0, -2000.0, len(species), dtype=torch.float64), 1.0)
     return model.double()
 
 
