@@ -343,8 +343,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _note(record: dict[str, Any]) -> str:
-    shown = {k: v for k, v in record.items() if k.startswith(("train_", "valid_"))}
-    return " ".join(f"{k.removeprefix('train_')} {v:.3g}" for k, v in shown.items() if k.startswith("train_"))
+    return " ".join(f"{k.removeprefix('train_')} {v:.3g}" for k, v in record.items() if k.startswith("train_"))
 
 
 __all__ = ["Frame", "RunData", "Stopped", "TrainResult", "train"]
