@@ -100,7 +100,6 @@ def test_tblite_missing(monkeypatch):
     assert "pip install 'phl-ase[reference]'" in mistake("tblite")
 
 
-@pytest.mark.reference
 def test_tblite():
     pytest.importorskip("tblite")
     atoms = molecule("H2O")

@@ -44,13 +44,17 @@ ALLOWED: dict[str, set[str]] = {
     # NumPy and ASE only, for any calculator: no torch below this line and above the next comment
     "results": set(),
     "vibrations": {"results"},
-    "paths": {"results", "vibrations"},
+    "curvature": {"vibrations"},
+    "paths": {"results", "vibrations", "curvature"},
+    "phonons": {"results", "curvature"},
     "scoring": {"results", "vibrations"},
-    "validators": {"results", "vibrations", "scoring", "paths", "resolver"},
+    "validators": {"results", "vibrations", "curvature", "scoring", "paths", "phonons", "resolver"},
+    # figures of reports, from their arrays alone
+    "plots": {"results", "scoring"},
     # labels and reaction paths: they know ASE calculators, structures and data sets, and no potential. Labelling draws
     # recorded probes; the reaction workflow labels what it finds
     "reference": {"structures", "datasets", "probes", "results", "vibrations"},
-    "reactions": {"structures", "datasets", "paths", "reference", "results", "vibrations"},
+    "reactions": {"structures", "datasets", "paths", "reference", "results", "vibrations", "curvature"},
     # puts everything together, but for the command line
     "study": {
         "structures",
@@ -66,15 +70,29 @@ ALLOWED: dict[str, set[str]] = {
         "paths",
         "results",
         "vibrations",
+        "curvature",
         "scoring",
+        "phonons",
         "validators",
+        "plots",
         "reference",
     },
 }
 ALLOWED["cli"] = set(ALLOWED)
 ALLOWED["__main__"] = {"cli"}
 
-TORCH_FREE = {"errors", "units", "results", "vibrations", "paths", "scoring", "validators"}
+TORCH_FREE = {
+    "errors",
+    "units",
+    "results",
+    "vibrations",
+    "curvature",
+    "paths",
+    "phonons",
+    "scoring",
+    "validators",
+    "plots",
+}
 
 
 # ---------------------------------------------------------------------------------------------------- reading imports

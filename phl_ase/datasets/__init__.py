@@ -2,6 +2,7 @@
 
 from phl_ase.datasets.base import BaseDataset, MemoryDataset
 from phl_ase.datasets.labelled import labelled_atoms, labelled_frame
+from phl_ase.datasets.reactions import ReactionFrames, reactions_of
 from phl_ase.datasets.readers import BUNDLED, data_card, open_dataset, write_extxyz
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.splits import SPLITS, Split, split
@@ -16,12 +17,14 @@ __all__ = [
     "Dataset",
     "DatasetMeta",
     "MemoryDataset",
+    "ReactionFrames",
     "Split",
     "data_card",
     "histograms",
     "labelled_atoms",
     "labelled_frame",
     "open_dataset",
+    "reactions_of",
     "split",
     "summarise",
     "write_dataset",

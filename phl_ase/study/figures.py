@@ -1,17 +1,13 @@
-"""Figures of a comparison of schemes, drawn from its results alone, so that a report can be made again at any time.
-
-``matplotlib.figure.Figure`` without pyplot: nothing global is touched, no display is needed. Colours are Okabe and
-Ito's, told apart with any colour vision; markers and line styles differ as well, for print.
-"""
+"""Figures of a comparison of schemes, drawn from its results alone, so that a report can be made again at any time."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phl_ase.plots.style import STYLES, empty, new_figure, panel, plain_ticks, to_png
 from phl_ase.scoring import ERRORS
 
 if TYPE_CHECKING:
@@ -20,50 +16,20 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 
-# (colour, marker, line) of each scheme in turn; the yellow of the palette is too light for lines
-STYLES = (
-    ("#000000", "o", "-"),
-    ("#E69F00", "s", "--"),
-    ("#0072B2", "^", "-"),
-    ("#D55E00", "D", "-."),
-    ("#009E73", "v", "--"),
-    ("#CC79A7", "P", "-"),
-    ("#56B4E9", "X", ":"),
-)
-_FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 _SMALLEST = 0.03  # share of the errors that lies below the panels
 _FEWEST = 3  # frames that a mean is drawn for
 _LABELS = {"energy": "energy", "forces": "forces", "hessian": "Hessian"}
-
-
-def _new(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _styles(results: Results) -> dict[str, tuple[str, str, str]]:
     return {name: STYLES[i % len(STYLES)] for i, name in enumerate(results["schemes"])}
 
 
-def _panel(axes: Axes) -> None:
-    axes.grid(True, color="0.88", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _empty(axes: Axes, text: str = "nothing to show") -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color="0.4")
-
-
 def training_curves(results: Results) -> Figure:
     """Root-mean-square errors of the validation frames over the epochs: energy, forces, curvature."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _new(11, 3.9)
+    figure = new_figure(11, 3.9)
     panels = (
         ("valid_energy", 1e3, "energy / (meV/atom)"),
         ("valid_forces", 1e3, "forces / (meV/Å)"),
@@ -79,10 +45,10 @@ def training_curves(results: Results) -> Figure:
                 handles[name] = axes.plot(epochs, values, line, color=colour, linewidth=1.8, marker=marker)[0]
         if axes.lines:
             axes.set_yscale("log")
-            _plain_ticks(axes)
+            plain_ticks(axes)
         else:
-            _empty(axes)
-        _panel(axes)
+            empty(axes)
+        panel(axes)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"validation RMSE, {label}")
@@ -93,7 +59,7 @@ def training_curves(results: Results) -> Figure:
 
 def error_against_displacement(results: Results) -> Figure:
     """Errors of the test frames against their distance from the nearest stationary point, and the mean in intervals."""
-    figure = _new(11, 4.1)
+    figure = new_figure(11, 4.1)
     handles: dict[str, Any] = {}
     for axes, (label, kind) in zip(figure.subplots(1, 3), ERRORS.items(), strict=True):
         for name, (colour, marker, line) in _styles(results).items():
@@ -111,10 +77,10 @@ def error_against_displacement(results: Results) -> Figure:
         if axes.lines:
             axes.set_yscale("log")
             _leave_out_smallest(axes)
-            _plain_ticks(axes)
+            plain_ticks(axes)
         else:
-            _empty(axes)
-        _panel(axes)
+            empty(axes)
+        panel(axes)
         axes.set_xlabel("displacement / Å")
         axes.set_ylabel(f"{_LABELS[label]} error / ({kind.unit})")
     if handles:
@@ -126,9 +92,9 @@ def parity(results: Results) -> Figure:
     """Prediction against reference: a row for energy, forces and Hessian, a column for each scheme."""
     names = [name for name, entry in results["schemes"].items() if entry.get("scores")]
     quantities = (("energy", "eV"), ("forces", "eV/Å"), ("hessian", "eV/Å²"))
-    figure = _new(max(2.9 * len(names) + 0.4, 6), 9)
+    figure = new_figure(max(2.9 * len(names) + 0.4, 6), 9)
     if not names:
-        _empty(figure.subplots())
+        empty(figure.subplots())
         return figure
     styles = _styles(results)
     grid = figure.subplots(len(quantities), len(names), squeeze=False, sharex="row", sharey="row")
@@ -140,7 +106,7 @@ def parity(results: Results) -> Figure:
                 axes.plot(reference, predicted, ".", color=styles[name][0], markersize=4, alpha=0.6, markeredgewidth=0)
                 limits = [min(reference.min(), 0), reference.max()]
                 axes.plot(limits, limits, color="0.55", linewidth=1, zorder=0)
-            _panel(axes)
+            panel(axes)
             axes.set_xlabel(f"DFT {_LABELS[label]} / {_unit(unit)}")
         row[0].set_ylabel(f"model {_LABELS[label]} / {_unit(unit)}")
     for axes, name in zip(grid[0], names, strict=True):
@@ -162,17 +128,6 @@ def _leave_out_smallest(axes: Axes) -> None:
     values = values[np.isfinite(values) & (values > 0)]
     if len(values):
         axes.set_ylim(bottom=0.7 * float(np.quantile(values, _SMALLEST)), top=1.4 * float(values.max()))
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Numbers and not powers of ten on a logarithmic axis, also where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    low, high = axes.get_ylim()
-    steps = (1.0,) if high / low > 1e3 else (1.0, 3.0) if high / low > 30 else (1.0, 2.0, 5.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
 FIGURES: dict[str, tuple[Callable[[Results], Any], str]] = {
@@ -205,12 +160,7 @@ def draw_figures(results: Results) -> dict[str, bytes]:
     Returns:
         Key of ``FIGURES`` -> content of the file.
     """
-    import matplotlib
-
     drawn = {}
     for name, (draw, _) in FIGURES.items():
-        with matplotlib.rc_context(_FONT):
-            buffer = io.BytesIO()
-            draw(results).savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-        drawn[name] = buffer.getvalue()
+        drawn[name] = to_png(draw, results)
     return drawn
