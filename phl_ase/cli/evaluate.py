@@ -101,8 +101,8 @@ def _errors(dataset: BaseDataset, indices: Sequence[int], predict: Predict) -> d
 
     import numpy as np
 
+    from phl_ase.progress import Progress
     from phl_ase.scoring import frame_errors, mean_errors
-    from phl_ase.training import Progress
 
     frames: list[Frame] = []
     parts = []

@@ -15,6 +15,7 @@ from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
 from phl_ase.objective import SCHEMES
 from phl_ase.potentials.model_file import load_model, save_model
+from phl_ase.progress import Progress
 from phl_ase.results import plain, provenance
 from phl_ase.structures import Frame
 from phl_ase.study.compare import Trained, new_folder, train_schemes
@@ -22,7 +23,7 @@ from phl_ase.study.figures import FIGURES, draw_figures
 from phl_ase.study.report import render_report
 from phl_ase.study.scores import START_RMS, Questions, linear_end_names, score
 from phl_ase.study.table import table_text
-from phl_ase.training import Progress, RunData, TrainConfig, parse_config, prepare_data
+from phl_ase.training import RunData, TrainConfig, parse_config, prepare_data
 from phl_ase.training.checkpoint import run_folder
 
 EPOCHS = 300

@@ -2,12 +2,10 @@
 
 from phl_ase.derivatives import choose_device
 from phl_ase.training.config import TrainConfig, default_toml, parse_config, read_config
-from phl_ase.training.log import Progress
 from phl_ase.training.setup import RunData, prepare_data
 from phl_ase.training.trainer import Stopped, TrainResult, train
 
 __all__ = [
-    "Progress",
     "RunData",
     "Stopped",
     "TrainConfig",

@@ -1,11 +1,10 @@
-"""What a run writes as it goes: JSON lines and CSV always, a progress bar where somebody looks."""
+"""What a run writes as it goes: JSON lines and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,44 +45,3 @@ class RunLog:
         writer.writeheader()
         writer.writerows(self.records)
         write_atomic(self._folder / TABLE, text.getvalue().encode())
-
-
-class Progress:
-    """A progress bar with the time left on standard error; silent when that is no terminal.
-
-    Args:
-        description: What is going on.
-        total: Number of steps.
-        done: Steps done already, when resuming.
-    """
-
-    def __init__(self, description: str, total: int, done: int = 0) -> None:
-        self._bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task(description, total=total, completed=done, note="")
-
-    def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, note: str = "") -> None:
-        """One step is done."""
-        if self._bar is not None:
-            self._bar.update(self._task, advance=1, note=note)

@@ -20,6 +20,7 @@ from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.files import write_atomic
 from phl_ase.objective import TERMS, with_curvature_targets
 from phl_ase.potentials import Model, save_model
+from phl_ase.progress import Progress
 from phl_ase.structures import Frame, PackedFrames
 from phl_ase.training.batches import batches_of_epoch
 from phl_ase.training.checkpoint import (
@@ -32,7 +33,7 @@ from phl_ase.training.checkpoint import (
     save_checkpoint,
 )
 from phl_ase.training.config import TrainConfig
-from phl_ase.training.log import Progress, RunLog
+from phl_ase.training.log import RunLog
 from phl_ase.training.schedule import curvature_weight, learning_rate
 from phl_ase.training.setup import RunData, check_species, curvature_family, new_model, term_weights
 from phl_ase.training.signals import signals_noticed
