@@ -44,3 +44,8 @@ class Progress:
         """One step is done."""
         if self._bar is not None:
             self._bar.update(self._task, advance=1, note=note)
+
+    def note(self, note: str) -> None:
+        """Say what is being worked on."""
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)

@@ -3,7 +3,7 @@
 from phl_ase.datasets.base import BaseDataset, MemoryDataset
 from phl_ase.datasets.labelled import labelled_atoms, labelled_frame
 from phl_ase.datasets.reactions import ReactionFrames, reactions_of
-from phl_ase.datasets.readers import BUNDLED, data_card, open_dataset, write_extxyz
+from phl_ase.datasets.readers import BUNDLED, data_card, open_dataset, read_images, write_extxyz
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.splits import SPLITS, Split, split
 from phl_ase.datasets.store import Dataset
@@ -25,6 +25,7 @@ __all__ = [
     "labelled_frame",
     "open_dataset",
     "reactions_of",
+    "read_images",
     "split",
     "summarise",
     "write_dataset",

@@ -71,18 +71,35 @@ def _images_of_database(path: Path) -> list[Atoms]:
     return [row.toatoms(add_additional_information=True) for row in connect(str(path.resolve())).select()]
 
 
-def _read_images(
-    path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] = _images_of_ase
-) -> MemoryDataset:
+def read_images(source: str | PathLike[str], *, images_of: Callable[[Path], list[Atoms]] | None = None) -> list[Atoms]:
+    """All structures of a file that ASE reads, with their masses and constraints, which a data set does not keep.
+
+    Args:
+        source: The file.
+        images_of: What reads it; ASE's own choice by default.
+
+    Raises:
+        PHLError: For a missing, unreadable or empty file.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise PHLError(f"no file {str(source)!r}; expected structures: .xyz, .extxyz, .traj, .cif, …")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ASE warns about what the checks below report
-            images = images_of(path)
+            warnings.simplefilter("ignore")  # ASE warns about what the checks of labels report
+            images = (images_of or _images_of_ase)(path)
     except Exception as error:  # readers of ASE raise anything at all on a broken file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise PHLError(f"{path} cannot be read by ASE ({reason}); expected .h5, .extxyz, .traj, .db, …") from error
     if not images:
         raise PHLError(f"{path}: holds no structures; expected at least one")
+    return images
+
+
+def _read_images(
+    path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] = _images_of_ase
+) -> MemoryDataset:
+    images = read_images(path, images_of=images_of)
     pairs = [labelled_frame(atoms, f"{path}: frame {i}", keys=keys) for i, atoms in enumerate(images)]
     found = Counter((label, key) for _, where in pairs for label, key in where.items())
     for label, key in (keys or {}).items():

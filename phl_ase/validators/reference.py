@@ -1,0 +1,41 @@
+"""What a potential is scored against: stationary points and reactions of a reference, on plain ASE structures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from ase import Atoms
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class StationaryPoint:
+    """A minimum or transition state of the reference.
+
+    Attributes:
+        atoms: Its structure.
+        energy: Its energy, eV; ``None`` when unknown.
+        hessian: Its Hessian ``(3n, 3n)`` eV/Å²; ``None`` when unknown.
+    """
+
+    atoms: Atoms
+    energy: float | None = None
+    hessian: Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceReaction:
+    """A reaction as the reference has it.
+
+    Attributes:
+        name: For reports.
+        transition_state: Its TS.
+        ends: Name, for example ``"reactant"`` or ``"HCN"``, to end point; the two ends of the IRC, or none.
+    """
+
+    name: str
+    transition_state: StationaryPoint
+    ends: Mapping[str, StationaryPoint] = field(default_factory=dict)
