@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from phl_ase.cli import app
 from phl_ase.cli.app import COMMANDS, GROUPS
 from phl_ase.cli.output import table
 from phl_ase.datasets import open_dataset, write_dataset
+from phl_ase.results import read_reports
+from phl_ase.scoring import ERRORS
 from phl_ase.training import TrainConfig, read_config
 from phl_ase.training.checkpoint import load_checkpoint
 
@@ -273,17 +276,25 @@ def test_sigterm_ends_with_one_line_and_a_folder_that_resumes(config, tmp_path):
 
 def test_evaluate_shows_errors_by_kind_and_writes_them(run, tmp_path):
     words = ("evaluate", run / "best.safetensors", DATA, "--max-atoms", "3")
-    result = phl(*words, "--json", tmp_path / "errors.json")
+    result = phl(*words, "--json", tmp_path / "errors.json", "--plot", tmp_path / "errors.png")
     assert result.exit_code == 0, result.output
     head, _, *rows = result.output.splitlines()
     assert head.split("  ")[0] == "geometries"
-    assert all(unit in head for unit in ("meV/atom", "meV/Å", "eV/Å²"))
-    assert [row.split()[0] for row in rows] == ["all", "near", "far", "irc", "nms", "product", "reactant", "ts"]
-    written = json.loads((tmp_path / "errors.json").read_text())
-    assert written["frames"] == 27
-    assert written["units"] == {"energy": "meV/atom", "forces": "meV/Å", "hessian": "eV/Å²"}
-    assert f"{written['errors']['ts']['hessian']:.4g}" == rows[-1].split()[-1]
-    assert written["provenance"]["phl_ase"] == __version__
+    assert all(unit in head for unit in ("meV/atom", "meV/Å", "Hessian / eV/Å²", "lowest eigenvalue / eV/Å²", "%"))
+    groups = ["all", "near", "far", "stationary", "mild", "hot", "irc", "nms", "product", "reactant", "ts"]
+    assert [row.split()[0] for row in rows[: len(groups)]] == groups
+    assert rows[len(groups)] == "in brackets: 95 % bootstrap intervals, 27 frames drawn 2000 times"
+    assert "Hessians: the calculator's own" in rows
+    assert re.search(r"note: the model was trained on \d+ of these frames; --split", rows[-1])
+    (report,) = read_reports(tmp_path / "errors.json")
+    assert report.provenance["frames"] == report.metric("frames, all").value == 27
+    assert f"{report.metric('hessian, all').value:.3g} [" in rows[0]
+    assert report.provenance["phl_ase"] == __version__
+    arrays = report.arrays
+    assert all(arrays["forces_by_group_low"][0] < arrays[f"forces_by_group{end}"][0] for end in ("", "_high"))
+    assert len(arrays["hessian_by_displacement"]) == len(arrays["displacement_means"])
+    assert arrays["temperature_means"].tolist() == [300, 600, 1200, 2000]
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_evaluate_takes_the_test_part_of_the_runs_split(run, tmp_path):
@@ -294,7 +305,9 @@ def test_evaluate_takes_the_test_part_of_the_runs_split(run, tmp_path):
     assert by_file.output == by_name.output
     split = json.loads((run / "split.json").read_text())
     sizes = open_dataset(DATA).sizes
-    assert json.loads((tmp_path / "a.json").read_text())["frames"] == sum(sizes[i] == 3 for i in split["test"])
+    (report,) = read_reports(tmp_path / "a.json")
+    assert report.metric("frames, all").value == sum(sizes[i] == 3 for i in split["test"])
+    assert "trained on" not in by_file.output
 
 
 def test_batches_hold_few_atoms():
@@ -329,9 +342,26 @@ def slabs(tmp_path) -> Path:
 def test_evaluate_takes_methods_too(slabs, tmp_path):
     result = phl("evaluate", "emt", slabs, "--json", tmp_path / "a.json")
     assert result.exit_code == 0, result.output
-    errors = json.loads((tmp_path / "a.json").read_text())["errors"]["all"]
-    assert errors["frames"] == 2
-    assert max(errors["energy"], errors["forces"], errors["hessian"]) < 1e-6
+    (report,) = read_reports(tmp_path / "a.json")
+    assert report.metric("frames, all").value == 2
+    assert max(report.metric(f"{name}, all").value for name in ERRORS) < 1e-6
+    assert report.provenance["hessians"] == "finite differences of forces"
+    assert "Hessians: finite differences of forces" in result.output
+    assert "note: no errors against displacement" in result.output
+    assert "note: no errors against temperature" in result.output
+
+
+def test_evaluate_compares_relative_energies_of_another_level_of_theory(tmp_path):
+    words = ("evaluate", "tblite", DATA, "--max-atoms", "3", "--split", "random", "--split-seed", "4")
+    absolute = phl(*words, "--json", tmp_path / "a.json")
+    relative = phl(*words, "--json", tmp_path / "b.json", "--energies", "relative")
+    assert absolute.exit_code == relative.exit_code == 0
+    assert "compare relative energies" in absolute.output
+    assert "energies: relative, within each composition" in relative.output
+    reports = [read_reports(tmp_path / name)[0] for name in ("a.json", "b.json")]
+    first, second = (report.metric("energy, all").value for report in reports)
+    assert first > 1e5 > 1e3 > second > 1
+    assert reports[0].metric("forces, all") == reports[1].metric("forces, all")
 
 
 def test_mistakes_of_evaluate(run, tmp_path):
@@ -350,6 +380,8 @@ def test_mistakes_of_evaluate(run, tmp_path):
     json_file = tmp_path / "none" / "a.json"
     assert "the folder" in mistake("evaluate", model, DATA, "--json", json_file)
     assert "it is a folder" in mistake("evaluate", model, DATA, "--json", tmp_path)
+    assert "cannot write the figure" in mistake("evaluate", model, DATA, "--plot", tmp_path)
+    assert "unknown way to compare energies 'none'" in mistake("evaluate", model, DATA, "--energies", "none")
 
 
 def _written(path: Path, text: str) -> Path:

@@ -16,8 +16,15 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # example -> what its output must hold, with the bundled model
 PROMISES = {
     "relax.py": ("converged after", "relaxed / Å"),
-    "frequencies.py": ("imaginary modes (beyond 10i cm^-1): 0", "Gibbs energy"),
+    "frequencies.py": (
+        "frequency MAE",
+        "imaginary modes (beyond 10i cm^-1): 1",
+        "Gibbs energy",
+        "1 imaginary mode left out",
+    ),
     "hessian.py": ("Hessian (12, 12)", "HCN"),
+    "phonons.py": ("108 atoms in the supercell, 1 in the primitive cell", "imaginary: 0", "heat capacity"),
+    "irc.py": ("path converged:", "reaction converged: the path leads both ways to minima", "barrier forward"),
     "transition_state.py": ("converged:", "imaginary modes (beyond 10i cm^-1): 1", "kcal/mol"),
 }
 

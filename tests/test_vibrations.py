@@ -8,11 +8,14 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.units import invcm
 from ase.vibrations import Vibrations, VibrationsData
-from scipy import constants
+from scipy import constants, linalg
 from scipy.spatial.transform import Rotation
 
+from phl_ase.datasets import open_dataset
+from phl_ase.datasets.reactions import reactions_of
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import relax
+from phl_ase.resolver import resolve_calculator
 from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis, rigid_motions
 
 SI = constants.e * 1e20  # eV/Å² in N/m
@@ -213,13 +216,160 @@ def test_finite_differences_are_ase_vibrations(water, tmp_path, fixed):
     np.testing.assert_allclose(again.wavenumbers[-2:], ours.wavenumbers[-2:], atol=1e-6)
     if fixed:
         projected = harmonic_analysis(atoms, full)
-        assert projected.n_projected == 0
-        assert len(projected.wavenumbers) == 3 * len(free)
+        # about one fixed atom the molecule can turn in three ways, about two in one
+        assert projected.n_projected == {1: 3, 2: 1}[len(fixed)]
+        assert len(projected.wavenumbers) == 3 * len(free) - projected.n_projected
+        assert projected.shape is None
         np.testing.assert_allclose(projected.vibrations_data().get_indices(), free)
+        # at a minimum these rotations have no restoring force: projecting changes nothing else
+        np.testing.assert_allclose(projected.wavenumbers, ours.wavenumbers[projected.n_projected :], atol=0.5)
         loose = atoms.copy()
         loose.set_constraint()
         chosen = harmonic_analysis(loose, full, indices=free)
         np.testing.assert_array_equal(chosen.wavenumbers, projected.wavenumbers)
+
+
+@pytest.mark.parametrize(
+    ("structure", "fixed", "count"),
+    [
+        (molecule("CH4"), [0], 3),
+        (molecule("CH4"), [0, 1], 1),
+        (molecule("CH4"), [0, 1, 2], 0),
+        (molecule("C2H2"), [0], 2),  # linear: no rotation about its axis
+        (molecule("C2H2"), [0, 1], 0),
+        (molecule("C2H4"), [0, 1], 1),
+        (bulk("Cu", cubic=True), [0], 0),
+    ],
+)
+def test_fixed_atoms_leave_the_rotations_about_them(structure, fixed, count):
+    """An energy of internal distances alone: every motion that keeps them, and the fixed atoms, has no force."""
+    atoms = structure.copy()
+    atoms.set_constraint(FixAtoms(fixed))
+    rows = np.zeros((len(atoms), len(atoms), len(atoms), 3))
+    for i in range(len(atoms)):
+        for j in range(i):
+            bond = atoms.positions[i] - atoms.positions[j]
+            rows[i, j, i], rows[i, j, j] = bond, -bond
+    rows = rows.reshape(-1, 3 * len(atoms))
+    result = harmonic_analysis(atoms, 0.1 * rows.T @ rows)
+    assert result.n_projected == count
+    if not atoms.pbc.any() and count:
+        unprojected = harmonic_analysis(atoms, 0.1 * rows.T @ rows, project=False)
+        # square roots of rounding on one side, the same modes beyond
+        np.testing.assert_allclose(unprojected.wavenumbers[:count], 0, atol=1e-3)
+        np.testing.assert_allclose(unprojected.wavenumbers[count:], result.wavenumbers, atol=1e-3)
+
+
+def curved_valley(x, y):
+    """Gradient and Hessian of a curved valley: ½ k (r − 2)² + ½ c (1 − x/2)² in the plane."""
+    k, c, r = 5.0, 0.5, np.hypot(x, y)
+    radial = np.array([x, y]) / r
+    tangent = np.array([-y, x]) / r
+    gradient = k * (r - 2) * radial + c / 2 * (x / 2 - 1) * np.array([1.0, 0.0])
+    hessian = k * np.outer(radial, radial) + k * (r - 2) / r * np.outer(tangent, tangent)
+    hessian[0, 0] += c / 4
+    return gradient, hessian
+
+
+def test_gradient_is_projected_out():
+    """One atom bound to two heavy fixed ones, on a surface of two coordinates whose curvature across is known."""
+    point = np.array([1.2, 1.7])
+    gradient, hessian = curved_valley(*point)
+    atoms = Atoms("C3", [[0, 0, -3.0], [0, 0.5, 3.0], [*point, 0]], constraint=FixAtoms([0, 1]))
+    matrix = np.zeros((9, 9))
+    matrix[6:8, 6:8] = hessian
+    matrix[8, 8] = 7.0
+    forces = np.zeros((3, 3))
+    forces[2, :2] = -gradient
+    result = harmonic_analysis(atoms, matrix, gradient=forces, project=False)
+    assert result.gradient_projected
+    across = np.array([-gradient[1], gradient[0]]) / np.linalg.norm(gradient)
+    mass = atoms.get_masses()[2]
+    expected = sorted([closed_form(across @ hessian @ across, mass), closed_form(7.0, mass)])
+    np.testing.assert_allclose(result.wavenumbers, expected, rtol=1e-7)
+    # the sign of the gradient does not matter, its direction is in no mode
+    again = harmonic_analysis(atoms, matrix, gradient=-5 * forces, project=False)
+    np.testing.assert_allclose(again.wavenumbers, result.wavenumbers, rtol=1e-12)
+    np.testing.assert_allclose(result.modes[:, 0, :2] @ gradient, 0, atol=1e-12)
+    assert "the gradient as well" in result.table()
+
+
+def test_gradient_and_rigid_motions_leave_3n_minus_7(water):
+    atoms, hessian = water
+    rng = np.random.default_rng(3)
+    forces = rng.standard_normal((3, 3))
+    result = harmonic_analysis(atoms, hessian, gradient=forces)
+    assert (len(result.wavenumbers), result.n_projected) == (2, 6)
+    modes = result.modes.reshape(2, 9)
+    rigid = rigid_motions(atoms.positions, atoms.get_masses())
+    weighted = (forces / np.sqrt(atoms.get_masses())[:, None]).ravel()
+    np.testing.assert_allclose(modes @ np.column_stack([rigid, weighted]), 0, atol=1e-12)
+    # ASE finds the same and seven zeros
+    theirs = ase_wavenumbers(result.vibrations_data())
+    np.testing.assert_allclose(theirs[7:], result.wavenumbers, atol=1e-6)
+    np.testing.assert_allclose(theirs[:7], 0, atol=1e-3)
+    for wrong, words in ((np.zeros((3, 3)), "vanishes"), (forces[:2], r"expected \(3, 3\)"), (forces * np.nan, "NaN")):
+        with pytest.raises(PHLError, match=words):
+            harmonic_analysis(atoms, hessian, gradient=wrong)
+    # pure translation and rotation are no direction of a path
+    with pytest.raises(PHLError, match="vanishes"):
+        harmonic_analysis(atoms, hessian, gradient=np.outer(atoms.get_masses(), [1.0, 0, 0]))
+
+
+def eckart_by_constraints(atoms, hessian):
+    """Wavenumbers by another road: Cartesian H x = λ M x under Eckart's linear conditions on x, by LAPACK's sygvd."""
+    motions = [np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
+    motions += [np.cross(axis, atoms.positions) for axis in np.eye(3)]
+    mass = np.diag(np.repeat(atoms.get_masses(), 3))
+    conditions = np.array([motion.ravel() for motion in motions]) @ mass
+    allowed = linalg.null_space(conditions, rcond=1e-3)  # of a linear molecule one condition says nothing
+    eigenvalues = linalg.eigh(allowed.T @ hessian @ allowed, allowed.T @ mass @ allowed, eigvals_only=True)
+    return np.sign(eigenvalues) * closed_form(np.abs(eigenvalues), 1.0)
+
+
+@pytest.mark.parametrize("kind", ["transition_state", "reactant", "product"])
+def test_projected_wavenumbers_equal_an_independent_analysis(kind):
+    """On every stationary point of the bundled set; constants of two CODATA sets differ in the ninth digit."""
+    for name, reaction in reactions_of(open_dataset("reactions-wb97xd-631gd")).items():
+        frame = getattr(reaction, kind)
+        atoms = Atoms(frame.numbers, frame.positions)
+        ours = harmonic_analysis(atoms, frame.hessian)
+        assert ours.n_imaginary == (kind == "transition_state"), name
+        theirs = eckart_by_constraints(atoms, frame.hessian)
+        np.testing.assert_allclose(ours.wavenumbers, theirs, atol=1e-3, err_msg=name)
+
+
+def test_phonopy_finds_the_same_wavenumbers(water):
+    """A molecule in a box, the projected Hessian as force constants: phonopy's Γ point is the molecule's spectrum."""
+    phonopy = pytest.importorskip("phonopy")
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    atoms, hessian = water
+    ours = harmonic_analysis(atoms, hessian)
+    cell = PhonopyAtoms(atoms.symbols, cell=20 * np.eye(3), positions=atoms.positions, masses=atoms.get_masses())
+    phonon = phonopy.Phonopy(cell, np.eye(3), primitive_matrix=np.eye(3), log_level=0)
+    phonon.force_constants = ours.hessian.reshape(3, 3, 3, 3).transpose(0, 2, 1, 3)
+    phonon.run_qpoints([[0, 0, 0]])
+    frequencies = np.sort(phonon.qpoints.frequencies[0]) * 1e12 / constants.c / 100
+    np.testing.assert_allclose(frequencies[6:], ours.wavenumbers, atol=0.01)
+    np.testing.assert_allclose(frequencies[:6], 0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "n_projected"),
+    [("CO2", "linear", 5), ("HCN", "linear", 5), ("H2O", "nonlinear", 6), ("NH3", "nonlinear", 6)],
+)
+def test_molecules_on_tight_binding(name, shape, n_projected):
+    """GFN2-xTB: right number of modes, none imaginary, pairs of bends of the linear ones degenerate."""
+    atoms = molecule(name)
+    atoms.calc = resolve_calculator("tblite")
+    found = relax(atoms, 1e-4)
+    assert found.converged
+    result = harmonic_analysis(found.atoms, finite_difference_hessian(found.atoms))
+    assert (result.shape, result.n_projected, result.n_imaginary) == (shape, n_projected, 0)
+    assert result.wavenumbers[0] > 400  # cm⁻¹: the bends, not a rotation
+    if shape == "linear":
+        assert result.wavenumbers[1] == pytest.approx(result.wavenumbers[0], abs=0.5)
 
 
 def test_imaginary_modes_and_table():

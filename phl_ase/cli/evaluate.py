@@ -13,8 +13,11 @@ from phl_ase.cli.output import check_target, save_json, table
 from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
+    from phl_ase.curvature import HessianFunction
     from phl_ase.datasets import BaseDataset
+    from phl_ase.results import Report
     from phl_ase.structures import Frame
+    from phl_ase.validators import ScoredFrames
 
 _PARTS = ("all", "train", "valid", "test")
 _ATOMS_TOGETHER = 128
@@ -26,7 +29,16 @@ Predict = Callable[[Sequence["Frame"]], list[dict[str, Any]]]
 def evaluate(
     model: Model,
     dataset: Annotated[str, typer.Argument(help="A bundled name, our HDF5, or anything ase.io reads.")],
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the errors as JSON.")] = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report: errors, intervals, curves.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw errors against displacement and temperature (PNG)."),
+    ] = None,
+    energies: Annotated[
+        str, typer.Option(metavar="absolute|relative", help="Compare energies as they are, or within a composition.")
+    ] = "absolute",
     split: Annotated[
         str | None,
         typer.Option(
@@ -40,19 +52,26 @@ def evaluate(
     dtype: Dtype = "float64",
     trust: Trust = False,
 ) -> None:
-    """Mean absolute errors of energies (meV/atom), forces (meV/Å) and Hessians (eV/Å²) by kind of geometry.
+    """Errors of energies (meV/atom), forces (meV/Å), Hessians and their lowest eigenvalue (eV/Å²) by kind of geometry.
 
-    'near' are stationary points and samples up to 600 K, 'far' are IRC points and hotter samples.
+    'near' are stationary points and mild samples (up to 600 K), 'far' are IRC points and hot samples. Eigenvalues are
+    without translations and rotations. A method of another level of theory counts energy from another zero: compare
+    its relative energies, within each composition.
 
     phl evaluate run/best.safetensors reactions-wb97xd-631gd --split run/split.json
-    phl evaluate emt slabs.extxyz --json errors.json
+    phl evaluate tblite reactions-wb97xd-631gd --energies relative --json errors.json --plot errors.png
     """
     check_target(json, "JSON file")
+    check_target(plot, "figure")
     from phl_ase.datasets import open_dataset
+    from phl_ase.files import write_atomic
+    from phl_ase.plots.displacement import draw
+    from phl_ase.plots.style import to_png
     from phl_ase.resolver import resolve_calculator
-    from phl_ase.results import provenance
-    from phl_ase.scoring import ERRORS
+    from phl_ase.scoring import ENERGIES
 
+    if energies not in ENERGIES:
+        raise unknown("way to compare energies", energies, ENERGIES)
     with open_dataset(dataset) as opened:
         indices = [
             i for i in _chosen(opened, split, part, split_seed) if max_atoms is None or opened.sizes[i] <= max_atoms
@@ -60,13 +79,64 @@ def evaluate(
         if not indices:
             raise PHLError(f"no frame of {opened.name} is left to evaluate: choose another part or more atoms")
         calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
-        errors = _errors(opened, indices, _predictor(calculator, model))
-        facts = {"model": model, "data": opened.name, "data_hash": opened.content_hash(), "frames": len(indices)}
-    units = {name: kind.unit for name, kind in ERRORS.items()}
-    rows = [(group, values["frames"], *(values[name] for name in units)) for group, values in errors.items()]
-    typer.echo(table(("geometries", "frames", *(f"{name} / {unit}" for name, unit in units.items())), rows))
-    chosen = {"split": split, "part": part if split else "all", "split_seed": split_seed}
-    save_json(json, {**facts, **chosen, "units": units, "errors": errors, "provenance": provenance()})
+        chosen = {"name": split, "part": part, "seed": split_seed} if split else None
+        report = _report(opened, indices, calculator, name=model, energies=energies, split=chosen)
+    typer.echo(_shown(report))
+    save_json(json, report)
+    if plot is not None:
+        write_atomic(plot, to_png(draw, [report]))
+
+
+def _report(
+    dataset: BaseDataset,
+    indices: Sequence[int],
+    calculator: Any,
+    *,
+    name: str,
+    energies: str,
+    split: dict[str, Any] | None,
+) -> Report:
+    from phl_ase.curvature import curvature_of
+    from phl_ase.validators import accuracy_report
+
+    curvature = curvature_of(calculator)
+    return accuracy_report(
+        _scored(dataset, indices, _predictor(calculator, curvature.hessian, name)),
+        system=dataset.name,
+        potential=name,
+        stationary=_stationary(dataset),
+        energies=energies,
+        notes=_seen(calculator, dataset) if split is None else (),
+        details={
+            "data_hash": dataset.content_hash(),
+            "frames": len(indices),
+            "split": split,
+            "hessians": curvature.source,
+        },
+    )
+
+
+def _shown(report: Report) -> str:
+    """Means by kind of geometry with their intervals, and what a reader must know of them."""
+    from phl_ase.scoring import ERRORS
+
+    arrays = report.arrays
+    compared = [name for name in ERRORS if arrays[f"{name}_by_group_frames"].any()]
+    columns = [
+        [
+            f"{mean:.3g} [{low:.3g}, {high:.3g}]" if low == low else None if mean != mean else f"{mean:.3g}"
+            for mean, low, high in zip(*(arrays[f"{name}_by_group{end}"] for end in ("", "_low", "_high")), strict=True)
+        ]
+        for name in compared
+    ]
+    headings = ("geometries", "frames", *(f"{ERRORS[name].title} / {ERRORS[name].unit}" for name in compared))
+    rows = list(zip(arrays["groups"].tolist(), arrays["group_frames"].tolist(), *columns, strict=True))
+    facts = report.provenance
+    lines = [table(headings, rows), f"in brackets: {facts['intervals']}", f"energies: {facts['energies']}"]
+    if "hessian" in compared:
+        lines.append(f"Hessians: {facts['hessians']}")
+    explosion = [report.sentence] if report.outcome != "scored" else []
+    return "\n".join([*lines, *explosion, *(f"note: {note}" for note in facts["notes"])])
 
 
 def _chosen(dataset: BaseDataset, name: str | None, part: str, seed: int) -> Sequence[int]:
@@ -95,27 +165,41 @@ def _recorded(path: Path, dataset: BaseDataset) -> Any:
     return Split.from_json(values).check(dataset)
 
 
-def _errors(dataset: BaseDataset, indices: Sequence[int], predict: Predict) -> dict[str, dict[str, float]]:
-    """Errors of every group of geometries, never holding more than one batch of Hessians."""
-    import dataclasses
-
+def _scored(dataset: BaseDataset, indices: Sequence[int], predict: Predict) -> ScoredFrames:
+    """Errors of some frames, never holding more than one batch of Hessians."""
     import numpy as np
 
     from phl_ase.progress import Progress
-    from phl_ase.scoring import frame_errors, mean_errors
+    from phl_ase.validators import score_batches
 
-    frames: list[Frame] = []
-    parts = []
-    with Progress("evaluate", len(indices)) as progress:
+    def batches() -> Iterator[tuple[list[Frame], list[dict[str, Any]]]]:
         for chosen in _batches(indices, dataset.sizes):
             batch = dataset.frames(chosen)
-            parts.append(frame_errors(batch, predict(batch)))
-            frames += [dataclasses.replace(frame, hessian=None, probes=None, products=None) for frame in batch]
+            yield batch, predict(batch)
             for _ in batch:
                 progress.advance()
-    if all(np.isnan(values).all() for part in parts for values in part.values()):
+
+    with Progress("evaluate", len(indices)) as progress:
+        scored = score_batches(batches())
+    if all(np.isnan(values).all() for values in scored.errors.values()):
         raise PHLError(f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare")
-    return mean_errors(frames, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return scored
+
+
+def _stationary(dataset: BaseDataset) -> Iterator[Frame]:
+    """Stationary points of the whole data set, whatever part is evaluated; one at a time, for their Hessians."""
+    from phl_ase.scoring import STATIONARY
+
+    return (dataset[index] for index, kind in enumerate(dataset.kinds) if kind in STATIONARY)
+
+
+def _seen(calculator: Any, dataset: BaseDataset) -> list[str]:
+    """A word of warning where a model is about to be scored on what it was trained on."""
+    card = getattr(getattr(calculator, "potential", None), "provenance", None) or {}
+    if card.get("data_hash") != dataset.content_hash():
+        return []
+    frames = card.get("training_frames", "some")
+    return [f"the model was trained on {frames} of these frames; --split shows the errors of those it has not seen"]
 
 
 def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
@@ -130,7 +214,7 @@ def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
         yield batch
 
 
-def _predictor(calculator: Any, name: str) -> Predict:
+def _predictor(calculator: Any, hessian: HessianFunction, name: str) -> Predict:
     """How to ask a calculator: in one batched pass where it can, frame by frame otherwise."""
     from phl_ase.structures import atoms_from_frame
 
@@ -150,24 +234,23 @@ def _predictor(calculator: Any, name: str) -> Predict:
             return [batched([frame])[0] for frame in frames]
 
     def one_by_one(frames: Sequence[Frame]) -> list[dict[str, Any]]:
-        return [_ask(calculator, name, frame, asked([frame])) for frame in frames]
+        return [_ask(frame, asked([frame]), calculator=calculator, hessian=hessian, name=name) for frame in frames]
 
     return batched if hasattr(calculator, "evaluate") else one_by_one
 
 
-def _ask(calculator: Any, name: str, frame: Frame, quantities: Sequence[str]) -> dict[str, Any]:
-    """What any ASE calculator gives for one frame; its Hessian by central differences where it has none of its own."""
+def _ask(
+    frame: Frame, quantities: Sequence[str], *, calculator: Any, hessian: HessianFunction, name: str
+) -> dict[str, Any]:
+    """What any ASE calculator gives for one frame."""
     from phl_ase.structures import atoms_from_frame
-    from phl_ase.vibrations import finite_difference_hessian
 
     atoms = atoms_from_frame(frame)
     atoms.calc = calculator
     ways: dict[str, Callable[[], Any]] = {
         "energy": atoms.get_potential_energy,
         "forces": lambda: atoms.get_forces(apply_constraint=False),
-        "hessian": lambda: (
-            calculator.get_hessian(atoms) if hasattr(calculator, "get_hessian") else finite_difference_hessian(atoms)
-        ),
+        "hessian": lambda: hessian(atoms),
     }
     try:
         return {quantity: ways[quantity]() for quantity in quantities}

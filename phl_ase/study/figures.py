@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phl_ase.plots.displacement import draw_rows
 from phl_ase.plots.style import STYLES, empty, new_figure, panel, plain_ticks, to_png
+from phl_ase.results import Report
 from phl_ase.scoring import ERRORS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Results = Mapping[str, Any]
-
-_SMALLEST = 0.03  # share of the errors that lies below the panels
-_FEWEST = 3  # frames that a mean is drawn for
-_LABELS = {"energy": "energy", "forces": "forces", "hessian": "Hessian"}
 
 
 def _styles(results: Results) -> dict[str, tuple[str, str, str]]:
@@ -58,34 +55,9 @@ def training_curves(results: Results) -> Figure:
 
 
 def error_against_displacement(results: Results) -> Figure:
-    """Errors of the test frames against their distance from the nearest stationary point, and the mean in intervals."""
-    figure = new_figure(11, 4.1)
-    handles: dict[str, Any] = {}
-    for axes, (label, kind) in zip(figure.subplots(1, 3), ERRORS.items(), strict=True):
-        for name, (colour, marker, line) in _styles(results).items():
-            arrays = ((results["schemes"][name].get("scores") or {}).get("accuracy") or {}).get("arrays")
-            if not arrays:
-                continue
-            distance, errors = (_array(arrays[key]) for key in ("displacement", f"{label}_error"))
-            axes.plot(distance, errors, ".", color=colour, alpha=0.25, markersize=5, markeredgewidth=0)
-            keys = ("displacement_means", "displacement_frames", f"{label}_by_displacement")
-            middles, counts, means = (_array(arrays[key]) for key in keys)
-            there = np.isfinite(means) & (counts >= _FEWEST)
-            handles[name] = axes.plot(
-                middles[there], means[there], line, color=colour, marker=marker, linewidth=1.8, markersize=6
-            )[0]
-        if axes.lines:
-            axes.set_yscale("log")
-            _leave_out_smallest(axes)
-            plain_ticks(axes)
-        else:
-            empty(axes)
-        panel(axes)
-        axes.set_xlabel("displacement / Å")
-        axes.set_ylabel(f"{_LABELS[label]} error / ({kind.unit})")
-    if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
-    return figure
+    """Errors of the test frames against their distance from the nearest stationary point, means with 95 % bands."""
+    scores = {name: entry["scores"] for name, entry in results["schemes"].items() if entry.get("scores")}
+    return draw_rows({name: Report.from_dict(s["accuracy"]) for name, s in scores.items()}, _styles(results))
 
 
 def parity(results: Results) -> Figure:
@@ -107,8 +79,8 @@ def parity(results: Results) -> Figure:
                 limits = [min(reference.min(), 0), reference.max()]
                 axes.plot(limits, limits, color="0.55", linewidth=1, zorder=0)
             panel(axes)
-            axes.set_xlabel(f"DFT {_LABELS[label]} / {_unit(unit)}")
-        row[0].set_ylabel(f"model {_LABELS[label]} / {_unit(unit)}")
+            axes.set_xlabel(f"DFT {ERRORS[label].title} / {_unit(unit)}")
+        row[0].set_ylabel(f"model {ERRORS[label].title} / {_unit(unit)}")
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name)
     return figure
@@ -122,20 +94,14 @@ def _array(values: Any) -> np.ndarray:
     return np.array([np.nan if v is None else v for v in values], dtype=float)
 
 
-def _leave_out_smallest(axes: Axes) -> None:
-    """Let a logarithmic axis begin above the smallest of its values: a chance hit would take half of the panel."""
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines])
-    values = values[np.isfinite(values) & (values > 0)]
-    if len(values):
-        axes.set_ylim(bottom=0.7 * float(np.quantile(values, _SMALLEST)), top=1.4 * float(values.max()))
-
-
 FIGURES: dict[str, tuple[Callable[[Results], Any], str]] = {
     "error_against_displacement": (
         error_against_displacement,
         "Errors of the test frames against their RMS displacement from the nearest stationary point (reactant, product "
-        "or TS) of the same reaction. Small dots: single frames; lines: means over intervals with at least three. "
-        "The smallest 3 % of the errors lie below the panels.",
+        "or TS) of the same reaction. Dots: single frames; lines: means over intervals with at least three; bands: "
+        "95 % bootstrap intervals of the means, where frames or reactions are enough. The smallest 3 % of the errors "
+        "lie below the panels. Lowest eigenvalue: of the Hessian without translations and rotations, not "
+        "mass-weighted.",
     ),
     "parity": (
         parity,

@@ -1,19 +1,38 @@
-"""Errors of energy, forces and Hessian by region, kind of geometry and displacement from the stationary points."""
+"""Errors of energy, forces, Hessian and its spectrum by kind of geometry, displacement and sampling temperature."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, unknown
 from phl_ase.paths import rmsd
 from phl_ase.results import Metric, Report, provenance
-from phl_ase.scoring import ERRORS, Frame, binned_means, frame_errors, mean_errors
+from phl_ase.scoring import (
+    DRAWS,
+    ENERGIES,
+    ERRORS,
+    STATIONARY,
+    Frame,
+    FrameFacts,
+    GroupMeans,
+    composition_offsets,
+    facts,
+    frame_errors,
+    geometries,
+    group_means,
+    intervals,
+    relative_energy_errors,
+    resampling_units,
+    temperature_groups,
+)
 
 Array = np.ndarray
+Predictions = Iterable[Mapping[str, Any]]
 
 OUTCOMES: dict[str, str] = {
     "scored": "every prediction is finite",
@@ -21,15 +40,14 @@ OUTCOMES: dict[str, str] = {
 }
 """Outcome -> what it means."""
 
-STATIONARY = ("reactant", "product", "ts")
-"""Kinds of geometry that are stationary points."""
-
 DISPLACEMENT_EDGES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Intervals of displacement that errors are averaged over, Å; what is further counts to the last."""
 
+_OTHER_ZERO = 10.0  # absolute over relative energy errors from which on the zeros of energy must differ
+
 
 def predict(
-    structures: Sequence[Atoms], calculator: Any, hessian: Callable[[Atoms], Array] | None = None
+    structures: Iterable[Atoms], calculator: Any, hessian: Callable[[Atoms], Array] | None = None
 ) -> list[dict[str, Any]]:
     """Energies (eV), forces (eV/Å) and Hessians (eV/Å²) of structures from any ASE calculator, one after the other.
 
@@ -84,16 +102,57 @@ def _atoms(frame: Any) -> Atoms:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredFrames:
+    """Errors of frames whose forces and Hessians are no longer held.
+
+    Attributes:
+        frames: What groups and displacements need of each frame.
+        errors: Error → ``(frames,)``, see :func:`phl_ase.scoring.frame_errors`.
+        energies: What was predicted ``(frames,)`` eV; NaN where it was not.
+    """
+
+    frames: tuple[FrameFacts, ...]
+    errors: Mapping[str, Array]
+    energies: Array
+
+
+def score_batches(batches: Iterable[tuple[Sequence[Frame], Predictions]]) -> ScoredFrames:
+    """Errors of frames that come a few at a time: no more than one batch of Hessians is held.
+
+    Args:
+        batches: (reference labels, predictions), one prediction for each frame; see :func:`validate_accuracy`.
+
+    Raises:
+        PHLError: When there are no frames, or not one prediction for each.
+    """
+    kept: list[FrameFacts] = []
+    parts: list[dict[str, Array]] = []
+    energies: list[float] = []
+    for frames, predictions in batches:
+        rows = list(predictions)
+        if len(rows) != len(frames):
+            raise PHLError(f"{len(rows)} predictions for {len(frames)} frames; expected one for each")
+        parts.append(frame_errors(frames, rows))
+        kept += [facts(frame) for frame in frames]
+        energies += [np.nan if row.get("energy") is None else float(row["energy"]) for row in rows]
+    if not kept:
+        raise PHLError("there are no frames; expected at least one with labels to compare with")
+    errors = {name: np.concatenate([part[name] for part in parts]) for name in ERRORS}
+    return ScoredFrames(frames=tuple(kept), errors=errors, energies=np.array(energies))
+
+
 def validate_accuracy(
     frames: Sequence[Frame],
-    predictions: Iterable[Mapping[str, Any]],
+    predictions: Predictions,
     *,
     system: str,
     potential: str,
     stationary: Iterable[Frame] | None = None,
+    energies: str = "absolute",
     details: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Mean absolute errors by region (all, near, far), kind of geometry and displacement.
+    """Mean errors by region, kind of geometry, displacement and temperature, of frames that fit into memory.
 
     Args:
         frames: Reference labels.
@@ -102,55 +161,172 @@ def validate_accuracy(
         system: What is computed, for the report.
         potential: Who computes it, for the report.
         stationary: Frames that hold the stationary points, for displacements; by default ``frames``.
+        energies: How energies are compared, from :data:`phl_ase.scoring.ENERGIES`.
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``; metrics ``energy, REGION`` (meV/atom), ``forces, REGION`` (meV/Å),
-        ``hessian, REGION`` (eV/Å²) and ``frames, REGION`` for the regions and kinds of
-        :func:`phl_ase.scoring.mean_errors`; arrays ``energy_error``, ``forces_error``, ``hessian_error`` ``(frames,)``
-        in the same units, ``displacement`` ``(frames,)`` Å, and for the intervals between ``displacement_edges``
-        ``displacement_means``, ``displacement_frames`` (a count), ``energy_by_displacement``, …, ``(bins,)``.
+        What :func:`accuracy_report` makes of them.
 
     Raises:
-        PHLError: When there are no frames, or not one prediction for each.
+        PHLError: When there are no frames, not one prediction for each, or ``energies`` is unknown.
     """
-    rows = list(predictions)
-    if not frames or len(rows) != len(frames):
-        raise PHLError(f"{len(rows)} predictions for {len(frames)} frames; expected one for each, and at least one")
-    finite = all(np.all(np.isfinite(row[name])) for row in rows for name in ERRORS if row.get(name) is not None)
-    errors = frame_errors(frames, rows)
-    distance = displacements(frames, stationary)
-    inside = np.minimum(distance, np.nextafter(DISPLACEMENT_EDGES[-1], 0))
-    groups = mean_errors(frames, errors)
-    metrics = [
-        Metric(f"{name}, {group}", means[name], ERRORS[name].unit)
-        for group, means in groups.items()
-        for name in ERRORS
-        if np.isfinite(means[name])
-    ]
-    metrics += [Metric(f"frames, {group}", int(means["frames"])) for group, means in groups.items()]
-    middles, counts = binned_means(inside, distance, DISPLACEMENT_EDGES)
-    by_displacement = {
-        f"{name}_by_displacement": binned_means(inside, values, DISPLACEMENT_EDGES)[0]
-        for name, values in errors.items()
-    }
-    outcome = "scored" if finite else "exploded"
+    return accuracy_report(
+        score_batches([(frames, predictions)]),
+        system=system,
+        potential=potential,
+        stationary=stationary,
+        energies=energies,
+        details=details,
+    )
+
+
+def accuracy_report(
+    scored: ScoredFrames,
+    *,
+    system: str,
+    potential: str,
+    stationary: Iterable[Frame] | None = None,
+    energies: str = "absolute",
+    notes: Sequence[str] = (),
+    details: Mapping[str, Any] | None = None,
+) -> Report:
+    """Mean errors by region, kind of geometry, displacement and temperature, with bootstrap 95 % intervals.
+
+    Args:
+        scored: Errors of frames, from :func:`score_batches`.
+        system: What was computed.
+        potential: Who computed it.
+        stationary: Frames that hold the stationary points, for displacements; by default the scored ones.
+        energies: How energies are compared, from :data:`phl_ase.scoring.ENERGIES`.
+        notes: What else a reader must know, first among the notes.
+        details: What else the provenance should say.
+
+    Returns:
+        A report with outcome in ``OUTCOMES``; metrics ``ERROR, GROUP`` for every error of
+        :data:`phl_ase.scoring.ERRORS` in its unit and every group of :func:`phl_ase.scoring.geometries`, and
+        ``frames, GROUP``; arrays of single frames ``ERROR_error``, ``displacement`` (Å), ``temperature`` (K), all
+        ``(frames,)``; for BY in ``group``, ``displacement``, ``temperature`` the means ``ERROR_by_BY`` with their 95 %
+        limits ``…_low`` and ``…_high`` and number of frames ``…_frames``, over ``groups`` (names) with
+        ``group_frames``, over the intervals between ``displacement_edges`` at ``displacement_means`` (Å) with
+        ``displacement_frames``, and at ``temperature_means`` (K) with ``temperature_frames``. The provenance says what
+        was resampled (``intervals``), how energies were compared and, in ``notes``, what could not be had.
+
+    Raises:
+        PHLError: When ``energies`` is unknown.
+    """
+    if energies not in ENERGIES:
+        raise unknown("way to compare energies", energies, ENERGIES)
+    known = _gather(scored, stationary, energies)
+    means, resampled = _means(known)
+    outcome = "exploded" if any(np.isinf(values).any() for values in known.errors.values()) else "scored"
     return Report(
         system=system,
         potential=potential,
         outcome=outcome,
         sentence=OUTCOMES[outcome],
-        metrics=tuple(metrics),
-        arrays={
-            **{f"{name}_error": values for name, values in errors.items()},
-            "displacement": distance,
-            "displacement_edges": np.array(DISPLACEMENT_EDGES),
-            "displacement_means": middles,
-            "displacement_frames": counts,
-            **by_displacement,
-        },
+        metrics=_metrics(list(known.groups), means["group"]),
+        arrays=_arrays(known, means),
         provenance=provenance(
-            units={"displacement": "Å", **{name: kind.unit for name, kind in ERRORS.items()}}, **dict(details or {})
+            units={"displacement": "Å", "temperature": "K", **{name: kind.unit for name, kind in ERRORS.items()}},
+            energies=f"{energies}, {ENERGIES[energies]}",
+            intervals=resampled,
+            notes=[*notes, *_notes(scored, known)],
+            **dict(details or {}),
         ),
         validator="accuracy",
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is averaged, over what.
+
+    Attributes:
+        errors: Error → ``(frames,)``, energies compared as asked for.
+        groups: Region or kind of geometry → members ``(frames,)``.
+        axes: ``displacement`` (Å) and ``temperature`` (K) ``(frames,)``; NaN where unknown.
+        intervals: The same names → members of each interval ``(bins, frames)``.
+        reactions: Of each frame.
+    """
+
+    errors: Mapping[str, Array]
+    groups: Mapping[str, Array]
+    axes: Mapping[str, Array]
+    intervals: Mapping[str, Array]
+    reactions: Sequence[str]
+
+
+def _gather(scored: ScoredFrames, stationary: Iterable[Frame] | None, energies: str) -> _Known:
+    frames, errors = scored.frames, dict(scored.errors)
+    if energies == "relative":
+        errors["energy"] = relative_energy_errors(frames, scored.energies)
+    distance = displacements(frames, stationary)
+    temperature = np.array([np.nan if f.temperature is None else f.temperature for f in frames], dtype=float)
+    return _Known(
+        errors=errors,
+        groups=geometries(frames),
+        axes={"displacement": distance, "temperature": temperature},
+        intervals={
+            "displacement": intervals(distance, DISPLACEMENT_EDGES),
+            "temperature": temperature_groups(temperature),
+        },
+        reactions=[frame.reaction for frame in frames],
+    )
+
+
+def _means(known: _Known) -> tuple[dict[str, GroupMeans], str]:
+    """Means over kinds of geometry and intervals, all from the same samples; what was drawn."""
+    parts = {"group": np.array(list(known.groups.values())), **known.intervals}
+    units = resampling_units(known.reactions)
+    together = group_means(known.errors, np.concatenate(list(parts.values())), units)
+    ends = np.cumsum([0, *map(len, parts.values())]).tolist()
+    means = {by: together.part(first, last) for by, first, last in zip(parts, ends[:-1], ends[1:], strict=True)}
+    return means, f"95 % bootstrap intervals, {units.number} {units.name} drawn {DRAWS} times"
+
+
+def _arrays(known: _Known, means: Mapping[str, GroupMeans]) -> dict[str, Array]:
+    arrays = {f"{name}_error": values for name, values in known.errors.items()} | dict(known.axes)
+    arrays |= {"groups": np.array(list(known.groups)), "group_frames": means["group"].members}
+    arrays["displacement_edges"] = np.array(DISPLACEMENT_EDGES)
+    for axis, x in known.axes.items():
+        there = [x[chosen] for chosen in known.intervals[axis]]
+        arrays[f"{axis}_means"] = np.array([values.mean() if len(values) else np.nan for values in there])
+        arrays[f"{axis}_frames"] = means[axis].members
+    for by, part in means.items():
+        for name in ERRORS:
+            arrays[f"{name}_by_{by}"] = part.mean[name]
+            arrays |= {f"{name}_by_{by}_{limit}": getattr(part, limit)[name] for limit in ("low", "high", "frames")}
+    return arrays
+
+
+def _metrics(groups: Sequence[str], means: GroupMeans) -> tuple[Metric, ...]:
+    values = [
+        Metric(f"{name}, {group}", float(means.mean[name][place]), kind.unit)
+        for place, group in enumerate(groups)
+        for name, kind in ERRORS.items()
+        if np.isfinite(means.mean[name][place])
+    ]
+    counts = [Metric(f"frames, {group}", int(count)) for group, count in zip(groups, means.members, strict=True)]
+    return (*values, *counts)
+
+
+_ABSENT = {
+    "displacement": "no errors against displacement: no frame has a stationary point of its own reaction in the data",
+    "temperature": "no errors against temperature: no frame has a sampling temperature",
+}
+
+
+def _notes(scored: ScoredFrames, known: _Known) -> list[str]:
+    """What a reader must know: what is missing, and energies that are counted from another zero."""
+    missing = [kind.title for name, kind in ERRORS.items() if np.isnan(known.errors[name]).all()]
+    notes = [f"nothing to compare of: {', '.join(missing)}"] if missing else []
+    notes += [sentence for axis, sentence in _ABSENT.items() if not np.isfinite(known.axes[axis]).any()]
+    shown, relative = known.errors["energy"], relative_energy_errors(scored.frames, scored.energies)
+    both = np.isfinite(shown) & np.isfinite(relative)
+    if both.any() and shown[both].mean() > _OTHER_ZERO * relative[both].mean():
+        offsets = composition_offsets(scored.frames, scored.energies)[both]
+        notes.append(
+            f"energies differ by {offsets.min():.4g} to {offsets.max():.4g} eV from composition to composition: where "
+            "that is another zero of energy, compare relative energies"
+        )
+    return notes

@@ -1,0 +1,35 @@
+"""Scores of predictions against reference labels: errors frame by frame, means over kinds of geometry with intervals.
+
+Works on plain arrays, whatever made them; imports no model.
+"""
+
+from phl_ase.scoring.bootstrap import DRAWS, GroupMeans, Units, group_means, resampling_units
+from phl_ase.scoring.errors import ERRORS, ErrorKind, frame_errors, projected_eigenvalues
+from phl_ase.scoring.frames import Frame, FrameFacts, facts
+from phl_ase.scoring.groups import MILD, REGIONS, STATIONARY, geometries, intervals, mean_errors, temperature_groups
+from phl_ase.scoring.relative import ENERGIES, composition_offsets, relative_energy_errors
+
+__all__ = [
+    "DRAWS",
+    "ENERGIES",
+    "ERRORS",
+    "MILD",
+    "REGIONS",
+    "STATIONARY",
+    "ErrorKind",
+    "Frame",
+    "FrameFacts",
+    "GroupMeans",
+    "Units",
+    "composition_offsets",
+    "facts",
+    "frame_errors",
+    "geometries",
+    "group_means",
+    "intervals",
+    "mean_errors",
+    "projected_eigenvalues",
+    "relative_energy_errors",
+    "resampling_units",
+    "temperature_groups",
+]

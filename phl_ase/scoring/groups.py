@@ -1,0 +1,113 @@
+"""Which frames are averaged together: regions and kinds of geometry, intervals of displacement, temperatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from phl_ase.scoring.frames import Frame
+
+Array = np.ndarray
+
+STATIONARY = ("reactant", "product", "ts")
+"""Kinds of geometry that are stationary points."""
+
+MILD = 600.0
+"""Samples up to this temperature (K) count as near the stationary points."""
+
+_SAMPLED = ("nms", "md")
+_MOST_TEMPERATURES = 10
+
+
+def _stationary(frame: Frame) -> bool:
+    return frame.kind in STATIONARY
+
+
+def _mild(frame: Frame) -> bool:
+    return not _on_path(frame) and frame.temperature is not None and frame.temperature <= MILD
+
+
+def _hot(frame: Frame) -> bool:
+    sampled = frame.temperature is not None or frame.kind in _SAMPLED
+    return sampled and not _on_path(frame) and not _mild(frame)
+
+
+def _on_path(frame: Frame) -> bool:
+    return frame.kind == "irc" or _stationary(frame)
+
+
+REGIONS: dict[str, Callable[[Frame], bool]] = {
+    "all": lambda frame: True,
+    "near": lambda frame: _stationary(frame) or _mild(frame),
+    "far": lambda frame: frame.kind == "irc" or _hot(frame),
+    "stationary": _stationary,
+    "mild": _mild,
+    "hot": _hot,
+}
+"""Region -> whether a frame belongs to it. Near are stationary points and mild samples, up to ``MILD``; far are points
+on reaction paths and hot samples, those of unknown temperature among them."""
+
+
+def geometries(frames: Sequence[Frame]) -> dict[str, Array]:
+    """Regions and kinds of geometry that the frames have.
+
+    Returns:
+        Region or kind → which frames belong to it ``(frames,)`` bool; a kind that has a region's name as ``kind NAME``.
+    """
+    kinds = sorted({frame.kind for frame in frames if frame.kind})
+    groups = {name: np.array([member(f) for f in frames], dtype=bool) for name, member in REGIONS.items()}
+    for kind in kinds:
+        groups[f"kind {kind}" if kind in REGIONS else kind] = np.array([f.kind == kind for f in frames])
+    return {name: chosen for name, chosen in groups.items() if chosen.any()}
+
+
+def mean_errors(frames: Sequence[Frame], errors: Mapping[str, Array]) -> dict[str, dict[str, float]]:
+    """Mean errors of every region and kind of geometry.
+
+    Frames count alike, whatever their size; an error that is not finite is left out.
+
+    Returns:
+        Region or kind → error name → mean; ``"frames"`` is their number. Groups without frames are left out.
+    """
+    return {
+        name: {"frames": int(chosen.sum()), **{e: _mean(values[chosen]) for e, values in errors.items()}}
+        for name, chosen in geometries(frames).items()
+    }
+
+
+def _mean(values: Any) -> float:
+    present = values[np.isfinite(values)]
+    return float(present.mean()) if len(present) else float("nan")
+
+
+def intervals(x: Array, edges: Sequence[float]) -> Array:
+    """Which values lie in which interval.
+
+    Args:
+        x: ``(frames,)``, in the unit of ``edges``; NaN lies in none, what is above the last edge in the last.
+        edges: Ascending limits of the intervals ``(bins + 1,)``; each holds its lower limit and not its upper one.
+
+    Returns:
+        ``(bins, frames)`` bool.
+    """
+    place = np.where(np.isfinite(x), np.minimum(np.digitize(x, edges), len(edges) - 1) - 1, -1)
+    return np.arange(len(edges) - 1)[:, None] == place
+
+
+def temperature_groups(temperatures: Array) -> Array:
+    """Frames of one sampling temperature together, or of intervals with equally many where temperatures are many.
+
+    Args:
+        temperatures: ``(frames,)`` K; NaN where unknown.
+
+    Returns:
+        ``(groups, frames)`` bool, by ascending temperature; no group where no temperature is known.
+    """
+    known = temperatures[np.isfinite(temperatures)]
+    values = np.unique(known)
+    if len(values) > _MOST_TEMPERATURES:
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, _MOST_TEMPERATURES + 1)))
+        return intervals(temperatures, edges.tolist())
+    return values[:, None] == temperatures

@@ -1,0 +1,159 @@
+"""Numbers that compare two sets of normal modes, or two Hessians of the same structure, for reports.
+
+Eigenvalues and entries are those of the Hessian in eV/Å², not mass-weighted, raw and with the (unweighted)
+translations and rotations projected out: the convention of HIP (arXiv:2509.21624) and HORM (arXiv:2505.12447), whose
+numbers in Ha/Bohr² are converted by ``phl_ase.units``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+
+from phl_ase.results import Metric
+from phl_ase.units import convert
+from phl_ase.vibrations import HarmonicAnalysis, ModeMatch, match_modes, rigid_motions_of, thermochemistry
+from phl_ase.vibrations.rigid import complement
+from phl_ase.vibrations.selection import vibrating_atoms, vibrating_block
+
+Array = np.ndarray
+
+NEGATIVE_THRESHOLD = 0.01
+"""An eigenvalue counts as negative below minus this many eV/Å²: what is nearer to zero is numerical noise."""
+
+_TEMPERATURE = 298.15
+_LOWEST = 2  # modes whose direction is scored one by one
+
+
+def frequency_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_number: int) -> tuple[Metric, ...]:
+    """Scores of wavenumbers, modes and what follows from them; as many modes on both sides."""
+    match = match_modes(got, expected)
+    return (
+        *_ordered(got, expected),
+        *_matched(match),
+        Metric("imaginary modes", got.n_imaginary, "", expected.n_imaginary),
+        *_cosines(got.modes, expected.modes, match.groups),
+        *energy_metrics(got, expected, symmetry_number),
+    )
+
+
+def energy_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_number: int) -> tuple[Metric, ...]:
+    """Zero-point energies and, of a free molecule, Gibbs corrections at 298.15 K and 1 atm."""
+    zpe, reference_zpe = got.zero_point_energy_mev, expected.zero_point_energy_mev
+    metrics = (Metric("ZPE", zpe, "meV", reference_zpe), Metric("ZPE error", zpe - reference_zpe, "meV"))
+    if got.shape is None or expected.shape is None:
+        return metrics
+    gibbs, reference_gibbs = (
+        thermochemistry(analysis, 0.0, temperature=_TEMPERATURE, symmetry_number=symmetry_number)
+        for analysis in (got, expected)
+    )
+    value, reference = (convert(x.gibbs_correction, "eV", "kcal/mol") for x in (gibbs, reference_gibbs))
+    return (
+        *metrics,
+        Metric("G correction", value, "kcal/mol", reference),
+        Metric("G correction error", value - reference, "kcal/mol"),
+        Metric("modes left out of G", gibbs.n_left_out, "", reference_gibbs.n_left_out),
+    )
+
+
+def _ordered(got: HarmonicAnalysis, expected: HarmonicAnalysis) -> tuple[Metric, ...]:
+    """Modes compared in ascending order, imaginary ones as negative numbers."""
+    errors = np.abs(got.wavenumbers - expected.wavenumbers)
+    metrics = (
+        Metric("frequency MAE", float(errors.mean()), "cm⁻¹"),
+        Metric("largest frequency error", float(errors.max()), "cm⁻¹"),
+    )
+    if not expected.n_imaginary:
+        return metrics
+    lowest = Metric("imaginary wavenumber", float(got.wavenumbers[0]), "cm⁻¹", float(expected.wavenumbers[0]))
+    return (*metrics, lowest)
+
+
+def _matched(match: ModeMatch) -> tuple[Metric, ...]:
+    """Modes compared with those they overlap with."""
+    errors = np.abs(match.errors)
+    return (
+        Metric("matched frequency MAE", float(errors.mean()), "cm⁻¹"),
+        Metric("largest matched frequency error", float(errors.max()), "cm⁻¹"),
+        Metric("mean mode overlap", float(match.overlaps.mean())),
+    )
+
+
+def _cosines(modes: Array, reference_modes: Array, groups: Array | None = None) -> tuple[Metric, ...]:
+    """|cos| of the lowest two of orthonormal modes with the reference's, or with the space of a degenerate group."""
+    metrics = []
+    for place in range(min(_LOWEST, len(modes), len(reference_modes))):
+        chosen = [place] if groups is None else np.nonzero(groups == groups[place])[0]
+        components = reference_modes[chosen].reshape(len(chosen), -1) @ modes[place].ravel()
+        metrics.append(Metric(f"|cos| of mode {place + 1}", float(np.linalg.norm(components))))
+    return tuple(metrics)
+
+
+@dataclass(frozen=True, eq=False)
+class HessianScores:
+    """Two Hessians of one structure compared.
+
+    Attributes:
+        metrics: Errors of entries and eigenvalues, raw and projected.
+        directions: The lowest projected eigenvalue, how many are negative, and |cos| of the lowest two directions.
+        eigenvalues: Projected ones of the potential, ascending ``(m,)`` eV/Å².
+        reference_eigenvalues: Of the reference.
+    """
+
+    metrics: tuple[Metric, ...]
+    directions: tuple[Metric, ...]
+    eigenvalues: Array
+    reference_eigenvalues: Array
+
+
+def hessian_scores(
+    atoms: Atoms, hessian: Array, reference_hessian: Array, gradient: Array | None = None
+) -> HessianScores:
+    """Compare two Hessians ``(3n, 3n)`` eV/Å² of a structure; of its free atoms alone where some are fixed.
+
+    Args:
+        atoms: The structure.
+        hessian: Of the potential.
+        reference_hessian: Of the reference.
+        gradient: ``(n, 3)`` eV/Å; its direction is projected out of both, too.
+    """
+    free = vibrating_atoms(atoms, None)
+    raw = [vibrating_block(matrix, len(atoms), free) for matrix in (hessian, reference_hessian)]
+    basis = complement(_removed(atoms, free, gradient))
+    solved = [np.linalg.eigh(basis.T @ matrix @ basis) for matrix in raw]
+    (values, vectors), (reference_values, reference_vectors) = solved
+    projected = basis @ (basis.T @ (raw[0] - raw[1]) @ basis) @ basis.T
+    raw_values, reference_raw_values = (np.linalg.eigvalsh(matrix) for matrix in raw)
+    directions: tuple[Metric, ...] = ()
+    if len(values):
+        negative, reference_negative = (int(np.sum(v < -NEGATIVE_THRESHOLD)) for v in (values, reference_values))
+        directions = (
+            Metric("lowest eigenvalue", float(values[0]), "eV/Å²", float(reference_values[0])),
+            Metric("negative eigenvalues", negative, "", reference_negative),
+            *_cosines(vectors.T, reference_vectors.T),
+        )
+    return HessianScores(
+        metrics=(
+            Metric("Hessian MAE", float(np.mean(np.abs(raw[0] - raw[1]))), "eV/Å²"),
+            Metric("projected Hessian MAE", float(np.mean(np.abs(projected))), "eV/Å²"),
+            Metric("eigenvalue MAE", float(np.mean(np.abs(raw_values - reference_raw_values))), "eV/Å²"),
+            *([_projected_eigenvalues(values, reference_values)] if len(values) else []),
+        ),
+        directions=directions,
+        eigenvalues=values,
+        reference_eigenvalues=reference_values,
+    )
+
+
+def _projected_eigenvalues(values: Array, reference: Array) -> Metric:
+    return Metric("projected eigenvalue MAE", float(np.mean(np.abs(values - reference))), "eV/Å²")
+
+
+def _removed(atoms: Atoms, free: Array, gradient: Array | None) -> Array:
+    """Unweighted rigid motions and, where given, the direction of the gradient beside them; orthonormal columns."""
+    rigid = rigid_motions_of(atoms, free, np.ones(len(free)))
+    if gradient is None:
+        return rigid
+    return np.linalg.qr(np.column_stack([rigid, gradient[free].ravel()]))[0]

@@ -1,0 +1,60 @@
+"""Which atoms vibrate, and their block of a Hessian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+from ase.vibrations import VibrationsData
+
+from phl_ase.errors import NonFiniteError, PHLError
+
+Array = np.ndarray
+
+
+def free_atoms(atoms: Atoms) -> Array:
+    """Indices of the atoms that no ``FixAtoms`` or ``FixCartesian`` holds ``(m,)``; other constraints are not seen."""
+    return np.array(VibrationsData.indices_from_constraints(atoms), dtype=int)
+
+
+def vibrating_atoms(atoms: Atoms, indices: Sequence[int] | Array | None) -> Array:
+    """The atoms chosen by the caller, else those that are free ``(m,)``, ascending.
+
+    Raises:
+        PHLError: For no atoms, or for indices that are not whole numbers, each once, ascending.
+    """
+    if len(atoms) == 0:
+        raise PHLError("the structure has no atoms; expected at least one")
+    chosen = free_atoms(atoms) if indices is None else np.asarray(indices)
+    if chosen.size == 0:
+        raise PHLError("no atom is free to vibrate; expected at least one: loosen the constraints or give indices")
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or not np.all((chosen >= -len(atoms)) & (chosen < len(atoms))):
+        raise PHLError(f"indices are {chosen.tolist()}; expected whole numbers below {len(atoms)}, the number of atoms")
+    chosen = chosen % len(atoms)
+    # ascending, because ASE takes the masses of a selection in the order of the atoms, not of the indices
+    if np.any(np.diff(chosen) <= 0):
+        raise PHLError(f"indices are {chosen.tolist()}; expected each atom once, in ascending order: sort them")
+    return chosen
+
+
+def vibrating_block(hessian: Array, n_atoms: int, vibrating: Array) -> Array:
+    """The symmetric block of the vibrating atoms ``(3m, 3m)``, from a Hessian of all atoms or of these alone.
+
+    Raises:
+        PHLError: For another shape.
+        NonFiniteError: For NaN or infinity.
+    """
+    full, part = 3 * n_atoms, 3 * len(vibrating)
+    if hessian.shape not in ((full, full), (part, part)):
+        expected = f"{(full, full)}" if full == part else f"{(full, full)} or {(part, part)}"
+        raise PHLError(
+            f"the Hessian has shape {hessian.shape}, expected {expected} for {len(vibrating)} vibrating atoms of "
+            f"{n_atoms}, ordered x1 y1 z1 x2 …: reshape it (layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
+        )
+    if not np.all(np.isfinite(hessian)):
+        raise NonFiniteError("the Hessian holds NaN or infinity; check the structure and what made the Hessian")
+    if hessian.shape != (part, part):
+        rows = (3 * vibrating[:, None] + np.arange(3)).ravel()
+        hessian = hessian[np.ix_(rows, rows)]
+    return 0.5 * (hessian + hessian.T)
