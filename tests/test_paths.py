@@ -9,12 +9,16 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
+from ase.io.ulm import Writer
+from clusters import Broken
 from scipy.spatial.transform import Rotation
 
+from phl_ase.curvature import finite_difference_hvp
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.paths import displaced, find_transition_state, relax, rmsd
+from phl_ase.paths import aligned, displaced, find_transition_state, relax, rmsd
 from phl_ase.paths.counting import CountingCalculator
-from phl_ase.paths.transition_state import OUTCOMES, RELAXATION_OUTCOMES, _iterate
+from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, _iterate
+from phl_ase.paths.transition_state import OUTCOMES
 from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis, rigid_motions
 
 SIGMA = 2.5
@@ -207,6 +211,77 @@ def test_what_is_not_a_result(error):
         find_transition_state(atoms, internal=False)
 
 
+def stops_at(call):
+    def happens(results):
+        raise KeyboardInterrupt
+
+    return Wrapped(happens, call)
+
+
+@pytest.mark.parametrize("after", [1, 12])
+def test_ctrl_c_leaves_a_complete_trajectory(after, tmp_path):
+    path = tmp_path / "search.traj"
+    atoms = cluster()
+    atoms.calc = stops_at(after)
+    with pytest.raises(KeyboardInterrupt):
+        find_transition_state(atoms, internal=True, trajectory=path)
+    images = read(path, ":") if path.stat().st_size and after > 1 else []
+    assert (len(images) > 2) == (after > 1)
+    for image in images:
+        fresh = image.copy()
+        fresh.calc = lennard_jones()
+        np.testing.assert_allclose(image.get_forces(), fresh.get_forces(), atol=1e-10)
+        assert image.get_potential_energy() == pytest.approx(fresh.get_potential_energy())
+
+
+def test_ctrl_c_while_an_image_is_written(tmp_path, monkeypatch):
+    """The half-written image is left out: with it, ASE could not read the others."""
+    path = tmp_path / "search.traj"
+    original, written = Writer.sync, []
+
+    def interrupted(self):
+        if len(written) == 4:
+            monkeypatch.setattr(Writer, "sync", original)
+            raise KeyboardInterrupt
+        written.append(1)
+        original(self)
+
+    monkeypatch.setattr(Writer, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find_transition_state(cluster(), trajectory=path)
+    assert len(read(path, ":")) == 4
+
+
+def test_periodic_structures_have_no_internal_coordinates():
+    atoms = adatom()
+    assert not find_transition_state(atoms, max_steps=1).internal
+    with pytest.raises(PHLError, match="periodic: take internal=False"):
+        find_transition_state(atoms, internal=True)
+    assert find_transition_state(cluster(), max_steps=1).internal
+
+
+def test_the_analysis_may_have_a_hessian_of_its_own():
+    asked = []
+
+    def hessian(atoms):
+        asked.append(atoms)
+        return finite_difference_hessian(atoms)
+
+    search = find_transition_state(cluster(), analysis_hessian=hessian)
+    assert (search.converged, search.hessian_calls, len(asked)) == (True, 0, 1)
+    assert search.curvature == "hessian function"
+
+
+def test_the_analysis_from_products():
+    search = find_transition_state(cluster(), hvp=lambda v, a: finite_difference_hvp(v, a))
+    assert search.converged, search.sentence
+    assert search.curvature == "Hessian-vector products"
+    assert search.hessian_calls == 0
+    other = harmonic_analysis(search.atoms, finite_difference_hessian(search.atoms))
+    # the same differences of the same forces along the same directions
+    np.testing.assert_allclose(search.analysis.wavenumbers, other.wavenumbers, atol=1e-6)
+
+
 def test_mistakes(tmp_path):
     atoms = cluster()
     bare = atoms.copy()
@@ -369,3 +444,42 @@ def test_rmsd_of_periodic_structures():
     wrapped.positions += 0.5 * wrapped.cell[0] / 4
     wrapped.wrap()
     assert rmsd(atoms, wrapped) < 1e-7
+
+
+def test_alignment():
+    atoms = molecule("C2H6")
+    turn = Rotation.random(rng=np.random.default_rng(3)).as_matrix()
+    moved = atoms.copy()
+    moved.positions = displaced(atoms, 0.1, 0).positions @ turn.T + [1.0, 2.0, 3.0]
+    back = aligned(moved, atoms)
+    np.testing.assert_allclose(back.positions.mean(axis=0), atoms.positions.mean(axis=0), atol=1e-12)
+    # a displacement orthogonal to rotations is given back, but for the second order in its size
+    assert np.sqrt(np.mean(np.sum((back.positions - atoms.positions) ** 2, axis=1))) == pytest.approx(0.1, rel=1e-5)
+    np.testing.assert_allclose(back.get_all_distances(), moved.get_all_distances(), atol=1e-12)
+    surface = adatom()
+    wrapped = surface.copy()
+    wrapped.positions += 0.4 * wrapped.cell[0]
+    wrapped.wrap()
+    np.testing.assert_allclose(aligned(wrapped, surface).positions, surface.positions, atol=1e-7)
+
+
+def test_a_structure_that_the_calculator_refuses_on_the_way_is_an_outcome():
+    """A model that stops where atoms come too near must not stop whoever relaxes with it."""
+    asked = []
+
+    def answer(atoms):
+        asked.append(1)
+        if len(asked) > 2:
+            raise PHLError("atoms 0 and 1 are 0.007 Å apart")
+        inner = lennard_jones()
+        inner.calculate(atoms, ["energy", "forces"], all_changes)
+        return inner.results
+
+    atoms = cluster(rms=0.2)
+    atoms.calc = Broken(answer)
+    relaxed = relax(atoms)
+    assert relaxed.outcome == "exploded"
+    assert "0.007 Å" in relaxed.sentence
+    asked.extend([1, 1])
+    with pytest.raises(PHLError, match=r"0\.007 Å"):
+        relax(atoms)

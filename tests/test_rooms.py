@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "calculator": {"structures", "potentials", "derivatives"},
     "conformance": {"structures", "potentials", "derivatives", "results"},
     # what a MODEL or METHOD string stands for; loads torch only where a model is asked for
-    "resolver": {"structures", "calculator"},
+    "resolver": {"structures", "calculator", "reference"},
     # NumPy and ASE only, for any calculator: no torch below this line and above the next comment
     "results": set(),
     "vibrations": {"results"},
@@ -50,11 +50,11 @@ ALLOWED: dict[str, set[str]] = {
     "phonons": {"results", "curvature"},
     "scoring": {"results", "vibrations"},
     "validators": {"results", "vibrations", "curvature", "scoring", "paths", "phonons", "resolver"},
-    # figures of reports, from their arrays alone
-    "plots": {"results", "scoring"},
+    # figures of reports, from their arrays and metrics alone
+    "plots": {"results", "scoring", "validators"},
     # labels and reaction paths: they know ASE calculators, structures and data sets, and no potential. Labelling draws
     # recorded probes; the reaction workflow labels what it finds
-    "reference": {"structures", "datasets", "probes", "results", "vibrations"},
+    "reference": {"structures", "datasets", "probes", "results", "vibrations", "curvature"},
     "reactions": {"structures", "datasets", "paths", "reference", "results", "vibrations", "curvature"},
     # puts everything together, but for the command line
     "study": {

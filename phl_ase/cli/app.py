@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase import __version__
-from phl_ase.cli import check, data, demo, evaluate, models, train
+from phl_ase.cli import check, data, demo, evaluate, models, train, validate
 from phl_ase.cli.mistakes import reported
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
     "data": ("Look into data sets.", {"info": data.info}),
+    "validate": ("Score a model or method against a reference.", dict(validate.COMMANDS)),
 }
 """Name -> (help, its commands)."""
 

@@ -1,13 +1,44 @@
-"""Paths over a potential-energy surface: minima, transition states; on any ASE calculator."""
+"""Paths over a potential-energy surface: minima, transition states, reaction paths, on any ASE calculator."""
 
-from phl_ase.paths.geometry import displaced, rmsd
-from phl_ase.paths.transition_state import Relaxation, TransitionStateSearch, find_transition_state, relax
+from phl_ase.paths.arc_length import arc_length
+from phl_ase.paths.end_points import Connection, Identification, connects, identify, molecular_graph, same_graph
+from phl_ase.paths.geometry import aligned, displaced, rmsd
+from phl_ase.paths.guess import PATH_METHODS, PathMethod, TransitionStateGuess, guess_transition_state
+from phl_ase.paths.irc import INTEGRATORS, follow_irc
+from phl_ase.paths.optimisation import Relaxation, relax
+from phl_ase.paths.reaction import Reaction, ReactionEnd, find_reaction
+from phl_ase.paths.reaction_path import Direction, ReactionPath
+from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
+from phl_ase.paths.ways import RECOMMENDED, WAYS, Way, search
 
 __all__ = [
+    "INTEGRATORS",
+    "PATH_METHODS",
+    "RECOMMENDED",
+    "WAYS",
+    "Connection",
+    "Direction",
+    "Identification",
+    "PathMethod",
+    "Reaction",
+    "ReactionEnd",
+    "ReactionPath",
     "Relaxation",
+    "TransitionStateGuess",
     "TransitionStateSearch",
+    "Way",
+    "aligned",
+    "arc_length",
+    "connects",
     "displaced",
+    "find_reaction",
     "find_transition_state",
+    "follow_irc",
+    "guess_transition_state",
+    "identify",
+    "molecular_graph",
     "relax",
     "rmsd",
+    "same_graph",
+    "search",
 ]

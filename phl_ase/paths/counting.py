@@ -1,18 +1,17 @@
-"""A calculator that counts: how many gradients a search cost, and where it last stood on firm ground."""
+"""Gradients, Hessians and their products, counted and checked; and where a search last stood on firm ground."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
+from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import NonFiniteError, PHLError
 
 Array = np.ndarray
-HessianFunction = Callable[[Atoms], Array]
 
 # eV/Å: no bond pushes so hard. A step that gets here, and to ten times the force at the start, has run atoms into each
 # other or off the model's ground.
@@ -56,9 +55,7 @@ class CountingCalculator(Calculator):
         self.calls += 1
         structure = atoms.copy()
         structure.calc = self.calculator
-        # forces first: a calculator asked for the energy alone would have to start again
-        forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
-        energy = float(structure.get_potential_energy(apply_constraint=False))
+        forces, energy = self._ask(structure)
         if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
             raise NonFiniteError("the calculator gave an energy or forces that are NaN or infinite")
         largest = float(np.abs(forces).max(initial=0.0))
@@ -69,6 +66,17 @@ class CountingCalculator(Calculator):
         self.last, self.energy, self.forces = atoms.copy(), energy, forces
         free_energy = getattr(self.calculator, "results", {}).get("free_energy", energy)
         self.results = {"energy": energy, "free_energy": float(free_energy), "forces": forces.copy()}
+
+    def _ask(self, structure: Atoms) -> tuple[Array, float]:
+        try:
+            # forces first: a calculator asked for the energy alone would have to start again
+            forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
+            return forces, float(structure.get_potential_energy(apply_constraint=False))
+        except PHLError as error:
+            if self.last is None:
+                raise
+            # it took other structures of these atoms: what it refuses is where the steps led, no mistake of the caller
+            raise NonFiniteError(f"a step led to a structure that the calculator refuses: {error}") from error
 
     def largest_force(self) -> float:
         """Largest force on an atom at the last sound structure, with constraints, eV/Å; NaN before the first."""
@@ -119,3 +127,38 @@ class CountingHessian:
         hessian = 0.5 * (hessian + hessian.T)
         self._last = (atoms.positions.copy(), hessian)
         return hessian.copy()
+
+
+class CountingProducts:
+    """A ``hvp(vectors, atoms)`` callable, counted and checked.
+
+    Attributes:
+        function: Who does the work.
+        calculator: The calculator on the atoms that it is given (its own gradient calls are not counted).
+        calls: Number of vectors multiplied.
+    """
+
+    def __init__(self, function: HVPFunction, calculator: Any):
+        self.function = function
+        self.calculator = calculator
+        self.calls = 0
+
+    def __call__(self, vectors: Array, atoms: Atoms) -> Array:
+        """Products of the vectors ``(n, 3)`` or ``(K, n, 3)`` with the Hessian of all atoms, eV/Å² per unit of vector.
+
+        Raises:
+            PHLError: For products of another shape.
+            NonFiniteError: For NaN or infinity.
+        """
+        structure = atoms.copy()
+        structure.calc = self.calculator
+        self.calls += vectors.size // (3 * len(atoms))
+        products = np.asarray(self.function(vectors, structure), dtype=float)
+        if products.shape != vectors.shape:
+            raise PHLError(
+                f"hvp(vectors, atoms) returned shape {products.shape}, expected that of the vectors, {vectors.shape}: "
+                "reshape it"
+            )
+        if not np.all(np.isfinite(products)):
+            raise NonFiniteError("hvp(vectors, atoms) returned NaN or infinity")
+        return products

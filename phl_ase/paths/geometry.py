@@ -58,20 +58,39 @@ def rmsd(a: Atoms, b: Atoms) -> float:
         PHLError: When the structures do not have the same atoms in the same order.
         NonFiniteError: For NaN or infinite positions.
     """
-    if len(a) == 0 or not np.array_equal(a.numbers, b.numbers):
+    difference = a.positions - aligned(b, a).positions
+    return float(np.sqrt(np.mean(np.sum(difference**2, axis=1))))
+
+
+def aligned(atoms: Atoms, target: Atoms) -> Atoms:
+    """A copy moved onto another structure by the proper rotation and translation that bring it closest.
+
+    Args:
+        atoms: What is moved; periodic structures are translated alone, each atom to the image nearest to its target.
+        target: The same atoms in the same order.
+
+    Returns:
+        The copy, without a calculator; constraints do not hold it.
+
+    Raises:
+        PHLError: When the structures do not have the same atoms in the same order.
+        NonFiniteError: For NaN or infinite positions.
+    """
+    if len(target) == 0 or not np.array_equal(target.numbers, atoms.numbers):
         raise PHLError(
-            f"cannot compare {a.get_chemical_formula('reduce')} with {b.get_chemical_formula('reduce')}; "
+            f"cannot compare {target.get_chemical_formula('reduce')} with {atoms.get_chemical_formula('reduce')}; "
             "expected the same atoms in the same order: sort one of them"
         )
-    if not (np.all(np.isfinite(a.positions)) and np.all(np.isfinite(b.positions))):
+    if not (np.all(np.isfinite(target.positions)) and np.all(np.isfinite(atoms.positions))):
         raise NonFiniteError("a position is NaN or infinite; expected finite numbers (did an optimiser explode?)")
-    if np.any(a.pbc):
-        difference = find_mic(b.positions - a.positions, a.cell, a.pbc)[0]
-        difference -= difference.mean(axis=0)
-    else:
-        first, second = (x.positions - x.positions.mean(axis=0) for x in (a, b))
-        difference = first - _rotation(first, second).apply(second)
-    return float(np.sqrt(np.mean(np.sum(difference**2, axis=1))))
+    copy = atoms.copy()
+    if np.any(target.pbc):
+        difference = find_mic(atoms.positions - target.positions, target.cell, target.pbc)[0]
+        copy.positions[:] = target.positions + difference - difference.mean(axis=0)
+        return copy
+    first, second = (x.positions - x.positions.mean(axis=0) for x in (target, atoms))
+    copy.positions[:] = _rotation(first, second).apply(second) + target.positions.mean(axis=0)
+    return copy
 
 
 def _rotation(first: np.ndarray, second: np.ndarray) -> Rotation:

@@ -28,6 +28,10 @@ STYLES = (
 _FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 
 
+# the same results give the same file
+_UNDATED: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -63,9 +67,14 @@ def plain_ticks(axes: Axes) -> None:
 
 def to_png(draw: Callable[[Any], Figure], content: Any) -> bytes:
     """What a function draws of its content, in the fonts of this module, as the content of a PNG file."""
+    return rendered(draw, content, "png")
+
+
+def rendered(draw: Callable[[Any], Figure], content: Any, kind: str) -> bytes:
+    """What a function draws of its content as a file of a kind: png, pdf or svg."""
     import matplotlib
 
-    with matplotlib.rc_context(_FONT):
+    with matplotlib.rc_context({**_FONT, "svg.hashsalt": "phl"}):
         buffer = io.BytesIO()
-        draw(content).savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        draw(content).savefig(buffer, format=kind, dpi=130, metadata=_UNDATED.get(kind))
     return buffer.getvalue()

@@ -14,7 +14,14 @@ from phl_ase.paths import displaced
 from phl_ase.results import Report, plain
 from phl_ase.structures import Frame
 from phl_ase.structures.atoms import atoms_from_frame
-from phl_ase.validators import EndPoint, validate_accuracy, validate_frequencies, validate_transition_state
+from phl_ase.study.references import labelled_point
+from phl_ase.validators import (
+    ReferenceCurvature,
+    ReferenceReaction,
+    validate_accuracy,
+    validate_frequencies,
+    validate_transition_state,
+)
 
 Array = np.ndarray
 
@@ -67,7 +74,10 @@ def score(calculator: Any, name: str, questions: Questions) -> dict[str, Any]:
     )
     frequencies = [
         validate_frequencies(
-            atoms_from_frame(frame), calculator.get_hessian, frame.hessian, system=frame.reaction, potential=name
+            ReferenceCurvature(atoms_from_frame(frame), frame.hessian),
+            calculator,
+            system=frame.reaction,
+            potential=name,
         )
         for frame in questions.transition_states
         if frame.hessian is not None
@@ -84,19 +94,12 @@ def score(calculator: Any, name: str, questions: Questions) -> dict[str, Any]:
 
 
 def _search(calculator: Any, name: str, target: Frame, questions: Questions) -> Report:
-    reference = atoms_from_frame(target)
+    ends = {label: labelled_point(end) for label, end in (questions.ends or {}).items()}
     return validate_transition_state(
-        displaced(reference, START_RMS, questions.seed),
+        displaced(atoms_from_frame(target), START_RMS, questions.seed),
         calculator,
-        calculator.get_hessian,
-        reference,
-        system=target.reaction,
+        ReferenceReaction(target.reaction, labelled_point(target), ends),
         potential=name,
-        reference_energy=target.energy,
-        reference_hessian=target.hessian,
-        end_points={
-            label: EndPoint(atoms_from_frame(end), end.energy) for label, end in (questions.ends or {}).items()
-        },
         details={"start": f"{START_RMS} Å RMS from the TS, seed {questions.seed}"},
     )
 

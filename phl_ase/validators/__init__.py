@@ -5,15 +5,37 @@ trained models are scored by the same code, and returns a :class:`phl_ase.result
 that fails is an outcome in it, not an exception; exceptions are the caller's own mistakes.
 """
 
-from phl_ase.validators.accuracy import displacements, predict, validate_accuracy
-from phl_ase.validators.frequencies import validate_frequencies
-from phl_ase.validators.transition_state import EndPoint, validate_transition_state
+from phl_ase.validators.accuracy import (
+    ScoredFrames,
+    accuracy_report,
+    displacements,
+    predict,
+    score_batches,
+    validate_accuracy,
+)
+from phl_ase.validators.frequencies import ReferenceCurvature, validate_frequencies, validate_relaxed_frequencies
+from phl_ase.validators.funnel import Funnel, funnels
+from phl_ase.validators.irc import ReferencePath, validate_irc
+from phl_ase.validators.phonons import validate_phonons
+from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
+from phl_ase.validators.transition_state import validate_transition_state
 
 __all__ = [
-    "EndPoint",
+    "Funnel",
+    "ReferenceCurvature",
+    "ReferencePath",
+    "ReferenceReaction",
+    "ScoredFrames",
+    "StationaryPoint",
+    "accuracy_report",
     "displacements",
+    "funnels",
     "predict",
+    "score_batches",
     "validate_accuracy",
     "validate_frequencies",
+    "validate_irc",
+    "validate_phonons",
+    "validate_relaxed_frequencies",
     "validate_transition_state",
 ]

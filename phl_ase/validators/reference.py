@@ -32,10 +32,10 @@ class ReferenceReaction:
 
     Attributes:
         name: For reports.
-        transition_state: Its TS.
-        ends: Name, for example ``"reactant"`` or ``"HCN"``, to end point; the two ends of the IRC, or none.
+        transition_state: Its TS; ``None`` when unknown.
+        ends: Name, for example ``"reactant"`` or ``"HCN"``, to end point: two of them, or none.
     """
 
     name: str
-    transition_state: StationaryPoint
+    transition_state: StationaryPoint | None = None
     ends: Mapping[str, StationaryPoint] = field(default_factory=dict)

@@ -1,205 +1,247 @@
-"""Transition-state searches from a displaced start: does the potential lead to the reference's TS, at what cost?"""
+"""Transition-state searches: does the potential lead to the reference's TS and its end points, at what cost?
+
+The funnel: converged → exactly one imaginary mode → the IRC leads to the intended end points → the reference's TS, and
+the barrier error of those that pass. Counts of the search, of the path after it, and of nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import NonFiniteError, PHLError, unknown
-from phl_ase.paths import TransitionStateSearch, find_transition_state, relax, rmsd
-from phl_ase.paths.counting import HessianFunction
+from phl_ase.curvature import Curvature, curvature_of
+from phl_ase.paths import (
+    RECOMMENDED,
+    Connection,
+    Reaction,
+    TransitionStateSearch,
+    connects,
+    find_reaction,
+    relax,
+    rmsd,
+    search,
+)
 from phl_ase.paths.transition_state import OUTCOMES as SEARCH_OUTCOMES
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.units import convert
+from phl_ase.validators.funnel import STAGES
+from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
 from phl_ase.vibrations import harmonic_analysis
 
-Array = np.ndarray
-
 OUTCOMES: dict[str, str] = {
-    **SEARCH_OUTCOMES,
-    "another saddle": "the search converged to a first-order saddle point that is not the reference's",
+    **{name: sentence for name, sentence in SEARCH_OUTCOMES.items() if name != "converged"},
+    "found": "the search passed every stage that was looked at",
+    "no path": "the search found a first-order saddle point whose IRC or end points did not converge",
+    "other end points": "the search found a first-order saddle point that does not join the intended end points",
+    "another saddle": "the search found a first-order saddle point that is not the reference's",
 }
-"""Outcome of a validated search -> what it means; those of ``phl_ase.paths`` and one more."""
+"""Outcome of a validated search -> what it means."""
 
-END_POINTS = {
-    "relaxed": "the end points are relaxed with the potential, from the reference's",
-    "reference": "the end points have the reference's geometry",
-}
-"""How the potential's energies of the end points are had -> what that means."""
-
-SAME_WITHIN = 0.25
+SAME_WITHIN = 0.1
 """Two saddle points count as the same within this RMS displacement, Å."""
-
-
-@dataclass(frozen=True, eq=False)
-class EndPoint:
-    """One end of a reaction, as the reference has it.
-
-    Attributes:
-        atoms: Its structure.
-        energy: Its reference energy, eV; ``None`` when unknown.
-    """
-
-    atoms: Atoms
-    energy: float | None = None
 
 
 def validate_transition_state(
     start: Atoms,
     calculator: Any,
-    hessian: HessianFunction | None,
-    reference: Atoms,
+    reference: ReferenceReaction,
     *,
-    system: str,
     potential: str,
-    reference_energy: float | None = None,
-    reference_hessian: Array | None = None,
-    end_points: Mapping[str, EndPoint] | None = None,
-    end_geometry: str = "relaxed",
+    way: str = RECOMMENDED,
+    curvature: Curvature | None = None,
+    follow: bool = True,
     same_within: float = SAME_WITHIN,
     fmax: float = 0.01,
     max_steps: int = 200,
-    diag_every_n: int | None = None,
-    internal: bool = True,
+    internal: bool | None = None,
+    trajectory: str | PathLike[str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Search a TS with Sella and compare what is found with the reference.
+    """Search a TS with Sella, follow the path from it, and compare with the reference.
 
-    The barrier from an end point is the potential's E(TS found) − E(end point), the latter relaxed with the potential
-    or at the reference's geometry, as ``end_geometry`` and the provenance say; the reference's is the difference of its
-    energies. The RMS displacement compares atoms in their order: the mirror image of the reference's TS, or one with
-    like atoms exchanged, counts as another saddle.
+    The barrier from an end point is the potential's E(TS found) − E(end point): the end of the path that was found to
+    be it, or, where no path is followed, the reference's end point relaxed with the potential. Structures are compared
+    atom by atom: a mirror image, or like atoms exchanged, is another structure.
 
     Args:
-        start: Where the search starts, usually :func:`phl_ase.paths.displaced` from the reference's TS.
+        start: Where the search starts, for example :func:`phl_ase.paths.displaced` from the reference's TS.
         calculator: The potential, an ASE calculator.
-        hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å² of the potential; without one, Sella works from forces.
-        reference: The reference's TS.
-        system: What is computed, for the report.
-        potential: Who computes it, for the report.
-        reference_energy: Reference energy of the TS, eV.
-        reference_hessian: Reference Hessian at the TS ``(3n, 3n)`` eV/Å², for its imaginary wavenumber.
-        end_points: Name, for example ``"HCN"``, to end point: for barriers.
-        end_geometry: A key of ``END_POINTS``.
+        reference: What should be found; its TS and its end points may be unknown, and are then not asked for.
+        potential: Who computes, for the report.
+        way: How Sella is run, a key of :data:`phl_ase.paths.WAYS`.
+        curvature: Of the potential; by default what :func:`phl_ase.curvature.curvature_of` finds.
+        follow: Whether to follow the IRC from the TS found and relax its ends.
         same_within: Largest RMS displacement from the reference's TS that counts as the same TS, Å.
         fmax: Threshold for the largest force on an atom, eV/Å.
         max_steps: Most steps of the search.
-        diag_every_n: How often the curvature is computed anew; see :func:`phl_ase.paths.find_transition_state`.
-        internal: Internal coordinates, or Cartesian ones.
+        internal: Internal or Cartesian coordinates; by default what suits the structure.
+        trajectory: An ASE trajectory file of the search's steps.
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``; metrics ``RMSD to the reference TS`` (Å, of where the search ended),
-        ``imaginary wavenumber`` (cm⁻¹, negative), ``imaginary modes``, ``steps``, ``force calls``, ``Hessian calls``,
-        ``largest force`` (eV/Å), and for each end point ``barrier from NAME``, ``barrier error from NAME`` (kcal/mol,
-        NaN where no TS was found) and, where relaxed, ``RMSD of NAME`` (Å). Array ``positions`` ``(n, 3)`` Å.
+        A report with outcome in ``OUTCOMES``. Metrics: for each stage of :data:`phl_ase.validators.funnel.STAGES` that
+        was looked at, 1 passed, 0 not; ``RMSD to the reference TS`` (Å, of where the search ended),
+        ``imaginary wavenumber`` (cm⁻¹, negative), ``imaginary modes``, ``largest force`` (eV/Å); ``steps``,
+        ``force calls``, ``HVP calls``, ``Hessian calls``, ``seconds`` of the search, ``hidden force calls`` behind
+        curvature that is differences; ``path force calls`` and ``path Hessian calls``; for each end point
+        ``barrier from NAME``, ``barrier error from NAME`` (kcal/mol, NaN where no TS was found). Array ``positions``
+        ``(n, 3)`` Å.
 
     Raises:
-        PHLError: For a mistake of the caller: other atoms than the reference's, a Hessian of the wrong shape, ….
+        PHLError: For a mistake of the caller: other atoms than the reference's, an unknown way, ….
     """
-    if end_geometry not in END_POINTS:
-        raise unknown("geometry of the end points", end_geometry, END_POINTS)
-    rmsd(start, reference)  # other atoms than the reference's are a mistake that should not cost a search
+    target = reference.transition_state
+    for known in (*([] if target is None else [target]), *reference.ends.values()):
+        rmsd(start, known.atoms)  # other atoms than the reference's are a mistake that should not cost a search
+    curvature = curvature_of(calculator) if curvature is None else curvature
     working = start.copy()
     working.calc = calculator
-    search = find_transition_state(
-        working, hessian, fmax=fmax, max_steps=max_steps, diag_every_n=diag_every_n, internal=internal
-    )
-    distance = rmsd(search.atoms, reference)
-    outcome, sentence = search.outcome, search.sentence
-    if search.converged and distance > same_within:
-        outcome = "another saddle"
-        sentence = f"{OUTCOMES[outcome]} (it is further than {same_within:g} Å RMS away)"
-    barriers: list[Metric] = []
-    for name, end in (end_points or {}).items():
-        barriers += _barrier(name, end, end_geometry, search, calculator, reference_energy, fmax)
+    found = search(working, way, curvature, fmax=fmax, max_steps=max_steps, internal=internal, trajectory=trajectory)
+    path = find_reaction(found.atoms, curvature.hessian) if follow and found.converged else None
+    connection = _connection(path, reference)
+    distance = float("nan") if target is None else rmsd(found.atoms, target.atoms)
+    stages = _stages(found, connection, distance <= same_within, reference, follow)
+    outcome, sentence = _outcome(found, path, connection, stages)
     return Report(
-        system=system,
+        system=reference.name,
         potential=potential,
         outcome=outcome,
         sentence=sentence,
-        metrics=(*_metrics(search, distance, reference, reference_hessian), *barriers),
-        arrays={"positions": search.atoms.positions},
+        metrics=(
+            *(Metric(name, int(passed)) for name, passed in stages.items()),
+            *_metrics(found, distance, target),
+            *_path_metrics(path),
+            *_barriers(found, _ends(path, connection, reference, calculator, fmax), reference),
+        ),
+        arrays={"positions": found.atoms.positions},
         provenance=provenance(
-            end_points=END_POINTS[end_geometry] if end_points else "none",
+            way=way,
+            curvature=curvature.source,
+            coordinates="internal" if found.internal else "Cartesian",
             fmax=fmax,
             same_within=same_within,
-            curvature="Hessians" if hessian is not None else "forces only",
-            seconds=round(search.seconds, 3),
             **dict(details or {}),
         ),
         validator="transition state",
     )
 
 
-def _metrics(
-    search: TransitionStateSearch, distance: float, reference: Atoms, reference_hessian: Array | None
-) -> tuple[Metric, ...]:
+def _connection(path: Reaction | None, reference: ReferenceReaction) -> Connection | None:
+    """How the ends of a path relate to the reference's two; ``None`` where there is nothing to relate."""
+    if path is None or not path.converged or len(reference.ends) != 2:
+        return None
+    backward, forward = (end.atoms for end in path.ends)
+    reactant, product = (end.atoms for end in reference.ends.values())
+    return connects((backward, forward), reactant, product)
+
+
+def _stages(
+    found: TransitionStateSearch,
+    connection: Connection | None,
+    is_near: bool,
+    reference: ReferenceReaction,
+    follow: bool,
+) -> dict[str, bool]:
+    """Which stages were passed, of those that can be asked."""
+    asked = {
+        "converged": found.analysis is not None,
+        "first order": found.converged,
+        "connected": connection is not None and connection.outcome == "connects",
+        "same TS": is_near and found.converged,
+    }
+    left_out = set() if follow and len(reference.ends) == 2 else {"connected"}
+    left_out |= set() if reference.transition_state else {"same TS"}
+    return {name: asked[name] for name in STAGES if name not in left_out}
+
+
+def _outcome(
+    found: TransitionStateSearch, path: Reaction | None, connection: Connection | None, stages: Mapping[str, bool]
+) -> tuple[str, str]:
+    """Name and sentence: where the funnel was left, or that it was not."""
+    if not found.converged:
+        return found.outcome, found.sentence
+    if path is not None and not path.converged:
+        return "no path", f"{OUTCOMES['no path']} ({path.sentence})"
+    if connection is not None and not stages["connected"]:
+        return "other end points", f"{OUTCOMES['other end points']} ({connection.sentence})"
+    if not stages.get("same TS", True):
+        return "another saddle", OUTCOMES["another saddle"]
+    return "found", OUTCOMES["found"]
+
+
+def _metrics(found: TransitionStateSearch, distance: float, target: StationaryPoint | None) -> tuple[Metric, ...]:
     nan = float("nan")
-    found = search.analysis
-    expected = None if reference_hessian is None else harmonic_analysis(reference, reference_hessian)
+    analysis = found.analysis
+    known = target is not None and target.hessian is not None
+    expected = harmonic_analysis(target.atoms, target.hessian) if known else None  # type: ignore[union-attr, arg-type]
     return (
-        Metric("RMSD to the reference TS", distance, "Å"),
+        *([] if target is None else [Metric("RMSD to the reference TS", distance, "Å")]),
         Metric(
             "imaginary wavenumber",
-            nan if found is None else float(found.wavenumbers[0]),
+            nan if analysis is None else float(analysis.wavenumbers[0]),
             "cm⁻¹",
             None if expected is None else float(expected.wavenumbers[0]),
         ),
-        Metric("imaginary modes", nan if found is None else found.n_imaginary),
-        Metric("steps", search.steps),
-        Metric("force calls", search.force_calls),
-        Metric("Hessian calls", search.hessian_calls),
-        Metric("largest force", search.fmax, "eV/Å"),
+        Metric("imaginary modes", nan if analysis is None else analysis.n_imaginary),
+        Metric("largest force", found.fmax, "eV/Å"),
+        Metric("steps", found.steps),
+        Metric("force calls", found.force_calls),
+        Metric("HVP calls", found.hvp_calls),
+        Metric("Hessian calls", found.hessian_calls),
+        Metric("hidden force calls", found.hidden_force_calls),
+        Metric("seconds", found.seconds, "s"),
     )
 
 
-def _barrier(
-    name: str,
-    end: EndPoint,
-    geometry: str,
-    search: TransitionStateSearch,
+def _path_metrics(path: Reaction | None) -> tuple[Metric, ...]:
+    if path is None:
+        return ()
+    return (
+        Metric("path force calls", path.force_calls),
+        Metric("path Hessian calls", path.hessian_calls),
+        Metric("path seconds", path.path.seconds, "s"),
+    )
+
+
+def _ends(
+    path: Reaction | None,
+    connection: Connection | None,
+    reference: ReferenceReaction,
     calculator: Any,
-    reference_energy: float | None,
     fmax: float,
-) -> list[Metric]:
-    """Barrier from one end point, its error, and how far the end point moved."""
-    atoms = end.atoms.copy()
-    atoms.calc = calculator
-    moved: list[Metric] = []
-    energy = float("nan")
-    if geometry == "relaxed":
-        relaxed = relax(atoms, fmax)
-        if relaxed.converged:
-            energy = relaxed.energy
-        moved = [Metric(f"RMSD of {name}", rmsd(relaxed.atoms, end.atoms) if relaxed.converged else float("nan"), "Å")]
-    else:
-        energy = _energy(atoms)
-    found = search.energy if search.converged else float("nan")
-    barrier = convert(found - energy, "eV", "kcal/mol")
-    if reference_energy is None or end.energy is None:
-        return [Metric(f"barrier from {name}", barrier, "kcal/mol"), *moved]
-    expected = convert(reference_energy - end.energy, "eV", "kcal/mol")
-    return [
-        Metric(f"barrier from {name}", barrier, "kcal/mol", expected),
-        Metric(f"barrier error from {name}", barrier - expected, "kcal/mol"),
-        *moved,
-    ]
+) -> dict[str, float]:
+    """Energy of each of the reference's end points on the potential's surface, eV; NaN where it is not known."""
+    if path is None:
+        return {name: _relaxed_energy(end.atoms, calculator, fmax) for name, end in reference.ends.items()}
+    if connection is None or connection.outcome != "connects":
+        return dict.fromkeys(reference.ends, float("nan"))
+    energies = [end.energy for end in path.ends]
+    return dict(zip(reference.ends, reversed(energies) if connection.flipped else energies, strict=True))
 
 
-def _energy(atoms: Atoms) -> float:
-    try:
-        return float(atoms.get_potential_energy())
-    except NonFiniteError:
-        return float("nan")
-    except PHLError:
-        raise
-    except Exception:  # a calculator that fails at an end point leaves a barrier that is not known
-        return float("nan")
+def _relaxed_energy(atoms: Atoms, calculator: Any, fmax: float) -> float:
+    start = atoms.copy()
+    start.calc = calculator
+    relaxed = relax(start, fmax)
+    return relaxed.energy if relaxed.converged else float("nan")
 
 
-__all__ = ["END_POINTS", "OUTCOMES", "EndPoint", "validate_transition_state"]
+def _barriers(
+    found: TransitionStateSearch, ends: Mapping[str, float], reference: ReferenceReaction
+) -> tuple[Metric, ...]:
+    """Barriers from the end points, and their errors where the reference has energies; kcal/mol."""
+    energy = found.energy if found.converged else float("nan")
+    target = reference.transition_state
+    metrics = []
+    for name, end in reference.ends.items():
+        barrier = convert(energy - ends[name], "eV", "kcal/mol")
+        if target is None or target.energy is None or end.energy is None:
+            metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol"))
+        else:
+            expected = convert(target.energy - end.energy, "eV", "kcal/mol")
+            metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol", expected))
+            metrics.append(Metric(f"barrier error from {name}", barrier - expected, "kcal/mol"))
+    return tuple(metrics)

@@ -1,0 +1,135 @@
+"""``phl validate frequencies``: harmonic vibrations of a model at the stationary points of a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
+from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference
+from phl_ase.cli.validate.running import Task, check_outputs, run_tasks, save_plot
+from phl_ase.cli.validate.tables import Column, report_table
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from phl_ase.validators import ReferenceCurvature
+
+COLUMNS = (
+    Column("RMSD to the reference", "RMSD / Å", 3),
+    Column("frequency MAE", "frequency MAE / cm⁻¹"),
+    Column("largest frequency error", "largest / cm⁻¹"),
+    Column("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
+    Column("mean mode overlap", "mode overlap", 3),
+    Column("ZPE error", "ZPE error / meV"),
+    Column("G correction error", "G error / (kcal/mol)", 3),
+    Column("Hessian MAE", "Hessian MAE / (eV/Å²)", 3),
+    Column("eigenvalue MAE, projected", "eigenvalue MAE / (eV/Å²)", 3),
+    Column("lowest eigenvalue", "lowest / (eV/Å²)", 2, reference=True, averaged=False),
+)
+
+STATIONARY = ("reactant", "product", "ts")
+
+
+def frequencies(
+    model: Model,
+    structures: Input,
+    reference: Reference = None,
+    reactions: Reactions = None,
+    relaxed: Annotated[
+        bool, typer.Option("--relaxed", help="At the model's own stationary points too, searched from the reference's.")
+    ] = False,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind",
+            metavar="NAME",
+            help="Kind of structure, where INPUT names them: reactant, product and ts by default; irc or others, where "
+            "eigenvalues are compared instead. Repeat as needed.",
+        ),
+    ] = None,
+    json: JsonFile = None,
+    plot: PlotFile = None,
+    device: Device = "auto",
+    dtype: Dtype = "float64",
+    trust: Trust = False,
+) -> None:
+    """Harmonic frequencies at reactants, products and transition states, against a reference.
+
+    The reference is the Hessian of each structure that INPUT holds, or that of --reference METHOD, with which the
+    structures are first relaxed (TSs searched with Sella). Translations and rotations are projected out.
+
+    phl validate frequencies default reactions-wb97xd-631gd --plot spectra.png
+
+    phl validate frequencies run/best.safetensors molecules.xyz --reference tblite --json frequencies.json
+    """
+    check_outputs(json, plot)
+    from phl_ase.resolver import resolve_calculator
+    from phl_ase.validators import validate_frequencies, validate_relaxed_frequencies
+
+    found = read_structures(structures, kinds or STATIONARY, reactions)
+    calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+    if reference is None:
+        make, level = _labelled(structures), level_of_theory(structures)
+    else:
+        make, level = _computed(resolve_calculator(reference, device=device, trust=trust)), reference
+    details = {"reference": level, "data": structures}
+    ways: list[Callable[..., Any]] = [validate_frequencies, *([validate_relaxed_frequencies] if relaxed else [])]
+
+    def task(one: Structure, validate: Callable[..., Any]) -> Task:
+        return one.name, lambda: validate(make(one), calculator, system=one.name, potential=model, details=details)
+
+    reports = run_tasks("frequencies", [task(one, way) for way in ways for one in found], json)
+    typer.echo(f"{model} against {level}\n")
+    for number, title in enumerate(("at the reference's structures", "at the model's own stationary points")):
+        part = reports[number * len(found) : (number + 1) * len(found)]
+        if part:
+            typer.echo(f"{title}\n{report_table(part, COLUMNS)}\n")
+    save_plot(plot, "frequencies", reports)
+
+
+def _labelled(source: str) -> Callable[[Structure], ReferenceCurvature]:
+    """References from the Hessians that a file holds."""
+    from phl_ase.validators import ReferenceCurvature
+
+    def make(one: Structure) -> ReferenceCurvature:
+        if one.labels.hessian is None:
+            raise PHLError(
+                f"{one.name} of {source} has no Hessian to compare with; expected labels, or --reference METHOD "
+                "(tblite, emt, another model) to compute them"
+            )
+        # what a file calls a stationary point or a point of a path is one; otherwise its forces say
+        kind = "irc" if one.kind == "irc" else "stationary" if one.kind in STATIONARY else None
+        return ReferenceCurvature(one.atoms, one.labels.hessian, forces=one.labels.forces, kind=kind)
+
+    return make
+
+
+def _computed(calculator: Any) -> Callable[[Structure], ReferenceCurvature]:
+    """References at the stationary points of a method, searched from the structures."""
+    from phl_ase.curvature import curvature_of
+    from phl_ase.paths import find_transition_state, relax
+    from phl_ase.validators import ReferenceCurvature
+    from phl_ase.vibrations import harmonic_analysis
+
+    curvature = curvature_of(calculator)
+    made: dict[str, ReferenceCurvature] = {}
+
+    def make(one: Structure) -> ReferenceCurvature:
+        if one.name not in made:
+            atoms = one.atoms.copy()
+            atoms.calc = calculator
+            is_saddle = one.kind == "ts" or (
+                not one.kind and harmonic_analysis(atoms, curvature.hessian(atoms)).n_imaginary == 1
+            )
+            point: Any = (
+                find_transition_state(atoms, curvature.hessian, fmax=1e-3) if is_saddle else relax(atoms, fmax=1e-3)
+            )
+            if not point.converged:
+                raise PHLError(f"the reference has no stationary point near {one.name}: {point.sentence}")
+            made[one.name] = ReferenceCurvature(point.atoms, curvature.hessian(point.atoms))
+        return made[one.name]
+
+    return make

@@ -1,0 +1,152 @@
+"""``phl validate irc``: reaction paths of a model from its own transition states, against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
+from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
+from phl_ase.cli.validate.running import check_outputs, make_folder, run_tasks, save_plot
+from phl_ase.cli.validate.tables import Column, report_table
+from phl_ase.errors import PHLError, unknown
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from phl_ase.curvature import Curvature
+    from phl_ase.results import Report
+    from phl_ase.validators import ReferencePath
+
+COLUMNS = (
+    Column("profile RMSE", "profile RMSE / (kcal/mol)", 2),
+    Column("largest deviation", "deviation / Å", 3),
+    Column("barrier forward", "barrier forward / (kcal/mol)", 1, reference=True, averaged=False),
+    Column("barrier forward error", "error", 2),
+    Column("barrier back", "barrier back / (kcal/mol)", 1, reference=True, averaged=False),
+    Column("barrier back error", "error", 2),
+    Column("first step overlap", "first step overlap", 4, averaged=False),
+    Column("force calls", "gradients", 0),
+    Column("Hessian calls", "Hessians", 0),
+)
+
+Made = tuple["Atoms", "ReferencePath"]
+"""A structure near the TS, and the path to compare with."""
+
+
+def irc(
+    model: Model,
+    structures: Input,
+    reference: Reference = None,
+    reactions: Reactions = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="Integrator: sella (gradients) or quadratic (Hessians).")
+    ] = "sella",
+    step: Annotated[float, typer.Option("--step", metavar="LENGTH", help="Length of a step, √amu·Å.")] = 0.1,
+    trajectories: Trajectories = None,
+    json: JsonFile = None,
+    plot: PlotFile = None,
+    device: Device = "auto",
+    dtype: Dtype = "float64",
+    trust: Trust = False,
+) -> None:
+    """Follow reaction paths both ways, relax their ends, and compare with a reference.
+
+    The model's own TS is searched near each TS of INPUT first. The reference is the path that INPUT holds (kind irc,
+    with reactant and product), or that of --reference METHOD from near the same TS. Energies are compared over arc
+    length, laid over one another at the TS.
+
+    phl validate irc default reactions-wb97xd-631gd --plot paths.png
+
+    phl validate irc run/best.safetensors ts.xyz --reference tblite --trajectories paths
+    """
+    check_outputs(json, plot)
+    make_folder(trajectories, "trajectories")
+    from phl_ase.curvature import curvature_of
+    from phl_ase.paths.irc import INTEGRATORS
+    from phl_ase.resolver import resolve_calculator
+
+    if method not in INTEGRATORS:
+        raise unknown("integrator of reaction paths", method, INTEGRATORS)
+    calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+    curvature = curvature_of(calculator)
+    if reference is not None:
+        level = reference
+        made = _of_method(structures, reactions, resolve_calculator(reference, device=device, trust=trust))
+    elif is_data_set(structures):
+        level, made = level_of_theory(structures), _labelled(structures, reactions)
+    else:
+        raise PHLError(f"{structures} holds no path to compare with: give --reference METHOD ({model!r}: its own)")
+    options = {"method": method, "step": step, "details": {"reference": level}}
+    tasks = [
+        (name, partial(_report, name, make, calculator, curvature, model, trajectories, options))
+        for name, make in made.items()
+    ]
+    reports = run_tasks("irc", tasks, json)
+    typer.echo(f"{model} against {level}\n\n{report_table(reports, COLUMNS)}")
+    save_plot(plot, "irc", reports)
+
+
+def _labelled(source: str, names: list[str] | None) -> dict[str, Callable[[], Made]]:
+    """The paths of a data set."""
+    from phl_ase.structures import atoms_from_frame
+    from phl_ase.study.references import labelled_path
+
+    def make(frames: Any) -> Made:
+        return atoms_from_frame(frames.transition_state), labelled_path(frames)
+
+    return {name: partial(make, frames) for name, frames in read_reactions(source, names).items()}
+
+
+def _of_method(source: str, names: list[str] | None, method: Any) -> dict[str, Callable[[], Made]]:
+    """The paths of a method from near the TSs of an input."""
+    from phl_ase.study.references import own_reaction
+
+    def make(name: str, guess: Atoms) -> Made:
+        own = own_reaction(name, guess, method)
+        return own.ts.atoms, own.path
+
+    found = {one.labels.reaction or one.name: one.atoms for one in read_structures(source, ("ts",), names)}
+    return {name: partial(make, name, guess) for name, guess in found.items()}
+
+
+def _report(
+    name: str,
+    make: Callable[[], Made],
+    calculator: Any,
+    curvature: Curvature,
+    model: str,
+    trajectories: Path | None,
+    options: dict[str, Any],
+) -> Report:
+    """One path; where there is no reference or no TS, a report that says so."""
+    from phl_ase.paths import find_transition_state
+    from phl_ase.results import Report, provenance
+    from phl_ase.study.references import NoReference
+    from phl_ase.validators import validate_irc
+
+    try:
+        guess, path = make()
+    except NoReference as error:
+        return Report(name, model, "no reference", str(error), provenance=provenance(), validator="irc")
+    start = guess.copy()
+    start.calc = calculator
+    ts = find_transition_state(start, curvature.hessian, fmax=1e-3, diag_every_n=3)
+    if not ts.converged:
+        sentence = f"the model has no TS near the reference's: {ts.sentence}"
+        return Report(name, model, "no TS", sentence, provenance=provenance(), validator="irc")
+    return validate_irc(
+        ts.atoms,
+        calculator,
+        curvature.hessian,
+        path,
+        system=name,
+        potential=model,
+        trajectory=None if trajectories is None else trajectories / f"{name}.traj".replace(" ", "_").replace("/", "_"),
+        **options,
+    )

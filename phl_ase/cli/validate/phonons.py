@@ -1,0 +1,153 @@
+"""``phl validate phonons``: bands, densities of states and thermal properties of a crystal, against a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.output import table
+from phl_ase.cli.validate.options import JsonFile, PlotFile
+from phl_ase.cli.validate.running import check_outputs, make_folder, run_tasks, save_plot
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from phonopy import Phonopy
+
+    from phl_ase.results import Report
+
+_PHONOPY = (".yaml", ".yml")
+DISPLACEMENTS = "displacements"
+"""As a reference: phonopy's own finite displacements, with the model."""
+
+_RELAXED, _STEPS = 1e-4, 500  # eV/Å, steps
+
+
+def phonons(
+    model: Model,
+    crystal: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A unit cell (.cif, POSCAR, …) or a phonopy_disp.yaml.")
+    ],
+    reference: Annotated[
+        str,
+        typer.Option("--reference", metavar="METHOD", help="A method or model, or 'displacements': phonopy's own."),
+    ] = DISPLACEMENTS,
+    supercell: Annotated[
+        tuple[int, int, int] | None, typer.Option("--supercell", metavar="N N N", help="Of a unit cell.")
+    ] = None,
+    matrix: Annotated[
+        str | None, typer.Option("--supercell-matrix", metavar="'9 NUMBERS'", help="Of a unit cell, row by row.")
+    ] = None,
+    relax: Annotated[
+        bool, typer.Option("--relax", help="Relax the unit cell with the reference first, shape and volume too.")
+    ] = False,
+    path: Annotated[
+        str | None,
+        typer.Option("--path", metavar="GXWKGL", help="Special points of the bands; by lattice if not given."),
+    ] = None,
+    mesh: Annotated[tuple[int, int, int], typer.Option("--mesh", metavar="N N N", help="Of the Brillouin zone.")] = (
+        20,
+        20,
+        20,
+    ),
+    temperature: Annotated[float, typer.Option(min=0, max=1000, help="For thermal properties, K.")] = 300.0,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FOLDER", help="Write FORCE_CONSTANTS, force_constants.hdf5, phonopy.yaml."),
+    ] = None,
+    json: JsonFile = None,
+    plot: PlotFile = None,
+    device: Device = "auto",
+    dtype: Dtype = "float64",
+    trust: Trust = False,
+) -> None:
+    """Phonons from Hessian-vector products: 3 for each atom of the primitive cell, no displaced supercells.
+
+    Without --reference the same model with phonopy's finite displacements: both must agree. No non-analytic
+    correction is made.
+
+    phl validate phonons emt copper.cif --supercell 3 3 3
+
+    phl validate phonons run/best.safetensors phonopy_disp.yaml --reference emt --plot bands.png --write force-constants
+    """
+    check_outputs(json, plot)
+    folder = make_folder(write, "force constants")
+    from phl_ase.resolver import resolve_calculator
+    from phl_ase.validators import validate_phonons
+    from phl_ase.validators.phonons import OWN_DISPLACEMENTS
+
+    calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+    other = None if reference == DISPLACEMENTS else resolve_calculator(reference, device=device, trust=trust)
+    phonon = _crystal(crystal, supercell or matrix, (other or calculator) if relax else None)
+
+    def task() -> Report:
+        return validate_phonons(
+            phonon,
+            calculator,
+            other or OWN_DISPLACEMENTS,
+            system=Path(crystal).stem,
+            potential=model,
+            path=path,
+            mesh=mesh,
+            temperature=temperature,
+            details={"reference": reference},
+        )
+
+    reports = run_tasks("phonons", [(crystal, task)], json)
+    typer.echo(_shown(reports[0], reference))
+    save_plot(plot, "phonons", reports)
+    if folder is not None:
+        _write(folder, phonon, calculator)
+
+
+def _crystal(source: str, supercell: Any, relax_with: Any) -> Phonopy:
+    """Crystal and supercell of a phonopy file or of a unit cell, which may be relaxed."""
+    from phl_ase.datasets import read_images
+    from phl_ase.phonons import make_phonopy, parse_supercell, read_phonopy_yaml
+
+    wanted = supercell.split() if isinstance(supercell, str) else supercell
+    if Path(source).suffix.lower() in _PHONOPY:
+        if relax_with is not None:
+            raise PHLError(f"--relax changes the cell of {source}, which phonopy made: give the unit cell instead")
+        return read_phonopy_yaml(source, supercell=wanted)
+    if wanted is None:
+        raise PHLError(f"{source} is a unit cell; give its supercell, for example --supercell 3 3 3")
+    images = read_images(source)
+    if len(images) != 1:
+        raise PHLError(f"{source} holds {len(images)} structures; expected one unit cell")
+    cell = images[0] if relax_with is None else _relaxed(images[0], relax_with)
+    return make_phonopy(cell, parse_supercell(wanted))
+
+
+def _relaxed(cell: Atoms, calculator: Any) -> Atoms:
+    """A unit cell at the minimum of a calculator, its shape and volume too."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGS
+
+    atoms = cell.copy()
+    atoms.calc = calculator
+    with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
+        if not optimiser.run(fmax=_RELAXED, steps=_STEPS):
+            raise PHLError(f"the unit cell did not relax to {_RELAXED} eV/Å in {_STEPS} steps; relax it yourself first")
+    atoms.calc = None
+    return atoms
+
+
+def _shown(report: Report, reference: str) -> str:
+    """One line for each number, the reference's beside it."""
+    rows = [(m.name, m.unit, m.value, m.reference) for m in report.metrics]
+    head = f"{report.system}, {report.potential}, reference: {reference}"
+    return "\n".join([head, "", table(("quantity", "unit", "value", "reference"), rows, words=2), "", report.sentence])
+
+
+def _write(folder: Path, phonon: Phonopy, calculator: Any) -> None:
+    """The model's force constants, for phonopy's command line."""
+    from phl_ase.phonons import force_constants, write_force_constants, write_phonopy_yaml
+
+    found = force_constants(phonon, calculator)
+    for name in ("FORCE_CONSTANTS", "force_constants.hdf5"):
+        write_force_constants(folder / name, found)
+    write_phonopy_yaml(folder / "phonopy.yaml", phonon)

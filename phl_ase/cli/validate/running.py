@@ -1,0 +1,117 @@
+"""How the commands of ``phl validate`` work through their systems: a bar, a growing file, a stop that keeps all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phl_ase.cli.output import check_target, save_json
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from phl_ase.results import Report
+
+Task = tuple[str, "Callable[[], Report]"]
+"""What the bar says, and what makes one report."""
+
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def check_outputs(json: Path | None, plot: Path | None) -> None:
+    """Check, before the work, that results can be written.
+
+    Raises:
+        PHLError: For a folder that is missing or not writable, or a figure of a kind that is not drawn.
+    """
+    check_target(json, "JSON file")
+    check_target(plot, "figure")
+    if plot is not None and plot.suffix.lower() not in FIGURE_SUFFIXES:
+        raise PHLError(f"cannot draw {plot}: expected a file ending in {', '.join(FIGURE_SUFFIXES)}")
+
+
+def make_folder(path: Path | None, what: str) -> Path | None:
+    """A folder for files that a command keeps, made when it is not there.
+
+    Raises:
+        PHLError: When it cannot be made.
+    """
+    if path is not None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PHLError(f"cannot make the folder {path} for {what}: {error.strerror}") from None
+    return path
+
+
+def run_tasks(name: str, tasks: Sequence[Task], json: Path | None) -> list[Report]:
+    """Work through tasks; the JSON file holds every finished report at any time.
+
+    Args:
+        name: Of the command, for the bar.
+        tasks: What to do, in order.
+        json: Where reports go as they are made; ``None`` for nowhere.
+
+    Returns:
+        One report for each task.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after saying what was kept.
+    """
+    from phl_ase.progress import Progress
+
+    reports: list[Report] = []
+    with Progress(name, len(tasks)) as progress, _terminated_as_interrupted():
+        try:
+            for note, task in tasks:
+                progress.note(note)
+                reports.append(task())
+                save_json(json, reports)
+                progress.advance()
+        except KeyboardInterrupt:
+            kept = f"; their reports are in {json}" if json is not None and reports else ""
+            typer.echo(f"{len(reports)} of {len(tasks)} done{kept}", err=True)
+            raise
+    return reports
+
+
+def save_plot(path: Path | None, validator: str, reports: Sequence[Report]) -> None:
+    """Draw reports where a figure was asked for.
+
+    Args:
+        path: The file; its suffix says what kind it is.
+        validator: A key of ``phl_ase.plots.FIGURES``.
+        reports: What the validator returned.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    if path is not None:
+        from phl_ase.files import write_atomic
+        from phl_ase.plots import FIGURES
+        from phl_ase.plots.style import rendered
+
+        write_atomic(path, rendered(FIGURES[validator], reports, path.suffix.lower().removeprefix(".")))
+
+
+@contextmanager
+def _terminated_as_interrupted():
+    """SIGTERM as Ctrl-C, so that both end alike; only in the main thread, where signals can be caught."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(received: int, _: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,79 @@
+"""Reports as the terminal shows them: a row each, the columns a chemist looks at first, means below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from phl_ase.cli.output import table
+
+if TYPE_CHECKING:
+    from phl_ase.results import Metric, Report
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric in a table.
+
+    Attributes:
+        metric: Its name.
+        heading: What stands above it, with its unit.
+        decimals: Digits after the point.
+        reference: Whether the reference's value stands behind it, in brackets.
+        averaged: Whether the last row holds the mean of its magnitude.
+        imaginary: Whether negative values are imaginary wavenumbers.
+    """
+
+    metric: str
+    heading: str
+    decimals: int = 1
+    reference: bool = False
+    averaged: bool = True
+    imaginary: bool = False
+
+    def cell(self, metric: Metric | None) -> str | None:
+        """The text of a value; ``None`` where there is none."""
+        if metric is None or metric.value != metric.value:
+            return None
+        behind = f" ({self._text(metric.reference)})" if self.reference and metric.reference is not None else ""
+        return self._text(metric.value) + behind
+
+    def _text(self, value: float) -> str:
+        if self.imaginary and value < 0:
+            return f"{-value:.{self.decimals}f}i"
+        return f"{value:.{self.decimals}f}"
+
+
+def report_table(reports: Sequence[Report], columns: Sequence[Column]) -> str:
+    """Rows of reports, the mean magnitudes of their errors, and a line for each outcome that is not the best.
+
+    Args:
+        reports: What a validator returned.
+        columns: What to show; metrics that no report has are left out.
+    """
+    values = [{metric.name: metric for metric in report.metrics} for report in reports]
+    shown = [column for column in columns if any(column.metric in one for one in values)]
+    rows: list[list[Any]] = [
+        [report.system, report.outcome, *(column.cell(one.get(column.metric)) for column in shown)]
+        for report, one in zip(reports, values, strict=True)
+    ]
+    if len(reports) > 1:
+        rows.append(["mean magnitude", "", *(_mean(column, values) for column in shown)])
+    lines = [table(["system", "outcome", *(column.heading for column in shown)], rows, words=2)]
+    sentences: dict[str, list[str]] = {}
+    for report in reports:
+        sentences.setdefault(f"{report.outcome}: {report.sentence}", []).append(report.system)
+    if len(sentences) > 1 or len(reports) == 1:
+        lines += [f"{_names(systems)}: {sentence}" for sentence, systems in sentences.items()]
+    return "\n".join(lines)
+
+
+def _mean(column: Column, values: Sequence[dict[str, Metric]]) -> str | None:
+    numbers = [abs(one[column.metric].value) for one in values if column.metric in one]
+    present = [number for number in numbers if number == number]
+    return f"{sum(present) / len(present):.{column.decimals}f}" if column.averaged and present else None
+
+
+def _names(systems: Sequence[str]) -> str:
+    return ", ".join(systems) if len(systems) <= 3 else f"{len(systems)} systems"

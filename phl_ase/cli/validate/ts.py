@@ -1,0 +1,206 @@
+"""``phl validate ts``: transition-state searches with Sella, and how far each gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.output import check_target, table
+from phl_ase.cli.validate.inputs import is_data_set, level_of_theory
+from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
+from phl_ase.cli.validate.running import check_outputs, make_folder, run_tasks, save_plot
+from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
+from phl_ase.cli.validate.tables import Column, report_table
+from phl_ase.errors import unknown
+
+if TYPE_CHECKING:
+    from phl_ase.results import Report
+
+COLUMNS = (
+    Column("RMSD to the reference TS", "RMSD / Å", 3),
+    Column("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
+    Column("barrier from reactant", "barrier from reactant / (kcal/mol)", 1, reference=True, averaged=False),
+    Column("barrier from product", "barrier from product / (kcal/mol)", 1, reference=True, averaged=False),
+    Column("steps", "steps", 0),
+    Column("force calls", "gradients", 0),
+    Column("HVP calls", "HVPs", 0),
+    Column("Hessian calls", "Hessians", 0),
+    Column("seconds", "time / s", 2),
+)
+
+_FEW = 12  # reports that are shown one by one
+
+
+def ts(
+    model: Model,
+    structures: Input,
+    product: Annotated[
+        Path | None,
+        typer.Option(
+            "--product", metavar="FILE", help="INPUT is the reactant, this the product: guess the TS between."
+        ),
+    ] = None,
+    guess: Annotated[
+        str, typer.Option("--guess", metavar="METHOD", help="Of --product: auto, geodesic, idpp, neb.")
+    ] = "auto",
+    reference: Reference = None,
+    reactions: Reactions = None,
+    ways: Annotated[
+        list[str] | None,
+        typer.Option("--way", metavar="NAME", help="How Sella is run; repeat to compare, or 'all'. See the README."),
+    ] = None,
+    displacement: Annotated[
+        list[float] | None,
+        typer.Option("--displacement", metavar="Å", help="RMS displacement of starts from the TS; repeat as needed."),
+    ] = None,
+    starts: Annotated[int, typer.Option(min=1, help="Number of starts for each TS and displacement.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the displacements.")] = 0,
+    follow: Annotated[
+        bool, typer.Option("--path/--no-path", help="Follow the IRC from each TS found, to see what it connects.")
+    ] = True,
+    max_steps: Annotated[int, typer.Option(min=1, help="Most steps of a search.")] = 200,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Write what was found (.extxyz).")
+    ] = None,
+    trajectories: Trajectories = None,
+    json: JsonFile = None,
+    plot: PlotFile = None,
+    device: Device = "auto",
+    dtype: Dtype = "float64",
+    trust: Trust = False,
+) -> None:
+    """Search transition states with Sella, follow their reaction paths, and compare with a reference.
+
+    Starts are displaced from the TSs of INPUT, 0.1 Å by default; what should be found are its TS and end points, or
+    with --reference METHOD those of that method near there (the model's own name: its own surface). A structure alone
+    is a guess: it is searched from as it is. The columns of the funnel count the searches that passed each stage and
+    all before it.
+
+    phl validate ts default reactions-wb97xd-631gd --reference default --way gradients --way hvp
+
+    phl validate ts tblite reactant.xyz --product product.xyz --write ts.extxyz
+    """
+    check_outputs(json, plot)
+    check_target(write, "structures")
+    make_folder(trajectories, "trajectories")
+    from phl_ase.resolver import resolve_calculator
+
+    chosen = _chosen(ways)
+    calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+    displacements = Displacements(tuple(displacement or (0.1,)), starts, seed)
+    level = "none"
+    if product is not None:
+        searches, level = between(structures, product, guess, calculator), "the structures given"
+    elif reference is not None:
+        method = resolve_calculator(reference, device=device, trust=trust)
+        searches, level = of_method(structures, reactions, method, displacements), reference
+    elif is_data_set(structures):
+        searches, level = labelled(structures, reactions, displacements), level_of_theory(structures)
+    else:
+        searches = guesses(structures, reactions)
+    options = _Options(calculator, model, follow, max_steps, trajectories, {"reference": level, "dtype": dtype})
+    tasks = [
+        (f"{search.name}, {way}", partial(_report, search, place, way, options))
+        for search in searches
+        for place in range(search.count)
+        for way in chosen
+    ]
+    reports = run_tasks("ts", tasks, json)
+    typer.echo(f"{model}, reference: {level}\n\n{_shown(reports)}")
+    _write(write, searches, reports)
+    save_plot(plot, "transition state", reports)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What every search is given alike."""
+
+    calculator: Any
+    model: str
+    follow: bool
+    max_steps: int
+    trajectories: Path | None
+    details: Mapping[str, Any]
+
+
+def _chosen(ways: Sequence[str] | None) -> list[str]:
+    from phl_ase.paths import RECOMMENDED, WAYS
+
+    for way in ways or ():
+        if way not in {*WAYS, "all"}:
+            raise unknown("way to run Sella", way, [*WAYS, "all"])
+    return list(WAYS) if "all" in (ways or ()) else list(dict.fromkeys(ways or (RECOMMENDED,)))
+
+
+def _report(search: Search, place: int, way: str, options: _Options) -> Report:
+    """One search; where the reference has no such reaction, a report that says so."""
+    from phl_ase.results import Report, provenance
+    from phl_ase.study.references import NoReference
+    from phl_ase.validators import validate_transition_state
+
+    try:
+        reference, starts = search.made
+    except NoReference as error:
+        return Report(search.name, options.model, "no reference", str(error), provenance=provenance(way=way))
+    said, start = starts[place]
+    file = f"{search.name} {place} {way}.traj".replace(" ", "_").replace("/", "_")
+    return validate_transition_state(
+        start,
+        options.calculator,
+        reference,
+        potential=options.model,
+        way=way,
+        follow=options.follow,
+        max_steps=options.max_steps,
+        trajectory=None if options.trajectories is None else options.trajectories / file,
+        details={"start": said, **options.details},
+    )
+
+
+def _shown(reports: Sequence[Report]) -> str:
+    """One row for each search where they are few, the funnel of each way where they are many, and what went wrong."""
+    from phl_ase.validators import funnels
+
+    if len(reports) <= _FEW:
+        return report_table(reports, COLUMNS)
+    groups = funnels(reports)
+    stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
+    headings = ["way", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]
+    rows = [
+        [group.way, group.starts, *(group.passed.get(stage) for stage in stages), f"{group.barrier_error:.2f}"]
+        + [f"{group.counts[name]:.1f}" for name in ("steps", "force calls", "HVP calls", "Hessian calls")]
+        + [f"{group.counts['seconds']:.2f}"]
+        for group in groups
+    ]
+    failed = dict.fromkeys(
+        f"{report.system}, {report.provenance['way']}, {report.provenance.get('start', 'no start')}: {report.sentence}"
+        for report in reports
+        if report.outcome != "found"
+    )
+    return "\n".join([table([*headings, "time / s"], rows), "calls and times are means of a search", *failed])
+
+
+def _write(path: Path | None, searches: Sequence[Search], reports: Sequence[Report]) -> None:
+    """Write the structures that searches ended at."""
+    if path is None:
+        return
+    import ase.io
+
+    from phl_ase.files import replacing
+
+    first = {search.made[0].name: search.made[1][0][1] for search in searches}
+    images = []
+    for report in reports:
+        if report.system in first:
+            atoms = first[report.system].copy()
+            atoms.positions = report.arrays["positions"]
+            atoms.info |= {"reaction": report.system, "outcome": report.outcome, "way": report.provenance["way"]}
+            images.append(atoms)
+    with replacing(path) as temporary:
+        ase.io.write(str(temporary), images, format="extxyz")

@@ -1,0 +1,280 @@
+"""Where a path ends: the molecular graph first, then the geometry, atom by atom.
+
+Two atoms are bonded when they are nearer than ``BOND_SCALE`` times the sum of their covalent radii (B. Cordero et al.,
+Dalton Trans. 2832 (2008), doi:10.1039/b801115j, as in ASE). The graph alone cannot tell the two sides of an inversion
+or a rotation apart; the geometry alone, in a complex of fragments that float, says too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase import Atoms
+from ase.neighborlist import natural_cutoffs
+
+from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.paths.geometry import rmsd
+
+if TYPE_CHECKING:
+    import networkx
+
+BOND_SCALE = 1.3
+"""Times the sum of covalent radii: H₂ (0.74 Å, its radii 0.62 Å) needs more than 1.2."""
+
+SAME_WITHIN = 0.15
+"""Two structures with the same bonds count as the same within this RMS displacement, Å."""
+
+# Å: minima relaxed from both sides that are one structure agree better than this; the two hands of H2O2 may be 0.15 Å
+# apart and are two.
+_ONE_STRUCTURE = 0.03
+
+CONNECTIONS: dict[str, str] = {
+    "connects": "the two directions reach the reactant and the product",
+    "right bonds": "the two directions reach the different bonds of reactant and product, but not both geometries",
+    "same end": "both directions reach the same structure",
+    "one end": "only one direction reaches the structure that it should",
+    "other ends": "neither direction reaches the reactant or the product",
+}
+"""How the ends of a path relate to the intended ones -> what it means."""
+
+
+@dataclass(frozen=True)
+class Identification:
+    """Which of several references a structure is.
+
+    Attributes:
+        name: The reference that it is; ``None`` when it is none of them.
+        nearest: The reference that comes nearest: one with the same bonds before one without, then by distance.
+        rmsd: RMS displacement from the nearest one, Å.
+        fragments_rmsd: The largest of its molecules' own RMS displacements, Å; ``rmsd`` where it is a single molecule.
+        same_bonds: Whether the same atoms are bonded as in the nearest one.
+        same_molecules: Whether the graphs agree when like atoms may be exchanged: the weaker statement.
+        sentence: Which criterion decided.
+    """
+
+    name: str | None
+    nearest: str
+    rmsd: float
+    fragments_rmsd: float
+    same_bonds: bool
+    same_molecules: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How the two ends of a path relate to a reactant and a product.
+
+    Attributes:
+        outcome: A name in ``CONNECTIONS``.
+        flipped: Whether the backward end is the product's.
+        backward: What the backward end is.
+        forward: What the forward end is.
+    """
+
+    outcome: str
+    flipped: bool
+    backward: Identification
+    forward: Identification
+
+    @property
+    def connected(self) -> bool:
+        """Whether the outcome is ``"connects"``."""
+        return self.outcome == "connects"
+
+    @property
+    def sentence(self) -> str:
+        """What was found at both ends."""
+        ends = f"backward: {self.backward.sentence}; forward: {self.forward.sentence}"
+        return f"{CONNECTIONS[self.outcome]} ({ends})"
+
+
+def molecular_graph(atoms: Atoms, *, scale: float = BOND_SCALE) -> networkx.Graph:
+    """Atoms as nodes with their ``element``, bonds as edges; fragments are the graph's connected components.
+
+    Args:
+        atoms: The structure; in periodic directions bonds go to the nearest image.
+        scale: Two atoms are bonded below this times the sum of their covalent radii.
+
+    Raises:
+        PHLError: For a scale that is not positive.
+        NonFiniteError: For NaN or infinite positions.
+    """
+    if not scale > 0:
+        raise PHLError(f"scale is {scale!r}; expected a positive number, for example {BOND_SCALE}")
+    if not np.all(np.isfinite(atoms.positions)):
+        raise NonFiniteError("a position is NaN or infinite; expected finite numbers (did an optimiser explode?)")
+    import networkx  # half a second, so not before it is needed
+
+    graph = networkx.Graph()
+    graph.add_nodes_from((index, {"element": symbol}) for index, symbol in enumerate(atoms.symbols))
+    radii = np.array(natural_cutoffs(atoms, mult=scale))
+    distances = atoms.get_all_distances(mic=bool(np.any(atoms.pbc)))
+    bonded = np.triu(distances < radii[:, None] + radii, k=1)
+    graph.add_edges_from((int(i), int(j)) for i, j in np.argwhere(bonded))
+    return graph
+
+
+def same_graph(a: Atoms, b: Atoms, *, labelled: bool = True, scale: float = BOND_SCALE) -> bool:
+    """Whether two structures have the same bonds.
+
+    Args:
+        a: A structure.
+        b: Another.
+        labelled: Between the same atoms, by their place in the structure; otherwise between atoms of the same elements
+            (a graph isomorphism), so that like atoms may have changed places.
+        scale: See :func:`molecular_graph`.
+    """
+    import networkx
+
+    first, second = (molecular_graph(atoms, scale=scale) for atoms in (a, b))
+    if labelled:
+        return dict(first.nodes.data("element")) == dict(second.nodes.data("element")) and _bonds(first) == _bonds(
+            second
+        )
+    return bool(networkx.is_isomorphic(first, second, node_match=lambda x, y: x["element"] == y["element"]))
+
+
+def fragments(atoms: Atoms, *, scale: float = BOND_SCALE) -> int:
+    """Number of molecules: connected components of :func:`molecular_graph`."""
+    import networkx
+
+    return int(networkx.number_connected_components(molecular_graph(atoms, scale=scale)))
+
+
+def changed_bonds(before: Atoms, after: Atoms) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Bonds that a reaction breaks and those that it makes, each as ``"C0-H2"``.
+
+    Args:
+        before: The one end.
+        after: The other, the same atoms in the same order.
+    """
+    first, second = (_bonds(molecular_graph(atoms)) for atoms in (before, after))
+
+    def names(bonds: set[frozenset[int]]) -> tuple[str, ...]:
+        pairs = sorted(tuple(sorted(bond)) for bond in bonds)
+        return tuple(f"{before.symbols[i]}{i}-{before.symbols[j]}{j}" for i, j in pairs)
+
+    return names(first - second), names(second - first)
+
+
+def identify(
+    atoms: Atoms, references: Mapping[str, Atoms], *, tolerance: float = SAME_WITHIN, floating: bool = True
+) -> Identification:
+    """Which reference a structure is: the same bonds between the same atoms, and no further away than a tolerance.
+
+    Neither like atoms nor the two hands are exchanged: the two sides of an inversion are different references. The
+    molecules of a complex float on a surface so flat that two relaxations of the same complex end far apart: where its
+    bonds are those of one reference alone, its molecules are compared one by one.
+
+    Args:
+        atoms: The structure.
+        references: Name to structure, the same atoms in the same order.
+        tolerance: Largest RMS displacement after alignment, Å.
+        floating: Whether the molecules of a complex may be compared one by one.
+
+    Raises:
+        PHLError: For no references, or a reference of other atoms.
+        NonFiniteError: For NaN or infinite positions.
+    """
+    if not references:
+        raise PHLError("there are no references to compare with; expected at least one")
+    distances = {name: rmsd(atoms, reference) for name, reference in references.items()}
+    bonds = {name: same_graph(atoms, reference) for name, reference in references.items()}
+    nearest = min(references, key=lambda name: (not bonds[name], distances[name]))
+    apart = _fragments_rmsd(atoms, references[nearest]) if bonds[nearest] else distances[nearest]
+    alone = floating and sum(bonds.values()) == 1
+    near = distances[nearest] <= tolerance or (alone and apart <= tolerance)
+    molecules = bonds[nearest] or same_graph(atoms, references[nearest], labelled=False)
+    found = Identification(
+        name=nearest if bonds[nearest] and near else None,
+        nearest=nearest,
+        rmsd=distances[nearest],
+        fragments_rmsd=apart,
+        same_bonds=bonds[nearest],
+        same_molecules=molecules,
+        sentence="",
+    )
+    return replace(found, sentence=_sentence(found, tolerance, fragments(atoms)))
+
+
+def _fragments_rmsd(atoms: Atoms, reference: Atoms) -> float:
+    """The largest RMS displacement of a molecule of a complex, each aligned by itself, Å."""
+    import networkx
+
+    pieces = [sorted(piece) for piece in networkx.connected_components(molecular_graph(reference))]
+    return max(rmsd(atoms[piece], reference[piece]) for piece in pieces)
+
+
+def connects(
+    ends: tuple[Atoms, Atoms], reactant: Atoms, product: Atoms, *, tolerance: float = SAME_WITHIN
+) -> Connection:
+    """Whether the two ends of a path are the reactant and the product, in either order.
+
+    Args:
+        ends: The backward and the forward end, relaxed.
+        reactant: The one intended end.
+        product: The other, the same atoms in the same order.
+        tolerance: See :func:`identify`.
+
+    Raises:
+        PHLError: For structures of different atoms.
+        NonFiniteError: For NaN or infinite positions.
+    """
+    references = {"reactant": reactant, "product": product}
+    # where reactant and product have the same bonds, only the geometry of the whole can tell them apart
+    floating = not same_graph(reactant, product)
+    # each end as what it should be in either order; the order that fits better is taken
+    orders = (("reactant", "product"), ("product", "reactant"))
+    compared = [
+        tuple(_compare(end, name, references, tolerance, floating) for end, name in zip(ends, names, strict=True))
+        for names in orders
+    ]
+    flipped = _misfit(compared[1], orders[1]) < _misfit(compared[0], orders[0])
+    backward, forward = compared[flipped]
+    found = [end.name == name for end, name in zip((backward, forward), orders[flipped], strict=True)]
+    if all(found):
+        outcome = "connects"
+    elif same_graph(*ends) and rmsd(*ends) <= _ONE_STRUCTURE:
+        outcome = "same end"
+    elif backward.same_bonds and forward.same_bonds and not same_graph(reactant, product):
+        outcome = "right bonds"
+    else:
+        outcome = "one end" if any(found) else "other ends"
+    return Connection(outcome, flipped, backward, forward)
+
+
+def _compare(
+    end: Atoms, name: str, references: Mapping[str, Atoms], tolerance: float, floating: bool
+) -> Identification:
+    """What an end is; where it is neither, how it compares with the one that it should be."""
+    found = identify(end, references, tolerance=tolerance, floating=floating)
+    if found.name is not None:
+        return found
+    return identify(end, {name: references[name]}, tolerance=tolerance, floating=floating)
+
+
+def _misfit(ends: tuple[Identification, ...], names: tuple[str, ...]) -> tuple[int, int, float]:
+    """How badly two ends fit what they should be: names, then bonds, then distance."""
+    return (
+        sum(end.name != name for end, name in zip(ends, names, strict=True)),
+        sum(not end.same_bonds for end in ends),
+        sum(end.rmsd for end in ends),
+    )
+
+
+def _bonds(graph: networkx.Graph) -> set[frozenset[int]]:
+    return {frozenset(edge) for edge in graph.edges}
+
+
+def _sentence(found: Identification, tolerance: float, pieces: int) -> str:
+    if not found.same_bonds:
+        weaker = ", though the same molecules with like atoms exchanged" if found.same_molecules else ""
+        return f"other bonds than {found.nearest}{weaker}, {found.rmsd:.3f} Å away"
+    complex_of = f"; its {pieces} molecules, one by one, {found.fragments_rmsd:.3f} Å" if pieces > 1 else ""
+    if found.name is not None:
+        return f"{found.nearest}: the same bonds, {found.rmsd:.3f} Å away{complex_of}"
+    return f"the bonds of {found.nearest}, but {found.rmsd:.3f} Å away, more than {tolerance:g} Å{complex_of}"

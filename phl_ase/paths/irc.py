@@ -1,0 +1,257 @@
+"""Intrinsic reaction coordinates: the steepest-descent path in mass-weighted coordinates from a TS to both sides.
+
+K. Fukui, Acc. Chem. Res. 14, 363 (1981), doi:10.1021/ar00072a001. What happens to a path is an outcome of each
+direction with a sentence; only the caller's own mistakes are exceptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.trajectory import Trajectory, TrajectoryWriter
+
+from phl_ase.curvature import HessianFunction, curvature_of
+from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.files import replacing
+from phl_ase.paths.arc_length import arc_length
+from phl_ase.paths.branch import Branch, BranchCalculator
+from phl_ase.paths.counting import CountingCalculator, CountingHessian
+from phl_ase.paths.quadratic import follow_quadratic
+from phl_ase.paths.reaction_path import Direction, ReactionPath
+from phl_ase.paths.sella_irc import follow_sella
+from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
+
+Array = np.ndarray
+
+INTEGRATORS: dict[str, Callable[[Branch], bool]] = {
+    "sella": follow_sella,
+    "quadratic": follow_quadratic,
+}
+"""Integrator -> the function that follows one branch and says whether it converged."""
+
+STATIONARY = 0.05
+"""Largest force on an atom of a structure that a path may start from, eV/Å."""
+
+
+def follow_irc(
+    ts: Atoms,
+    hessian: HessianFunction | None = None,
+    *,
+    method: str = "sella",
+    step: float = 0.1,
+    fmax: float = 0.01,
+    max_points: int = 300,
+    trajectory: str | PathLike[str] | None = None,
+) -> ReactionPath:
+    """Follow the intrinsic reaction coordinate from a transition state in both directions.
+
+    Args:
+        ts: The transition state of its calculator, with that calculator; it is not changed. Its masses count.
+        hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å²; without one, the calculator's own, else differences of forces.
+        method: A key of ``INTEGRATORS``: ``"sella"`` (one Hessian, then gradients), ``"quadratic"`` (a Hessian a step).
+        step: Length of a step, √amu·Å; the largest of ``"quadratic"``, which shortens its steps where the path bends.
+        fmax: A direction ends where the largest force on an atom is below this, eV/Å, and the curvature is positive.
+        max_points: Most points of one direction.
+        trajectory: An ASE trajectory: the points as they are found (readable when stopped), in the end in order, with
+            energies, and arc lengths in ``info["irc_s"]``.
+
+    Returns:
+        The path, whatever became of it; where the structure is no transition state, it alone.
+
+    Raises:
+        PHLError: For a mistake of the caller: no calculator, fewer than two atoms, a periodic structure, constraints,
+            an unknown method, a length or threshold that is not positive, a Hessian of the wrong shape, a trajectory
+            that cannot be written.
+    """
+    _check(ts, method, {"step": step, "fmax": fmax, "max_points": max_points})
+    source = curvature_of(ts.calc)
+    counted = CountingHessian(hessian or source.hessian, ts.calc)
+    counter = BranchCalculator(ts.calc, ts.positions)
+    start = ts.copy()
+    # Sella would put the masses of the most common isotopes where ASE has the averages, but not over stated ones
+    start.set_masses(ts.get_masses())
+    verdict, analysis = _analyse(start, counter, counted)
+    energy = counter.energy
+    sides = [_Side(verdict), _Side(verdict)]
+    with _images(trajectory, start, energy) as images:
+        if verdict.converged and analysis is not None:
+            forward, matrix = _oriented(analysis.modes[0]), counted(start)
+            for side, mode in enumerate((-forward, forward)):
+                branch = Branch(start, counter, counted, energy, matrix, mode, step, fmax, max_points)
+                sides[side] = _follow(branch, INTEGRATORS[method], images)
+    path = _joined(start, energy, sides)
+    if trajectory is not None:
+        _write_in_order(Path(trajectory), path)
+    return ReactionPath(
+        **path,
+        backward=sides[0].direction,
+        forward=sides[1].direction,
+        method=method,
+        curvature="hessian function" if hessian is not None else source.source,
+        analysis=analysis,
+        hessian_calls=counted.calls,
+        force_calls=counter.calls,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One direction: what became of it, and its points from the TS outwards."""
+
+    direction: Direction
+    structures: tuple[Atoms, ...] = ()
+    energies: tuple[float, ...] = ()
+
+
+def _joined(start: Atoms, energy: float, sides: Sequence[_Side]) -> dict[str, Any]:
+    """Both sides and the TS between them in order: the fields of a path that describe its points."""
+    back, ahead = sides
+    structures = (*reversed(back.structures), start, *ahead.structures)
+    return {
+        "structures": structures,
+        "energies": np.array([*reversed(back.energies), energy, *ahead.energies]),
+        "arc_length": arc_length(structures, len(back.structures)),
+        "ts_index": len(back.structures),
+    }
+
+
+def _check(ts: Atoms, method: str, sizes: dict[str, float]) -> None:
+    """Refuse what cannot work before anything is computed."""
+    if len(ts) < 2:
+        raise PHLError(f"the structure has {len(ts)} atoms; a reaction path needs at least 2")
+    if ts.calc is None:
+        raise PHLError("the atoms have no calculator; a reaction path needs one that gives forces: set atoms.calc")
+    if not np.all(np.isfinite(ts.positions)):
+        raise NonFiniteError("the structure to start from has positions that are NaN or infinite; mend them first")
+    if np.any(ts.pbc):
+        raise PHLError("the structure is periodic; reaction paths are followed for molecules: set atoms.pbc = False")
+    if ts.constraints:
+        raise PHLError("the structure has constraints; on a reaction path all atoms move: del atoms.constraints")
+    if method not in INTEGRATORS:
+        raise unknown("integrator of reaction paths", method, INTEGRATORS)
+    for name, size in sizes.items():
+        if not (np.isfinite(size) and size > 0):
+            raise PHLError(f"{name} is {size!r}; expected a positive number")
+
+
+def _guarded(action: Callable[[], str]) -> tuple[str, str]:
+    """The outcome that an action names, or the one that its failure is, and the reason of a failure."""
+    try:
+        return action(), ""
+    except NonFiniteError as error:
+        return "exploded", str(error)
+    except PHLError:
+        raise
+    except Exception as error:  # whatever Sella, JAX or a foreign calculator may raise is a result here
+        return "failed", " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def _analyse(
+    start: Atoms, counter: CountingCalculator, hessian: CountingHessian
+) -> tuple[Direction, HarmonicAnalysis | None]:
+    """Whether a path can start here, and the harmonic analysis where there is one."""
+    made: list[HarmonicAnalysis] = []
+    structure = start.copy()
+    structure.calc = counter
+
+    def judge() -> str:
+        structure.get_forces()
+        made.append(harmonic_analysis(start, hessian(start)))
+        if counter.largest_force() > STATIONARY:
+            return "not stationary"
+        return "converged" if made[0].n_imaginary == 1 else "no transition state"
+
+    outcome, reason = _guarded(judge)
+    if outcome == "not stationary":
+        reason = f"largest force {counter.largest_force():.3g} eV/Å, at most {STATIONARY:g}"
+    elif outcome == "no transition state":
+        reason = f"{made[0].n_imaginary} imaginary modes"
+    return Direction(outcome, reason=reason), made[0] if made else None
+
+
+def _oriented(mode: Array) -> Array:
+    """A mode with its largest component positive: the forward direction, the same in every run."""
+    return mode * np.sign(mode.flat[np.argmax(np.abs(mode))])
+
+
+def _follow(branch: Branch, integrate: Callable[[Branch], bool], images: TrajectoryWriter | None) -> _Side:
+    """Follow one direction, whatever happens."""
+    structures: list[Atoms] = []
+    energies: list[float] = []
+
+    def record(positions: Array, energy: float) -> None:
+        point = branch.start.copy()
+        point.positions = positions
+        structures.append(point)
+        energies.append(energy)
+        if images is not None:
+            images.write(_labelled(point, energy))
+
+    force_calls, hessian_calls = branch.calculator.calls, branch.hessian.calls
+    branch = dataclasses.replace(branch, record=record)
+    branch.calculator.set_out()
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(sella|jax|jaxlib)\b")
+        outcome, reason = _guarded(lambda: "converged" if integrate(branch) else "not converged")
+    direction = Direction(
+        outcome=outcome,
+        steps=len(structures),
+        force_calls=branch.calculator.calls - force_calls,
+        hessian_calls=branch.hessian.calls - hessian_calls,
+        seconds=time.perf_counter() - started,
+        first_step_overlap=_along(branch),
+        reason=reason,
+    )
+    return _Side(direction, tuple(structures), tuple(energies))
+
+
+def _along(branch: Branch) -> float:
+    """Cosine between the mode and the way to the first geometry beside the TS that was asked for."""
+    if branch.calculator.first_away is None:
+        return float("nan")
+    first = branch.weights * (branch.calculator.first_away - branch.start.positions).ravel()
+    return float(first @ branch.mode.ravel() / np.linalg.norm(first))
+
+
+@contextlib.contextmanager
+def _images(path: str | PathLike[str] | None, start: Atoms, energy: float) -> Iterator[TrajectoryWriter | None]:
+    """An open trajectory that begins with the TS, or ``None``; what is in it can be read whatever happens next."""
+    if path is None:
+        yield None
+        return
+    try:
+        images = Trajectory(str(path), "w")
+    except OSError as error:
+        message = f"cannot write the trajectory {path}: {error.strerror}; give a file in a folder that exists"
+        raise PHLError(message) from error
+    with images:
+        images.write(_labelled(start, energy))
+        yield images
+
+
+def _write_in_order(target: Path, path: Mapping[str, Any]) -> None:
+    """Replace a trajectory by the points in order."""
+    with replacing(target) as temporary, Trajectory(str(temporary), "w") as images:
+        for structure, energy, length in zip(path["structures"], path["energies"], path["arc_length"], strict=True):
+            images.write(_labelled(structure, float(energy), irc_s=float(length)))
+
+
+def _labelled(structure: Atoms, energy: float, **info: float) -> Atoms:
+    """A copy that carries its energy (where there is one) and more in ``info``."""
+    copy = structure.copy()
+    copy.info.update(info)
+    if np.isfinite(energy):
+        copy.calc = SinglePointCalculator(copy, energy=energy)
+    return copy

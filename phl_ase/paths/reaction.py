@@ -1,0 +1,209 @@
+"""A whole reaction from its transition state: the path, its two minima, the barriers between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+
+import numpy as np
+from ase import Atoms
+
+from phl_ase.curvature import HessianFunction, curvature_of
+from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.paths.counting import CountingHessian
+from phl_ase.paths.end_points import changed_bonds, fragments
+from phl_ase.paths.irc import follow_irc
+from phl_ase.paths.optimisation import Relaxation, relax
+from phl_ase.paths.reaction_path import OUTCOMES as PATH_OUTCOMES
+from phl_ase.paths.reaction_path import ReactionPath
+from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
+
+OUTCOMES: dict[str, str] = {
+    **{name: sentence for name, sentence in PATH_OUTCOMES.items() if name != "converged"},
+    "converged": "the path leads both ways to minima",
+    "not relaxed": "an end of the path could not be relaxed",
+    "no minimum": "an end of the path relaxed to a structure with imaginary modes",
+}
+"""Outcome of a reaction -> what it means."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReactionEnd:
+    """One end of a reaction: the end of the path, relaxed.
+
+    Attributes:
+        relaxation: What became of the relaxation.
+        analysis: Harmonic analysis of the relaxed structure; ``None`` where the relaxation or its Hessian failed.
+        fragments: Number of molecules.
+        reason: Why there is no analysis; empty otherwise.
+    """
+
+    relaxation: Relaxation
+    analysis: HarmonicAnalysis | None
+    fragments: int
+    reason: str = ""
+
+    @property
+    def atoms(self) -> Atoms:
+        """The relaxed structure, with the calculator."""
+        return self.relaxation.atoms
+
+    @property
+    def energy(self) -> float:
+        """Its energy, eV; NaN where the relaxation did not converge."""
+        return self.relaxation.energy if self.relaxation.converged else float("nan")
+
+    @property
+    def n_imaginary(self) -> int | None:
+        """Number of imaginary modes; ``None`` where it is not known."""
+        return None if self.analysis is None else self.analysis.n_imaginary
+
+    @property
+    def is_minimum(self) -> bool:
+        """Whether it relaxed to a structure without imaginary modes."""
+        return self.relaxation.converged and self.n_imaginary == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Reaction:
+    """A reaction from the backward minimum over the transition state to the forward minimum.
+
+    Attributes:
+        path: The path, with the TS and what became of both directions.
+        backward: The backward end; ``None`` where that direction has no points.
+        forward: The forward end; likewise.
+        broken: Bonds that are at the backward end only, as ``"C0-H2"``.
+        made: Bonds that are at the forward end only.
+        force_calls: Geometries at which energy and forces were computed; differences for Hessians not among them.
+        hessian_calls: Hessians computed.
+    """
+
+    path: ReactionPath
+    backward: ReactionEnd | None
+    forward: ReactionEnd | None
+    broken: tuple[str, ...]
+    made: tuple[str, ...]
+    force_calls: int
+    hessian_calls: int
+
+    @property
+    def ends(self) -> tuple[ReactionEnd, ...]:
+        """The ends that there are."""
+        return tuple(end for end in (self.backward, self.forward) if end is not None)
+
+    @property
+    def outcome(self) -> str:
+        """A name in ``OUTCOMES``."""
+        if not self.path.converged:
+            return self.path.outcome
+        if not all(end.relaxation.converged and end.analysis is not None for end in self.ends):
+            return "not relaxed"
+        return "converged" if all(end.is_minimum for end in self.ends) else "no minimum"
+
+    @property
+    def converged(self) -> bool:
+        """Whether the path leads both ways to minima."""
+        return self.outcome == "converged"
+
+    @property
+    def sentence(self) -> str:
+        """What became of the reaction, and what it does."""
+        if not self.path.converged:
+            return self.path.sentence
+        reasons = [end.reason or ("" if end.relaxation.converged else end.relaxation.sentence) for end in self.ends]
+        reasons += [f"{end.n_imaginary} imaginary modes" for end in self.ends if end.n_imaginary]
+        change = f"breaks {', '.join(self.broken) or 'no bond'}, makes {', '.join(self.made) or 'no bond'}"
+        return "; ".join([OUTCOMES[self.outcome], *filter(None, reasons), change])
+
+    @property
+    def barrier_forward(self) -> float:
+        """E(TS) − E(backward minimum), eV; NaN where either is not known."""
+        return self._ts_energy - _energy(self.backward)
+
+    @property
+    def barrier_back(self) -> float:
+        """E(TS) − E(forward minimum), eV; NaN where either is not known."""
+        return self._ts_energy - _energy(self.forward)
+
+    @property
+    def reaction_energy(self) -> float:
+        """E(forward minimum) − E(backward minimum), eV; NaN where either is not known."""
+        return _energy(self.forward) - _energy(self.backward)
+
+    @property
+    def _ts_energy(self) -> float:
+        return float(self.path.energies[self.path.ts_index])
+
+
+def find_reaction(
+    ts: Atoms,
+    hessian: HessianFunction | None = None,
+    *,
+    method: str = "sella",
+    step: float = 0.1,
+    fmax: float = 0.01,
+    max_points: int = 300,
+    relax_fmax: float = 1e-3,
+    relax_steps: int = 1000,
+    trajectory: str | PathLike[str] | None = None,
+) -> Reaction:
+    """Follow a reaction from its transition state to the minima on both sides.
+
+    Args:
+        ts: The transition state of its calculator, with that calculator; it is not changed.
+        hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å²; without one, the calculator's own, else differences of forces.
+        method: Integrator; see :func:`phl_ase.paths.irc.follow_irc`.
+        step: Length of its steps, √amu·Å.
+        fmax: Where the path ends: threshold for the largest force on an atom, eV/Å.
+        max_points: Most points of one direction.
+        relax_fmax: Threshold for the relaxation of the ends, eV/Å: tight, for soft modes.
+        relax_steps: Most steps of a relaxation.
+        trajectory: An ASE trajectory of the path.
+
+    Returns:
+        The reaction, whatever became of it. Ends are relaxed where a direction has points, converged or not.
+
+    Raises:
+        PHLError: For a mistake of the caller; see :func:`phl_ase.paths.irc.follow_irc`.
+    """
+    if not (relax_fmax > 0 and relax_steps >= 1):
+        raise PHLError(f"relax_fmax is {relax_fmax!r} eV/Å and relax_steps {relax_steps!r}; expected positive numbers")
+    path = follow_irc(ts, hessian, method=method, step=step, fmax=fmax, max_points=max_points, trajectory=trajectory)
+    counted = CountingHessian(hessian or curvature_of(ts.calc).hessian, ts.calc)
+    backward, forward = (
+        _relaxed(atoms, ts, counted, relax_fmax, relax_steps) if direction.steps else None
+        for atoms, direction in zip(path.ends, (path.backward, path.forward), strict=True)
+    )
+    ends = [end for end in (backward, forward) if end is not None]
+    broken, made = changed_bonds(*(end.atoms for end in ends)) if len(ends) == 2 else ((), ())
+    return Reaction(
+        path=path,
+        backward=backward,
+        forward=forward,
+        broken=broken,
+        made=made,
+        force_calls=path.force_calls + sum(end.relaxation.force_calls for end in ends),
+        hessian_calls=path.hessian_calls + counted.calls,
+    )
+
+
+def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, steps: int) -> ReactionEnd:
+    """The end of a path, relaxed and analysed."""
+    start = atoms.copy()
+    start.calc = ts.calc
+    relaxation = relax(start, fmax, steps)
+    analysis, reason = None, ""
+    if relaxation.converged:
+        try:
+            analysis = harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms))
+        except NonFiniteError as error:
+            reason = str(error)
+        except PHLError:
+            raise
+        except Exception as error:  # whatever a foreign calculator may raise is a result here
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), reason)
+
+
+def _energy(end: ReactionEnd | None) -> float:
+    return float(np.nan) if end is None else end.energy

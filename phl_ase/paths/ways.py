@@ -1,0 +1,77 @@
+"""The ways to run Sella that are compared: which curvature it is given, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ase import Atoms
+
+from phl_ase.curvature import Curvature
+from phl_ase.errors import unknown
+from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run Sella.
+
+    Attributes:
+        description: What it does, in a few words.
+        needs_hessian: Whether Sella is given Hessians.
+        needs_hvp: Whether Sella's eigensolver is given exact Hessian-vector products.
+        diag_every_n: How often the curvature is computed anew: 0 for every step; ``None`` for when its sign is lost.
+    """
+
+    description: str
+    needs_hessian: bool = False
+    needs_hvp: bool = False
+    diag_every_n: int | None = None
+
+
+WAYS: Mapping[str, Way] = {
+    "gradients": Way("gradients alone: Sella's eigensolver takes differences of them"),
+    "hvp": Way("exact products in Sella's eigensolver", needs_hvp=True),
+    "hvp-3": Way("exact products in Sella's eigensolver, every third step", needs_hvp=True, diag_every_n=3),
+    "hessian": Way("a Hessian at the start and when the curvature is lost", needs_hessian=True),
+    "hessian-3": Way("a Hessian every third step", needs_hessian=True, diag_every_n=3),
+    "hessian-every": Way("a Hessian every step", needs_hessian=True, diag_every_n=0),
+    "hessian-hvp": Way("a Hessian at the start, exact products later", needs_hessian=True, needs_hvp=True),
+    "hessian-hvp-3": Way(
+        "a Hessian at the start, exact products every third step", needs_hessian=True, needs_hvp=True, diag_every_n=3
+    ),
+}
+"""Name -> way to run Sella."""
+
+RECOMMENDED = "hessian-3"
+"""The way to take where the calculator has Hessians of its own."""
+
+
+def search(atoms: Atoms, way: str, curvature: Curvature, **options: Any) -> TransitionStateSearch:
+    """Search a transition state in one of the ways.
+
+    Args:
+        atoms: The guess, with a calculator; it is not changed.
+        way: A key of ``WAYS``.
+        curvature: The calculator's, from :func:`phl_ase.curvature.curvature_of`; its Hessian serves the final analysis
+            in every way, outside the counts. Where it is differences of forces, the gradients behind it are
+            ``hidden_force_calls`` of the result.
+        **options: The others of :func:`phl_ase.paths.find_transition_state`.
+
+    Raises:
+        PHLError: For an unknown way, and what the search itself refuses.
+    """
+    if way not in WAYS:
+        raise unknown("way to run Sella", way, WAYS)
+    chosen = WAYS[way]
+    found = find_transition_state(
+        atoms,
+        curvature.hessian if chosen.needs_hessian else None,
+        hvp=curvature.hvp if chosen.needs_hvp else None,
+        diag_every_n=chosen.diag_every_n,
+        analysis_hessian=curvature.hessian,
+        **options,
+    )
+    hidden = found.hessian_calls * curvature.gradients_per_hessian(len(atoms))
+    return replace(found, hidden_force_calls=hidden + found.hvp_calls * curvature.gradients_per_product)

@@ -1,0 +1,88 @@
+"""Phonon bands and densities of states of potentials against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from phl_ase.plots.style import STYLES, empty, new_figure, panel
+from phl_ase.results import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray
+
+_NAMES = {"G": "Γ"}
+
+
+def draw(reports: Sequence[Report]) -> Figure:
+    """Bands along the path and, beside them, densities of states: the reference black, potentials in colour.
+
+    Args:
+        reports: Of :func:`phl_ase.validators.phonons.validate_phonons`, of one crystal and path; those without
+            frequencies are left out.
+
+    Returns:
+        The figure; imaginary frequencies are below zero.
+    """
+    figure = new_figure(10.0, 4.6)
+    bands, states = figure.subplots(1, 2, sharey=True, width_ratios=(3.2, 1))
+    curves = list(_curves(reports))
+    if not curves:
+        empty(bands)
+        empty(states)
+        return figure
+    for axes in (bands, states):
+        panel(axes)
+        axes.axhline(0.0, color="0.4", linewidth=0.8)
+    for label, prefix, report, (colour, _, line) in curves:
+        distances, values = _with_gaps(report, prefix)
+        style: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 1.6 if prefix else 1.3}
+        for branch in values.T:
+            bands.plot(distances, branch, **style)
+        states.plot(report.arrays[f"{prefix}dos"], report.arrays[f"{prefix}dos_frequencies"], label=label, **style)
+    _mark_path(bands, curves[0][2], curves[0][1])
+    # the density of states is sampled beyond the bands, where there is nothing to see
+    lowest = min(float(np.min(report.arrays[f"{prefix}frequencies"])) for _, prefix, report, _ in curves)
+    bands.set_ylim(bottom=1.08 * lowest if lowest < -0.1 else 0.0)
+    bands.set_ylabel("frequency / THz (imaginary below 0)")
+    bands.set_title(reports[0].system, loc="left")
+    states.set_xlabel("states / THz⁻¹ cell⁻¹")
+    states.set_xlim(left=0.0)
+    handles, labels = states.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    return figure
+
+
+def _curves(reports: Sequence[Report]) -> Iterator[tuple[str, str, Report, tuple[str, str, str]]]:
+    """(name, prefix of its arrays, report, style) of the reference, once, and of each potential."""
+    referenced = [report for report in reports if "reference_frequencies" in report.arrays]
+    if referenced:
+        yield "reference", "reference_", referenced[0], STYLES[0]
+    present = [report for report in reports if "frequencies" in report.arrays]
+    for place, report in enumerate(present):
+        yield report.potential, "", report, STYLES[1 + place % (len(STYLES) - 1)]
+
+
+def _with_gaps(report: Report, prefix: str) -> tuple[Array, Array]:
+    """Distances and frequencies, NaN where the path breaks: no line joins points that are no neighbours."""
+    distances = np.asarray(report.arrays[f"{prefix}distances"], dtype=float)
+    (breaks,) = np.nonzero(np.diff(distances) < 1e-9)
+    frequencies = np.asarray(report.arrays[f"{prefix}frequencies"], dtype=float)
+    return np.insert(distances, breaks + 1, np.nan), np.insert(frequencies, breaks + 1, np.nan, axis=0)
+
+
+def _mark_path(axes: Axes, report: Report, prefix: str) -> None:
+    """Special points with their names; two at one place, where the path breaks, share a tick."""
+    places = np.asarray(report.arrays[f"{prefix}label_distances"], dtype=float)
+    names: dict[float, list[str]] = {}
+    for place, label in zip(places, report.arrays[f"{prefix}labels"], strict=True):
+        names.setdefault(round(float(place), 6), []).append(_NAMES.get(str(label), str(label)))
+    axes.set_xticks(list(names), ["|".join(labels) for labels in names.values()])
+    for place in names:
+        axes.axvline(place, color="0.7", linewidth=0.8, zorder=0.5)
+    axes.set_xlim(min(names), max(names))

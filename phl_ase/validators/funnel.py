@@ -1,0 +1,79 @@
+"""Many transition-state searches in one table: how far they got, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from phl_ase.results import Report
+
+STAGES: dict[str, str] = {
+    "converged": "the forces fell below the threshold",
+    "first order": "exactly one mode is imaginary",
+    "connected": "the IRC leads both ways to the intended, different end points",
+    "same TS": "the structure is the reference's transition state",
+}
+"""Stage of the funnel -> what passing it means; each is looked at only where those before it are passed."""
+
+COUNTS: tuple[str, ...] = ("steps", "force calls", "HVP calls", "Hessian calls", "seconds")
+"""What a search costs: metrics of its report."""
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Searches of one potential in one way.
+
+    Attributes:
+        potential: Who computed.
+        way: How Sella was run, a key of ``phl_ase.paths.WAYS``.
+        starts: Number of searches.
+        passed: Stage -> how many passed it and all before it; stages that were not looked at are left out.
+        barrier_error: Mean absolute barrier error over the end points of complete searches, kcal/mol; NaN without any.
+        counts: Key of ``COUNTS`` -> mean over all searches, failed ones too.
+    """
+
+    potential: str
+    way: str
+    starts: int
+    passed: Mapping[str, int]
+    barrier_error: float
+    counts: Mapping[str, float]
+
+    @property
+    def complete(self) -> int:
+        """How many passed every stage that was looked at."""
+        return min(self.passed.values(), default=0)
+
+
+def funnels(reports: Iterable[Report]) -> list[Funnel]:
+    """One funnel for each potential and way among reports of ``validate_transition_state``, in their order."""
+    groups: dict[tuple[str, str], list[Report]] = {}
+    for report in reports:
+        groups.setdefault((report.potential, str(report.provenance["way"])), []).append(report)
+    return [_funnel(potential, way, group) for (potential, way), group in groups.items()]
+
+
+def _funnel(potential: str, way: str, reports: list[Report]) -> Funnel:
+    values = [{metric.name: metric.value for metric in report.metrics} for report in reports]
+    passed: dict[str, int] = {}
+    left = values
+    for stage in STAGES:
+        if all(stage in one for one in values):
+            left = [one for one in left if one[stage] == 1]
+            passed[stage] = len(left)
+    errors = [abs(v) for one in left for name, v in one.items() if name.startswith("barrier error")]
+    return Funnel(
+        potential=potential,
+        way=way,
+        starts=len(reports),
+        passed=passed,
+        barrier_error=_mean(errors),
+        counts={name: _mean([one[name] for one in values]) for name in COUNTS},
+    )
+
+
+def _mean(values: list[float]) -> float:
+    present = [value for value in values if np.isfinite(value)]
+    return float(np.mean(present)) if present else float("nan")
