@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from phl_ase.errors import PHLError, missing_package
+from phl_ase.errors import PHLError
+from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
 
     Args:
         text: A bundled model, a ``.safetensors`` file, or a key of ``METHODS``, some followed by ``:`` and more:
-            ``emt``, ``tblite``, ``tblite:GFN1-xTB``, ``ase:package.module:factory``.
+            ``emt``, ``tblite``, ``tblite:GFN1-xTB``, ``pyscf:b3lyp/def2-svp``, ``ase:package.module:factory``.
         device: For models: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         dtype: For models: ``"float64"`` or ``"float32"``.
         trust: Allow ``ase:package.module:factory``, which imports and runs that code.
@@ -59,36 +60,11 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
         raise PHLError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
 
 
-def _emt(rest: str, options: Options) -> Any:
-    from ase.calculators.emt import EMT
+def _reference(name: str) -> Callable[[str, Options], Any]:
+    def make(rest: str, options: Options) -> Any:
+        return REFERENCE_METHODS[name].make(rest)
 
-    _nothing_follows("emt", rest)
-    return EMT()
-
-
-def _tblite(rest: str, options: Options) -> Any:
-    """GFN2-xTB, or the method that follows (C. Bannwarth et al., doi:10.1021/acs.jctc.8b01176)."""
-    try:
-        from tblite.ase import TBLite
-    except ImportError:
-        raise missing_package("tblite", "reference", "the method tblite (GFN-xTB)") from None
-    method = rest or "GFN2-xTB"
-    valid = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
-    if method not in valid:
-        raise PHLError(f"unknown tblite method {method!r}; valid: {', '.join(f'tblite:{m}' for m in valid)}")
-    from phl_ase.structures import charge_and_multiplicity
-
-    class InfoTBLite(TBLite):
-        """TBLite that takes charge and multiplicity from ``atoms.info``, like everything here."""
-
-        def check_state(self, atoms, tol=1e-15):
-            charge, multiplicity = charge_and_multiplicity(atoms)
-            # without one in info, xTB's own: the lowest that the number of electrons allows
-            stated = {"multiplicity", "spin"} & set(atoms.info)
-            self.set(charge=charge, multiplicity=multiplicity if stated else None)
-            return super().check_state(atoms, tol)
-
-    return InfoTBLite(method=method, verbosity=0)
+    return make
 
 
 def _code(rest: str, options: Options) -> Any:
@@ -121,18 +97,11 @@ def _reserved(prefix: str, advice: str) -> Callable[[str, Options], Any]:
 
 
 METHODS: dict[str, Callable[[str, Options], Any]] = {
-    "emt": _emt,
-    "tblite": _tblite,
+    **{name: _reference(name) for name in REFERENCE_METHODS},
     "ase": _code,
     "mace": _reserved("mace", "until then: ase:package.module:factory with a function that returns a MACECalculator"),
-    "pyscf": _reserved("pyscf", "until then: ase:package.module:factory with a function that returns a calculator"),
 }
 """Prefix -> calculator of what follows it."""
-
-
-def _nothing_follows(prefix: str, rest: str) -> None:
-    if rest:
-        raise PHLError(f"got '{prefix}:{rest}'; {prefix!r} stands alone")
 
 
 def _valid() -> str:

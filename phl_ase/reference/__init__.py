@@ -1,0 +1,52 @@
+"""Reference methods and what they label.
+
+``methods`` has the table of names, ``pyscf_method`` density functional theory as an ASE calculator, ``dispersion`` the
+pair dispersion of ωB97X-D, ``labels`` the labels of one frame. The names below are loaded when they are first used:
+naming a method must not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phl_ase.reference.dispersion import Dispersion, chai_head_gordon
+    from phl_ase.reference.labels import FAILURES, HESSIANS, Failure, LabelledFrame, Probes, choose_step, label_frame
+    from phl_ase.reference.methods import METHODS, Method, level_of_theory, make_method
+    from phl_ase.reference.pyscf_method import PySCFCalculator
+    from phl_ase.reference.scf import SCFNotConverged
+
+__all__ = [
+    "FAILURES",
+    "HESSIANS",
+    "METHODS",
+    "Dispersion",
+    "Failure",
+    "LabelledFrame",
+    "Method",
+    "Probes",
+    "PySCFCalculator",
+    "SCFNotConverged",
+    "chai_head_gordon",
+    "choose_step",
+    "label_frame",
+    "level_of_theory",
+    "make_method",
+]
+
+_HOME = {
+    **dict.fromkeys(("Dispersion", "chai_head_gordon"), "dispersion"),
+    **dict.fromkeys(
+        ("FAILURES", "HESSIANS", "Failure", "LabelledFrame", "Probes", "choose_step", "label_frame"), "labels"
+    ),
+    **dict.fromkeys(("METHODS", "Method", "level_of_theory", "make_method"), "methods"),
+    "PySCFCalculator": "pyscf_method",
+    "SCFNotConverged": "scf",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,260 @@
+"""Labels of one frame by a reference method: energy and forces, a Hessian, products along recorded probes.
+
+A product H·v is a central difference of two gradients, so K of them cost 2K gradient calls whatever the size of the
+molecule. The probes are a function of the seed and the frame's identity (:mod:`phl_ase.probes`).
+
+What goes wrong with a structure is part of the result; an exception is a mistake in the request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import SCFError
+
+from phl_ase.curvature import curvature_of, finite_difference_hvp
+from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.probes import check_family, draw_probes
+from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, collate
+from phl_ase.vibrations import finite_difference_hessian
+
+Array = np.ndarray
+
+STEP = 0.002
+"""Å: the displacement of the atom that moves most in a central difference. The error grows as its square (0.01 eV/Å² of
+a product at 0.005 Å), the noise of the self-consistent field as its inverse (0.003 eV/Å² at 0.0005 Å)."""
+STEPS = (0.0005, 0.001, 0.002, 0.005, 0.01)
+"""Å: what :func:`choose_step` tries."""
+
+FAILURES: dict[str, str] = {
+    "scf": "the self-consistent field did not converge",
+    "not-finite": "the structure or the method's results hold NaN or infinity",
+    "refused": "the method cannot treat the structure",
+    "crashed": "the calculator raised an error",
+}
+"""Outcome of a frame that could not be labelled -> what it means."""
+
+# the first that fits: SCFError is no PHLError, NonFiniteError is one
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (SCFError, "scf"),
+    (NonFiniteError, "not-finite"),
+    (PHLError, "refused"),
+    (Exception, "crashed"),
+)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Which probes a frame is labelled along.
+
+    Attributes:
+        family: A key of ``phl_ase.probes.FAMILIES``.
+        count: K, probes per frame; the family ``complete`` draws all 3n.
+        seed: With the frame's identity it determines the probes.
+
+    Raises:
+        PHLError: For an unknown family or fewer than one probe.
+    """
+
+    family: str = "rademacher"
+    count: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_family(self.family, self.count, smallest=self.count)
+
+    def draw(self, frame: Frame) -> Array:
+        """The probes ``(K, n, 3)`` of a frame, dimensionless.
+
+        Raises:
+            PHLError: For more orthogonal probes than 3n.
+        """
+        batch, _ = collate([frame], ())
+        drawn = draw_probes(
+            self.family, batch, torch.tensor([frame.frame_id]), n_probes=self.count, seed=self.seed
+        ).vectors
+        return drawn.numpy().copy()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a frame has no labels.
+
+    Attributes:
+        outcome: A key of ``FAILURES``.
+        reason: One line.
+    """
+
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFrame:
+    """A frame after labelling.
+
+    Attributes:
+        frame: With its labels; without any where it failed.
+        failure: ``None`` when everything asked for was computed.
+        gradients: Gradient calls that the labels cost; a calculator's own Hessian is not counted, a failure neither.
+        seconds: Wall time.
+        product_error: Estimated rms error of an element of the products, eV/Å², where it was asked for.
+    """
+
+    frame: Frame
+    failure: Failure | None
+    gradients: int
+    seconds: float
+    product_error: float | None = None
+
+
+def _own_hessian(atoms: Atoms, step: float) -> tuple[Array, int]:
+    curvature = curvature_of(atoms.calc)
+    if not curvature.is_exact:
+        return _difference_hessian(atoms, step)
+    return curvature.hessian(atoms), 0
+
+
+def _difference_hessian(atoms: Atoms, step: float) -> tuple[Array, int]:
+    return finite_difference_hessian(atoms, delta=step), 6 * len(atoms)
+
+
+HESSIANS: dict[str, Callable[[Atoms, float], tuple[Array, int]]] = {
+    "own": _own_hessian,
+    "differences": _difference_hessian,
+}
+"""How a Hessian is made: by the calculator where it has one, or by central differences of its forces."""
+
+
+def label_frame(
+    structure: Atoms | Frame,
+    calculator: Any,
+    *,
+    hessian: str | None = None,
+    probes: Probes | None = None,
+    step: float = STEP,
+    estimate_error: bool = False,
+) -> LabelledFrame:
+    """Energy and forces of a structure, and the curvature asked for.
+
+    Args:
+        structure: What is labelled. A frame keeps its kind, reaction and identity (which determines its probes); labels
+            it already carries are replaced.
+        calculator: Any ASE calculator.
+        hessian: A key of ``HESSIANS``; ``None`` for no Hessian.
+        probes: Label along these; ``None`` for no products.
+        step: Displacement of the atom that moves most in central differences, Å.
+        estimate_error: Repeat the products with twice the step and compare: 2K gradients more.
+
+    Raises:
+        PHLError: For a mistake in the request, or a charge or multiplicity in ``atoms.info`` that is no whole number.
+            What else goes wrong with the structure is in the result.
+    """
+    if hessian is not None and hessian not in HESSIANS:
+        raise unknown("kind of Hessian", hessian, HESSIANS)
+    if not step > 0:
+        raise PHLError(f"step is {step!r} Å; expected a positive displacement, for example {STEP}")
+    if estimate_error and probes is None:
+        raise PHLError("estimate_error compares products, but no probes were asked for; give probes=Probes(…)")
+    start = time.monotonic()
+    bare = _bare(structure)
+    try:
+        atoms = atoms_from_frame(bare.check("the structure"))
+        atoms.calc = calculator
+        labels, gradients, error = _labels(bare, atoms, hessian, probes, step, estimate_error)
+        labelled = dataclasses.replace(bare, **labels).check(atoms.get_chemical_formula())
+    except Exception as problem:  # whatever a method raises about one structure must not end the others
+        outcome = next(name for cause, name in _CAUSES if isinstance(problem, cause))
+        reason = " ".join(str(problem).split()) or type(problem).__name__
+        return LabelledFrame(bare, Failure(outcome, reason), 0, time.monotonic() - start)
+    return LabelledFrame(labelled, None, gradients, time.monotonic() - start, error)
+
+
+def _labels(
+    frame: Frame, atoms: Atoms, hessian: str | None, probes: Probes | None, step: float, estimate_error: bool
+) -> tuple[dict[str, Any], int, float | None]:
+    """Labels by their name, the gradient calls they cost, and the error of the products where asked for."""
+    labels: dict[str, Any] = {
+        "energy": float(atoms.get_potential_energy()),
+        "forces": np.array(atoms.get_forces(), dtype=float),
+    }
+    gradients, error = 1, None
+    if probes is not None:
+        vectors = probes.draw(frame)
+        products = finite_difference_hvp(vectors, atoms, delta=step)
+        gradients += 2 * len(vectors)
+        labels.update(probes=vectors, products=products)
+        if estimate_error:
+            error = _product_error(products, finite_difference_hvp(vectors, atoms, delta=2 * step))
+            gradients += 2 * len(vectors)
+    if hessian is not None:
+        labels["hessian"], calls = HESSIANS[hessian](atoms, step)
+        gradients += calls
+    return labels, gradients, error
+
+
+def choose_step(
+    structure: Atoms | Frame, calculator: Any, *, steps: Sequence[float] = STEPS, seed: int = 0
+) -> tuple[float, dict[float, float]]:
+    """The step whose products are most nearly those of the next larger one: noise below, curvature of the forces above.
+
+    Args:
+        structure: A typical structure.
+        calculator: Any ASE calculator.
+        steps: Å, ascending; two gradients each.
+        seed: Of the one probe.
+
+    Returns:
+        The step (Å), and for every step but the largest the rms difference from the next, eV/Å².
+
+    Raises:
+        PHLError: For fewer than three steps, or steps that are not ascending.
+    """
+    if len(steps) < 3 or not all(0 < a < b for a, b in pairwise(steps)):
+        raise PHLError(f"steps are {list(steps)}; expected at least three ascending positive displacements in Å")
+    frame = _bare(structure)
+    atoms = atoms_from_frame(frame)
+    atoms.calc = calculator
+    vectors = Probes(seed=seed).draw(frame)
+    products = [finite_difference_hvp(vectors, atoms, delta=step) for step in steps]
+    differences = {
+        step: float(np.sqrt(np.mean((a - b) ** 2))) for step, a, b in zip(steps, products, products[1:], strict=False)
+    }
+    return min(differences, key=differences.__getitem__), differences
+
+
+def _product_error(products: Array, coarser: Array) -> float:
+    """Error of second-order differences from those at twice the step: a third of what they differ by, rms."""
+    return float(np.sqrt(np.mean((coarser - products) ** 2)) / 3.0)
+
+
+def _bare(structure: Atoms | Frame) -> Frame:
+    """A frame without labels; of an ``Atoms``, what it says about itself and not what its calculator says."""
+    if isinstance(structure, Atoms):
+        structure = _frame_of(structure)
+    return dataclasses.replace(
+        structure, energy=None, forces=None, stress=None, hessian=None, probes=None, products=None
+    )
+
+
+def _frame_of(atoms: Atoms) -> Frame:
+    """Structure, charge, multiplicity, and the kind, reaction and the like that stand in ``atoms.info``."""
+    charge, multiplicity = charge_and_multiplicity(atoms)
+    known = {name: atoms.info[name] for name in ("kind", "reaction", "irc_s", "temperature") if name in atoms.info}
+    return Frame(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=np.array(atoms.positions, dtype=float),
+        cell=np.array(atoms.cell, dtype=float),
+        pbc=np.array(atoms.pbc, dtype=bool),
+        charge=charge,
+        multiplicity=multiplicity,
+        **known,
+    )
