@@ -53,14 +53,17 @@ class Curvature:
 
 
 def curvature_of(calculator: Any) -> Curvature:
-    """The curvature of an ASE calculator: its own where it has ``get_hessian`` and ``get_hvp``, else differences.
+    """The curvature of an ASE calculator: its own where it has ``get_hessian``, else differences of forces.
 
     Args:
-        calculator: A ``PHLCalculator`` or any other ASE calculator; callables put it on copies of the atoms.
+        calculator: A ``PHLCalculator`` or any other ASE calculator; callables put it on copies of the atoms. Products
+            come from its ``get_hvp``, or from its Hessian where it has that alone (MACE's calculator).
     """
     own_hessian, own_hvp = (getattr(calculator, name, None) for name in ("get_hessian", "get_hvp"))
     if callable(own_hessian) and callable(own_hvp):
         return Curvature(own_hessian, own_hvp, EXACT, lambda n: 0, 0)
+    if callable(own_hessian):
+        return _from_hessian(own_hessian)
 
     def hessian(atoms: Atoms) -> Array:
         return finite_difference_hessian(_with(atoms, calculator))
@@ -69,6 +72,26 @@ def curvature_of(calculator: Any) -> Curvature:
         return finite_difference_hvp(vectors, _with(atoms, calculator))
 
     return Curvature(hessian, hvp, DIFFERENCES, lambda n: 6 * n, 2)
+
+
+def _from_hessian(own: Callable[[Atoms], Array]) -> Curvature:
+    """Curvature of a calculator that has Hessians alone, in any of the layouts that hold rows in ASE's order."""
+
+    def hessian(atoms: Atoms) -> Array:
+        n = len(atoms)
+        matrix = np.asarray(own(atoms), dtype=float)
+        if matrix.shape not in ((3 * n, 3 * n), (3 * n, n, 3), (n, 3, n, 3)):
+            raise PHLError(
+                f"the calculator's get_hessian returned shape {matrix.shape}, expected {(3 * n, 3 * n)} for {n} atoms "
+                "in eV/Å²: give it a get_hessian that does"
+            )
+        return matrix.reshape(3 * n, 3 * n)
+
+    def hvp(vectors: Array, atoms: Atoms) -> Array:
+        given = np.asarray(vectors, dtype=float)
+        return (given.reshape(-1, 3 * len(atoms)) @ hessian(atoms)).reshape(given.shape)
+
+    return Curvature(hessian, hvp, EXACT, lambda n: 0, 0)
 
 
 def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP) -> Array:

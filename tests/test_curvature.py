@@ -55,6 +55,29 @@ def test_a_calculator_without_curvature_gets_differences_and_says_so(rng):
     assert atoms.calc is None
 
 
+@pytest.mark.parametrize("layout", [(9, 9), (9, 3, 3), (3, 3, 3, 3)], ids=["square", "MACE's", "ASE's"])
+def test_a_calculator_with_hessians_alone(rng, layout):
+    own, atoms = PHLCalculator(morse()), water()
+
+    class HessianOnly(EMT):
+        def get_hessian(self, atoms):
+            return own.get_hessian(atoms).reshape(layout)
+
+    curvature, vectors = curvature_of(HessianOnly()), rng.normal(size=(2, 3, 3))
+    assert curvature.is_exact
+    np.testing.assert_array_equal(curvature.hessian(atoms), own.get_hessian(atoms))
+    np.testing.assert_allclose(curvature.hvp(vectors, atoms), own.get_hvp(vectors, atoms), atol=1e-10)
+
+
+def test_a_hessian_of_another_shape_is_a_mistake():
+    class Wrong(EMT):
+        def get_hessian(self, atoms):
+            return np.zeros((3, 3))
+
+    with pytest.raises(PHLError, match=r"shape \(3, 3\), expected \(9, 9\)"):
+        curvature_of(Wrong()).hessian(water())
+
+
 def test_products_ignore_constraints_and_length_of_the_vector(rng):
     atoms = water()
     atoms.calc = EMT()

@@ -129,7 +129,8 @@ def _relaxed(cell: Atoms, calculator: Any) -> Atoms:
 
     atoms = cell.copy()
     atoms.calc = calculator
-    with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
+    moved: Any = FrechetCellFilter(atoms)
+    with BFGS(moved, logfile=None) as optimiser:
         if not optimiser.run(fmax=_RELAXED, steps=_STEPS):
             raise PHLError(f"the unit cell did not relax to {_RELAXED} eV/Å in {_STEPS} steps; relax it yourself first")
     atoms.calc = None
