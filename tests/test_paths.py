@@ -203,12 +203,25 @@ def test_wrong_hessian_shape(shape, internal):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), PHLError("a species that the model never saw")])
-def test_what_is_not_a_result(error):
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [(KeyboardInterrupt(), 0), (KeyboardInterrupt(), 3), (PHLError("a species that the model never saw"), 0)],
+)
+def test_what_is_not_a_result(error, after):
     atoms = cluster()
-    atoms.calc = Wrapped(raises(error))
+    atoms.calc = Wrapped(raises(error), after)
     with pytest.raises(type(error)):
         find_transition_state(atoms, internal=False)
+
+
+def test_what_a_calculator_refuses_on_the_way_is_a_result():
+    """It took the start, so that the caller made no mistake."""
+    atoms = cluster()
+    atoms.calc = Wrapped(raises(PHLError("two atoms closer than 0.1 Å")), after=3)
+    search = find_transition_state(atoms, internal=False)
+    assert search.outcome == "exploded"
+    assert "two atoms closer than 0.1 Å" in search.reason
+    assert search.force_calls == 4
 
 
 def stops_at(call):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ class TransitionStateGuess:
     force_calls: int
     reason: str = ""
 
+    @property
+    def highest(self) -> float:
+        """Energy of the guess, eV; NaN without a calculator."""
+        return float("nan") if self.energies is None else float(self.energies[self.index])
+
 
 def guess_transition_state(
     reactant: Atoms,
@@ -90,7 +95,8 @@ def guess_transition_state(
         product: The other, with the same atoms in the same order; it is moved onto the reactant first (by a proper
             rotation), but where constraints hold atoms in a frame. Neither is changed.
         calculator: Chooses the highest image between the ends; without one it is the middle one.
-        method: A key of ``PATH_METHODS``, or ``"auto"``: the first of them that is installed and takes the structures.
+        method: A key of ``PATH_METHODS``, or ``"auto"``: of those that are installed and take the structures, the one
+            whose highest image is lowest; without a calculator the first.
         n_images: Images of the path, the ends included.
         neb_steps: Most steps of a nudged elastic band with the calculator; with more than 0 the images climb.
 
@@ -109,11 +115,24 @@ def guess_transition_state(
     if neb_steps and calculator is None:
         raise PHLError("neb_steps needs a calculator; give one, or take neb_steps=0")
     moved = _in_the_frame_of(reactant, product)
-    name = _chosen(method, periodic=bool(np.any(reactant.pbc)))
-    images = _images(reactant, PATH_METHODS[name].make(reactant, moved, n_images))
+    names = _candidates(method, periodic=bool(np.any(reactant.pbc)), several=calculator is not None)
+    paths = {name: _images(reactant, PATH_METHODS[name].make(reactant, moved, n_images)) for name in names}
     if calculator is None:
-        middle = n_images // 2
-        return TransitionStateGuess(images[middle].copy(), tuple(images), None, middle, name, 0)
+        images, middle = paths[names[0]], n_images // 2
+        return TransitionStateGuess(images[middle].copy(), tuple(images), None, middle, names[0], 0)
+    if len(names) == 1:
+        return _highest(paths[names[0]], names[0], calculator, neb_steps)
+    guesses = [_highest(images, name, calculator, 0) for name, images in paths.items()]
+    calls = sum(guess.force_calls for guess in guesses)
+    best = min(guesses, key=lambda guess: guess.highest)
+    if neb_steps:
+        best = _highest(list(best.path), best.method, calculator, neb_steps)
+        calls += best.force_calls
+    return replace(best, force_calls=calls)
+
+
+def _highest(images: list[Atoms], name: str, calculator: Any, neb_steps: int) -> TransitionStateGuess:
+    """The highest image between the ends of a path, the path refined before."""
     # one for each image, so that each keeps what it was asked last
     counters = [CountingCalculator(calculator) for _ in images]
     reason = _refined(images, counters, neb_steps) if neb_steps else ""
@@ -138,17 +157,18 @@ def _in_the_frame_of(reactant: Atoms, product: Atoms) -> Atoms:
     return moved
 
 
-def _chosen(method: str, *, periodic: bool) -> str:
-    """The key of ``PATH_METHODS`` that is meant."""
+def _candidates(method: str, *, periodic: bool, several: bool) -> list[str]:
+    """The keys of ``PATH_METHODS`` that are meant."""
     if method == "auto":
-        return next(k for k, m in PATH_METHODS.items() if m.is_installed and (m.periodic or not periodic))
+        usable = [key for key, one in PATH_METHODS.items() if one.is_installed and (one.periodic or not periodic)]
+        return usable if several else usable[:1]
     if method not in PATH_METHODS:
         raise unknown("way to guess a path", method, ["auto", *PATH_METHODS])
     if not PATH_METHODS[method].is_installed:
         raise missing_package(PATH_METHODS[method].package, method, f"the path method {method!r}")
     if periodic and not PATH_METHODS[method].periodic:
         raise PHLError(f"the path method {method!r} is for molecules, and the structure is periodic: take 'idpp'")
-    return method
+    return [method]
 
 
 def _images(reactant: Atoms, positions: Array) -> list[Atoms]:
