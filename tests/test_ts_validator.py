@@ -197,6 +197,14 @@ def test_a_method_without_that_reaction_is_told_apart_from_a_mistake(xtb):
         own_reaction("h2", far, xtb)
 
 
+def test_a_path_from_a_structure_to_itself_is_no_reaction(xtb):
+    """H2O2 is planar and trans in GFN2-xTB: from the cis TS both directions lead to the same minimum."""
+    with open_dataset(DATA) as dataset:
+        guess = atoms_from_frame(reactions_of(dataset, ["h2o2_cis"])["h2o2_cis"].transition_state)
+    with pytest.raises(NoReference, match="reach the same structure"):
+        own_reaction("h2o2_cis", guess, xtb)
+
+
 @pytest.mark.parametrize("outcome", sorted(ts_module.OUTCOMES))
 def test_every_outcome_has_a_sentence(outcome):
     assert len(ts_module.OUTCOMES[outcome].split()) > 3

@@ -138,6 +138,11 @@ def same_graph(a: Atoms, b: Atoms, *, labelled: bool = True, scale: float = BOND
     return bool(networkx.is_isomorphic(first, second, node_match=lambda x, y: x["element"] == y["element"]))
 
 
+def same_structure(a: Atoms, b: Atoms) -> bool:
+    """Whether two relaxed structures are one: the same bonds, and no further apart than relaxations end."""
+    return same_graph(a, b) and rmsd(a, b) <= _ONE_STRUCTURE
+
+
 def fragments(atoms: Atoms, *, scale: float = BOND_SCALE) -> int:
     """Number of molecules: connected components of :func:`molecular_graph`."""
     import networkx
@@ -238,7 +243,7 @@ def connects(
     found = [end.name == name for end, name in zip((backward, forward), orders[flipped], strict=True)]
     if all(found):
         outcome = "connects"
-    elif same_graph(*ends) and rmsd(*ends) <= _ONE_STRUCTURE:
+    elif same_structure(*ends):
         outcome = "same end"
     elif backward.same_bonds and forward.same_bonds and not same_graph(reactant, product):
         outcome = "right bonds"

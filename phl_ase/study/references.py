@@ -12,6 +12,7 @@ from phl_ase.curvature import curvature_of
 from phl_ase.datasets import ReactionFrames
 from phl_ase.errors import PHLError
 from phl_ase.paths import Reaction, find_reaction, find_transition_state
+from phl_ase.paths.end_points import same_structure
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.validators import ReferencePath, ReferenceReaction, StationaryPoint
 
@@ -86,7 +87,7 @@ def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
         calculator: The method, an ASE calculator.
 
     Raises:
-        NoReference: Where the method has no such TS, or its path does not lead to two minima.
+        NoReference: Where the method has no such TS, or its path does not lead to two different minima.
     """
     curvature = curvature_of(calculator)
     start = guess.copy()
@@ -97,6 +98,10 @@ def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
     found = find_reaction(ts.atoms, curvature.hessian)
     if not found.converged:
         raise NoReference(f"{name}: the reference's path does not join two minima: {found.sentence}")
+    if same_structure(*(end.atoms for end in found.ends)):
+        raise NoReference(
+            f"{name}: both directions of the reference's path reach the same structure: no reaction there"
+        )
     ends = (StationaryPoint(_bare(end.atoms), end.energy) for end in found.ends)
     target = StationaryPoint(_bare(ts.atoms), ts.energy, curvature.hessian(ts.atoms))
     reaction = ReferenceReaction(name, target, dict(zip(("reactant", "product"), ends, strict=True)))
