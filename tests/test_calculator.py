@@ -198,7 +198,7 @@ def test_partial_hessian(model):
     # what ASE takes of a constrained structure
     free = calculator.get_hessian(atoms, indices="free", layout="n3n3")
     data = VibrationsData(atoms, free)
-    expected = harmonic_analysis(atoms, full)
+    expected = harmonic_analysis(atoms, full, project=False)
     assert expected.indices.tolist() == data.get_indices().tolist() == [0, 3]
     frequencies = data.get_frequencies()
     np.testing.assert_allclose(frequencies.real - frequencies.imag, expected.wavenumbers, rtol=1e-9)
