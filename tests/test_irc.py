@@ -12,14 +12,17 @@ from ase.io import read
 from reaction_surfaces import RADIUS, WELL, Swing, double_well, expand_arc, swing
 from scipy.spatial.transform import Rotation
 
+from phl_ase import PHLCalculator
 from phl_ase.curvature import DIFFERENCES, curvature_of
 from phl_ase.datasets import open_dataset
 from phl_ase.datasets.reactions import reactions_of
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.paths import arc_length, find_reaction, find_transition_state, follow_irc, rmsd
+from phl_ase.paths import arc_length, find_reaction, find_transition_state, follow_irc, relax, rmsd
+from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.irc import INTEGRATORS
 from phl_ase.paths.quadratic import Surface, descend, interpolated_gradient, steepest_descent
 from phl_ase.paths.reaction import OUTCOMES as REACTION_OUTCOMES
+from phl_ase.paths.reaction import _relaxed
 from phl_ase.paths.reaction_path import OUTCOMES
 from phl_ase.paths.sella_irc import prepared_hessian
 from phl_ase.resolver import resolve_calculator
@@ -414,3 +417,29 @@ def test_every_bundled_reaction_converges_both_ways(method):
         path = follow_irc(xtb_transition_state(name), method=method)
         assert path.converged, f"{name}: {path.sentence}"
         assert min(path.backward.first_step_overlap, path.forward.first_step_overlap) > 0.999
+
+
+def test_a_whole_step_across_the_minimum_is_halved():
+    """From this TS, Sella's last sphere around the path has no point of the path on it, and Sella raises."""
+    calculator = PHLCalculator()
+    with open_dataset("reactions-wb97xd-631gd") as dataset:
+        guess = atoms_from_frame(reactions_of(dataset, ["hcn_hnc"])["hcn_hnc"].transition_state)
+    guess.calc = calculator
+    ts = find_transition_state(guess, calculator.get_hessian, fmax=1e-4, diag_every_n=0)
+    path = follow_irc(ts.atoms, calculator.get_hessian)
+    assert path.converged, path.sentence
+    for end in path.ends:
+        end.calc = calculator
+        assert np.abs(end.get_forces()).max() < 0.01
+
+
+def test_an_end_on_a_saddle_is_pushed_off_it():
+    """A planar NH3 has no force out of its plane: relaxed, it is the TS of the inversion."""
+    planar = Atoms("NH3", [[0, 0, 0], [1.0, 0, 0], [-0.5, 0.866, 0], [-0.5, -0.866, 0]])
+    planar.calc = calculator = resolve_calculator("tblite")
+    hessian = CountingHessian(curvature_of(calculator).hessian, calculator)
+    end = _relaxed(planar, planar, hessian, fmax=1e-3, steps=100)
+    assert end.is_minimum
+    assert hessian.calls == 2
+    assert abs(end.atoms.positions[0, 2] - end.atoms.positions[1:, 2].mean()) > 0.2
+    assert end.relaxation.force_calls > relax(planar, 1e-3).force_calls

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import numpy as np
@@ -26,13 +26,17 @@ OUTCOMES: dict[str, str] = {
 }
 """Outcome of a reaction -> what it means."""
 
+# a path may run along a ridge, and a complex may come to rest on a saddle of its floating molecules: it is then pushed
+# along the lowest mode, at most this often, the atom that moves most by this many Å
+_PUSHES, _PUSH = 3, 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class ReactionEnd:
     """One end of a reaction: the end of the path, relaxed.
 
     Attributes:
-        relaxation: What became of the relaxation.
+        relaxation: What became of the relaxation, the last where it was pushed off saddle points; counts are of all.
         analysis: Harmonic analysis of the relaxed structure; ``None`` where the relaxation or its Hessian failed.
         fragments: Number of molecules.
         reason: Why there is no analysis; empty otherwise.
@@ -188,21 +192,37 @@ def find_reaction(
 
 
 def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, steps: int) -> ReactionEnd:
-    """The end of a path, relaxed and analysed."""
+    """The end of a path, relaxed and analysed; pushed off saddle points that it came to rest on."""
     start = atoms.copy()
-    start.calc = ts.calc
-    relaxation = relax(start, fmax, steps)
-    analysis, reason = None, ""
-    if relaxation.converged:
-        try:
-            analysis = harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms))
-        except NonFiniteError as error:
-            reason = str(error)
-        except PHLError:
-            raise
-        except Exception as error:  # whatever a foreign calculator may raise is a result here
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+    calls = taken = 0
+    seconds = 0.0
+    for _ in range(_PUSHES + 1):
+        start.calc = ts.calc
+        relaxation = relax(start, fmax, steps)
+        analysis, reason = _analysed(relaxation, hessian)
+        calls, taken = calls + relaxation.force_calls, taken + relaxation.steps
+        seconds += relaxation.seconds
+        if analysis is None or analysis.n_imaginary == 0:
+            break
+        push = analysis.displacements[0]
+        start = relaxation.atoms.copy()
+        start.positions += _PUSH * push / np.linalg.norm(push, axis=1).max()
+    relaxation = replace(relaxation, force_calls=calls, steps=taken, seconds=seconds)
     return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), reason)
+
+
+def _analysed(relaxation: Relaxation, hessian: CountingHessian) -> tuple[HarmonicAnalysis | None, str]:
+    """The analysis of what was relaxed, or why there is none."""
+    if not relaxation.converged:
+        return None, ""
+    try:
+        return harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms)), ""
+    except NonFiniteError as error:
+        return None, str(error)
+    except PHLError:
+        raise
+    except Exception as error:  # whatever a foreign calculator may raise is a result here
+        return None, " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _energy(end: ReactionEnd | None) -> float:

@@ -8,18 +8,21 @@ as often slightly negative, defeat both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from phl_ase.paths.branch import Branch
-from phl_ase.vibrations import rigid_motions
+from phl_ase.vibrations import harmonic_analysis, rigid_motions
 
 Array = np.ndarray
 
 # eV/Å²: as stiff as a soft bond, so that translations and rotations are neither the lowest modes nor the stiffest
 _RIGID_STIFFNESS = 15.0
+
+_SHORTEST = 0.1  # of the step that was asked for
 
 
 def prepared_hessian(atoms: Atoms, hessian: Array, *, stiffness: float = _RIGID_STIFFNESS) -> Array:
@@ -48,18 +51,52 @@ def prepared_hessian(atoms: Atoms, hessian: Array, *, stiffness: float = _RIGID_
 def follow_sella(branch: Branch) -> bool:
     """Follow one side with Sella; whether it converged."""
     from sella import IRC  # takes seconds (JAX), so not before it is needed
+    from sella.optimize.irc import IRCInnerLoopConvergenceFailure
 
     working = branch.working()
     prepared = prepared_hessian(branch.start, branch.ts_hessian)
     options: dict[str, Any] = {"logfile": None, "dx": branch.step, "hessian_function": lambda _: prepared.copy()}
-    converged = False
     with IRC(working, **options) as irc:
         # asked for a direction, Sella diagonalises and says which way that is; it goes nowhere before it is iterated
         irc.irun(fmax=branch.fmax, direction="forward")
         along = float(np.vdot(branch.weights * irc.v0ts, branch.mode))
         direction = "forward" if along > 0 else "reverse"
-        for done in irc.irun(fmax=branch.fmax, steps=branch.max_points, direction=direction):
-            converged = bool(done)
-            if irc.nsteps:
-                branch.record(working.positions.copy(), branch.calculator.energy)
+        points = irc.irun(fmax=branch.fmax, steps=branch.max_points, direction=direction)
+        found: list[Array] = []
+        while True:
+            try:
+                return _record(irc, points, branch, found)
+            except IRCInnerLoopConvergenceFailure:
+                if not found or irc.dx <= _SHORTEST * branch.step:
+                    raise
+                working.positions[:] = found[-1]
+                if _is_minimum(working, branch):
+                    return True
+                points = _again_with_half_the_step(irc, branch)
+
+
+def _record(irc: Any, points: Iterator[bool], branch: Branch, found: list[Array]) -> bool:
+    """Record the points that Sella goes through; whether it converged."""
+    converged = False
+    for done in points:
+        converged = bool(done)
+        if irc.nsteps > len(found):
+            found.append(irc.atoms.positions.copy())
+            branch.record(found[-1], branch.calculator.energy)
     return converged
+
+
+def _is_minimum(atoms: Atoms, branch: Branch) -> bool:
+    """Whether a path may end here by its true Hessian: Sella's updated one may be wrong in the sign of a soft mode."""
+    if np.linalg.norm(atoms.get_forces(), axis=1).max() > branch.fmax:
+        return False
+    return harmonic_analysis(atoms, branch.hessian(atoms)).n_imaginary == 0
+
+
+def _again_with_half_the_step(irc: Any, branch: Branch) -> Iterator[bool]:
+    """Go on from where the atoms are; a whole step may lie across a minimum, on no point of its sphere the path."""
+    irc.dx /= 2
+    irc.d1 *= 0.0
+    irc.pes.set_x(irc.atoms.positions.ravel())
+    # not Sella's own, which would begin at the TS again
+    return super(type(irc), irc).irun(branch.fmax, branch.max_points - irc.nsteps)
