@@ -22,7 +22,7 @@ from clusters import RHOMBUS_ENERGY, lennard_jones, rhombus
 from sella.linalg import NumericalHessian
 from sella.peswrapper import PES, InternalPES
 
-from phl_ase.curvature import DIFFERENCES, Curvature, curvature_of
+from phl_ase.curvature import DIFFERENCES, EXACT, Curvature, curvature_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import RECOMMENDED, WAYS, displaced, find_transition_state, search
 from phl_ase.paths.counting import CountingProducts
@@ -321,7 +321,8 @@ def test_products_take_the_place_of_gradients():
 def test_unknown_way():
     with pytest.raises(PHLError, match="unknown way to run Sella 'hvps'; valid: gradients, hessian, hessian-3"):
         search(cluster(), "hvps", curvature_of(lennard_jones()))
-    assert RECOMMENDED in WAYS
+    assert set(RECOMMENDED) == {EXACT, DIFFERENCES}
+    assert set(RECOMMENDED.values()) <= set(WAYS)
 
 
 def test_exact_curvature_hides_nothing():

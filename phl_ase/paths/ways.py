@@ -8,7 +8,7 @@ from typing import Any
 
 from ase import Atoms
 
-from phl_ase.curvature import Curvature
+from phl_ase.curvature import DIFFERENCES, EXACT, Curvature
 from phl_ase.errors import unknown
 from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
 
@@ -44,8 +44,9 @@ WAYS: Mapping[str, Way] = {
 }
 """Name -> way to run Sella."""
 
-RECOMMENDED = "hessian-3"
-"""The way to take where the calculator has Hessians of its own."""
+RECOMMENDED: Mapping[str, str] = {EXACT: "hessian-every", DIFFERENCES: "gradients"}
+"""Where curvature comes from (``Curvature.source``) -> the way to take; measured on molecules of 3 to 5 atoms, where a
+Hessian costs little more than forces. Of large molecules, ``hvp`` needs no Hessian."""
 
 
 def search(atoms: Atoms, way: str, curvature: Curvature, **options: Any) -> TransitionStateSearch:

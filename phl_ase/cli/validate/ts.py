@@ -91,8 +91,8 @@ def ts(
     make_folder(trajectories, "trajectories")
     from phl_ase.resolver import resolve_calculator
 
-    chosen = _chosen(ways)
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+    chosen = _chosen(ways, calculator)
     displacements = Displacements(tuple(displacement or (0.1,)), starts, seed)
     level = "none"
     if product is not None:
@@ -129,13 +129,19 @@ class _Options:
     details: Mapping[str, Any]
 
 
-def _chosen(ways: Sequence[str] | None) -> list[str]:
+def _chosen(ways: Sequence[str] | None, calculator: Any) -> list[str]:
+    """The ways that were asked for; without any, what is recommended for the calculator."""
+    from phl_ase.curvature import curvature_of
     from phl_ase.paths import RECOMMENDED, WAYS
 
     for way in ways or ():
         if way not in {*WAYS, "all"}:
             raise unknown("way to run Sella", way, [*WAYS, "all"])
-    return list(WAYS) if "all" in (ways or ()) else list(dict.fromkeys(ways or (RECOMMENDED,)))
+    return (
+        list(WAYS)
+        if "all" in (ways or ())
+        else list(dict.fromkeys(ways or (RECOMMENDED[curvature_of(calculator).source],)))
+    )
 
 
 def _report(search: Search, place: int, way: str, options: _Options) -> Report:
