@@ -86,7 +86,7 @@ def frequencies(
     for number, title in enumerate(("at the reference's structures", "at the model's own stationary points")):
         part = reports[number * len(found) : (number + 1) * len(found)]
         if part:
-            typer.echo(f"{title}\n{report_table(part, COLUMNS)}\n")
+            typer.echo(f"{title}\n{report_table(part, COLUMNS, 'agrees')}\n")
     save_plot(plot, "frequencies", reports)
 
 

@@ -88,7 +88,7 @@ def irc(
         for name, make in made.items()
     ]
     reports = run_tasks("irc", tasks, json)
-    typer.echo(f"{model} against {level}\n\n{report_table(reports, COLUMNS)}")
+    typer.echo(f"{model} against {level}\n\n{report_table(reports, COLUMNS, 'connects')}")
     save_plot(plot, "irc", reports)
 
 

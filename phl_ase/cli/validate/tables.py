@@ -45,12 +45,13 @@ class Column:
         return f"{value:.{self.decimals}f}"
 
 
-def report_table(reports: Sequence[Report], columns: Sequence[Column]) -> str:
-    """Rows of reports, the mean magnitudes of their errors, and a line for each outcome that is not the best.
+def report_table(reports: Sequence[Report], columns: Sequence[Column], expected: str) -> str:
+    """Rows of reports, the mean magnitudes of their errors, and how many outcomes are as they should be.
 
     Args:
         reports: What a validator returned.
         columns: What to show; metrics that no report has are left out.
+        expected: The outcome that needs no words; of every other the sentence stands below.
     """
     values = [{metric.name: metric for metric in report.metrics} for report in reports]
     shown = [column for column in columns if any(column.metric in one for one in values)]
@@ -61,12 +62,13 @@ def report_table(reports: Sequence[Report], columns: Sequence[Column]) -> str:
     if len(reports) > 1:
         rows.append(["mean magnitude", "", *(_mean(column, values) for column in shown)])
     lines = [table(["system", "outcome", *(column.heading for column in shown)], rows, words=2)]
+    good = sum(report.outcome == expected for report in reports)
+    lines.append(f"{good} of {len(reports)}: {expected}")
     sentences: dict[str, list[str]] = {}
     for report in reports:
-        sentences.setdefault(f"{report.outcome}: {report.sentence}", []).append(report.system)
-    if len(sentences) > 1 or len(reports) == 1:
-        lines += [f"{_names(systems)}: {sentence}" for sentence, systems in sentences.items()]
-    return "\n".join(lines)
+        if report.outcome != expected:
+            sentences.setdefault(f"{report.outcome}: {report.sentence}", []).append(report.system)
+    return "\n".join([*lines, *(f"{_names(systems)}: {sentence}" for sentence, systems in sentences.items())])
 
 
 def _mean(column: Column, values: Sequence[dict[str, Metric]]) -> str | None:

@@ -174,7 +174,7 @@ def _shown(reports: Sequence[Report]) -> str:
     from phl_ase.validators import funnels
 
     if len(reports) <= _FEW:
-        return report_table(reports, COLUMNS)
+        return report_table(reports, COLUMNS, "found")
     groups = funnels(reports)
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
     headings = ["way", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]
