@@ -28,7 +28,6 @@ from phl_ase.datasets import (
     MemoryDataset,
     Split,
     data_card,
-    histograms,
     open_dataset,
     split,
     summarise,
@@ -755,15 +754,6 @@ def test_summary_finds_outliers(frames):
     assert 3 in summary["outliers"]["hessian_sum_rule"]["frames"]
     assert summary["coverage"]["hvp"] == 3
     assert json.dumps(summary, allow_nan=False)
-
-
-def test_histograms(tmp_path, bundled, frames):
-    histograms(bundled, tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    histograms(MemoryDataset([bare(np.random.default_rng(0), n=1)]), tmp_path / "b.png")
-    assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
-    with pytest.raises(PHLError, match="does not exist"):
-        histograms(bundled, tmp_path / "nowhere" / "a.png")
 
 
 def test_every_column_is_a_field_of_a_frame():

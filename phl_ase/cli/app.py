@@ -9,19 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase import __version__
-from phl_ase.cli import check, data, demo, evaluate, models, train, validate
+from phl_ase.cli import check, data, demo, evaluate, label, models, train, validate
 from phl_ase.cli.mistakes import reported
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
     "train": train.train,
     "evaluate": evaluate.evaluate,
+    "label": label.label,
     "check": check.check,
     "models": models.models,
 }
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
-    "data": ("Look into data sets.", {"info": data.info}),
+    "data": ("Look into data sets; import, export, merge and split them.", data.COMMANDS),
     "validate": ("Score a model or method against a reference.", dict(validate.COMMANDS)),
 }
 """Name -> (help, its commands)."""

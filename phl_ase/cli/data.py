@@ -1,7 +1,9 @@
-"""``phl data``: looking into data sets."""
+"""``phl data``: looking into data sets, importing, exporting, merging and splitting them."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,13 +11,34 @@ import typer
 
 from phl_ase.cli.output import check_target, save_json, table
 
+_COUNTED = 30
+
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A bundled name, our HDF5, or anything ase.io reads.")
+]
+
+Keys = Annotated[
+    list[str] | None,
+    typer.Option("--key", metavar="LABEL=KEY", help="A label under another key, as energy=dft_energy (ASE's files)."),
+]
+Units = Annotated[
+    list[str] | None,
+    typer.Option("--unit", metavar="LABEL=UNIT", help="The unit of a label in the file, as hessian=Ha/Bohr^2."),
+]
+NewDataset = Annotated[Path, typer.Option("--output", "-o", metavar="DATASET.h5", help="The data set to write.")]
+
 
 def info(
-    file: Annotated[str, typer.Argument(help="A bundled name, our HDF5, or anything ase.io reads.")],
+    file: DatasetName,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all of it as JSON.")] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE.png", help="Draw energies (eV/atom), forces (eV/Å), Hessians (eV/Å²)."),
+        typer.Option(
+            "--plot",
+            "--histogram",
+            metavar="FILE.png",
+            help="Draw how energies (eV/atom), forces (eV/Å) and Hessians (eV/Å²) spread.",
+        ),
     ] = None,
 ) -> None:
     """What a data set holds: frames, kinds of geometry, labels, ranges with units, outliers.
@@ -25,20 +48,173 @@ def info(
     """
     check_target(json, "JSON file")
     check_target(plot, "plot")
-    from phl_ase.datasets import histograms, open_dataset, summarise
+    from phl_ase.datasets import open_dataset, summarise
 
     with open_dataset(file) as dataset:
         summary = summarise(dataset)
         typer.echo(_shown(summary))
         save_json(json, summary)
         if plot is not None:
-            histograms(dataset, plot)
+            _draw(dataset, plot)
+
+
+def _draw(dataset: Any, path: Path) -> None:
+    import numpy as np
+
+    from phl_ase.datasets import measures
+    from phl_ase.files import write_atomic
+    from phl_ase.plots import frames, style
+
+    title = f"{Path(dataset.name).name}: {len(dataset)} frames, {dataset.meta.level_of_theory or 'level unknown'}"
+    kinds = np.array([kind or "unknown" for kind in dataset.kinds.tolist()])
+    write_atomic(path, style.to_png(frames.draw, frames.Spread(title, kinds, measures(dataset))))
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A foreign file, or a folder of DeePMD's or LMDB's.")],
+    output: NewDataset,
+    format: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, horm, deepmd, …; recognised by default.")
+    ] = "",
+    key: Keys = None,
+    unit: Units = None,
+    level: Annotated[str, typer.Option("--level", metavar="TEXT", help="Level of theory, as 'wB97X-D/6-31G(d)'.")] = "",
+    energy_reference: Annotated[
+        str, typer.Option("--energy-reference", metavar="TEXT", help="What energies are relative to, as 'absolute'.")
+    ] = "",
+    structures: Annotated[
+        Path | None, typer.Option("--structures", metavar="FILE", help="Structures of MLFF-distill's force Jacobians.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+) -> None:
+    """Read a foreign data set, frame by frame, and write it as ours; nothing that is in the file is executed.
+
+    Energies in eV, forces in eV/Å, Hessians in eV/Å² (made symmetric). The report says how asymmetric they were, how
+    many break the acoustic sum rule, and which frames stand twice. Broken frames are refused, listed and recorded in
+    the data set; the exit code is then 1.
+
+    phl data import frames.extxyz -o frames.h5 --level 'wB97X-D/6-31G(d)' --key energy=dft_energy
+
+    phl data import atomic_units.xyz -o frames.h5 --unit energy=Ha --unit forces=Ha/Bohr
+
+    phl data import force_jacobians.lmdb -o labels.h5 --structures frames.extxyz
+    """
+    check_target(output, "data set")
+    check_target(json, "JSON file")
+    from phl_ase.datasets import import_dataset
+
+    report = import_dataset(
+        file,
+        output,
+        format=format,
+        keys=_pairs(key or [], "--key", "energy=dft_energy"),
+        units=_pairs(unit or [], "--unit", "energy=Ha"),
+        level=level,
+        energy_reference=energy_reference,
+        structures=structures,
+    )
+    typer.echo("\n".join([f"{output}: {report.lines[0]}", *report.lines[1:]]))
+    save_json(json, report.to_json())
+    if report.refused:
+        raise typer.Exit(1)
+
+
+def export(
+    dataset: DatasetName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file or folder to write.")],
+    format: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, deepmd; by the suffix of FILE otherwise.")
+    ] = "",
+) -> None:
+    """Write a data set in a foreign format: energies in eV, forces in eV/Å, Hessians and HVPs in eV/Å².
+
+    phl data export frames.h5 -o frames.extxyz
+
+    phl data export frames.h5 -o frames_deepmd --format deepmd
+    """
+    check_target(output, "export")
+    from phl_ase.datasets import EXPORTERS, exporter_of, open_dataset
+
+    name = exporter_of(output, format)
+    with open_dataset(dataset) as source:
+        EXPORTERS[name].write(source, output)
+        typer.echo(f"{output}: {len(source)} frames as {name}")
+        lost = ", ".join(["level of theory", "energy reference", *EXPORTERS[name].loses])
+        typer.echo(f"not part of {name}, so left behind: {lost}")
+
+
+def merge(
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET…", help="Two or more data sets.")],
+    output: NewDataset,
+    allow_mixed: Annotated[
+        bool,
+        typer.Option("--allow-mixed", help="Merge different levels of theory or energy references (eV) all the same."),
+    ] = False,
+) -> None:
+    """Put data sets of one level of theory one after another into one file; frames that stand twice are counted.
+
+    phl data merge mine.h5 yours.h5 -o ours.h5
+    """
+    check_target(output, "data set")
+    from phl_ase.datasets import merge as merged
+    from phl_ase.datasets import open_dataset
+
+    with contextlib.ExitStack() as stack:
+        sources = [stack.enter_context(open_dataset(name)) for name in datasets]
+        content_hash, tally = merged(sources, output, allow_mixed=allow_mixed)
+    typer.echo(f"{output}: {tally.seen} frames of {len(datasets)} data sets, content hash {content_hash}")
+    typer.echo("\n".join(tally.lines()))
+
+
+def split(
+    dataset: DatasetName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where train.h5, … are written.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="random, stationary, by-reaction.")] = "random",
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same split.")] = 0,
+    fractions: Annotated[
+        tuple[float, float, float], typer.Option("--fractions", help="Shares of train, valid, test; their sum is 1.")
+    ] = (0.8, 0.1, 0.1),
+    mild: Annotated[
+        float, typer.Option("--mild", help="Highest temperature of a mild sample, K (stationary).")
+    ] = 600.0,
+) -> None:
+    """Split a data set into the files train.h5, valid.h5 and test.h5, and record the split in split.json.
+
+    phl data split reactions-wb97xd-631gd --by by-reaction -o reactions
+    """
+    check_target(output.parent / "split.json", "split")
+    from phl_ase.datasets import open_dataset, write_split
+    from phl_ase.datasets import split as divided
+
+    with open_dataset(dataset) as source:
+        counts = write_split(source, divided(source, by, seed, fractions=fractions, mild=mild), output)
+    typer.echo(f"{output}: {', '.join(f'{part} {count}' for part, count in counts.items())} frames, split {by!r}")
+
+
+def _pairs(words: list[str], option: str, example: str) -> dict[str, str]:
+    from phl_ase.errors import PHLError
+
+    wrong = [word for word in words if not all(word.partition("="))]
+    if wrong:
+        raise PHLError(f"{option} {wrong[0]!r}; expected LABEL=…, as {option} {example}")
+    return dict(word.split("=", 1) for word in words)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "info": info,
+    "import": import_,
+    "export": export,
+    "merge": merge,
+    "split": split,
+}
+"""Name -> command of ``phl data``."""
 
 
 def _shown(summary: dict[str, Any]) -> str:
     sizes = list(summary["sizes"])
     head = [
         f"{summary['name']}: {summary['frames']} frames, {summary['atoms']} atoms, {sizes[0]} to {sizes[-1]} a frame",
+        f"sizes: {_counted(summary['sizes'], '{1} of {0} atoms')}",
         f"level of theory: {summary['level_of_theory']}; energies: {summary['energy_reference']}",
         f"elements: {_counted(summary['elements'])}",
         f"kinds: {_counted(summary['by_kind'])}",
@@ -64,5 +240,6 @@ def _outliers(outliers: dict[str, Any]) -> str:
     return table(("outliers", "limit", "count", "first frames"), rows, words=2)
 
 
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+def _counted(counts: dict[str, int], form: str = "{0} {1}") -> str:
+    shown = [form.format(*item) for item in list(counts.items())[:_COUNTED]]
+    return ", ".join(shown + ([f"… {len(counts) - _COUNTED} more"] if len(counts) > _COUNTED else []))

@@ -138,13 +138,18 @@ def _checked_array(file: h5py.File, name: str, column: Column, path: Path, total
         array = file[name]
         if not isinstance(array, h5py.Dataset):
             raise PHLError(f"{where} is a group or a type; expected an array")
-        _check_storage(array, where)
+        check_storage(array, where)
         _check_type(array, column, where)
-        _check_size(array, where, total)
+        check_size(array, where, total)
     return array
 
 
-def _check_storage(array: h5py.Dataset, where: str) -> None:
+def check_storage(array: h5py.Dataset, where: str) -> None:
+    """Check that an array holds its own data, through HDF5's own filters.
+
+    Raises:
+        PHLError: When its data are elsewhere, or behind another filter.
+    """
     # before shape or type is asked for: HDF5 opens the sources of a virtual data set to answer
     properties = array.id.get_create_plist()
     if properties.get_layout() == h5py.h5d.VIRTUAL:
@@ -171,7 +176,12 @@ def _check_type(array: h5py.Dataset, column: Column, where: str) -> None:
         raise PHLError(f"{where} has shape {array.shape}, expected (rows, {', '.join(map(str, column.shape))})")
 
 
-def _check_size(array: h5py.Dataset, where: str, total: int) -> None:
+def check_size(array: h5py.Dataset, where: str, total: int) -> None:
+    """Check that the bytes in the file can fill the shape that an array declares.
+
+    Raises:
+        PHLError: Otherwise.
+    """
     declared = array.size * array.dtype.itemsize
     stored = array.id.get_storage_size()
     ratio = 1 if array.id.get_create_plist().get_nfilters() == 0 else _RATIO

@@ -65,7 +65,19 @@ def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
             looked at.
 
     Returns:
-        The frame, and for each label found where it was found: a key, or ``"calculator"``.
+        The frame, its Hessian symmetric, and for each label found where it was found: a key, or ``"calculator"``.
+
+    Raises:
+        PHLError: For an unknown label, or a value of the wrong shape or type.
+    """
+    frame, found = frame_as_found(atoms, name, keys=keys)
+    if frame.hessian is not None and np.all(np.isfinite(frame.hessian)):
+        frame = dataclasses.replace(frame, hessian=symmetrised(frame.hessian, name))
+    return checked(frame, name), found
+
+
+def frame_as_found(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = None) -> tuple[Frame, dict[str, str]]:
+    """Like :func:`labelled_frame`, but the Hessian stays as asymmetric as it is in the file.
 
     Raises:
         PHLError: For an unknown label, or a value of the wrong shape or type.
@@ -85,9 +97,7 @@ def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
     frame = frame_from_atoms(bare, name)
     shaped = {label: _shaped(label, value, len(atoms), f"{name}: {found[label]!r}") for label, value in values.items()}
     shaped = {label: value for label, value in shaped.items() if label not in ("charge", "multiplicity")}
-    if "hessian" in shaped and np.all(np.isfinite(shaped["hessian"])):
-        shaped["hessian"] = symmetrised(shaped["hessian"], name)
-    return checked(dataclasses.replace(frame, **shaped), name), found
+    return dataclasses.replace(frame, **shaped), found
 
 
 def hessian_asymmetry(atoms: Atoms, found: Mapping[str, str]) -> float:

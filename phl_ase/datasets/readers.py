@@ -124,7 +124,7 @@ READERS: dict[str, Callable[[Path, Mapping[str, str] | None], BaseDataset]] = {
 
 
 def write_extxyz(path: str | PathLike[str], frames: Iterable[Frame]) -> None:
-    """Write frames with their labels as extended XYZ, under the keys that :func:`open_dataset` looks for.
+    """Write frames with their labels as extended XYZ, one by one, under the keys that :func:`open_dataset` looks for.
 
     Eight decimals, as ASE writes them: labels come back to 1e-8, not bit for bit.
 
@@ -133,11 +133,14 @@ def write_extxyz(path: str | PathLike[str], frames: Iterable[Frame]) -> None:
     """
     import ase.io
 
-    images = [labelled_atoms(frame) for frame in frames]
-    if not images:
-        raise PHLError(f"cannot write {path}: there are no frames")
+    written = 0
     with replacing(Path(path)) as temporary:
-        ase.io.write(str(temporary), images, format="extxyz")
+        with temporary.open("w", encoding="utf-8") as file:
+            for frame in frames:
+                ase.io.write(file, labelled_atoms(frame), format="extxyz")
+                written += 1
+        if not written:
+            raise PHLError(f"cannot write {path}: there are no frames")
 
 
 def data_card(name: str) -> str:

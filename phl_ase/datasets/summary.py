@@ -1,11 +1,9 @@
-"""What is in a data set: counts, label coverage, ranges with units, outliers; as a table and as a figure."""
+"""What is in a data set: counts, label coverage, ranges with units, outliers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,6 @@ from ase.data import chemical_symbols
 
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.schema import asymmetry
-from phl_ase.errors import missing_package
-from phl_ase.files import replacing
 from phl_ase.structures.frame import Frame
 
 Array = np.ndarray
@@ -51,16 +47,17 @@ def measures(dataset: BaseDataset) -> dict[str, Array]:
         Measure -> ``(frames,)``, NaN where a frame does not carry what it is taken from; units in :data:`MEASURES`.
     """
     table = {name: np.full(len(dataset), np.nan) for name in MEASURES}
-    composition: list[tuple] = []
+    number_of: dict[tuple, int] = {}
+    composition = np.empty(len(dataset), dtype=int)
     for index, frame in enumerate(dataset):
-        composition.append((*sorted(frame.numbers.tolist()), frame.charge, frame.multiplicity))
+        key = (*sorted(frame.numbers.tolist()), frame.charge, frame.multiplicity)
+        composition[index] = number_of.setdefault(key, len(number_of))
         for name, value in _measured(frame):
             table[name][index] = value
     energies = table["energy_per_atom"]
-    for group in set(composition):
-        members = np.array([c == group for c in composition]) & ~np.isnan(energies)
-        if members.any():
-            table["energy_above_lowest"][members] = energies[members] - energies[members].min()
+    lowest = np.full(len(number_of), np.inf)
+    np.fmin.at(lowest, composition, energies)  # takes no notice of NaN
+    table["energy_above_lowest"] = energies - lowest[composition]
     return table
 
 
@@ -142,46 +139,3 @@ def _outliers(table: dict[str, Array]) -> dict[str, Any]:
             limit_text, first = f"{side} {limit:g} {unit}", beyond[:_LISTED].tolist()
             found[name] = {"limit": limit_text, "meaning": meaning, "count": len(beyond), "frames": first}
     return found
-
-
-# Okabe and Ito's colours, told apart with any colour vision
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
-_PANELS = (
-    ("energy_above_lowest", "energy above the lowest of its composition, eV/atom"),
-    ("force_max", "largest force on an atom, eV/Å"),
-    ("hessian_max", "largest Hessian element, eV/Å²"),
-    ("closest", "shortest distance, Å"),
-)
-
-
-def histograms(dataset: BaseDataset, path: str | PathLike[str]) -> None:
-    """Draw how energies, forces, curvatures and shortest distances spread over the kinds of geometry, as a PNG.
-
-    Raises:
-        PHLError: When matplotlib is missing or the file cannot be written.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-    except ImportError as error:
-        raise missing_package("matplotlib", "plot", "drawing histograms") from error
-    table = measures(dataset)
-    kinds = np.array([kind or "unknown" for kind in dataset.kinds.tolist()])
-    names = sorted(set(kinds.tolist()), key=lambda kind: (-int((kinds == kind).sum()), kind))
-    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    for axes, (measure, label) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        values = [v[~np.isnan(v)] for v in (table[measure][kinds == kind] for kind in names)]
-        if sum(map(len, values)):
-            axes.hist(values, bins=30, stacked=True, color=colours)
-        else:
-            axes.text(0.5, 0.5, "no frame carries this label", ha="center", va="center", transform=axes.transAxes)
-        axes.set_xlabel(label)
-        axes.set_ylabel("frames")
-    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(names)))
-    level = dataset.meta.level_of_theory or "level unknown"
-    figure.suptitle(f"{Path(dataset.name).name}: {len(dataset)} frames, {level}")
-    with replacing(Path(path)) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,18 @@ def write_dataset(
     if meta is None:
         meta = frames.meta if isinstance(frames, BaseDataset) else DatasetMeta()
     source: Any = frames if isinstance(frames, BaseDataset | Sequence) else list(frames)
-    attributes = _attributes(meta)
+    attributes(meta)  # what is wrong with them is said before the frames are read
     offsets, widths = _measure(source, path)
     with replacing(path) as temporary:
-        return _write(temporary, source, meta, attributes, offsets, widths, compression)
+        return write_columns(temporary, blocks(source), meta, offsets=offsets, widths=widths, compression=compression)
 
 
-def _attributes(meta: DatasetMeta) -> dict[str, Any]:
+def attributes(meta: DatasetMeta) -> dict[str, Any]:
+    """What stands in the attributes of a file.
+
+    Raises:
+        PHLError: When the provenance is not what JSON holds, or a text is longer than HDF5 keeps.
+    """
     try:
         provenance = json.dumps(dict(meta.provenance), sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -100,13 +105,38 @@ def _measure(frames: Iterable[Frame], path: Path) -> tuple[dict[str, np.ndarray]
     return {ragged: np.concatenate([[0], ends[:, i]]) for i, ragged in enumerate(RAGGED)}, widths
 
 
-def _write(path, frames, meta, attributes, offsets, widths, compression) -> str:
+def write_columns(
+    path: Path,
+    columns: Iterable[Mapping[str, np.ndarray]],
+    meta: DatasetMeta,
+    *,
+    offsets: Mapping[str, np.ndarray],
+    widths: Mapping[str, int],
+    compression: bool = False,
+) -> str:
+    """Write a file from blocks of columns.
+
+    Args:
+        path: A file that does not exist.
+        columns: Blocks: column -> rows; those of one column in the order of the frames.
+        meta: Level of theory and the like.
+        offsets: Group of ragged columns -> offsets ``(frames + 1,)``.
+        widths: Column of text -> bytes of its longest entry.
+        compression: Deflate the arrays.
+
+    Returns:
+        The content hash.
+
+    Raises:
+        PHLError: For attributes that cannot be written.
+        OSError: When the disk is full.
+    """
     sink = Sink(path)
     try:
         with h5py.File(sink, "w") as file:
-            for name, value in attributes.items():
+            for name, value in attributes(meta).items():
                 _set_attribute(file, name, value)
-            digest = _fill(file, frames, offsets, widths, compression, sink)
+            digest = _fill(file, columns, offsets, widths, compression, sink)
             _set_attribute(file, "content_hash", digest.hexdigest(meta))
         sink.check()
     finally:
@@ -122,7 +152,7 @@ def _set_attribute(file: h5py.File, name: str, value: Any) -> None:
         file.attrs[name] = value
 
 
-def _fill(file, frames, offsets, widths, compression, sink) -> ContentHash:
+def _fill(file, columns, offsets, widths, compression, sink) -> ContentHash:
     digest = ContentHash()
     arrays = {}
     for name, column in COLUMNS.items():
@@ -136,7 +166,7 @@ def _fill(file, frames, offsets, widths, compression, sink) -> ContentHash:
             array = _create(file, offsets_name(ragged), values.shape, np.dtype("<i8"), compression)
             array[...] = values
     written = dict.fromkeys(arrays, 0)
-    for block in blocks(frames):
+    for block in columns:
         for name, values in block.items():
             # HDF5 converts no ASCII text, NumPy's own, to UTF-8
             fitting = values.astype(arrays[name].dtype) if values.dtype.kind == "S" else values

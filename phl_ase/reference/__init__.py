@@ -1,8 +1,8 @@
 """Reference methods and what they label.
 
 ``methods`` has the table of names, ``pyscf_method`` density functional theory as an ASE calculator, ``dispersion`` the
-pair dispersion of ωB97X-D, ``labels`` the labels of one frame. The names below are loaded when they are first used:
-naming a method must not load torch.
+pair dispersion of ωB97X-D, ``labels`` the labels of one frame, ``campaign`` those of a data set. The names below are
+loaded when they are first used: naming a method must not load torch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phl_ase.reference.campaign import LabelMethod, LabelResult, label_dataset
     from phl_ase.reference.dispersion import Dispersion, chai_head_gordon
-    from phl_ase.reference.labels import FAILURES, HESSIANS, Failure, LabelledFrame, Probes, choose_step, label_frame
-    from phl_ase.reference.methods import METHODS, Method, level_of_theory, make_method
+    from phl_ase.reference.labels import (
+        FAILURES,
+        HESSIANS,
+        Failure,
+        LabelledFrame,
+        LabelRequest,
+        Probes,
+        choose_step,
+        label_frame,
+    )
+    from phl_ase.reference.methods import METHODS, Method, energy_reference, level_of_theory, make_method
     from phl_ase.reference.pyscf_method import PySCFCalculator
     from phl_ase.reference.scf import SCFNotConverged
 
@@ -23,6 +33,9 @@ __all__ = [
     "METHODS",
     "Dispersion",
     "Failure",
+    "LabelMethod",
+    "LabelRequest",
+    "LabelResult",
     "LabelledFrame",
     "Method",
     "Probes",
@@ -30,17 +43,21 @@ __all__ = [
     "SCFNotConverged",
     "chai_head_gordon",
     "choose_step",
+    "energy_reference",
+    "label_dataset",
     "label_frame",
     "level_of_theory",
     "make_method",
 ]
 
 _HOME = {
+    **dict.fromkeys(("LabelMethod", "LabelResult", "label_dataset"), "campaign"),
     **dict.fromkeys(("Dispersion", "chai_head_gordon"), "dispersion"),
     **dict.fromkeys(
-        ("FAILURES", "HESSIANS", "Failure", "LabelledFrame", "Probes", "choose_step", "label_frame"), "labels"
+        ("FAILURES", "HESSIANS", "Failure", "LabelRequest", "LabelledFrame", "Probes", "choose_step", "label_frame"),
+        "labels",
     ),
-    **dict.fromkeys(("METHODS", "Method", "level_of_theory", "make_method"), "methods"),
+    **dict.fromkeys(("METHODS", "Method", "energy_reference", "level_of_theory", "make_method"), "methods"),
     "PySCFCalculator": "pyscf_method",
     "SCFNotConverged": "scf",
 }

@@ -39,6 +39,7 @@ FAILURES: dict[str, str] = {
     "not-finite": "the structure or the method's results hold NaN or infinity",
     "refused": "the method cannot treat the structure",
     "crashed": "the calculator raised an error",
+    "died": "the process that labelled it ended, twice: a crash of compiled code, or out of memory",
 }
 """Outcome of a frame that could not be labelled -> what it means."""
 
@@ -158,16 +159,13 @@ def label_frame(
         PHLError: For a mistake in the request, or a charge or multiplicity in ``atoms.info`` that is no whole number.
             What else goes wrong with the structure is in the result.
     """
-    if hessian is not None and hessian not in HESSIANS:
-        raise unknown("kind of Hessian", hessian, HESSIANS)
-    if not step > 0:
-        raise PHLError(f"step is {step!r} Å; expected a positive displacement, for example {STEP}")
-    if estimate_error and probes is None:
-        raise PHLError("estimate_error compares products, but no probes were asked for; give probes=Probes(…)")
+    check_request(hessian, probes, step, estimate_error=estimate_error)
     start = time.monotonic()
     bare = _bare(structure)
     try:
         atoms = atoms_from_frame(bare.check("the structure"))
+        # stated even where they are the usual: what the frame says is what must be computed
+        atoms.info.update(charge=bare.charge, multiplicity=bare.multiplicity)
         atoms.calc = calculator
         labels, gradients, error = _labels(bare, atoms, hessian, probes, step, estimate_error)
         labelled = dataclasses.replace(bare, **labels).check(atoms.get_chemical_formula())
@@ -176,6 +174,20 @@ def label_frame(
         reason = " ".join(str(problem).split()) or type(problem).__name__
         return LabelledFrame(bare, Failure(outcome, reason), 0, time.monotonic() - start)
     return LabelledFrame(labelled, None, gradients, time.monotonic() - start, error)
+
+
+def check_request(hessian: str | None, probes: Probes | None, step: float, *, estimate_error: bool) -> None:
+    """Check what is asked of :func:`label_frame`.
+
+    Raises:
+        PHLError: For an unknown kind of Hessian, a step that is not positive, or an error of products without probes.
+    """
+    if hessian is not None and hessian not in HESSIANS:
+        raise unknown("kind of Hessian", hessian, HESSIANS)
+    if not (np.isfinite(step) and step > 0):
+        raise PHLError(f"step is {step!r} Å; expected a positive displacement, for example {STEP}")
+    if estimate_error and probes is None:
+        raise PHLError("estimate_error compares products, but no probes were asked for; give probes=Probes(…)")
 
 
 def _labels(
@@ -199,6 +211,36 @@ def _labels(
         labels["hessian"], calls = HESSIANS[hessian](atoms, step)
         gradients += calls
     return labels, gradients, error
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """What every frame of a data set is labelled with beside energy and forces.
+
+    Attributes:
+        hessian: A key of ``HESSIANS``; ``None`` for no Hessian.
+        probes: Label along these; ``None`` for no products.
+        step: Displacement of the atom that moves most in central differences, Å.
+        estimate_error: On how many frames the products are repeated with twice the step: 2K gradients more on each.
+
+    Raises:
+        PHLError: For an unknown kind of Hessian, a step or a number of frames that cannot be.
+    """
+
+    hessian: str | None = None
+    probes: Probes | None = None
+    step: float = STEP
+    estimate_error: int = 0
+
+    def __post_init__(self) -> None:
+        if self.estimate_error < 0:
+            raise PHLError(f"estimate_error is {self.estimate_error} frames; expected 0 or more")
+        check_request(self.hessian, self.probes, self.step, estimate_error=self.estimate_error > 0)
+
+    def label(self, frame: Frame, calculator: Any, *, estimate_error: bool = False) -> LabelledFrame:
+        """Label one frame, as :func:`label_frame`; ``estimate_error`` where it is one of the sample."""
+        asked: dict[str, Any] = {"hessian": self.hessian, "probes": self.probes, "step": self.step}
+        return label_frame(frame, calculator, **asked, estimate_error=estimate_error)
 
 
 def choose_step(

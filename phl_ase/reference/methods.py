@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from phl_ase.errors import PHLError, missing_package, unknown
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a method beside its name.
+
+    Attributes:
+        read: From its text to its value; a ``ValueError`` where the text is none.
+        expected: What the text should have been, for an error.
+    """
+
+    read: Callable[[str], Any]
+    expected: str
 
 
 @dataclass(frozen=True)
@@ -14,12 +27,25 @@ class Method:
     """A reference method.
 
     Attributes:
-        make: From what follows the name and a colon (empty for nothing) to a new ASE calculator.
+        make: From what follows the name and a colon (empty for nothing), and settings, to a new ASE calculator.
         description: One line for a user.
+        settings: Name -> setting, for keyword arguments of ``make``.
+        package: The package that computes.
     """
 
-    make: Callable[[str], Any]
+    make: Callable[..., Any]
     description: str
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    package: str = "ase"
+
+
+def _yes(text: str) -> bool:
+    return {"yes": True, "true": True, "no": False, "false": False}[text.lower()]
+
+
+_WHOLE = Setting(int, "a whole number")
+_NUMBER = Setting(float, "a number")
+_YES = Setting(_yes, "yes or no")
 
 
 def _emt(rest: str) -> Any:
@@ -30,8 +56,10 @@ def _emt(rest: str) -> Any:
     return EMT()
 
 
-def _tblite(rest: str) -> Any:
+def _tblite(rest: str, **settings: Any) -> Any:
     """GFN2-xTB, or the method that follows (C. Bannwarth et al., doi:10.1021/acs.jctc.8b01176)."""
+    from ase.calculators.calculator import CalculationFailed, InputError, SCFError
+
     try:
         from tblite.ase import TBLite
     except ImportError:
@@ -52,44 +80,108 @@ def _tblite(rest: str) -> Any:
             self.set(charge=charge, multiplicity=multiplicity if stated else None)
             return super().check_state(atoms, tol)
 
+        def calculate(self, atoms=None, *arguments, **options) -> None:
+            structure = self.atoms if atoms is None else atoms
+            multiplicity = self.parameters["multiplicity"]
+            if structure is not None and multiplicity is not None and not structure.pbc.any():
+                _check_electrons(structure, self.parameters["charge"], multiplicity)
+            try:
+                super().calculate(atoms, *arguments, **options)
+            except CalculationFailed as problem:
+                raise (SCFError if "SCF" in str(problem) else CalculationFailed)(str(problem)) from None
+            except InputError as problem:
+                raise PHLError(f"tblite: {problem}") from None
+
     # at the usual accuracy (1.0) the noise of the forces puts 4e-3 eV/Å² on a numerical Hessian, here 3e-5; no slower
-    return InfoTBLite(method=method, accuracy=0.01, verbosity=0)
+    return InfoTBLite(method=method, verbosity=0, **{"accuracy": 0.01, **settings})
 
 
-def _pyscf(rest: str) -> Any:
+def _check_electrons(atoms: Any, charge: int, multiplicity: int) -> None:
+    """Refuse a multiplicity that xTB would replace by another without a word."""
+    electrons = int(atoms.numbers.sum()) - charge
+    if (electrons - multiplicity) % 2 == 0:
+        raise PHLError(
+            f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons, which cannot have "
+            f"multiplicity {multiplicity} (2S+1): set atoms.info['charge'] and atoms.info['multiplicity']"
+        )
+
+
+def _pyscf(rest: str, **settings: Any) -> Any:
     """ωB97X-D/6-31G(d), or FUNCTIONAL/BASIS."""
     from phl_ase.reference.pyscf_method import PySCFCalculator
 
     if not rest:
-        return PySCFCalculator()
+        return PySCFCalculator(**settings)
     functional, _, basis = rest.partition("/")
     if not (functional and basis):
         raise PHLError(f"got 'pyscf:{rest}'; expected pyscf:FUNCTIONAL/BASIS, for example pyscf:b3lyp/def2-svp")
-    return PySCFCalculator(functional, basis)
+    return PySCFCalculator(functional, basis, **settings)
 
 
 METHODS: dict[str, Method] = {
     "emt": Method(_emt, "effective medium theory for metals (ASE): for trying things out"),
-    "tblite": Method(_tblite, "GFN2-xTB, or tblite:GFN1-xTB, tblite:IPEA1-xTB"),
-    "pyscf": Method(_pyscf, "wB97X-D/6-31G(d), or pyscf:FUNCTIONAL/BASIS"),
+    "tblite": Method(
+        _tblite,
+        "GFN2-xTB, or tblite:GFN1-xTB, tblite:IPEA1-xTB",
+        {"accuracy": _NUMBER, "electronic_temperature": _NUMBER, "max_iterations": _WHOLE},
+        "tblite",
+    ),
+    "pyscf": Method(
+        _pyscf,
+        "wB97X-D/6-31G(d), or pyscf:FUNCTIONAL/BASIS",
+        {"cartesian": _YES, "grid_level": _WHOLE, "threads": _WHOLE, "max_memory": _WHOLE},
+        "pyscf",
+    ),
 }
 """Name -> method."""
 
 
-def make_method(text: str) -> Any:
+def make_method(text: str, settings: Mapping[str, str] | None = None) -> Any:
     """A new ASE calculator of a method such as ``tblite:GFN1-xTB``.
 
+    Args:
+        text: Name, and what follows it after a colon.
+        settings: Name of a setting of the method -> its text, as ``{"grid_level": "5"}``.
+
     Raises:
-        PHLError: For an unknown name, a text that the method does not read, or a missing package.
+        PHLError: For an unknown name or setting, a text that the method does not read, or a missing package.
     """
     name, _, rest = text.partition(":")
     if name not in METHODS:
         raise unknown("reference method", name, METHODS)
-    return METHODS[name].make(rest)
+    return METHODS[name].make(rest, **_read_settings(name, settings or {}))
+
+
+def _read_settings(name: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    known = METHODS[name].settings
+    values = {}
+    for key, text in settings.items():
+        if not known:
+            raise PHLError(f"got the setting {key!r}; the method {name} has none")
+        if key not in known:
+            raise unknown(f"setting of {name}", key, known)
+        try:
+            values[key] = known[key].read(text)
+        except (KeyError, ValueError):
+            raise PHLError(f"{name}: {key} is {text!r}; expected {known[key].expected}") from None
+    return values
 
 
 def level_of_theory(calculator: Any) -> str:
     """What a data set writes as the level of theory of a calculator's labels."""
     parameters = getattr(calculator, "parameters", None) or {}
     stated = getattr(calculator, "level_of_theory", None) or parameters.get("method")
+    learnt = _provenance(calculator).get("level_of_theory")
+    if not stated and learnt:
+        stated = f"{type(calculator).__name__} trained on {learnt}"
     return str(stated or type(calculator).__name__)
+
+
+def energy_reference(calculator: Any) -> str:
+    """What the energies of a calculator are relative to: what a model's training data say, else ``absolute``."""
+    return str(_provenance(calculator).get("energy_reference") or "absolute")
+
+
+def _provenance(calculator: Any) -> Mapping[str, Any]:
+    """What a trained model says of its data; nothing for any other calculator."""
+    return getattr(getattr(calculator, "potential", None), "provenance", None) or {}

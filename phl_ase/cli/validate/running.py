@@ -64,7 +64,7 @@ def run_tasks(name: str, tasks: Sequence[Task], json: Path | None) -> list[Repor
     from phl_ase.progress import Progress
 
     reports: list[Report] = []
-    with Progress(name, len(tasks)) as progress, _terminated_as_interrupted():
+    with Progress(name, len(tasks)) as progress, terminated_as_interrupted():
         try:
             for note, task in tasks:
                 progress.note(note)
@@ -98,7 +98,7 @@ def save_plot(path: Path | None, validator: str, reports: Sequence[Report]) -> N
 
 
 @contextmanager
-def _terminated_as_interrupted():
+def terminated_as_interrupted():
     """SIGTERM as Ctrl-C, so that both end alike; only in the main thread, where signals can be caught."""
     import signal
     import threading

@@ -1,0 +1,166 @@
+"""DeePMD's folders of ``.npy`` files (its ``deepmd/npy`` format), with ``hessian.npy``: reading and writing.
+
+A system is a folder with ``type.raw`` (a number for each atom), ``type_map.raw`` (their elements) and ``set.*`` folders
+with one row a frame: ``coord`` (3n, Å), ``energy`` (eV), ``force`` (3n, eV/Å), ``virial`` (9, eV: −volume × stress),
+``box`` (9, Å), ``hessian`` (9n², eV/Å²). A file ``nopbc`` says that nothing is periodic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+from ase.formula import Formula
+
+from phl_ase.datasets.base import BaseDataset
+from phl_ase.datasets.formats.entry import Entry, Found, Options
+from phl_ase.datasets.formats.npy import Rows, opened
+from phl_ase.errors import PHLError
+from phl_ase.structures.frame import Frame
+
+Array = np.ndarray
+
+_FILES = ("coord", "energy", "force", "virial", "box", "hessian")
+_LABELS = {"energy": "energy", "force": "forces", "virial": "stress", "hessian": "hessian"}
+
+
+def _systems(path: Path) -> list[Path]:
+    return sorted(file.parent for file in path.rglob("type.raw"))
+
+
+def recognises(path: Path) -> bool:
+    """Whether a folder holds a system of DeePMD's, itself or below."""
+    return path.is_dir() and bool(_systems(path))
+
+
+def read(path: Path, options: Options) -> Iterator[Entry]:
+    """Frames of every system in a folder, set by set.
+
+    Raises:
+        PHLError: When a file is absent, truncated, holds Python objects, or does not fit the others.
+    """
+    systems = _systems(path)
+    if not systems:
+        raise PHLError(f"{path}: has no type.raw, in itself or below; expected systems in DeePMD's npy format")
+    for system in systems:
+        numbers = _numbers(system)
+        sets = sorted(folder for folder in system.glob("set*") if folder.is_dir())
+        if not sets:
+            raise PHLError(f"{system}: has no folders set.000, …; expected DeePMD's npy format ('dp convert' of .raw)")
+        for folder in sets:
+            yield from _set(folder, numbers, periodic=not (system / "nopbc").exists())
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PHLError(f"{path}: cannot be read; expected text of DeePMD's npy format") from error
+
+
+def _numbers(system: Path) -> Array:
+    names = _words(system / "type_map.raw")
+    unknown = [name for name in names if name not in atomic_numbers]
+    if unknown:
+        raise PHLError(f"{system / 'type_map.raw'}: names {unknown[0][:20]!r}, which is no element; expected H, C, …")
+    types = _words(system / "type.raw")
+    wrong = [kind for kind in types if not kind.isdecimal() or int(kind) >= len(names)]
+    if wrong or not types:
+        what = repr(wrong[0][:20]) if wrong else "nothing"
+        raise PHLError(f"{system / 'type.raw'}: holds {what}; expected a number from 0 to {len(names) - 1} an atom")
+    return np.array([atomic_numbers[names[int(kind)]] for kind in types])
+
+
+def _set(folder: Path, numbers: Array, *, periodic: bool) -> Iterator[Entry]:
+    if (folder / "real_atom_types.npy").exists():
+        raise PHLError(f"{folder}: is in DeePMD's mixed-type format; write it as deepmd/npy with dpdata first")
+    n = len(numbers)
+    widths = {"coord": 3 * n, "energy": 1, "force": 3 * n, "virial": 9, "box": 9, "hessian": 9 * n * n}
+    with opened({name: folder / f"{name}.npy" for name in _FILES}) as arrays:
+        absent = [name for name in ("coord", *(["box"] if periodic else [])) if name not in arrays]
+        if absent:
+            raise PHLError(
+                f"{folder}: lacks {absent[0]}.npy; a system without a cell needs a file nopbc beside type.raw"
+            )
+        frames = len(arrays["coord"])
+        for name, array in arrays.items():
+            if len(array) != frames or int(np.prod(array.shape[1:], dtype=object)) != widths[name]:
+                raise PHLError(
+                    f"{array.path}: has shape {array.shape}; expected {(frames, widths[name])} for {n} atoms and "
+                    f"{frames} frames"
+                )
+        for index in range(frames):
+            name = f"{folder.parent.name}/{folder.name}: frame {index}"
+            yield Entry(name, partial(_frame, numbers, arrays, index, periodic=periodic))
+
+
+def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: bool) -> tuple[Frame, Found]:
+    n = len(numbers)
+    row = {name: array.row(index).reshape(-1) for name, array in arrays.items()}
+    values: dict[str, Any] = {"positions": row["coord"].reshape(n, 3)}
+    if periodic:
+        values.update(cell=row["box"].reshape(3, 3), pbc=np.ones(3, dtype=bool))
+    if "energy" in row:
+        values["energy"] = float(row["energy"][0])
+    if "force" in row:
+        values["forces"] = row["force"].reshape(n, 3)
+    if "virial" in row and periodic:
+        values["stress"] = -row["virial"].reshape(3, 3) / abs(np.linalg.det(values["cell"]))
+    if "hessian" in row:
+        values["hessian"] = row["hessian"].reshape(3 * n, 3 * n)
+    found = {label: f"{name}.npy" for name, label in _LABELS.items() if label in values}
+    return Frame(numbers=numbers, **values), found
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def _group(frame: Frame) -> tuple[Any, ...]:
+    labels = tuple(getattr(frame, label) is not None for label in _LABELS.values())
+    return (tuple(frame.numbers.tolist()), bool(np.any(frame.pbc)), labels)
+
+
+def write(dataset: BaseDataset, folder: Path) -> None:
+    """Write a folder of systems: one for each sequence of elements, cell or none, and set of labels.
+
+    Args:
+        dataset: What to write; it is read twice, a frame at a time.
+        folder: An empty folder.
+    """
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, frame in enumerate(dataset):
+        groups.setdefault(_group(frame), []).append(index)
+    for place, (key, indices) in enumerate(groups.items()):
+        numbers, periodic, _ = key
+        symbols = [chemical_symbols[z] for z in numbers]
+        system = folder / f"{place:05d}_{Formula.from_list(symbols).format('hill')}"
+        (system / "set.000").mkdir(parents=True)
+        names = sorted(set(symbols))
+        (system / "type_map.raw").write_text("\n".join(names) + "\n", encoding="utf-8")
+        (system / "type.raw").write_text("\n".join(str(names.index(s)) for s in symbols) + "\n", encoding="utf-8")
+        if not periodic:
+            (system / "nopbc").touch()
+        _write_set(system / "set.000", dataset, indices)
+
+
+def _write_set(folder: Path, dataset: BaseDataset, indices: list[int]) -> None:
+    arrays: dict[str, Array] = {}
+    for row, index in enumerate(indices):
+        for name, values in _columns(dataset[index]).items():
+            if name not in arrays:
+                shape = (len(indices),) if name == "energy" else (len(indices), values.size)
+                arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", "<f8", shape)
+            arrays[name][row] = values.reshape(arrays[name].shape[1:])
+
+
+def _columns(frame: Frame) -> dict[str, Array]:
+    periodic = bool(np.any(frame.pbc))
+    columns: dict[str, Any] = {"coord": frame.positions, "box": frame.cell if periodic else None}
+    columns.update(energy=frame.energy, force=frame.forces, hessian=frame.hessian)
+    if frame.stress is not None and periodic:
+        columns["virial"] = -abs(np.linalg.det(frame.cell)) * frame.stress
+    return {name: np.asarray(values, dtype=float) for name, values in columns.items() if values is not None}

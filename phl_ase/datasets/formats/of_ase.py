@@ -1,0 +1,143 @@
+"""Files of ASE: extended XYZ (our keys and MACE's), data bases, trajectories, and whatever else ``ase.io`` reads."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from ase import Atoms
+
+from phl_ase.datasets.formats.entry import Entry, Found, Options
+from phl_ase.datasets.labelled import frame_as_found
+from phl_ase.errors import PHLError
+from phl_ase.structures.frame import Frame
+
+_PAGE = 500
+_LINE = 2**26
+"""Longest line of an XYZ file, characters: a Hessian row of 800 atoms has 10⁵."""
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _entry(name: str, atoms_of: Callable[[], Atoms], options: Options) -> Entry:
+    def build() -> tuple[Frame, Found]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # ASE warns about what the checks of labels report
+                atoms = atoms_of()
+        except Exception as error:  # readers of ASE raise anything at all on a broken frame
+            raise PHLError(f"{name}: cannot be read by ASE ({_reason(error)})") from error
+        return frame_as_found(atoms, name, keys=options.keys)
+
+    return Entry(name, build)
+
+
+def read_extxyz(path: Path, options: Options) -> Iterator[Entry]:
+    """Frames of an extended XYZ file, one at a time.
+
+    ASE's own iterators either index the whole file first or misread frames of ten atoms and more (3.29), so the file is
+    cut into frames here and each is parsed by ASE.
+
+    Raises:
+        PHLError: When the file is no XYZ text, or ends within a frame.
+    """
+    with path.open(encoding="utf-8", errors="strict") as file:
+        index = 0
+        try:
+            while text := _next_frame(file, f"{path}: frame {index}"):
+                yield _entry(f"{path.name}: frame {index}", partial(_parsed, text), options)
+                index += 1
+        except UnicodeDecodeError as error:
+            raise PHLError(f"{path}: is not UTF-8 text at frame {index}; expected extended XYZ") from error
+
+
+def _next_frame(file: io.TextIOBase, where: str) -> str:
+    first = file.readline(_LINE)
+    while first and not first.strip():
+        first = file.readline(_LINE)
+    if not first:
+        return ""
+    try:
+        number = int(first)
+    except ValueError as error:
+        raise PHLError(f"{where}: starts with {first.strip()[:40]!r}; expected the number of its atoms") from error
+    if number < 1:
+        raise PHLError(f"{where}: declares {number} atoms; expected at least one")
+    lines = [first]
+    for _ in range(number + 1):
+        line = file.readline(_LINE)
+        if not line:
+            raise PHLError(
+                f"{where}: the file ends after {len(lines) - 2} of {number} atoms: it is truncated; copy it again"
+            )
+        lines.append(line)
+    return "".join(lines)
+
+
+def _parsed(text: str) -> Atoms:
+    import ase.io
+
+    return next(ase.io.iread(io.StringIO(text), index=0, format="extxyz"))
+
+
+def read_database(path: Path, options: Options) -> Iterator[Entry]:
+    """Rows of an ASE data base, page by page: ``select`` alone fetches all of them at once.
+
+    Raises:
+        PHLError: When it is no data base of ASE's, or damaged.
+    """
+    from ase.db import connect
+
+    last = 0
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                rows = list(connect(str(path.resolve())).select(f"id>{last}", sort="id", limit=_PAGE))
+        except Exception as error:  # SQLite's, JSON's, ASE's own: on a damaged file anything at all
+            raise PHLError(f"{path}: cannot be read as a data base of ASE ({_reason(error)}); copy it again") from error
+        for row in rows:
+            yield _entry(f"{path.name}: row {row.id}", partial(row.toatoms, add_additional_information=True), options)
+        if len(rows) < _PAGE:
+            return
+        last = rows[-1].id
+
+
+def read_any(path: Path, options: Options) -> Iterator[Entry]:
+    """Images of a trajectory, or of any other file that ``ase.io`` reads.
+
+    Raises:
+        PHLError: When ASE cannot read it.
+    """
+    import ase.io
+
+    # absolute, since ASE takes some relative names for data-base servers
+    images = ase.io.iread(str(path.resolve()), index=":", do_not_split_by_at_sign=True)
+    for index in range(2**62):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                atoms = next(images, None)
+        except Exception as error:  # readers of ASE raise anything at all on a broken file
+            raise PHLError(f"{path}: cannot be read by ASE at image {index} ({_reason(error)})") from error
+        if atoms is None:
+            return
+        yield _entry(f"{path.name}: image {index}", partial(_same, atoms), options)
+
+
+def _same(atoms: Atoms) -> Atoms:
+    return atoms
+
+
+def suffix_in(*suffixes: str) -> Callable[[Path], bool]:
+    """Recognises files by their suffix."""
+
+    def recognises(path: Path) -> bool:
+        return path.is_file() and path.suffix.lower() in suffixes
+
+    return recognises

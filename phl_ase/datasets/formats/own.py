@@ -1,0 +1,51 @@
+"""Our own HDF5 as a format to import: to say a level of theory that was not said, or as structures for labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import h5py
+
+from phl_ase.datasets.formats.entry import Entry, Found, Options
+from phl_ase.datasets.guard import open_file
+from phl_ase.datasets.schema import LABELS, DatasetMeta
+from phl_ase.datasets.store import Dataset
+from phl_ase.structures.frame import Frame
+
+_FIELDS = {label: "products" if label == "hvp" else label for label in LABELS}
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file is HDF5 with the attributes of a data set of ours, of any version."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with open_file(path) as file:
+        return "format" in file.attrs
+
+
+def meta(path: Path) -> DatasetMeta:
+    """What the data set says of itself.
+
+    Raises:
+        PHLError: When it is broken or of a newer version.
+    """
+    with Dataset(path) as dataset:
+        return dataset.meta
+
+
+def read(path: Path, options: Options) -> Iterator[Entry]:
+    """Frames of a data set of ours.
+
+    Raises:
+        PHLError: When it is broken or of a newer version.
+    """
+    with Dataset(path) as dataset:
+        for index in range(len(dataset)):
+            yield Entry(f"{path.name}: frame {index}", partial(_frame, dataset, index))
+
+
+def _frame(dataset: Dataset, index: int) -> tuple[Frame, Found]:
+    frame = dataset[index]
+    return frame, {label: name for label, name in _FIELDS.items() if getattr(frame, name) is not None}

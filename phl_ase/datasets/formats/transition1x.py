@@ -1,0 +1,115 @@
+"""Transition1x (doi:10.1038/s41597-022-01870-w): images of nudged elastic bands at wB97x/6-31G(d), in HDF5.
+
+``data/FORMULA/REACTION`` holds ``atomic_numbers (n,)`` and, for the images of the band, ``positions (images, n, 3)`` Å,
+``wB97x_6-31G(d).energy (images,)`` eV and ``wB97x_6-31G(d).forces (images, n, 3)`` eV/Å; its groups ``reactant``,
+``transition_state`` and ``product`` hold the same for one geometry each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from phl_ase.datasets.formats.entry import Entry, Found, Options
+from phl_ase.datasets.guard import check_size, check_storage, damage_of, open_file
+from phl_ase.errors import PHLError
+from phl_ase.structures.frame import Frame
+
+Array = np.ndarray
+
+_ENERGY, _FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
+_KINDS = {"reactant": "reactant", "transition_state": "ts", "product": "product"}
+_BLOCK = 256
+_FOUND = {"energy": _ENERGY, "forces": _FORCES}
+
+
+def recognises(path: Path) -> bool:
+    """Whether a file is HDF5: no other format here is, but our own, which is tried before."""
+    return path.is_file() and h5py.is_hdf5(path)
+
+
+def read(path: Path, options: Options) -> Iterator[Entry]:
+    """Frames reaction by reaction: reactant, TS, product, then the images of the band (kind ``neb``).
+
+    Raises:
+        PHLError: When the file is truncated, not laid out so, holds links or data in other files, or declares shapes
+            that its bytes cannot fill.
+    """
+    with open_file(path) as file:
+        data = _group(file, "data", path)
+        for formula in data:
+            reactions = _group(data, formula, path)
+            for reaction in reactions:
+                group = _group(reactions, reaction, path)
+                for kind in (*_KINDS, "neb"):
+                    if kind == "neb" or kind in group:
+                        place = group if kind == "neb" else _group(group, kind, path)
+                        yield from _images(place, reaction, _KINDS.get(kind, kind), path)
+
+
+def _linked(parent: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset:
+    where = f"{path}: {parent.name.rstrip('/')}/{name}"
+    with damage_of(where):
+        link = parent.get(name, getlink=True)
+        if link is None:
+            raise PHLError(f"{where} is absent; expected data/FORMULA/REACTION as in Transition1x")
+        if not isinstance(link, h5py.HardLink):
+            kind = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "an external link"}.get(type(link), "a link")
+            raise PHLError(f"{where} is {kind}; refused: expected a file that holds its own data")
+        return parent[name]
+
+
+def _group(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
+    group = _linked(parent, name, path)
+    if not isinstance(group, h5py.Group):
+        raise PHLError(f"{path}: {group.name} is an array; expected a group: data/FORMULA/REACTION as in Transition1x")
+    return group
+
+
+def _array(group: h5py.Group, name: str, shape: tuple[int | None, ...], path: Path) -> h5py.Dataset:
+    array = _linked(group, name, path)
+    where = f"{path}: {group.name}/{name}"
+    if not isinstance(array, h5py.Dataset):
+        raise PHLError(f"{where} is a group; expected an array")
+    with damage_of(where):
+        check_storage(array, where)
+        if array.dtype.kind not in "fiu":
+            raise PHLError(f"{where} has type {array.dtype}; expected numbers")
+        check_size(array, where, path.stat().st_size)
+    if array.ndim != len(shape) or any(b not in (None, a) for a, b in zip(array.shape, shape, strict=True)):
+        raise PHLError(f"{where} has shape {array.shape}; expected {shape} (None: any)")
+    return array
+
+
+def _images(group: h5py.Group, reaction: str, kind: str, path: Path) -> Iterator[Entry]:
+    numbers = _array(group, "atomic_numbers", (None,), path)
+    n = len(numbers)
+    energies = _array(group, _ENERGY, (None,), path)
+    positions = _array(group, "positions", (len(energies), n, 3), path)
+    forces = _array(group, _FORCES, (len(energies), n, 3), path)
+    with damage_of(f"{path}: {group.name}"):
+        species = numbers[...].astype(np.int64)
+        for start in range(0, len(energies), _BLOCK):
+            stop = start + _BLOCK
+            block = zip(energies[start:stop], positions[start:stop], forces[start:stop], strict=True)
+            for offset, values in enumerate(block):
+                name = f"{path.name}: {group.name}, image {start + offset}"
+                yield Entry(name, partial(_frame, species, *values, reaction, kind))
+
+
+def _frame(
+    numbers: Array, energy: float, positions: Array, forces: Array, reaction: str, kind: str
+) -> tuple[Frame, Found]:
+    frame = Frame(
+        numbers=numbers,
+        positions=positions.astype(float),
+        energy=float(energy),
+        forces=forces.astype(float),
+        kind=kind,
+        reaction=reaction,
+    )
+    return frame, _FOUND

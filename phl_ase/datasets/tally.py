@@ -1,0 +1,124 @@
+"""What is found out about frames on their way into a data set: asymmetry, sum rule, duplicates, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from phl_ase.datasets.schema import asymmetry, symmetrised
+from phl_ase.datasets.summary import OUTLIERS
+from phl_ase.structures.frame import Frame
+
+Array = np.ndarray
+
+ROUNDING = 1e-4
+"""Positions are the same when they are the same after rounding to this, Å."""
+SUM_RULE = OUTLIERS["hessian_sum_rule"][1]
+"""Largest sum over the atoms of a Hessian's row that breaks no rule, eV/Å²."""
+LISTED = 50
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A frame that was not taken, and why."""
+
+    name: str
+    reason: str
+
+
+class Tally:
+    """Counts over frames that pass by; a few numbers and 8 bytes a frame."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.refused = 0
+        self.refusals: list[Refusal] = []
+        self.asymmetric: tuple[float, str] = (0.0, "")
+        self.sum_rule: tuple[float, str] = (0.0, "")
+        self.sum_rule_broken = 0
+        self.places: dict[str, Counter[str]] = {}
+        self._keys = array("Q")
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Record a frame that was not taken."""
+        self.refused += 1
+        if len(self.refusals) < LISTED:
+            self.refusals.append(Refusal(name, " ".join(reason.split())[:300]))
+
+    def symmetric(self, frame: Frame, name: str) -> Array | None:
+        """The Hessian of a frame with its asymmetry averaged away and recorded.
+
+        Raises:
+            PHLError: When it is too asymmetric to be noise.
+        """
+        if frame.hessian is None or not np.all(np.isfinite(frame.hessian)):
+            return frame.hessian
+        averaged = symmetrised(frame.hessian, name)
+        self.asymmetric = max(self.asymmetric, (asymmetry(frame.hessian), name))
+        return averaged
+
+    def add(self, frame: Frame, name: str, found: Mapping[str, str]) -> None:
+        """Count a frame that was taken."""
+        for label, place in found.items():
+            self.places.setdefault(label, Counter())[place] += 1
+        if frame.hessian is not None:
+            worst = float(np.abs(frame.hessian.reshape(3 * len(frame), -1, 3).sum(axis=1)).max())
+            self.sum_rule = max(self.sum_rule, (worst, name))
+            self.sum_rule_broken += worst > SUM_RULE
+        self._keys.append(_key(frame))
+
+    def duplicates(self) -> tuple[int, list[list[int]]]:
+        """How many frames repeat an earlier one, and the first pairs (earlier, later) of frame numbers."""
+        keys = np.frombuffer(self._keys, dtype=np.uint64)
+        order = np.argsort(keys, kind="stable")
+        again = keys[order][1:] == keys[order][:-1]
+        pairs = np.stack([order[:-1][again], order[1:][again]], axis=1)
+        first = pairs[np.argsort(pairs[:, 1], kind="stable")][:LISTED]
+        return int(again.sum()), first.tolist()
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything counted, as values that JSON holds."""
+        repeats, pairs = self.duplicates()
+        return {
+            "seen": self.seen,
+            "refused": self.refused,
+            "refusals": [{"frame": r.name, "reason": r.reason} for r in self.refusals],
+            "asymmetry_removed": {"largest": self.asymmetric[0], "frame": self.asymmetric[1], "unit": "eV/Å²"},
+            "sum_rule": {
+                "largest": self.sum_rule[0],
+                "frame": self.sum_rule[1],
+                "broken": self.sum_rule_broken,
+                "limit": SUM_RULE,
+                "unit": "eV/Å²",
+            },
+            "duplicates": {"count": repeats, "pairs": pairs, "rounding": ROUNDING, "unit": "Å"},
+            "keys": {label: dict(places) for label, places in sorted(self.places.items())},
+        }
+
+    def lines(self) -> Iterator[str]:
+        """The counts for a reader."""
+        if self.asymmetric[0]:
+            yield "largest |H − Hᵀ| averaged away: {:.2g} eV/Å² ({})".format(*self.asymmetric)
+        if "hessian" in self.places:
+            worst, name = self.sum_rule
+            yield (
+                f"acoustic sum rule: {self.sum_rule_broken} Hessians break it by more than {SUM_RULE:g} eV/Å²; "
+                f"largest sum {worst:.2g} eV/Å² ({name})"
+            )
+        repeats, pairs = self.duplicates()
+        first = f", first {pairs[0][0]} and {pairs[0][1]}" if pairs else ""
+        yield f"duplicates (same atoms, positions within {ROUNDING:g} Å): {repeats}{first}"
+
+
+def _key(frame: Frame) -> int:
+    # + 0 turns −0 into 0
+    rounded = np.round(np.concatenate([frame.cell, frame.positions]) / ROUNDING) + 0.0
+    state = np.array([frame.charge, frame.multiplicity, *frame.pbc, *frame.numbers], dtype=np.int64)
+    digest = hashlib.blake2b(state.tobytes() + rounded.tobytes(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
