@@ -221,8 +221,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         "The split is random over frames, so other geometries of every reaction were in training.",
         f"{search['name']} ({search['reaction']}): the TS itself was in the {search['ts_in']} part; of the reaction's "
         f"frames {search['frames']['train']} were trained on. The search starts {search['start_rms']} Å (RMS) from the "
-        "DFT TS; 'found' means that the path from where it ended leads both ways to the DFT end points, relaxed with the "
-        "model, from which the barriers are.",
+        "DFT TS; 'found' means that the path from where it ended leads both ways to the DFT end points. Barriers are "
+        "from the ends of the path, relaxed with the model.",
     ]
 
 
