@@ -202,6 +202,37 @@ def test_phonons_of_copper(tmp_path):
     assert (folder / "phonopy.yaml").exists()
 
 
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def test_results_become_one_page(tmp_path):
+    files = [tmp_path / f"{name}.json" for name in ("frequencies", "ts", "irc", "phonons", "accuracy")]
+    words = (DATA, "--reaction", "nh3_inversion")
+    done("frequencies", "default", *words, "--json", files[0])
+    done("ts", "default", *words, "--starts", 1, "--no-path", "--json", files[1])
+    done("irc", "default", *words, "--json", files[2])
+    cell = tmp_path / "Cu.cif"
+    ase.io.write(cell, bulk("Cu"))
+    done("phonons", "emt", cell, "--supercell", 2, 2, 2, "--mesh", 4, 4, 4, "--json", files[3])
+    assert phl("evaluate", "default", DATA, "--max-atoms", 3, "--json", files[4]).exit_code == 0
+    page = tmp_path / "report.html"
+    result = phl("report", *files, "-o", page, "--title", "A & B")
+    assert result.exit_code == 0, result.output
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>A &amp; B</h1>" in text
+    assert text.count("data:image/png;base64,") == len(files)
+    assert "<script" not in text
+
+
+def test_mistakes_of_report(tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text('{"a": 1}')
+    assert "not a report" in mistake("report", path)
+    path.write_text("[]")
+    assert "hold no reports" in mistake("report", path)
+    assert "cannot read" in mistake("report", tmp_path / "none.json")
+
+
 # ----------------------------------------------------------------------------------------------------------- mistakes
 
 
@@ -247,12 +278,13 @@ def test_mistakes_are_one_clear_line(name, files):
 
 def test_a_stop_keeps_the_finished_reports(tmp_path):
     json = tmp_path / "ts.json"
-    words = ["validate", "ts", "tblite", DATA, "--reference", "tblite", "--starts", "50", "--json", str(json)]
+    words = ["validate", "ts", "tblite", DATA, "--reaction", "nh3_inversion", "--reference", "tblite", "--no-path"]
+    words += ["--starts", "500", "--json", str(json)]
     process = subprocess.Popen(
         [sys.executable, "-m", "phl_ase", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        waited = time.monotonic() + 120
+        waited = time.monotonic() + 240
         while not json.exists() and time.monotonic() < waited:
             time.sleep(0.2)
         process.send_signal(signal.SIGTERM)
@@ -261,5 +293,5 @@ def test_a_stop_keeps_the_finished_reports(tmp_path):
         process.kill()
     assert process.returncode == 130, said
     kept = read_reports(json)
-    assert f"{len(kept)} of 650 done; their reports are in" in said
+    assert f"{len(kept)} of 500 done; their reports are in" in said
     assert "Traceback" not in said

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase import __version__
-from phl_ase.cli import check, data, demo, evaluate, label, models, train, validate
+from phl_ase.cli import check, data, demo, evaluate, label, models, report, train, validate
 from phl_ase.cli.mistakes import reported
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "label": label.label,
     "check": check.check,
     "models": models.models,
+    "report": report.report,
 }
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {

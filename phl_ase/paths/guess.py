@@ -164,10 +164,10 @@ def _candidates(method: str, *, periodic: bool, several: bool) -> list[str]:
         return usable if several else usable[:1]
     if method not in PATH_METHODS:
         raise unknown("way to guess a path", method, ["auto", *PATH_METHODS])
-    if not PATH_METHODS[method].is_installed:
-        raise missing_package(PATH_METHODS[method].package, method, f"the path method {method!r}")
     if periodic and not PATH_METHODS[method].periodic:
         raise PHLError(f"the path method {method!r} is for molecules, and the structure is periodic: take 'idpp'")
+    if not PATH_METHODS[method].is_installed:
+        raise missing_package(PATH_METHODS[method].package, method, f"the path method {method!r}")
     return [method]
 
 

@@ -11,6 +11,8 @@ from html import escape
 from typing import Any
 
 from phl_ase.errors import PHLError
+from phl_ase.plots import FIGURES as VALIDATOR_FIGURES
+from phl_ase.plots.style import to_png
 from phl_ase.results import Report, plain
 from phl_ase.study.figures import FIGURES, draw_figures
 from phl_ase.study.table import Row, metric, rows, shown
@@ -114,7 +116,7 @@ def render_report(results: Any, figures: Mapping[str, bytes] | None = None) -> s
 
 
 def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
-    """Reports of validators as one page: a table for each validator, sentences of the outcomes below.
+    """Reports of validators as one page: for each validator its figure, a table, sentences of the outcomes.
 
     Args:
         reports: What validators returned, or ``phl_ase.results.read_reports`` read.
@@ -133,7 +135,10 @@ def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
             cells = {(m.name, m.unit): m for m in report.metrics}
             values = [_with_reference(cells.get(key)) for key in names]
             lines.append([report.system, report.potential, report.outcome, *values])
-        parts += [f"<h2>{escape(validator or 'results')}</h2>", _table(head, lines, "reference values in brackets")]
+        parts.append(f"<h2>{escape(validator or 'results')}</h2>")
+        if validator in VALIDATOR_FIGURES:
+            parts.append(_figure(to_png(VALIDATOR_FIGURES[validator], group), f"{validator}, {len(group)} reports"))
+        parts.append(_table(head, lines, "reference values in brackets"))
         sentences = dict.fromkeys(f"{r.outcome}: {r.sentence}" for r in group if r.sentence)
         parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")
     if reports:
