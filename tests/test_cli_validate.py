@@ -294,4 +294,5 @@ def test_a_stop_keeps_the_finished_reports(tmp_path):
     assert process.returncode == 130, said
     kept = read_reports(json)
     assert f"{len(kept)} of 500 done; their reports are in" in said
+    assert "stopped by SIGTERM" in said
     assert "Traceback" not in said

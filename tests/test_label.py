@@ -275,7 +275,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, monkeypatch, number, workers):
     if number == signal.SIGTERM:
         assert errors.splitlines()[-2:] == [
             "finished frames are kept: the same command goes on from them",
-            "stopped by SIGINT",
+            "stopped by SIGTERM",
         ]
     finished = {int(path.stem) for path in shards.glob("*/[0-9]*.npz")}
     assert 3 <= len(finished) < count

@@ -28,8 +28,9 @@ def reported(command: Callable[..., Result]) -> Callable[..., Result]:
             prefix = "" if _is_stop(error) else "error: "
             typer.echo(prefix + " ".join(str(error).split()), err=True)
             raise typer.Exit(exit_code(error)) from None
-        except KeyboardInterrupt:
-            typer.echo("stopped by SIGINT", err=True)
+        except KeyboardInterrupt as stop:
+            # whoever turns another signal into this exception names it
+            typer.echo(f"stopped by {stop.args[0] if stop.args else 'SIGINT'}", err=True)
             raise typer.Exit(STOPPED) from None
 
     return run

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from phonopy import Phonopy
 
+    from phl_ase.phonons import ForceConstants
     from phl_ase.results import Report
 
 _PHONOPY = (".yaml", ".yml")
@@ -84,6 +85,8 @@ def phonons(
     phonon = _crystal(crystal, supercell or matrix, (other or calculator) if relax else None)
 
     def task() -> Report:
+        # once for the report and the files
+        constants = None if folder is None else _written(folder, phonon, calculator)
         return validate_phonons(
             phonon,
             calculator,
@@ -93,14 +96,13 @@ def phonons(
             path=path,
             mesh=mesh,
             temperature=temperature,
+            constants=constants,
             details={"reference": reference},
         )
 
     reports = run_tasks("phonons", [(crystal, task)], json)
     typer.echo(_shown(reports[0], reference))
     save_plot(plot, "phonons", reports)
-    if folder is not None:
-        _write(folder, phonon, calculator)
 
 
 def _crystal(source: str, supercell: Any, relax_with: Any) -> Phonopy:
@@ -144,11 +146,12 @@ def _shown(report: Report, reference: str) -> str:
     return "\n".join([head, "", table(("quantity", "unit", "value", "reference"), rows, words=2), "", report.sentence])
 
 
-def _write(folder: Path, phonon: Phonopy, calculator: Any) -> None:
-    """The model's force constants, for phonopy's command line."""
+def _written(folder: Path, phonon: Phonopy, calculator: Any) -> ForceConstants:
+    """The model's force constants, in files for phonopy's command line."""
     from phl_ase.phonons import force_constants, write_force_constants, write_phonopy_yaml
 
     found = force_constants(phonon, calculator)
     for name in ("FORCE_CONSTANTS", "force_constants.hdf5"):
         write_force_constants(folder / name, found)
     write_phonopy_yaml(folder / "phonopy.yaml", phonon)
+    return found

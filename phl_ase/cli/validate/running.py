@@ -108,7 +108,7 @@ def terminated_as_interrupted():
         return
 
     def interrupt(received: int, _: Any) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(signal.Signals(received).name)
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
