@@ -6,8 +6,10 @@ The default run needs no PySCF: dispersion, labels by EMT and GFN2-xTB. What nee
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -497,3 +499,23 @@ def test_structures_that_pyscf_cannot_treat(atoms, options, message):
     assert message in labelled.failure.reason
     with pytest.raises(PHLError):
         PySCFCalculator(**options).get_potential_energy(atoms)
+
+
+@pytest.mark.reference
+def test_a_mean_field_is_freed_at_once():
+    """A cycle of references would keep its integrals, gigabytes of them, until the garbage collector comes by."""
+    from pyscf import dft, gto
+
+    from phl_ase.reference.in_memory import keep_in_memory
+
+    mean_field = dft.RKS(gto.M(atom="H 0 0 0; H 0 0 0.74", basis="6-31g", verbose=0))
+    mean_field.xc = "471"
+    keep_in_memory(mean_field, 100)
+    mean_field.kernel()
+    gc.disable()
+    try:
+        alive = weakref.ref(mean_field)
+        del mean_field
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -6,6 +6,7 @@ them a cycle of ωB97X-D/6-31G(d) takes a bit more than half the time.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -59,13 +60,15 @@ class _RangeSeparated:
     """A mean field's Coulomb and exchange matrices, those of erf(ωr)/r and erfc(ωr)/r from integrals in memory."""
 
     def __init__(self, mean_field: Any, megabytes: float) -> None:
-        self._molecule, self._full = mean_field.mol, mean_field.get_jk
+        self._molecule = mean_field.mol
+        # weak: the mean field holds this object, and a cycle would keep gigabytes until the garbage collector comes by
+        self._full: Any = weakref.WeakMethod(mean_field.get_jk)
         self._fits = self._molecule.nao**4 / 8 * 8e-6 < megabytes
         self._integrals: dict[float, Any] = {}
 
     def __call__(self, mol=None, dm=None, hermi=1, with_j=True, with_k=True, omega=None) -> Any:
         if not omega or not self._fits or dm is None or mol not in (None, self._molecule):
-            return self._full(mol, dm, hermi, with_j, with_k, omega)
+            return self._full()(mol, dm, hermi, with_j, with_k, omega)
         from pyscf.scf.hf import dot_eri_dm
 
         if omega not in self._integrals:
