@@ -7,7 +7,8 @@ shell), ``path`` (IRC both ways, relaxed ends, points equally spaced in arc leng
 around the three stationary points, with Hessians), ``path-hessians``, ``difference-hessians`` (of all frames, instead
 of analytic ones). What fails is written with its reason and not tried again before its file is deleted. Everything
 computed goes to ``labels.jsonl`` at once, and a search that is started again is answered from it: a run can be killed
-at any time and loses one calculation. Energies eV, lengths Å, arc lengths √amu·Å.
+at any time and loses one calculation. What was computed so far is in ``workflows/benchmark_progress.tar.xz``: unpack it
+into FOLDER, and the script goes on from it. Energies eV, lengths Å, arc lengths √amu·Å.
 """
 
 from __future__ import annotations
