@@ -7,19 +7,21 @@ shell), ``path`` (IRC both ways, relaxed ends, points equally spaced in arc leng
 around the three stationary points, with Hessians), ``path-hessians``, ``difference-hessians`` (of all frames, instead
 of analytic ones). What fails is written with its reason and not tried again before its file is deleted. Everything
 computed goes to ``labels.jsonl`` at once, and a search that is started again is answered from it: a run can be killed
-at any time and loses one calculation. What was computed so far is in ``workflows/benchmark_progress.tar.xz``: unpack it
-into FOLDER, and the script goes on from it. Energies eV, lengths Å, arc lengths √amu·Å.
+at any time and loses one calculation. Several processes may work in one folder: each takes a reaction of its own. What
+was computed so far is in ``workflows/benchmark_progress.tar.xz``: unpack it into FOLDER, and the script goes on from
+it. Energies eV, lengths Å, arc lengths √amu·Å.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import gc
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -315,7 +317,7 @@ STAGES: Mapping[str, Stage] = {
     "ts": Stage(transition_state, "", 0, 0),
     "stability": Stage(stability, "ts", 1, 4),
     "path": Stage(path, "ts", 2, 5),
-    "samples": Stage(samples, "path", 3, 6),
+    "samples": Stage(samples, "path", 2, 5),
     "path-hessians": Stage(path_hessians, "path", 7, 8),
     "difference-hessians": Stage(difference_hessians, "samples", 9, 10),
 }
@@ -328,8 +330,8 @@ def works(seeds: Path, out: Path) -> list[Work]:
     return [Work(frame, out / frame.info["reaction"]) for frame in frames]
 
 
-def next_job(reactions: Sequence[Work]) -> tuple[Work, str] | None:
-    """What to do next: by stage, then by size."""
+def jobs(reactions: Sequence[Work]) -> list[tuple[Work, str]]:
+    """What can be done now: by stage, then by size; a reaction's samples follow its path."""
     waiting = []
     for work in reactions:
         for name, stage in STAGES.items():
@@ -337,12 +339,36 @@ def next_job(reactions: Sequence[Work]) -> tuple[Work, str] | None:
             if ready and not (work.folder / f"{name}.json").exists():
                 rank = stage.rank_large if len(work.seed) >= LARGE else stage.rank
                 waiting.append(((rank, len(work.seed), work.name), work, name))
-    return min(waiting, key=lambda job: job[0])[1:] if waiting else None
+    return [job[1:] for job in sorted(waiting, key=lambda job: job[0])]
+
+
+@contextlib.contextmanager
+def locked(work: Work) -> Iterator[bool]:
+    """Whether the reaction is this process's alone meanwhile."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with (work.folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def work_once(seeds: Path, out: Path) -> bool:
+    """Do the next stage of a reaction that no other process works on; ``False`` where there is none."""
+    for work, name in jobs(works(seeds, out)):
+        with locked(work) as mine:
+            if mine and work.record(name) is None:
+                record = run_stage(work, name)
+                cost = f"{record['seconds']:.0f} s, {record['computed']}"
+                print(f"{work.name} {name}: {record['outcome']} ({record['sentence']}); {cost}", flush=True)
+                return True
+    return False
 
 
 def run_stage(work: Work, name: str) -> Record:
     """Do a stage and write its record."""
-    work.folder.mkdir(parents=True, exist_ok=True)
     reference = PySCFCalculator()
     calculator = Remembering(reference, work.folder / "labels.jsonl")
     started = time.perf_counter()
@@ -374,7 +400,7 @@ def show(reactions: Sequence[Work]) -> None:
 
 
 def main() -> None:
-    """Work until nothing is left; guesses that are added meanwhile are taken up."""
+    """Work until nothing is left that another process is not at; guesses that are added meanwhile are taken up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=Path, default=SEEDS)
@@ -383,17 +409,8 @@ def main() -> None:
     if arguments.status:
         show(works(arguments.seeds, arguments.out))
         return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SystemExit(f"{arguments.out} is in use by another process; wait for it, or stop it") from None
-        while (job := next_job(works(arguments.seeds, arguments.out))) is not None:
-            work, name = job
-            record = run_stage(work, name)
-            cost = f"{record['seconds']:.0f} s, {record['computed']}"
-            print(f"{work.name} {name}: {record['outcome']} ({record['sentence']}); {cost}", flush=True)
+    while work_once(arguments.seeds, arguments.out):
+        pass
 
 
 if __name__ == "__main__":
