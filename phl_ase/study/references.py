@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from phl_ase.curvature import curvature_of
+from phl_ase.curvature import HessianFunction, curvature_of
 from phl_ase.datasets import ReactionFrames
 from phl_ase.errors import PHLError
-from phl_ase.paths import Reaction, find_reaction, find_transition_state
+from phl_ase.paths import Reaction, TransitionStateSearch, find_reaction, find_transition_state
+from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.end_points import same_structure
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.validators import ReferencePath, ReferenceReaction, StationaryPoint
@@ -78,6 +79,13 @@ class OwnReaction:
     found: Reaction
 
 
+def tight_transition_state(guess: Atoms, calculator: Any, hessian: HessianFunction) -> TransitionStateSearch:
+    """The TS of a method near a guess, relaxed so far that a path may start there, whatever became of the search."""
+    start = guess.copy()
+    start.calc = calculator
+    return find_transition_state(start, hessian, fmax=_TIGHT, diag_every_n=3)
+
+
 def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
     """A reaction on a method's own surface: its TS from a guess, its path, its end points.
 
@@ -89,13 +97,13 @@ def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
     Raises:
         NoReference: Where the method has no such TS, or its path does not lead to two different minima.
     """
-    curvature = curvature_of(calculator)
-    start = guess.copy()
-    start.calc = calculator
-    ts = find_transition_state(start, curvature.hessian, fmax=_TIGHT, diag_every_n=3)
-    if not ts.converged or ts.analysis is None:
+    # kept: the search, the path and the reference ask for the Hessian of the same TS
+    hessian = CountingHessian(curvature_of(calculator).hessian, calculator)
+    ts = tight_transition_state(guess, calculator, hessian)
+    if not ts.converged:
         raise NoReference(f"{name}: the reference has no TS near the guess: {ts.sentence}")
-    found = find_reaction(ts.atoms, curvature.hessian)
+    target = StationaryPoint(_bare(ts.atoms), ts.energy, hessian(ts.atoms))
+    found = find_reaction(ts.atoms, hessian)
     if not found.converged:
         raise NoReference(f"{name}: the reference's path does not join two minima: {found.sentence}")
     if same_structure(*(end.atoms for end in found.ends)):
@@ -103,7 +111,6 @@ def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
             f"{name}: both directions of the reference's path reach the same structure: no reaction there"
         )
     ends = (StationaryPoint(_bare(end.atoms), end.energy) for end in found.ends)
-    target = StationaryPoint(_bare(ts.atoms), ts.energy, curvature.hessian(ts.atoms))
     reaction = ReferenceReaction(name, target, dict(zip(("reactant", "product"), ends, strict=True)))
     return OwnReaction(target, reaction, ReferencePath.of(found), found)
 

@@ -12,7 +12,7 @@ import typer
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
-from phl_ase.cli.validate.running import check_outputs, make_folder, run_tasks, save_plot
+from phl_ase.cli.validate.running import Task, check_outputs, make_folder, run_tasks, save_plot, scored, trajectory_file
 from phl_ase.cli.validate.tables import Column, report_table
 from phl_ase.errors import PHLError, unknown
 
@@ -83,10 +83,12 @@ def irc(
     else:
         raise PHLError(f"{structures} holds no path to compare with: give --reference METHOD ({model!r}: its own)")
     options = {"method": method, "step": step, "details": {"reference": level}}
-    tasks = [
-        (name, partial(_report, name, make, calculator, curvature, model, trajectories, options))
-        for name, make in made.items()
-    ]
+
+    def task(name: str, make: Callable[[], Made]) -> Task:
+        report = partial(_report, name, make, calculator, curvature, model, trajectories, options)
+        return name, partial(scored, name, model, "irc", report)
+
+    tasks = [task(name, make) for name, make in made.items()]
     reports = run_tasks("irc", tasks, json)
     typer.echo(f"{model} against {level}\n\n{report_table(reports, COLUMNS, 'connects')}")
     save_plot(plot, "irc", reports)
@@ -124,19 +126,13 @@ def _report(
     trajectories: Path | None,
     options: dict[str, Any],
 ) -> Report:
-    """One path; where there is no reference or no TS, a report that says so."""
-    from phl_ase.paths import find_transition_state
+    """One path; where the model has no TS, a report that says so."""
     from phl_ase.results import Report, provenance
-    from phl_ase.study.references import NoReference
+    from phl_ase.study.references import tight_transition_state
     from phl_ase.validators import validate_irc
 
-    try:
-        guess, path = make()
-    except NoReference as error:
-        return Report(name, model, "no reference", str(error), provenance=provenance(), validator="irc")
-    start = guess.copy()
-    start.calc = calculator
-    ts = find_transition_state(start, curvature.hessian, fmax=1e-3, diag_every_n=3)
+    guess, path = make()
+    ts = tight_transition_state(guess, calculator, curvature.hessian)
     if not ts.converged:
         sentence = f"the model has no TS near the reference's: {ts.sentence}"
         return Report(name, model, "no TS", sentence, provenance=provenance(), validator="irc")
@@ -147,6 +143,6 @@ def _report(
         path,
         system=name,
         potential=model,
-        trajectory=None if trajectories is None else trajectories / f"{name}.traj".replace(" ", "_").replace("/", "_"),
+        trajectory=trajectory_file(trajectories, name),
         **options,
     )

@@ -78,6 +78,31 @@ def run_tasks(name: str, tasks: Sequence[Task], json: Path | None) -> list[Repor
     return reports
 
 
+def scored(name: str, model: str, validator: str, make: Callable[[], Report], **facts: Any) -> Report:
+    """A report, or one that says that the reference has no such stationary point or path.
+
+    Args:
+        name: Of the system.
+        model: Who computes.
+        validator: Whose report it is.
+        make: Makes the report.
+        **facts: What the provenance should say where there is no reference.
+    """
+    from phl_ase.results import Report, provenance
+    from phl_ase.study.references import NoReference
+
+    try:
+        return make()
+    except NoReference as error:
+        return Report(name, model, "no reference", str(error), provenance=provenance(**facts), validator=validator)
+
+
+def trajectory_file(folder: Path | None, *words: object) -> Path | None:
+    """The trajectory in a folder that some words name; ``None`` without a folder."""
+    name = "_".join(map(str, words)).replace(" ", "_").replace("/", "_")
+    return None if folder is None else folder / f"{name}.traj"
+
+
 def save_plot(path: Path | None, validator: str, reports: Sequence[Report]) -> None:
     """Draw reports where a figure was asked for.
 
