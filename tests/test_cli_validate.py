@@ -160,6 +160,21 @@ def test_a_method_that_has_no_such_reaction_is_reported(tmp_path):
     assert {report.outcome for report in read_reports(json)} == {"no reference"}
 
 
+def test_a_reaction_that_the_reference_does_not_have_leaves_the_others_their_funnel(tmp_path):
+    """GFN2-xTB has no reaction from its cis H2O2: counted as no search, told, and nothing is written of it."""
+    found, json = tmp_path / "ts.extxyz", tmp_path / "ts.json"
+    words = ("ts", "tblite", DATA, "--reference", "tblite", "--reaction", "nh3_inversion", "--reaction", "h2o2_cis")
+    shown = done(*words, "--starts", 7, "--no-path", "--write", found, "--json", json)
+    assert [line.split()[:5] for line in shown.splitlines() if line.startswith("gradients")] == [
+        ["gradients", "7", "7", "7", "7"]
+    ]
+    assert "reach the same structure" in shown
+    reports = read_reports(json)
+    assert {report.validator for report in reports} == {"transition state"}
+    assert sum(report.outcome == "no reference" for report in reports) == 7
+    assert len(ase.io.read(found, ":")) == 7
+
+
 # -------------------------------------------------------------------------------------------------------------- paths
 
 

@@ -48,10 +48,14 @@ class Funnel:
 
 
 def funnels(reports: Iterable[Report]) -> list[Funnel]:
-    """One funnel for each potential and way among reports of ``validate_transition_state``, in their order."""
+    """One funnel for each potential and way among reports of ``validate_transition_state``, in their order.
+
+    Reports without numbers, of reactions that the reference does not have, are no searches and left out.
+    """
     groups: dict[tuple[str, str], list[Report]] = {}
     for report in reports:
-        groups.setdefault((report.potential, str(report.provenance["way"])), []).append(report)
+        if report.metrics:
+            groups.setdefault((report.potential, str(report.provenance["way"])), []).append(report)
     return [_funnel(potential, way, group) for (potential, way), group in groups.items()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,11 +11,12 @@ import typer
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference
-from phl_ase.cli.validate.running import Task, check_outputs, run_tasks, save_plot
+from phl_ase.cli.validate.running import Task, check_outputs, run_tasks, save_plot, scored
 from phl_ase.cli.validate.tables import Column, report_table
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
+    from phl_ase.results import Report
     from phl_ase.validators import ReferenceCurvature
 
 COLUMNS = (
@@ -26,7 +28,7 @@ COLUMNS = (
     Column("ZPE error", "ZPE error / meV"),
     Column("G correction error", "G error / (kcal/mol)", 3),
     Column("Hessian MAE", "Hessian MAE / (eV/Å²)", 3),
-    Column("eigenvalue MAE, projected", "eigenvalue MAE / (eV/Å²)", 3),
+    Column("projected eigenvalue MAE", "eigenvalue MAE / (eV/Å²)", 3),
     Column("lowest eigenvalue", "lowest / (eV/Å²)", 2, reference=True, averaged=False),
 )
 
@@ -79,7 +81,10 @@ def frequencies(
     ways: list[Callable[..., Any]] = [validate_frequencies, *([validate_relaxed_frequencies] if relaxed else [])]
 
     def task(one: Structure, validate: Callable[..., Any]) -> Task:
-        return one.name, lambda: validate(make(one), calculator, system=one.name, potential=model, details=details)
+        def report() -> Report:
+            return validate(make(one), calculator, system=one.name, potential=model, details=details)
+
+        return one.name, partial(scored, one.name, model, "frequencies", report)
 
     reports = run_tasks("frequencies", [task(one, way) for way in ways for one in found], json)
     typer.echo(f"{model} against {level}\n")
@@ -111,6 +116,7 @@ def _computed(calculator: Any) -> Callable[[Structure], ReferenceCurvature]:
     """References at the stationary points of a method, searched from the structures."""
     from phl_ase.curvature import curvature_of
     from phl_ase.paths import find_transition_state, relax
+    from phl_ase.study.references import NoReference
     from phl_ase.validators import ReferenceCurvature
     from phl_ase.vibrations import harmonic_analysis
 
@@ -128,7 +134,7 @@ def _computed(calculator: Any) -> Callable[[Structure], ReferenceCurvature]:
                 find_transition_state(atoms, curvature.hessian, fmax=1e-3) if is_saddle else relax(atoms, fmax=1e-3)
             )
             if not point.converged:
-                raise PHLError(f"the reference has no stationary point near {one.name}: {point.sentence}")
+                raise NoReference(f"the reference has no stationary point near {one.name}: {point.sentence}")
             made[one.name] = ReferenceCurvature(point.atoms, curvature.hessian(point.atoms))
         return made[one.name]
 

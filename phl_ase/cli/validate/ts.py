@@ -14,7 +14,7 @@ from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_target, table
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
-from phl_ase.cli.validate.running import check_outputs, make_folder, run_tasks, save_plot
+from phl_ase.cli.validate.running import Task, check_outputs, make_folder, run_tasks, save_plot, scored, trajectory_file
 from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
 from phl_ase.cli.validate.tables import Column, report_table
 from phl_ase.errors import unknown
@@ -105,12 +105,12 @@ def ts(
     else:
         searches = guesses(structures, reactions)
     options = _Options(calculator, model, follow, max_steps, trajectories, {"reference": level, "dtype": dtype})
-    tasks = [
-        (f"{search.name}, {way}", partial(_report, search, place, way, options))
-        for search in searches
-        for place in range(search.count)
-        for way in chosen
-    ]
+
+    def task(search: Search, place: int, way: str) -> Task:
+        make = partial(_report, search, place, way, options)
+        return f"{search.name}, {way}", partial(scored, search.name, model, "transition state", make, way=way)
+
+    tasks = [task(search, place, way) for search in searches for place in range(search.count) for way in chosen]
     reports = run_tasks("ts", tasks, json)
     typer.echo(f"{model}, reference: {level}\n\n{_shown(reports)}")
     _write(write, searches, reports)
@@ -145,17 +145,11 @@ def _chosen(ways: Sequence[str] | None, calculator: Any) -> list[str]:
 
 
 def _report(search: Search, place: int, way: str, options: _Options) -> Report:
-    """One search; where the reference has no such reaction, a report that says so."""
-    from phl_ase.results import Report, provenance
-    from phl_ase.study.references import NoReference
+    """One search."""
     from phl_ase.validators import validate_transition_state
 
-    try:
-        reference, starts = search.made
-    except NoReference as error:
-        return Report(search.name, options.model, "no reference", str(error), provenance=provenance(way=way))
+    reference, starts = search.made
     said, start = starts[place]
-    file = f"{search.name} {place} {way}.traj".replace(" ", "_").replace("/", "_")
     return validate_transition_state(
         start,
         options.calculator,
@@ -164,7 +158,7 @@ def _report(search: Search, place: int, way: str, options: _Options) -> Report:
         way=way,
         follow=options.follow,
         max_steps=options.max_steps,
-        trajectory=None if options.trajectories is None else options.trajectories / file,
+        trajectory=trajectory_file(options.trajectories, search.name, place, way),
         details={"start": said, **options.details},
     )
 
@@ -200,11 +194,12 @@ def _write(path: Path | None, searches: Sequence[Search], reports: Sequence[Repo
 
     from phl_ase.files import replacing
 
-    first = {search.made[0].name: search.made[1][0][1] for search in searches}
+    by_name = {search.name: search for search in searches}
     images = []
     for report in reports:
-        if report.system in first:
-            atoms = first[report.system].copy()
+        if "positions" in report.arrays:
+            _, starts = by_name[report.system].made
+            atoms = starts[0][1].copy()
             atoms.positions = report.arrays["positions"]
             atoms.info |= {"reaction": report.system, "outcome": report.outcome, "way": report.provenance["way"]}
             images.append(atoms)
