@@ -1,8 +1,12 @@
-"""The one exception a user's mistake raises: what was got, what was expected, what to do."""
+"""The one exception a user's mistake raises: what was got, what was expected, what to do; and what others become."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class PHLError(ValueError):
@@ -30,3 +34,39 @@ def unknown(what: str, got: object, valid: Iterable[object]) -> PHLError:
 def missing_package(package: str, extra: str, purpose: str) -> PHLError:
     """The error for an optional package that is not installed, with the line that mends it."""
     return PHLError(f"{purpose} needs the package {package!r}, which is not installed: pip install 'phl-ase[{extra}]'")
+
+
+def reason_of(error: BaseException) -> str:
+    """A foreign error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[T]):
+    """What became of a computation that a foreign calculator or optimiser takes part in.
+
+    Attributes:
+        value: What it gave; ``None`` where it failed.
+        outcome: ``"exploded"`` (something was not finite), ``"failed"``, or empty.
+        reason: Why it failed, in one line; empty otherwise.
+    """
+
+    value: T | None
+    outcome: str = ""
+    reason: str = ""
+
+
+def attempt(action: Callable[[], T]) -> Attempt[T]:
+    """Do what may fail in any way: a failure is a result, but for the caller's own mistakes and for Ctrl-C.
+
+    Raises:
+        PHLError: From the action, for a mistake of the caller.
+    """
+    try:
+        return Attempt(action())
+    except NonFiniteError as error:
+        return Attempt(None, "exploded", str(error))
+    except PHLError:
+        raise
+    except Exception as error:  # whatever Sella, JAX or a foreign calculator may raise is a result here
+        return Attempt(None, "failed", reason_of(error))

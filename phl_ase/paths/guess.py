@@ -18,10 +18,9 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
 
-from phl_ase.errors import PHLError, missing_package, unknown
+from phl_ase.errors import PHLError, missing_package, reason_of, unknown
 from phl_ase.paths.counting import CountingCalculator
 from phl_ase.paths.geometry import aligned
-from phl_ase.paths.optimisation import reason_of
 
 Array = np.ndarray
 

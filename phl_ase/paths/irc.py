@@ -22,11 +22,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory, TrajectoryWriter
 
 from phl_ase.curvature import HessianFunction, curvature_of
-from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.errors import PHLError, attempt, unknown
 from phl_ase.files import replacing
 from phl_ase.paths.arc_length import arc_length
 from phl_ase.paths.branch import Branch, BranchCalculator
 from phl_ase.paths.counting import CountingCalculator, CountingHessian
+from phl_ase.paths.optimisation import check_start, open_trajectory
 from phl_ase.paths.quadratic import follow_quadratic
 from phl_ase.paths.reaction_path import Direction, ReactionPath
 from phl_ase.paths.sella_irc import follow_sella
@@ -128,33 +129,16 @@ def _joined(start: Atoms, energy: float, sides: Sequence[_Side]) -> dict[str, An
 
 def _check(ts: Atoms, method: str, sizes: dict[str, float]) -> None:
     """Refuse what cannot work before anything is computed."""
-    if len(ts) < 2:
-        raise PHLError(f"the structure has {len(ts)} atoms; a reaction path needs at least 2")
-    if ts.calc is None:
-        raise PHLError("the atoms have no calculator; a reaction path needs one that gives forces: set atoms.calc")
-    if not np.all(np.isfinite(ts.positions)):
-        raise NonFiniteError("the structure to start from has positions that are NaN or infinite; mend them first")
+    for name, size in sizes.items():
+        if not (np.isfinite(size) and size > 0):
+            raise PHLError(f"{name} is {size!r}; expected a positive number")
+    check_start(ts, sizes["fmax"], int(sizes["max_points"]), "a reaction path", n_least=2)
     if np.any(ts.pbc):
         raise PHLError("the structure is periodic; reaction paths are followed for molecules: set atoms.pbc = False")
     if ts.constraints:
         raise PHLError("the structure has constraints; on a reaction path all atoms move: del atoms.constraints")
     if method not in INTEGRATORS:
         raise unknown("integrator of reaction paths", method, INTEGRATORS)
-    for name, size in sizes.items():
-        if not (np.isfinite(size) and size > 0):
-            raise PHLError(f"{name} is {size!r}; expected a positive number")
-
-
-def _guarded(action: Callable[[], str]) -> tuple[str, str]:
-    """The outcome that an action names, or the one that its failure is, and the reason of a failure."""
-    try:
-        return action(), ""
-    except NonFiniteError as error:
-        return "exploded", str(error)
-    except PHLError:
-        raise
-    except Exception as error:  # whatever Sella, JAX or a foreign calculator may raise is a result here
-        return "failed", " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 def _analyse(
@@ -172,7 +156,8 @@ def _analyse(
             return "not stationary"
         return "converged" if made[0].n_imaginary == 1 else "no transition state"
 
-    outcome, reason = _guarded(judge)
+    judged = attempt(judge)
+    outcome, reason = judged.value or judged.outcome, judged.reason
     if outcome == "not stationary":
         reason = f"largest force {counter.largest_force():.3g} eV/Å, at most {STATIONARY:g}"
     elif outcome == "no transition state":
@@ -204,15 +189,15 @@ def _follow(branch: Branch, integrate: Callable[[Branch], bool], images: Traject
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(sella|jax|jaxlib)\b")
-        outcome, reason = _guarded(lambda: "converged" if integrate(branch) else "not converged")
+        followed = attempt(lambda: "converged" if integrate(branch) else "not converged")
     direction = Direction(
-        outcome=outcome,
+        outcome=followed.value or followed.outcome,
         steps=len(structures),
         force_calls=branch.calculator.calls - force_calls,
         hessian_calls=branch.hessian.calls - hessian_calls,
         seconds=time.perf_counter() - started,
         first_step_overlap=_along(branch),
-        reason=reason,
+        reason=followed.reason,
     )
     return _Side(direction, tuple(structures), tuple(energies))
 
@@ -231,12 +216,7 @@ def _images(path: str | PathLike[str] | None, start: Atoms, energy: float) -> It
     if path is None:
         yield None
         return
-    try:
-        images = Trajectory(str(path), "w")
-    except OSError as error:
-        message = f"cannot write the trajectory {path}: {error.strerror}; give a file in a folder that exists"
-        raise PHLError(message) from error
-    with images:
+    with open_trajectory(path) as images:
         images.write(_labelled(start, energy))
         yield images
 

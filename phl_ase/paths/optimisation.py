@@ -18,7 +18,7 @@ import numpy as np
 from ase import Atoms
 from ase.io.trajectory import Trajectory
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, attempt
 from phl_ase.paths.counting import CountingCalculator
 
 RELAXATION_OUTCOMES: dict[str, str] = {
@@ -140,34 +140,31 @@ def run_optimiser(
     """
     working = atoms.copy()
     working.calc = counter = CountingCalculator(atoms.calc)
-    outcome, reason, optimiser = "not converged", "", None
+    made: list[Any] = []
+
+    def optimise() -> str:
+        with make(working) as optimiser:
+            made.append(optimiser)
+            if write is not None:
+                optimiser.attach(write, interval=1)
+            _iterate(optimiser, working, fmax, max_steps)
+        return "converged" if counter.largest_force() <= fmax else "not converged"
+
     started = time.perf_counter()
     with _trajectory(trajectory, working) as write, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(sella|jax|jaxlib)\b")
-        try:
-            with make(working) as optimiser:
-                if write is not None:
-                    optimiser.attach(write, interval=1)
-                _iterate(optimiser, working, fmax, max_steps)
-            if counter.largest_force() <= fmax:
-                outcome = "converged"
-        except NonFiniteError as error:
-            outcome, reason = "exploded", str(error)
-        except PHLError:
-            raise
-        except Exception as error:  # whatever Sella, JAX or a foreign calculator may raise is a result here
-            outcome, reason = "failed", reason_of(error)
+        run = attempt(optimise)
     result = atoms.copy() if counter.last is None else counter.last.copy()
     result.calc = atoms.calc
     return Relaxation(
-        outcome=outcome,
+        outcome=run.value or run.outcome,
         atoms=result,
         energy=counter.energy,
         fmax=counter.largest_force(),
-        steps=0 if optimiser is None else optimiser.nsteps,
+        steps=made[0].nsteps if made else 0,
         force_calls=counter.calls,
         seconds=time.perf_counter() - started,
-        reason=reason,
+        reason=run.reason,
     )
 
 
@@ -181,6 +178,19 @@ def _iterate(optimiser: Any, working: Atoms, fmax: float, max_steps: int) -> Non
             return
 
 
+def open_trajectory(path: str | PathLike[str], atoms: Atoms | None = None) -> Any:
+    """An ASE trajectory, open for writing.
+
+    Raises:
+        PHLError: Where it cannot be written.
+    """
+    try:
+        return Trajectory(str(path), "w", atoms)
+    except OSError as error:
+        message = f"cannot write the trajectory {path}: {error.strerror}; give a file in a folder that exists"
+        raise PHLError(message) from error
+
+
 @contextlib.contextmanager
 def _trajectory(path: str | PathLike[str] | None, working: Atoms) -> Iterator[Callable[[], None] | None]:
     """What writes the working copy to an open trajectory, or ``None``.
@@ -190,11 +200,7 @@ def _trajectory(path: str | PathLike[str] | None, working: Atoms) -> Iterator[Ca
     if path is None:
         yield None
         return
-    try:
-        images = Trajectory(str(path), "w", working)
-    except OSError as error:
-        message = f"cannot write the trajectory {path}: {error.strerror}; give a file in a folder that exists"
-        raise PHLError(message) from error
+    images = open_trajectory(path, working)
 
     def write() -> None:
         try:
@@ -206,11 +212,6 @@ def _trajectory(path: str | PathLike[str] | None, working: Atoms) -> Iterator[Ca
 
     with images:
         yield write
-
-
-def reason_of(error: Exception) -> str:
-    """A foreign error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def sentence_of(table: Mapping[str, str], outcome: str, reason: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, curvature_of
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import PHLError, attempt
 from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.end_points import changed_bonds, fragments
 from phl_ase.paths.irc import follow_irc
@@ -215,14 +215,8 @@ def _analysed(relaxation: Relaxation, hessian: CountingHessian) -> tuple[Harmoni
     """The analysis of what was relaxed, or why there is none."""
     if not relaxation.converged:
         return None, ""
-    try:
-        return harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms)), ""
-    except NonFiniteError as error:
-        return None, str(error)
-    except PHLError:
-        raise
-    except Exception as error:  # whatever a foreign calculator may raise is a result here
-        return None, " ".join(f"{type(error).__name__}: {error}".split())
+    answer = attempt(lambda: harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms)))
+    return answer.value, answer.reason
 
 
 def _energy(end: ReactionEnd | None) -> float:

@@ -15,9 +15,9 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, HVPFunction
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import PHLError, attempt
 from phl_ase.paths.counting import CountingHessian, CountingProducts
-from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, reason_of, run_optimiser, sentence_of
+from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
 from phl_ase.vibrations import HarmonicAnalysis, finite_difference_hessian, free_atoms, harmonic_analysis
 
 Array = np.ndarray
@@ -184,15 +184,15 @@ def _analysed(
     search: TransitionStateSearch, hessians: CountingHessian | None, products: CountingProducts | None
 ) -> TransitionStateSearch:
     """The same search with the harmonic analysis of its structure, and the outcome that follows from it."""
-    try:
+
+    def analyse() -> tuple[HarmonicAnalysis, str]:
         matrix, source = _final_hessian(search.atoms, hessians, products)
-        analysis = harmonic_analysis(search.atoms, matrix)
-    except NonFiniteError as error:
-        return replace(search, outcome="exploded", reason=str(error))
-    except PHLError:
-        raise
-    except Exception as error:
-        return replace(search, outcome="failed", reason=reason_of(error))
+        return harmonic_analysis(search.atoms, matrix), source
+
+    answer = attempt(analyse)
+    if answer.value is None:
+        return replace(search, outcome=answer.outcome, reason=answer.reason)
+    analysis, source = answer.value
     analysed = replace(search, analysis=analysis, curvature=source)
     if analysis.n_imaginary == 1:
         return analysed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.cell import Cell
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, reason_of
 from phl_ase.phonons.force_constants import ForceConstants
 from phl_ase.phonons.supercell import fresh, has_isotopes
 from phl_ase.units import convert
@@ -182,7 +182,7 @@ def band_path(
     try:
         band = Cell(np.array(phonon.primitive.cell)).bandpath(path, npoints=points)
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         raise PHLError(
             f"no path {'' if path is None else repr(path) + ' '}for this lattice ({reason}); expected special points "
             "such as 'GXWG' (ase.cell.Cell.bandpath().special_points lists them)"

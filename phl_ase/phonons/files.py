@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, reason_of
 from phl_ase.files import replacing
 from phl_ase.phonons.force_constants import ForceConstants
 from phl_ase.phonons.supercell import SYMPREC, build, parse_supercell
@@ -82,7 +82,7 @@ def read_phonopy_yaml(path: FilePath, *, supercell: Any = None, primitive_matrix
     except PHLError:
         raise
     except Exception as error:  # a foreign file through a foreign reader may fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         raise PHLError(f"{path} is not a file of a phonopy calculation ({reason}); {_NEEDED}") from error
 
 
@@ -152,7 +152,7 @@ def read_force_constants(path: FilePath, phonon: Phonopy) -> ForceConstants:
         reader = read_force_constants_hdf5 if Path(path).suffix in HDF5 else parse_FORCE_CONSTANTS
         values = np.asarray(reader(str(path), p2s_map=rows), dtype=float)
     except Exception as error:  # a foreign file through a foreign reader may fail in any way
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         raise PHLError(f"cannot read force constants from {path} ({reason}); expected what phonopy writes") from error
     expected = [(len(rows), atoms, 3, 3), (atoms, atoms, 3, 3)]
     if values.shape not in expected:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, reason_of
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -112,7 +112,7 @@ def build(cell: PhonopyAtoms, matrix: Array, primitive_matrix: Any, symprec: flo
             primitive_matrix = "P" if has_isotopes(cell) else guess_primitive_matrix(cell, symprec=symprec)
         return Phonopy(cell, supercell_matrix=matrix, primitive_matrix=primitive_matrix, symprec=symprec, log_level=0)
     except Exception as error:  # phonopy and spglib have no common class of errors
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         raise PHLError(
             f"phonopy cannot build the supercell of {cell.formula} ({reason}); check the cell, duplicate atoms and "
             "primitive_matrix ('P' takes the unit cell as it is)"

@@ -13,9 +13,8 @@ from collections.abc import Generator, Iterable
 from itertools import islice
 from typing import Any
 
-from phl_ase.errors import PHLError, missing_package
-from phl_ase.reference.executors import Make, Task
-from phl_ase.reference.labels import Failure, LabelledFrame, LabelRequest
+from phl_ase.errors import PHLError, missing_package, reason_of
+from phl_ase.reference.labels import Failure, LabelledFrame, LabelRequest, Make, Task
 from phl_ase.structures import Frame
 
 _CONNECT_SECONDS = 20
@@ -88,7 +87,7 @@ def _result(future: Any, frame: Frame) -> LabelledFrame:
     error = future.exception()
     if error is None:
         return future.result()
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    reason = reason_of(error)[:200]
     if isinstance(error, KilledWorker):
         return LabelledFrame(frame, Failure("died", reason), 0, 0.0)
     raise PHLError(f"a worker of the cluster failed ({reason}); the same command goes on from the finished frames")

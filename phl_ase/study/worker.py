@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, reason_of
 
 MARKER = "run.json"
 """File beside a run that says how it stands: outcome (started, trained, failed), fingerprint, configuration."""
@@ -65,7 +65,7 @@ def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:
         return {"outcome": "failed", "reason": " ".join(str(error).split())}
     except Exception as error:
         traceback.print_exc()
-        return {"outcome": "failed", "reason": " ".join(f"{type(error).__name__}: {error}".split())}
+        return {"outcome": "failed", "reason": reason_of(error)}
     seconds = result.records[-1]["seconds"] if result.records else 0.0
     return {
         "outcome": "trained",

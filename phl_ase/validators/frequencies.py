@@ -9,7 +9,7 @@ the reference's gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, curvature_of
-from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.errors import NonFiniteError, PHLError, attempt, unknown
 from phl_ase.paths import aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
@@ -127,15 +127,15 @@ def validate_frequencies(
     draft = _Draft(
         expected, system, potential, {"curvature": source, "geometry": KINDS[expected.kind], **(details or {})}
     )
-    outcome, answer = _guarded(lambda: _evaluate(hessian, reference.atoms))
-    if not isinstance(answer, np.ndarray):
-        return draft.nothing(outcome, answer)
-    scores = hessian_scores(reference.atoms, answer, expected.hessian, expected.gradient)
+    answer = attempt(lambda: _evaluate(hessian, reference.atoms))
+    if answer.value is None:
+        return draft.nothing(answer.outcome, answer.reason)
+    scores = hessian_scores(reference.atoms, answer.value, expected.hessian, expected.gradient)
     if expected.kind != "stationary":
         outcome = "on a path" if expected.kind == "irc" else "off stationary"
         arrays = {"eigenvalues": scores.eigenvalues, "reference_eigenvalues": scores.reference_eigenvalues}
         return draft.report(outcome, (*scores.directions, *scores.metrics), arrays)
-    return draft.compared(harmonic_analysis(reference.atoms, answer), after=scores.metrics)
+    return draft.compared(harmonic_analysis(reference.atoms, answer.value), after=scores.metrics)
 
 
 def validate_relaxed_frequencies(
@@ -201,10 +201,10 @@ def _at_own_point(draft: _Draft, found: Atoms, hessian: HessianFunction, metrics
     """The report of the modes at the potential's stationary point, turned onto the reference."""
     if not found.constraints:
         found = aligned(found, draft.expected.reference.atoms)
-    outcome, answer = _guarded(lambda: _evaluate(hessian, found))
-    if not isinstance(answer, np.ndarray):
-        return draft.nothing(outcome, answer, metrics)
-    return draft.compared(harmonic_analysis(found, answer), before=metrics)
+    answer = attempt(lambda: _evaluate(hessian, found))
+    if answer.value is None:
+        return draft.nothing(answer.outcome, answer.reason, metrics)
+    return draft.compared(harmonic_analysis(found, answer.value), before=metrics)
 
 
 def _search(
@@ -272,18 +272,6 @@ def _hessian_of(subject: Any) -> tuple[Array | HessianFunction, str]:
         curvature = curvature_of(subject)
         return curvature.hessian, curvature.source
     return subject, "a Hessian function" if callable(subject) else "a given Hessian"
-
-
-def _guarded(action: Callable[[], Array]) -> tuple[str, Array | str]:
-    """What an action gives, or the outcome and the reason why it gives nothing."""
-    try:
-        return "", action()
-    except NonFiniteError as error:
-        return "exploded", str(error)
-    except PHLError:
-        raise
-    except Exception as error:  # whatever a foreign calculator may raise is a result here
-        return "failed", " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _evaluate(hessian: Array | HessianFunction, atoms: Atoms) -> Array:

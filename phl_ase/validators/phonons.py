@@ -17,7 +17,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from scipy.stats import wasserstein_distance
 
 from phl_ase.curvature import Curvature
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, attempt, reason_of
 from phl_ase.phonons import (
     ForceConstants,
     Phonons,
@@ -126,19 +126,17 @@ def validate_phonons(
         "geometry": "the structure given, for the potential and the reference alike",
     }
     expected = None if isinstance(reference, str) else _reference(phonon, reference, settings)
-    try:
+
+    def compute() -> tuple[Phonons, Phonons, tuple[Metric, Metric]]:
         residual = _residual(phonon, calculator)
         known = force_constants(phonon, calculator) if constants is None else constants
-        got = _phonons(phonon, known, settings)
-        if expected is None:
-            expected = _phonons(phonon, displaced_force_constants(phonon, calculator, distance=distance), settings)
-    except NonFiniteError as error:
-        return _nothing(expected, "exploded", str(error), system, potential, record)
-    except PHLError:
-        raise
-    except Exception as error:  # whatever a foreign calculator may raise is a result here
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return _nothing(expected, "failed", reason, system, potential, record)
+        other = expected or _phonons(phonon, displaced_force_constants(phonon, calculator, distance=distance), settings)
+        return _phonons(phonon, known, settings), other, residual
+
+    answer = attempt(compute)
+    if answer.value is None:
+        return _nothing(expected, answer.outcome, answer.reason, system, potential, record)
+    got, expected, residual = answer.value
     record |= {
         "force_constants": got.force_constants.source,
         "reference_force_constants": expected.force_constants.source,
@@ -206,7 +204,7 @@ def _reference(phonon: Phonopy, reference: Any, settings: _Settings) -> Phonons:
     except PHLError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         raise PHLError(f"the reference gave no force constants ({reason}); expected a calculator that does") from error
 
 
