@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, reason_of
 from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
 
@@ -81,7 +81,7 @@ def _code(rest: str, options: Options) -> Any:
     try:
         made = getattr(importlib.import_module(module_name), factory)()
     except Exception as error:  # whatever foreign code raises is one line here; the cause keeps the rest
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = reason_of(error)
         hint = "; is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise PHLError(f"'ase:{rest}' failed ({reason}){hint}") from error
     if not callable(getattr(made, "get_property", None)):
