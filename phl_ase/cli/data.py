@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phl_ase.cli.output import check_target, save_json, table
+from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json, table
 
 _COUNTED = 30
 
@@ -36,7 +36,7 @@ def info(
         typer.Option(
             "--plot",
             "--histogram",
-            metavar="FILE.png",
+            metavar="FILE",
             help="Draw how energies (eV/atom), forces (eV/Å) and Hessians (eV/Å²) spread.",
         ),
     ] = None,
@@ -46,8 +46,7 @@ def info(
     phl data info reactions-wb97xd-631gd
     phl data info mine.extxyz --json mine.json --plot mine.png
     """
-    check_target(json, "JSON file")
-    check_target(plot, "plot")
+    check_outputs(json, plot)
     from phl_ase.datasets import open_dataset, summarise
 
     with open_dataset(file) as dataset:
@@ -62,12 +61,11 @@ def _draw(dataset: Any, path: Path) -> None:
     import numpy as np
 
     from phl_ase.datasets import measures
-    from phl_ase.files import write_atomic
-    from phl_ase.plots import frames, style
+    from phl_ase.plots import frames
 
     title = f"{Path(dataset.name).name}: {len(dataset)} frames, {dataset.meta.level_of_theory or 'level unknown'}"
     kinds = np.array([kind or "unknown" for kind in dataset.kinds.tolist()])
-    write_atomic(path, style.to_png(frames.draw, frames.Spread(title, kinds, measures(dataset))))
+    save_figure(path, frames.draw, frames.Spread(title, kinds, measures(dataset)))
 
 
 def import_(

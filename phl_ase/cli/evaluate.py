@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli.options import Device, Dtype, Model, Trust
-from phl_ase.cli.output import check_target, save_json, table
+from phl_ase.cli.output import check_outputs, save_json, save_plot, table
 from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw errors against displacement and temperature (PNG)."),
+        typer.Option("--plot", metavar="FILE", help="Draw errors against displacement and temperature."),
     ] = None,
     energies: Annotated[
         str, typer.Option(metavar="absolute|relative", help="Compare energies as they are, or within a composition.")
@@ -61,12 +61,8 @@ def evaluate(
     phl evaluate run/best.safetensors reactions-wb97xd-631gd --split run/split.json
     phl evaluate tblite reactions-wb97xd-631gd --energies relative --json errors.json --plot errors.png
     """
-    check_target(json, "JSON file")
-    check_target(plot, "figure")
+    check_outputs(json, plot)
     from phl_ase.datasets import open_dataset
-    from phl_ase.files import write_atomic
-    from phl_ase.plots.displacement import draw
-    from phl_ase.plots.style import to_png
     from phl_ase.resolver import resolve_calculator
     from phl_ase.scoring import ENERGIES
 
@@ -83,8 +79,7 @@ def evaluate(
         report = _report(opened, indices, calculator, name=model, energies=energies, split=chosen)
     typer.echo(_shown(report))
     save_json(json, report)
-    if plot is not None:
-        write_atomic(plot, to_png(draw, [report]))
+    save_plot(plot, "accuracy", [report])
 
 
 def _report(

@@ -1,13 +1,18 @@
-"""What commands show and write: plain tables of any width, JSON files checked before the work starts."""
+"""What commands show and write: plain tables of any width, files and figures checked before the work starts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from phl_ase.results import Report
+
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> str:
@@ -63,3 +68,45 @@ def save_json(path: Path | None, value: Any) -> None:
 
     if path is not None:
         write_json(path, value)
+
+
+def check_outputs(json: Path | None, plot: Path | None) -> None:
+    """Check, before the work, that results can be written.
+
+    Raises:
+        PHLError: For a folder that is missing or not writable, or a figure of a kind that is not drawn.
+    """
+    check_target(json, "JSON file")
+    check_target(plot, "figure")
+    if plot is not None and plot.suffix.lower() not in FIGURE_SUFFIXES:
+        raise PHLError(f"cannot draw {plot}: expected a file ending in {', '.join(FIGURE_SUFFIXES)}")
+
+
+def save_figure(path: Path | None, draw: Callable[[Any], Any], content: Any) -> None:
+    """Draw where a figure was asked for; the suffix of the file says what kind it is.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    if path is not None:
+        from phl_ase.files import write_atomic
+        from phl_ase.plots.style import rendered
+
+        write_atomic(path, rendered(draw, content, path.suffix.lower().removeprefix(".")))
+
+
+def save_plot(path: Path | None, validator: str, reports: Sequence[Report]) -> None:
+    """Draw reports where a figure was asked for.
+
+    Args:
+        path: The file; its suffix says what kind it is.
+        validator: A key of ``phl_ase.plots.FIGURES``.
+        reports: What the validator returned.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    if path is not None:
+        from phl_ase.plots import FIGURES
+
+        save_figure(path, FIGURES[validator], reports)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference
-from phl_ase.cli.validate.running import Task, check_outputs, run_tasks, save_plot, scored
+from phl_ase.cli.validate.running import Task, run_tasks, scored
 from phl_ase.cli.validate.tables import Column, report_table
 from phl_ase.errors import PHLError
 

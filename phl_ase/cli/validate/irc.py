@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
-from phl_ase.cli.validate.running import Task, check_outputs, make_folder, run_tasks, save_plot, scored, trajectory_file
+from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.tables import Column, report_table
 from phl_ase.errors import PHLError, unknown
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli.options import Device, Dtype, Model, Trust
-from phl_ase.cli.output import table
+from phl_ase.cli.output import check_outputs, save_plot, table
 from phl_ase.cli.validate.options import JsonFile, PlotFile
-from phl_ase.cli.validate.running import check_outputs, make_folder, run_tasks, save_plot
+from phl_ase.cli.validate.running import make_folder, run_tasks
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:

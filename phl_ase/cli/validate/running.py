@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phl_ase.cli.output import check_target, save_json
+from phl_ase.cli.output import save_json
+from phl_ase.cli.stopping import terminated_as_interrupted
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
@@ -17,20 +17,6 @@ if TYPE_CHECKING:
 
 Task = tuple[str, "Callable[[], Report]"]
 """What the bar says, and what makes one report."""
-
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-
-
-def check_outputs(json: Path | None, plot: Path | None) -> None:
-    """Check, before the work, that results can be written.
-
-    Raises:
-        PHLError: For a folder that is missing or not writable, or a figure of a kind that is not drawn.
-    """
-    check_target(json, "JSON file")
-    check_target(plot, "figure")
-    if plot is not None and plot.suffix.lower() not in FIGURE_SUFFIXES:
-        raise PHLError(f"cannot draw {plot}: expected a file ending in {', '.join(FIGURE_SUFFIXES)}")
 
 
 def make_folder(path: Path | None, what: str) -> Path | None:
@@ -101,42 +87,3 @@ def trajectory_file(folder: Path | None, *words: object) -> Path | None:
     """The trajectory in a folder that some words name; ``None`` without a folder."""
     name = "_".join(map(str, words)).replace(" ", "_").replace("/", "_")
     return None if folder is None else folder / f"{name}.traj"
-
-
-def save_plot(path: Path | None, validator: str, reports: Sequence[Report]) -> None:
-    """Draw reports where a figure was asked for.
-
-    Args:
-        path: The file; its suffix says what kind it is.
-        validator: A key of ``phl_ase.plots.FIGURES``.
-        reports: What the validator returned.
-
-    Raises:
-        PHLError: When the file cannot be written.
-    """
-    if path is not None:
-        from phl_ase.files import write_atomic
-        from phl_ase.plots import FIGURES
-        from phl_ase.plots.style import rendered
-
-        write_atomic(path, rendered(FIGURES[validator], reports, path.suffix.lower().removeprefix(".")))
-
-
-@contextmanager
-def terminated_as_interrupted():
-    """SIGTERM as Ctrl-C, so that both end alike; only in the main thread, where signals can be caught."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(received: int, _: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(received).name)
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli.options import Device, Dtype, Model, Trust
-from phl_ase.cli.output import check_target, table
+from phl_ase.cli.output import check_outputs, check_target, save_plot, table
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
-from phl_ase.cli.validate.running import Task, check_outputs, make_folder, run_tasks, save_plot, scored, trajectory_file
+from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
 from phl_ase.cli.validate.tables import Column, report_table
 from phl_ase.errors import unknown
