@@ -37,6 +37,7 @@ ANALYTIC = {
 POTENTIALS = {
     **ANALYTIC,
     "painn": painn_with_references,
+    "painn-core": lambda: painn(core="zbl"),
     "sum": lambda: Sum([painn(1), morse(5.0)]),
     "committee": lambda: Committee([painn(1), painn(2)]),
 }

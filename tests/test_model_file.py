@@ -76,7 +76,8 @@ def test_a_loaded_model_is_ready_for_use(path):
 def test_the_card_says_what_is_inside(path):
     card = read_card(path)
     assert card["architecture"] == "painn"
-    assert card["config"] == {"species": [1, 8], "channels": 8, "layers": 2, "cutoff": 3.0, "n_basis": 4}
+    settings = {"channels": 8, "layers": 2, "cutoff": 3.0, "n_basis": 4, "core": "none"}
+    assert card["config"] == {"species": [1, 8], **settings}
     assert card["provenance"] == CARD
 
 

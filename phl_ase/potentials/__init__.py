@@ -6,11 +6,15 @@ from phl_ase.potentials.model import Model
 from phl_ase.potentials.model_file import bundled_models, load_model, read_card, save_model
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
 from phl_ase.potentials.registry import ARCHITECTURES, Architecture
+from phl_ase.potentials.repulsion import CORES, ZBL, Core
 
 __all__ = [
     "ARCHITECTURES",
+    "CORES",
+    "ZBL",
     "Architecture",
     "Committee",
+    "Core",
     "Harmonic",
     "LennardJones",
     "Model",

@@ -12,10 +12,24 @@ from torch import Tensor
 from phl_ase.structures import Batch
 
 
-class Model(torch.nn.Module):
+class KeepsFloat64(torch.nn.Module):
+    """A module whose own float64 buffers stay so, digit for digit, whatever its weights are converted to."""
+
+    def _apply(self, fn, recurse=True):
+        kept = {name: value for name, value in self._buffers.items() if value is not None}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            if value.dtype == torch.float64:
+                self._buffers[name] = value.to(getattr(self, name).device)
+        return self
+
+
+class Model(KeepsFloat64):
     """A trainable Potential.
 
     Attributes:
+        reference_energies: Energy per species ``(species,)`` eV, in the order of ``species``.
+        scale: Energy scale, eV.
         provenance: What its card says of it: level of theory, data, scheme, errors, versions.
     """
 
@@ -24,6 +38,8 @@ class Model(torch.nn.Module):
     receptive_field: float
     derivative_modes: tuple[str, ...] = ("func", "batched", "loop")
     takes_charge: bool = False
+    reference_energies: Tensor
+    scale: Tensor
     provenance: dict[str, Any]
 
     @abstractmethod

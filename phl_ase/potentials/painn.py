@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from phl_ase.errors import PHLError
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.radial import bessel_basis
+from phl_ase.potentials.repulsion import check_core, core_named
 from phl_ase.structures import Batch
 
 
@@ -31,6 +32,8 @@ class PaiNNConfig:
         layers: Number of message-passing layers.
         cutoff: Å.
         n_basis: Number of radial functions.
+        core: Repulsive core that the network is added to, a key of ``repulsion.CORES``; ``"none"`` where a model file
+            does not say.
     """
 
     species: tuple[int, ...]
@@ -38,6 +41,7 @@ class PaiNNConfig:
     layers: int = 2
     cutoff: float = 5.0
     n_basis: int = 8
+    core: str = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "species", tuple(sorted(int(z) for z in self.species)))
@@ -48,6 +52,7 @@ class PaiNNConfig:
         for name, largest in (("channels", 2048), ("layers", 32), ("cutoff", 50.0), ("n_basis", 256)):
             if not 0 < getattr(self, name) <= largest:
                 raise PHLError(f"PaiNN {name} is {getattr(self, name)}; expected more than 0 and at most {largest}")
+        check_core(self.core)
 
 
 class _Message(nn.Module):
@@ -93,7 +98,7 @@ class _Update(nn.Module):
 
 
 class PaiNN(Model):
-    """The built-in potential. Energies are reference energies plus ``scale`` × a sum of atomic contributions.
+    """The built-in potential: reference energies, a repulsive core, and ``scale`` × a sum of atomic contributions.
 
     Args:
         config: Architecture.
@@ -122,6 +127,7 @@ class PaiNN(Model):
         index = torch.full((119,), -1, dtype=torch.int64)
         index[list(config.species)] = torch.arange(len(config.species))
         self.register_buffer("species_index", index, persistent=False)
+        self.core = core_named(config.core, config.species, config.cutoff)
         # float64 whatever the weights are: absolute energies do not fit float32
         self.register_buffer("reference_energies", torch.zeros(len(config.species), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
@@ -135,13 +141,6 @@ class PaiNN(Model):
                     nn.init.xavier_uniform_(module.weight, generator=generator)
                     if module.bias is not None:
                         module.bias.zero_()
-
-    def _apply(self, fn, recurse=True):
-        # .float() and .to(dtype) move the weights; energies stay float64
-        super()._apply(fn, recurse)
-        self.reference_energies = self.reference_energies.double()
-        self.scale = self.scale.double()
-        return self
 
     def card(self) -> dict[str, Any]:
         """Architecture as plain data, enough to build the model again."""
@@ -168,6 +167,10 @@ class PaiNN(Model):
             s, v = update(s + ds, dv if v is None else v + dv)
         atomic = self.readout_out(nn.functional.silu(self.readout_hidden(s))).squeeze(-1).double() * self.scale
         atomic = atomic + self.reference_energies[species]
+        if self.core is not None:
+            # every pair stands twice in the list
+            halves = 0.5 * self.core(r, batch.numbers[pairs.i], batch.numbers[pairs.j])
+            atomic = atomic.index_add(0, pairs.i, halves)
         if batch.atom_mask is not None:
             atomic = atomic * batch.atom_mask
         return atomic.new_zeros(batch.n_systems).index_add(0, batch.system, atomic)
