@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 # example -> what its output must hold, with the bundled model
 PROMISES = {
+    "reactions.py": ("hcn_hnc: finished", "transition state: converged", "frames, labels of", "md: 3 structures"),
     "relax.py": ("converged after", "relaxed / Å"),
     "frequencies.py": (
         "frequency MAE",

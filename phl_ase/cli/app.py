@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase import __version__
-from phl_ase.cli import check, data, demo, evaluate, label, models, report, train, validate
+from phl_ase.cli import check, data, demo, evaluate, label, models, reactions, report, sample, train, validate
 from phl_ase.cli.mistakes import reported
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -17,6 +17,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "label": label.label,
+    "reactions": reactions.reactions,
+    "sample": sample.sample,
     "check": check.check,
     "models": models.models,
     "report": report.report,

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from phl_ase.errors import PHLError
 from phl_ase.probes import check_family
 from phl_ase.progress import Progress
 from phl_ase.reference.cluster import on_cluster
-from phl_ase.reference.executors import Make, Task, in_processes, in_this_process
-from phl_ase.reference.labels import FAILURES, Failure, LabelledFrame, LabelRequest
+from phl_ase.reference.executors import in_processes, in_this_process
+from phl_ase.reference.labels import FAILURES, Failure, LabelledFrame, LabelRequest, Make, Task
 from phl_ase.reference.methods import METHODS, energy_reference, level_of_theory
 from phl_ase.reference.work_folder import WorkFolder, work_folder
 from phl_ase.results import provenance
@@ -118,7 +119,7 @@ def label_dataset(
     folder = Path(work) if work is not None else path.with_name(path.name + ".work")
     _check(structures, path, folder, request, workers, scheduler)
     level, reference = _level_and_reference(method)
-    sample = _sample(len(structures), request)
+    sample = request.sample(len(structures))
     about = _description(structures, method, request)
     with work_folder(folder, {**about, "level_of_theory": level}) as kept:
         if retry:
@@ -169,9 +170,12 @@ def _results(
 ) -> Generator[LabelledFrame, None, None]:
     if scheduler is not None:
         return on_cluster(tasks, make, request, scheduler)
-    if workers > 1:
-        return in_processes(tasks, make, request, workers)
-    return in_this_process(tasks, make, request)
+    start = partial(request.labeller, make)
+    return in_processes(tasks, start, workers, died=_died) if workers > 1 else in_this_process(tasks, start)
+
+
+def _died(task: Task, how: str) -> LabelledFrame:
+    return LabelledFrame(task[0], Failure("died", how), 0, 0.0)
 
 
 def _keep_all(results: Generator[LabelledFrame, None, None], kept: WorkFolder, total: int, *, keep_going: bool) -> None:
@@ -184,24 +188,13 @@ def _keep_all(results: Generator[LabelledFrame, None, None], kept: WorkFolder, t
                 return
 
 
-def _sample(frames: int, request: LabelRequest) -> set[int]:
-    """Frames on which the error of products is estimated, spread at random."""
-    seed = 0 if request.probes is None else request.probes.seed
-    chosen = np.random.default_rng(seed).permutation(frames)[: request.estimate_error]
-    return set(chosen.tolist())
-
-
 def _description(structures: BaseDataset, method: LabelMethod, request: LabelRequest) -> dict[str, Any]:
     """What the labels depend on, as JSON holds it: the same for every run of a campaign."""
-    probes = request.probes
     return {
         "input": _structures_hash(structures),
         "method": method.name,
         "settings": dict(method.settings),
-        "hessian": request.hessian,
-        "probes": probes and {"family": probes.family, "count": probes.count, "seed": probes.seed},
-        "step": request.step,
-        "estimate_error": request.estimate_error,
+        **request.description,
     }
 
 
@@ -258,19 +251,21 @@ def _meta(
         "frames_of_input": result.frames,
         "failed": len(failures),
         "failures": failures[:_LISTED_FAILURES],
-        "versions": _versions(str(about["method"])),
+        "versions": method_versions(str(about["method"])),
     }
-    notes = [_of_labels(request), *_of_error(result), *_of_failures(result)]
+    notes = [labels_note(request), *_of_error(result), *_of_failures(result)]
     return DatasetMeta(result.level_of_theory, reference, provenance(**details), " ".join(notes))
 
 
-def _versions(method: str) -> dict[str, str]:
+def method_versions(method: str) -> dict[str, str]:
+    """Package -> version of what computes a method of the table; empty for another calculator."""
     name = method.partition(":")[0]
     packages = {METHODS[name].package} if name in METHODS else set()
     return {package: importlib.metadata.version(package) for package in sorted(packages)}
 
 
-def _of_labels(request: LabelRequest) -> str:
+def labels_note(request: LabelRequest) -> str:
+    """What the notes of a data set say of its labels."""
     parts = ["energy", "forces"]
     differences = f"central differences of {request.step:g} Å"
     if request.hessian is not None:

@@ -1,7 +1,7 @@
-"""Where frames are labelled: in this process, in processes of this machine, or on a dask.distributed cluster.
+"""Where work is done: in this process, or in processes of this machine, which may die of it.
 
 Each is a generator that takes tasks as it needs them and yields results as they come, in any order. Closing it stops
-the work behind it.
+the work behind it. What the work is (a frame to label, a reaction to build) is the caller's.
 """
 
 from __future__ import annotations
@@ -11,88 +11,99 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from phl_ase.errors import PHLError
-from phl_ase.reference.labels import Failure, LabelledFrame, LabelRequest
-from phl_ase.structures import Frame
 
-Make = Callable[[], Any]
-"""Makes an ASE calculator; sent to other processes, so a function of a module or a ``functools.partial`` of one."""
-Task = tuple[Frame, bool]
-"""A frame, and whether the error of its products is estimated."""
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Start = Callable[[], Callable[[Task], Result]]
+"""Called once where the work is done, gives what does a task. It is sent to other processes, as are tasks and results:
+a function of a module, or a ``functools.partial`` of one."""
 
 ATTEMPTS = 2
-"""How many workers a frame may take with it before it is given up; how many may die in a row while they start."""
+"""How many workers a task may take with it before it is given up; how many may die in a row while they start."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _PATIENCE_SECONDS = 5.0
 _READY = "ready"
 
 
-def in_this_process(tasks: Iterable[Task], make: Make, request: LabelRequest) -> Generator[LabelledFrame, None, None]:
-    """Label one frame after another."""
-    calculator = make()
-    for frame, estimate_error in tasks:
-        yield request.label(frame, calculator, estimate_error=estimate_error)
+def in_this_process(tasks: Iterable[Task], start: Start[Task, Result]) -> Generator[Result, None, None]:
+    """Do one task after another."""
+    do = start()
+    for task in tasks:
+        yield do(task)
 
 
 def in_processes(
-    tasks: Iterable[Task], make: Make, request: LabelRequest, workers: int
-) -> Generator[LabelledFrame, None, None]:
-    """Label in worker processes of one thread each.
+    tasks: Iterable[Task], start: Start[Task, Result], workers: int, *, died: Callable[[Task, str], Result]
+) -> Generator[Result, None, None]:
+    """Work in processes of one thread each.
 
-    A worker that dies (killed, a crash of compiled code) is replaced and its frame tried again; a frame that takes
-    ``ATTEMPTS`` workers with it has failed.
+    A worker that dies (killed, a crash of compiled code) is replaced and its task tried again; a task that takes
+    ``ATTEMPTS`` workers with it is given up.
+
+    Args:
+        tasks: What to do.
+        start: See ``Start``.
+        workers: Number of processes.
+        died: The result of a task that is given up, with how the last of its workers ended.
 
     Raises:
-        PHLError: When workers cannot be started or cannot make the calculator.
+        PHLError: When workers cannot be started, and what ``start`` or a task raises of a mistake of the caller.
     """
-    crew = _Crew(make, request)
+    crew: _Crew[Task, Result] = _Crew(start)
     waiting = iter(tasks)
     again: deque[Task] = deque()
-    deaths: Counter[int] = Counter()
+    deaths: Counter[int] = Counter()  # by the identity of tasks, which live until they are done
     try:
         for task in islice(waiting, workers):
             crew.give(crew.hire(), task)
         while crew.busy:
             for worker, answer in crew.answers():
-                task = crew.busy.pop(worker)
-                result: LabelledFrame | None = None
+                task, results = crew.busy.pop(worker), []
                 if not isinstance(answer, Death):
-                    result = answer
-                elif deaths[task[0].frame_id] + answer.of_a_frame < ATTEMPTS:
-                    deaths[task[0].frame_id] += answer.of_a_frame
+                    results.append(answer)
+                elif deaths[id(task)] + answer.of_a_task < ATTEMPTS:
+                    deaths[id(task)] += answer.of_a_task
                     again.append(task)
                 else:
-                    result = LabelledFrame(task[0], Failure("died", answer.how), 0, 0.0)
-                following = again.popleft() if again else next(waiting, None)
-                if following is not None:  # before the result is used: a worker should not wait for a disk
+                    results.append(died(task, answer.how))
+                if results:
+                    deaths.pop(id(task), None)
+                # before the result is used: a worker should not wait for a disk
+                for following in islice(chain(_popped(again), waiting), 1):
                     crew.give(crew.hire() if isinstance(answer, Death) else worker, following)
-                if result is not None:
-                    yield result
+                yield from results
     finally:
         crew.stop()
 
 
-class Death:
-    """How a worker ended, and whether a frame was to blame (it may have died while starting)."""
+def _popped(tasks: deque[Task]) -> Iterator[Task]:
+    while tasks:
+        yield tasks.popleft()
 
-    def __init__(self, exit_code: int, *, of_a_frame: bool) -> None:
+
+class Death:
+    """How a worker ended, and whether a task was to blame (it may have died while starting)."""
+
+    def __init__(self, exit_code: int, *, of_a_task: bool) -> None:
         ended = f"was ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exited with {exit_code}"
         self.how = f"the worker process {ended}"
-        self.of_a_frame = of_a_frame
+        self.of_a_task = of_a_task
 
 
-class _Crew:
+class _Crew(Generic[Task, Result]):
     """Worker processes, each at the other end of a pipe."""
 
-    def __init__(self, make: Make, request: LabelRequest) -> None:
+    def __init__(self, start: Start[Task, Result]) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._arguments = (make, request)
+        self._start = start
         self._processes: dict[Connection, Any] = {}
         self._started: set[Connection] = set()
         self._false_starts = 0
@@ -101,7 +112,7 @@ class _Crew:
     def hire(self) -> Connection:
         """Start a worker, without waiting for it."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, *self._arguments), name="phl label", daemon=True)
+        process = self._context.Process(target=_work, args=(theirs, self._start), name="phl worker", daemon=True)
         try:
             with theirs, _environment(dict.fromkeys(_THREADS, "1")), _ignoring(signal.SIGINT):
                 process.start()
@@ -120,11 +131,11 @@ class _Crew:
         with contextlib.suppress(OSError):  # a dead one shows when its answer is asked for
             worker.send(task)
 
-    def answers(self) -> Iterator[tuple[Connection, LabelledFrame | Death]]:
+    def answers(self) -> Iterator[tuple[Connection, Result | Death]]:
         """Wait for busy workers; each that has an answer or has died.
 
         Raises:
-            PHLError: When a worker cannot make the calculator, or too many died while starting.
+            PHLError: What a worker raised of a mistake, or when too many died while starting.
         """
         for worker in [one for one in wait(list(self.busy)) if isinstance(one, Connection)]:
             try:
@@ -144,8 +155,8 @@ class _Crew:
         process = self._processes.pop(worker)
         process.join()
         worker.close()
-        death = Death(process.exitcode, of_a_frame=worker in self._started)
-        self._false_starts += not death.of_a_frame
+        death = Death(process.exitcode, of_a_task=worker in self._started)
+        self._false_starts += not death.of_a_task
         if self._false_starts >= ATTEMPTS:
             raise PHLError(f"{death.how} while it was starting; try one worker, which runs in this process")
         return death
@@ -163,19 +174,26 @@ class _Crew:
         self._processes.clear()
 
 
-def _work(connection: Connection, make: Make, request: LabelRequest) -> None:
+def _work(connection: Connection, start: Start) -> None:
     """What a worker process does until nobody is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal reaches all; the one that asks stops the rest
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         try:
-            calculator = make()
+            do = start()
+            connection.send(_READY)
+            while True:
+                connection.send(do(connection.recv()))
         except PHLError as error:
             connection.send(error)
-            return
-        connection.send(_READY)
-        while True:
-            frame, estimate_error = connection.recv()
-            connection.send(request.label(frame, calculator, estimate_error=estimate_error))
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent was killed: a task may have hours left, and nobody would take its result."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,11 @@ from phl_ase.vibrations import finite_difference_hessian
 
 Array = np.ndarray
 
+Make = Callable[[], Any]
+"""Makes an ASE calculator; sent to other processes, so a function of a module or a ``functools.partial`` of one."""
+Task = tuple[Frame, bool]
+"""A frame, and whether the error of its products is estimated."""
+
 STEP = 0.002
 """Å: the displacement of the atom that moves most in a central difference. The error grows as its square (0.01 eV/Å² of
 a product at 0.005 Å), the noise of the self-consistent field as its inverse (0.003 eV/Å² at 0.0005 Å)."""
@@ -237,10 +242,32 @@ class LabelRequest:
             raise PHLError(f"estimate_error is {self.estimate_error} frames; expected 0 or more")
         check_request(self.hessian, self.probes, self.step, estimate_error=self.estimate_error > 0)
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What the labels depend on, as JSON holds it."""
+        probes = self.probes
+        return {
+            "hessian": self.hessian,
+            "probes": probes and {"family": probes.family, "count": probes.count, "seed": probes.seed},
+            "step": self.step,
+            "estimate_error": self.estimate_error,
+        }
+
     def label(self, frame: Frame, calculator: Any, *, estimate_error: bool = False) -> LabelledFrame:
         """Label one frame, as :func:`label_frame`; ``estimate_error`` where it is one of the sample."""
         asked: dict[str, Any] = {"hessian": self.hessian, "probes": self.probes, "step": self.step}
         return label_frame(frame, calculator, **asked, estimate_error=estimate_error)
+
+    def labeller(self, make: Make) -> Callable[[Task], LabelledFrame]:
+        """A function that labels one frame after another with a calculator of its own."""
+        calculator = make()
+        return lambda task: self.label(task[0], calculator, estimate_error=task[1])
+
+    def sample(self, frames: int) -> set[int]:
+        """Which of a number of frames have the error of their products estimated, spread at random."""
+        seed = 0 if self.probes is None else self.probes.seed
+        chosen = np.random.default_rng(seed).permutation(frames)[: self.estimate_error]
+        return set(chosen.tolist())
 
 
 def choose_step(

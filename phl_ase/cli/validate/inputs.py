@@ -42,12 +42,12 @@ def is_data_set(text: str) -> bool:
     return text in BUNDLED or Path(text).suffix.lower() in _STORES
 
 
-def read_structures(text: str, kinds: Sequence[str], reactions: Sequence[str] | None) -> list[Structure]:
+def read_structures(text: str, kinds: Sequence[str] | None, reactions: Sequence[str] | None) -> list[Structure]:
     """The structures of an INPUT.
 
     Args:
         text: A data set of ours or any file that ASE reads.
-        kinds: Those that are wanted; where a file names no kinds at all, every structure is.
+        kinds: Those that are wanted; where a file names no kinds at all, every structure is. ``None`` for all.
         reactions: Those that are wanted; all by default.
 
     Raises:
@@ -56,12 +56,12 @@ def read_structures(text: str, kinds: Sequence[str], reactions: Sequence[str] | 
     found = _of_data_set(text, kinds) if is_data_set(text) else _of_file(text)
     known = list(dict.fromkeys(one.labels.reaction for one in found if one.labels.reaction))
     _check_reactions(text, reactions, known)
-    if any(one.kind for one in found):
+    if kinds is not None and any(one.kind for one in found):
         found = [one for one in found if one.kind in kinds]
     if reactions:
         found = [one for one in found if one.labels.reaction in reactions]
     if not found:
-        raise PHLError(f"{text} holds no structure of kind {', '.join(kinds)}; nothing to validate")
+        raise PHLError(f"{text} holds no structure of kind {', '.join(kinds or ())}; expected at least one")
     return found
 
 
@@ -71,14 +71,15 @@ def _check_reactions(text: str, wanted: Sequence[str] | None, known: Sequence[st
         raise PHLError(f"{text} has no reaction {', '.join(absent)}; it has {', '.join(known) or 'none'}")
 
 
-def _of_data_set(text: str, kinds: Sequence[str]) -> list[Structure]:
+def _of_data_set(text: str, kinds: Sequence[str] | None) -> list[Structure]:
     import numpy as np
 
     from phl_ase.datasets import open_dataset
     from phl_ase.structures import atoms_from_frame
 
     with open_dataset(text) as dataset:
-        wanted = np.isin(dataset.kinds, kinds) if any(dataset.kinds) else np.ones(len(dataset), dtype=bool)
+        every = kinds is None or not any(dataset.kinds)
+        wanted = np.ones(len(dataset), dtype=bool) if every else np.isin(dataset.kinds, kinds or ())
         frames = dataset.frames(np.nonzero(wanted)[0])
     return [Structure(_name(frame, i), frame.kind, atoms_from_frame(frame), frame) for i, frame in enumerate(frames)]
 
@@ -97,7 +98,8 @@ def _of_file(text: str) -> list[Structure]:
 def _bare(atoms: Atoms, frame: Frame) -> Atoms:
     """A copy without the results of the file, charge and multiplicity where calculators look for them."""
     copy = atoms.copy()
-    copy.info = {"charge": frame.charge, "multiplicity": frame.multiplicity}
+    copy.info = {key: atoms.info[key] for key in ("description",) if key in atoms.info}
+    copy.info |= {"charge": frame.charge, "multiplicity": frame.multiplicity}
     return copy
 
 

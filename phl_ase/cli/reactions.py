@@ -1,0 +1,208 @@
+"""``phl reactions``: guesses of transition states become a data set of reactions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.labelling import (
+    EstimateError,
+    Family,
+    HessianKind,
+    JsonFile,
+    Out,
+    Products,
+    Settings,
+    Step,
+    With,
+    Work,
+    Workers,
+    label_method,
+    label_request,
+)
+from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.output import check_target, save_json, table
+from phl_ase.cli.stopping import terminated_as_interrupted
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from phl_ase.cli.validate.inputs import Structure
+    from phl_ase.reactions import BuildResult, ReactionGuess, ReactionResult
+
+Input = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="Guesses of TSs, info['reaction'] their names: anything ase.io reads."),
+]
+Pairs = Annotated[bool, typer.Option("--pairs", help="INPUT holds reactant, product, reactant, product, …")]
+Product = Annotated[
+    Path | None, typer.Option("--product", metavar="FILE", help="INPUT holds reactants, this file their products.")
+]
+Guess = Annotated[
+    str, typer.Option("--guess", metavar="METHOD", help="The path between two ends: auto, geodesic, idpp.")
+]
+Ways = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--way",
+        metavar="NAME",
+        help="How Sella is run, as hessian-3 or gradients:cartesian; repeat for what is tried next. By default the "
+        "method's curvature decides.",
+    ),
+]
+IrcPoints = Annotated[int, typer.Option("--irc-points", metavar="N", help="Points kept on each side of the TS.")]
+Temperatures = Annotated[
+    str, typer.Option("--temperatures", metavar="K,K,…", help="Of the normal-mode samples.", show_default=True)
+]
+Count = Annotated[
+    int, typer.Option("--samples", metavar="N", help="Around each stationary point at each temperature; 0 for none.")
+]
+SampleSeed = Annotated[int, typer.Option("--sample-seed", help="Of the samples.")]
+ProbeSeed = Annotated[int | None, typer.Option("--seed", help="Of the probes; 0 by default.")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try stages again that failed before.")]
+
+
+def reactions(
+    structures: Input,
+    method: With,
+    out: Out,
+    pairs: Pairs = False,
+    product: Product = None,
+    guess: Guess = "auto",
+    ways: Ways = None,
+    irc_points: IrcPoints = 6,
+    temperatures: Temperatures = "300,600,900,1200,1600,2000",
+    samples: Count = 1,
+    sample_seed: SampleSeed = 0,
+    settings: Settings = None,
+    hessian: HessianKind = None,
+    hvp: Products = None,
+    family: Family = None,
+    seed: ProbeSeed = None,
+    step: Step = None,
+    estimate_error: EstimateError = 0,
+    workers: Workers = 1,
+    retry: Retry = False,
+    work: Work = None,
+    json: JsonFile = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Build a data set of reactions: TS, path, minima, points between, normal-mode samples, labels of all.
+
+    Every reaction has a folder in the work folder: log.txt says what was done, labels.jsonl holds each gradient.
+    Stopped or killed, the same command goes on where it was. Other label options in the same work folder label the same
+    structures anew; other settings need another work folder. Reactions that fail are listed here and in the data set,
+    and make the exit code 1. --estimate-error counts frames of each reaction.
+
+    phl reactions guesses.xyz --with pyscf --hessian differences --workers 4 -o reactions.h5
+
+    phl reactions reactant.xyz --product product.xyz --with tblite --hvp 1 --samples 2 -o one.h5
+    """
+    check_target(out, "data set")
+    check_target(json, "JSON file")
+    from phl_ase.reactions import ReactionSettings, build_reactions, read_way
+
+    request = label_request(hessian, hvp, family, seed, step, estimate_error)
+    how = ReactionSettings(
+        ways=tuple(read_way(way) for way in ways or ()),
+        guess=guess,
+        irc_points=irc_points,
+        temperatures=_temperatures(temperatures),
+        samples=samples,
+        seed=sample_seed,
+    )
+    guesses = _guesses(structures, pairs=pairs, product=product)
+    labels_by = label_method(method, settings or [], device, trust)
+    options: dict[str, Any] = {"workers": workers, "retry": retry, "work": work, "source": structures}
+    with terminated_as_interrupted():
+        try:
+            result = build_reactions(guesses, labels_by, out, settings=how, request=request, **options)
+        except KeyboardInterrupt:
+            typer.echo("what was computed is kept: the same command goes on from it", err=True)
+            raise
+    paths = {"path": None if result.path is None else str(result.path), "work": str(result.work)}
+    save_json(json, {**vars(result), **paths})
+    typer.echo(_shown(result))
+    if result.path is None or not all(reaction.is_finished for reaction in result.reactions):
+        raise typer.Exit(1)
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise PHLError(f"--temperatures is {text!r}; expected numbers in K, for example 300,600,1200") from None
+
+
+def _guesses(text: str, *, pairs: bool, product: Path | None) -> list[ReactionGuess]:
+    """The reactions of INPUT: each frame a guess, two frames a reaction, or one frame here and one in another file."""
+    from phl_ase.reactions import ReactionGuess
+
+    groups = _groups(text, pairs=pairs, product=product)
+    unnamed = [Path(text).stem] if len(groups) == 1 else [f"{Path(text).stem}-{i}" for i in range(len(groups))]
+    return [
+        ReactionGuess(
+            first.labels.reaction or name,
+            tuple(one.atoms for one in (first, *others)),
+            str(first.atoms.info.get("description", "")),
+        )
+        for name, (first, *others) in zip(unnamed, groups, strict=True)
+    ]
+
+
+def _groups(text: str, *, pairs: bool, product: Path | None) -> list[tuple[Structure, ...]]:
+    """The structures of each reaction."""
+    from phl_ase.cli.validate.inputs import read_structures
+
+    if pairs and product is not None:
+        raise PHLError("got both --pairs and --product; expected the products in one place")
+    if pairs:
+        ends = read_structures(text, ("reactant", "product"), None)
+        if len(ends) % 2:
+            raise PHLError(f"{text} holds {len(ends)} structures; expected pairs: reactant, product, …")
+        for one, other in zip(ends[::2], ends[1::2], strict=True):
+            kinds = (one.kind or "reactant", other.kind or "product")
+            if kinds != ("reactant", "product") or one.labels.reaction != other.labels.reaction:
+                raise PHLError(f"{text}: got {one.name}, then {other.name}; expected a reactant, then its product")
+        return [*zip(ends[::2], ends[1::2], strict=True)]
+    if product is not None:
+        first, second = read_structures(text, ("reactant",), None), read_structures(str(product), ("product",), None)
+        if len(first) != len(second):
+            raise PHLError(f"{text} holds {len(first)} structures, {product} {len(second)}; expected one for one")
+        return [*zip(first, second, strict=True)]
+    return [(one,) for one in read_structures(text, ("ts",), None)]
+
+
+def _shown(result: BuildResult) -> str:
+    headings = ("reaction", "outcome", "atoms", "imaginary / cm⁻¹", "barrier → / (kcal/mol)", "← / (kcal/mol)")
+    rows = [_row(reaction) for reaction in result.reactions]
+    lines = [table((*headings, "frames", "gradients", "Hessians"), rows, words=2), ""]
+    failed = [reaction for reaction in result.reactions if not reaction.is_finished]
+    lines += [f"{reaction.name}: {reaction.outcome}: {_reason(reaction)}" for reaction in failed]
+    done = len(result.reactions) - len(failed)
+    lines.append(f"{done} of {len(result.reactions)} reactions finished, {result.level_of_theory}")
+    lines.append(f"logs and calculations: {result.work}")
+    if result.path is None:
+        held = any(reaction.outcome == "in use" for reaction in failed)
+        why = "other runs hold reactions; the same command packs them when they are done" if held else "no frames"
+        lines.append(f"no data set was written: {why}")
+    else:
+        lines.append(f"data set: {result.path}, {result.frames} frames")
+    if any(reaction.outcome != "in use" for reaction in failed):
+        lines.append("the same command with --retry tries again what failed")
+    return "\n".join(lines)
+
+
+def _row(reaction: ReactionResult) -> tuple[Any, ...]:
+    barriers = [None if value is None else f"{value:.1f}" for value in reaction.barriers_kcal]
+    imaginary = None if reaction.imaginary is None else f"{-reaction.imaginary:.0f}i"
+    counts = (reaction.frames, reaction.gradients, reaction.hessians)
+    return (reaction.name, reaction.outcome, reaction.atoms, imaginary, *barriers, *counts)
+
+
+def _reason(reaction: ReactionResult) -> str:
+    from phl_ase.reactions import OUTCOMES
+
+    return reaction.sentence or OUTCOMES[reaction.outcome]

@@ -1,0 +1,26 @@
+"""From a guess of a transition state to a data set: TS, reaction path, minima, samples, labels, on any ASE calculator.
+
+``build`` works through reactions, ``stages`` does one, ``folder`` keeps what it came to, ``memory`` every calculation;
+``samplers`` draw structures around a given one.
+"""
+
+from phl_ase.reactions.build import BuildResult, build_reactions
+from phl_ase.reactions.guesses import ReactionGuess
+from phl_ase.reactions.samplers import SAMPLERS, Sampler, Samples, draw_normal_modes, sample
+from phl_ase.reactions.settings import ReactionSettings, read_way
+from phl_ase.reactions.summary import OUTCOMES, ReactionResult
+
+__all__ = [
+    "OUTCOMES",
+    "SAMPLERS",
+    "BuildResult",
+    "ReactionGuess",
+    "ReactionResult",
+    "ReactionSettings",
+    "Sampler",
+    "Samples",
+    "build_reactions",
+    "draw_normal_modes",
+    "read_way",
+    "sample",
+]

@@ -1,0 +1,125 @@
+"""Finished reactions as one data set: written frame by frame, in one step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phl_ase.datasets import DatasetMeta
+from phl_ase.datasets.spool import spooled
+from phl_ase.errors import PHLError
+from phl_ase.reactions.folder import ReactionFolder
+from phl_ase.reactions.frames import frames_of
+from phl_ase.reactions.memory import LABELS, Memory, remembering
+from phl_ase.reactions.stages import Plan
+from phl_ase.reactions.summary import OUTCOMES, ReactionResult
+from phl_ase.reference import energy_reference
+from phl_ase.reference.campaign import labels_note, method_versions
+from phl_ase.results import plain, provenance
+
+_LISTED, _REASON = 100, 200  # the provenance of a data set is at most 60,000 bytes
+
+
+def pack(
+    path: Path,
+    folders: Sequence[ReactionFolder],
+    results: Sequence[ReactionResult],
+    calculator: Any,
+    plan: Plan,
+    about: Mapping[str, Any],
+    source: str,
+) -> int:
+    """Write the data set of all labelled frames.
+
+    Args:
+        path: Where to.
+        folders: The reactions, in this order.
+        results: What became of each.
+        calculator: Of the method; what its labels are made of is remembered, it computes nothing.
+        plan: What was wanted.
+        about: Name, settings and level of theory of the method.
+        source: What the guesses were read from.
+
+    Returns:
+        Number of frames; 0 where there are none and nothing is written.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    if not any(result.frames for result in results):
+        return 0
+    with spooled(path) as spool:
+        failed = sum(_append(spool, folder, calculator, plan) for folder in folders)
+        if not spool.frames:
+            raise PHLError("no frame of any reaction has labels; see the logs in the work folder")
+        spool.finish(_meta(folders, results, calculator, plan, about, source, failed))
+        return spool.frames
+
+
+def _append(spool: Any, folder: ReactionFolder, calculator: Any, plan: Plan) -> int:
+    """Add the labelled frames of a reaction; how many of its frames have no labels."""
+    record, frames = folder.record("labels") or {}, frames_of(folder)
+    if record.get("request") != plan.request.description:
+        return len(frames)  # whoever worked on them died
+    remembered = remembering(calculator, Memory(folder.path / LABELS))
+    for place, frame in enumerate(frames):
+        if str(place) not in record["failures"]:
+            labelled = plan.request.label(frame, remembered)
+            spool.append(labelled.frame, f"{folder.name}, frame {place}")
+    return len(record["failures"])
+
+
+def _meta(
+    folders: Sequence[ReactionFolder],
+    results: Sequence[ReactionResult],
+    calculator: Any,
+    plan: Plan,
+    about: Mapping[str, Any],
+    source: str,
+    failed: int,
+) -> DatasetMeta:
+    errors = [e for folder in folders for e in (folder.record("labels") or {}).get("product_errors", [])]
+    error = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
+    unfinished = [result for result in results if not result.is_finished]
+    listed = [{"reaction": r.name, "outcome": r.outcome, "reason": r.sentence[:_REASON]} for r in unfinished]
+    details = {
+        **about,
+        "source": Path(source).name,
+        "reactions": len(results),
+        "failed_reactions": len(unfinished),
+        "failures": listed[:_LISTED],
+        "failed_frames": failed,
+        "settings": plan.settings.description,
+        **plan.request.description,
+        "product_error": error,
+        "product_error_frames": len(errors),
+        "gradients": sum(result.gradients for result in results),
+        "hessians_of_the_method": sum(result.hessians for result in results),
+        "seconds": round(sum(result.seconds for result in results), 3),
+        "units": {"step": "Å", "product_error": "eV/Å²", "irc_s": "√amu·Å"},
+        "versions": method_versions(str(about["method"])),
+    }
+    notes = [labels_note(plan.request), *_of_error(error, len(errors)), *_of_failures(unfinished, len(results), failed)]
+    level = str(about["level_of_theory"])
+    return DatasetMeta(level, energy_reference(calculator), provenance(**plain(details)), " ".join(notes))
+
+
+def _of_error(error: float | None, frames: int) -> list[str]:
+    if error is None:
+        return []
+    return [f"Products: rms error of an element about {error:.2g} eV/Å², by twice the step on {frames} frames."]
+
+
+def _of_failures(unfinished: Sequence[ReactionResult], total: int, failed: int) -> list[str]:
+    said = []
+    if unfinished:
+        counted = Counter(result.outcome for result in unfinished)
+        reasons = "; ".join(f"{count}: {OUTCOMES[outcome]}" for outcome, count in sorted(counted.items()))
+        said.append(f"{len(unfinished)} of {total} reactions are not finished ({reasons}).")
+    if failed:
+        said.append(f"{failed} frames have no labels and are left out.")
+    return said

@@ -1,0 +1,119 @@
+"""What a reaction is built with, beside the method: every choice that its structures depend on, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from phl_ase.curvature import DIFFERENCES, EXACT
+from phl_ase.errors import PHLError, unknown
+from phl_ase.paths import INTEGRATORS, PATH_METHODS, WAYS
+
+Attempt = tuple[str, bool | None]
+"""A key of ``phl_ase.paths.WAYS``, and whether in internal coordinates; ``None`` for what the structure suggests."""
+
+LADDERS: Mapping[str, tuple[Attempt, ...]] = {
+    EXACT: (("hessian", None), ("hessian-3", False), ("hessian-every", None)),
+    DIFFERENCES: (("gradients", None), ("hessian", None), ("hessian-3", False)),
+}
+"""Where curvature comes from -> the ways to run Sella that are tried, cheap ones of quantum chemistry first."""
+
+COORDINATES: Mapping[str, bool | None] = {"": None, "internal": True, "cartesian": False}
+"""What may follow the name of a way -> whether coordinates are internal."""
+
+# cm⁻¹: softer modes are sampled as if they were this stiff; a straight line is no torsion
+SOFTEST = 250.0
+
+TEMPERATURES = (300.0, 600.0, 900.0, 1200.0, 1600.0, 2000.0)
+"""K: from a molecule at rest to the heat of a reaction just behind its barrier."""
+
+_POSITIVE = ("ts_fmax", "ts_steps", "irc_step", "irc_fmax", "irc_max_points", "relax_fmax", "relax_steps", "softest")
+
+
+@dataclass(frozen=True)
+class ReactionSettings:
+    """How the structures of reactions are found.
+
+    Attributes:
+        ways: Ways to run Sella, tried in this order; empty for the ladder of where curvature comes from.
+        guess: Key of ``phl_ase.paths.PATH_METHODS``, or ``"auto"``: the path between reactant and product.
+        ts_fmax: Threshold for the largest force on an atom of a TS, eV/Å.
+        ts_steps: Most steps of a search.
+        irc_method: Key of ``phl_ase.paths.INTEGRATORS``.
+        irc_step: Length of a step on the path, √amu·Å.
+        irc_fmax: Where the path ends, eV/Å.
+        irc_max_points: Most points on a side.
+        irc_points: Points of either side of the path that are kept, equally spaced in arc length.
+        relax_fmax: Threshold of relaxed ends, eV/Å.
+        relax_steps: Most steps of a relaxation.
+        temperatures: Of normal-mode samples, K.
+        samples: Samples around each stationary point at each temperature.
+        softest: Softer modes are sampled as if they were this stiff, cm⁻¹.
+        seed: Of the samples.
+
+    Raises:
+        PHLError: For an unknown name, or a number that cannot be.
+    """
+
+    ways: tuple[Attempt, ...] = ()
+    guess: str = "auto"
+    ts_fmax: float = 0.005
+    ts_steps: int = 60
+    irc_method: str = "sella"
+    irc_step: float = 0.1
+    irc_fmax: float = 0.01
+    irc_max_points: int = 300
+    irc_points: int = 6
+    relax_fmax: float = 1e-3
+    relax_steps: int = 300
+    temperatures: tuple[float, ...] = TEMPERATURES
+    samples: int = 1
+    softest: float = SOFTEST
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, _ in self.ways:
+            if name not in WAYS:
+                raise unknown("way to run Sella", name, WAYS)
+        if self.guess not in {"auto", *PATH_METHODS}:
+            raise unknown("way to guess a path", self.guess, ["auto", *PATH_METHODS])
+        if self.irc_method not in INTEGRATORS:
+            raise unknown("integrator of reaction paths", self.irc_method, INTEGRATORS)
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise PHLError(f"{name} is {value!r}; expected a positive number")
+        for name in ("irc_points", "samples", "seed"):
+            if getattr(self, name) < 0:
+                raise PHLError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not all(np.isfinite(t) and t > 0 for t in self.temperatures):
+            raise PHLError(f"temperatures are {list(self.temperatures)}; expected positive numbers in K")
+        if len(set(self.temperatures)) < len(self.temperatures):
+            raise PHLError(f"temperatures are {list(self.temperatures)}; expected each once: samples says how many")
+
+    def ladder(self, source: str) -> tuple[Attempt, ...]:
+        """The ways that are tried where curvature comes from a source (``Curvature.source``)."""
+        return self.ways or LADDERS[source]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return dataclasses.asdict(self)
+
+
+def read_way(text: str) -> Attempt:
+    """A way as a user writes it: ``hessian-3``, ``gradients:cartesian``.
+
+    Raises:
+        PHLError: For an unknown way or kind of coordinates.
+    """
+    name, _, coordinates = text.partition(":")
+    if name not in WAYS:
+        raise unknown("way to run Sella", name, WAYS)
+    if coordinates not in COORDINATES:
+        raise unknown("kind of coordinates", coordinates, filter(None, COORDINATES))
+    return name, COORDINATES[coordinates]

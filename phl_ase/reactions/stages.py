@@ -1,0 +1,216 @@
+"""The stages of one reaction: its transition state, the path to both minima, samples around the three, labels.
+
+Each takes the folder of the reaction and a remembering calculator and returns a record that JSON holds. What goes wrong
+is an outcome with a sentence.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from phl_ase.curvature import curvature_of
+from phl_ase.paths import Reaction, ReactionEnd, ReactionPath, connects, find_reaction, guess_transition_state, search
+from phl_ase.paths.end_points import same_structure
+from phl_ase.paths.irc import STATIONARY
+from phl_ase.reactions.folder import ReactionFolder, Record
+from phl_ase.reactions.frames import frames_of
+from phl_ase.reactions.memory import Remembering
+from phl_ase.reactions.samplers import around_stationary_point
+from phl_ase.reactions.settings import ReactionSettings
+from phl_ase.reference import LabelRequest
+from phl_ase.vibrations import harmonic_analysis
+
+Array = np.ndarray
+
+AROUND = ("ts", "reactant", "product")
+"""The stationary points that are sampled around."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted of every reaction.
+
+    Attributes:
+        settings: How its structures are found.
+        request: What they are labelled with.
+    """
+
+    settings: ReactionSettings
+    request: LabelRequest
+
+
+def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+    """The transition state from its guess, or from a path between the ends."""
+    settings, curvature = plan.settings, curvature_of(calculator)
+    start, tried = _start(folder, calculator, settings)
+    largest = float(np.linalg.norm(start.get_forces(), axis=1).max())
+    if largest < STATIONARY and harmonic_analysis(start, curvature.hessian(start)).n_imaginary == 0:
+        sentence = f"the guess is a minimum (largest force {largest:.2g} eV/Å, no imaginary mode): give one between two"
+        return {"outcome": "minimum", "sentence": "; ".join([*tried, sentence]), "frames": []}
+    for way, internal in settings.ladder(curvature.source):
+        limits: dict[str, Any] = {"fmax": settings.ts_fmax, "max_steps": settings.ts_steps}
+        found = search(start, way, curvature, internal=internal, **limits)
+        coordinates = "internal" if found.internal else "Cartesian"
+        tried.append(
+            f"{way}, {coordinates}: {found.sentence}, {found.steps} steps, "
+            f"{found.force_calls + found.hidden_force_calls} gradients"
+        )
+        if found.converged:
+            frame = _frame(folder, calculator, found.atoms.positions, "ts", hessian=True, irc_s=0.0)
+            return {"outcome": "converged", "sentence": "; ".join(tried), "frames": [frame]}
+    return {"outcome": found.outcome, "sentence": "; ".join(tried), "frames": []}
+
+
+def _start(folder: ReactionFolder, calculator: Remembering, settings: ReactionSettings) -> tuple[Atoms, list[str]]:
+    """Where the search starts, and what is to be said of that."""
+    if not folder.guess.is_pair:
+        return folder.atoms(folder.guess.structures[0].positions, calculator), []
+    reactant, product = (folder.atoms(atoms.positions) for atoms in folder.guess.structures)
+    guess = guess_transition_state(reactant, product, calculator, method=settings.guess)
+    return folder.atoms(guess.atoms.positions, calculator), [
+        f"guess: image {guess.index + 1} of {len(guess.path)} of the {guess.method} path, {guess.force_calls} gradients"
+    ]
+
+
+def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+    """The path from the transition state, its ends relaxed and identified, points along it."""
+    settings = plan.settings
+    ts = folder.atoms(folder.stationary()["ts"]["positions"], calculator)
+    reaction = find_reaction(
+        ts,
+        method=settings.irc_method,
+        step=settings.irc_step,
+        fmax=settings.irc_fmax,
+        max_points=settings.irc_max_points,
+        relax_fmax=settings.relax_fmax,
+        relax_steps=settings.relax_steps,
+    )
+    connection, flipped = _connection(folder, reaction)
+    sign, order = (-1, -1) if flipped else (1, 1)
+    broken, made = (reaction.broken, reaction.made)[::order]
+    frames = []
+    for kind, (end, length) in zip(("reactant", "product"), _ends(reaction)[::order], strict=True):
+        if end is not None and end.is_minimum:
+            found = _frame(folder, calculator, end.atoms.positions, kind, hessian=True, irc_s=sign * length)
+            frames.append({**found, "n_imaginary": end.n_imaginary, "fragments": end.fragments})
+    for index in spread(reaction.path, settings.irc_points):
+        point, length = reaction.path.structures[index], sign * float(reaction.path.arc_length[index])
+        frames.append(_frame(folder, calculator, point.positions, "irc", irc_s=length))
+    return {
+        "outcome": connection[0] if reaction.converged and connection[0] else reaction.outcome,
+        "sentence": "; ".join(filter(None, (replace(reaction, broken=broken, made=made).sentence, connection[1]))),
+        "breaks": broken,
+        "makes": made,
+        "barriers_eV": (reaction.barrier_forward, reaction.barrier_back)[::order],
+        "force_calls": reaction.force_calls,
+        "arc_length": (sign * reaction.path.arc_length)[::order],
+        "energies": reaction.path.energies[::order],
+        "frames": frames,
+    }
+
+
+def _ends(reaction: Reaction) -> list[tuple[ReactionEnd | None, float]]:
+    """Both ends and how far from the transition state their path goes, √amu·Å."""
+    lengths = reaction.path.arc_length
+    return [(reaction.backward, float(lengths[0])), (reaction.forward, float(lengths[-1]))]
+
+
+def _connection(folder: ReactionFolder, reaction: Reaction) -> tuple[tuple[str, str], bool]:
+    """What is wrong with what a path connects and a sentence about it, and whether it runs from product to reactant."""
+    if reaction.backward is None or reaction.forward is None:
+        return ("", ""), False
+    ends = (reaction.backward.atoms, reaction.forward.atoms)
+    if folder.guess.is_pair:
+        found = connects(ends, *(folder.atoms(atoms.positions) for atoms in folder.guess.structures))
+        return ("" if found.connected else "other ends", found.sentence), found.flipped
+    if same_structure(*ends):
+        return ("same end", "both directions reach the same structure: no reaction"), False
+    return ("", ""), False
+
+
+def spread(found: ReactionPath, points: int) -> list[int]:
+    """Points equally spaced in arc length on either side, between the transition state and the end.
+
+    Args:
+        found: The path.
+        points: On either side; fewer where the path has fewer.
+    """
+    chosen: set[int] = set()
+    for index in (0, len(found.arc_length) - 1):
+        wanted = found.arc_length[index] * np.arange(1, points + 1) / (points + 1)
+        chosen |= {int(np.abs(found.arc_length - length).argmin()) for length in wanted}
+    return sorted(chosen - {found.ts_index})
+
+
+def draw_samples(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+    """Normal-mode samples around the stationary points at each temperature."""
+    settings, stationary = plan.settings, folder.stationary()
+    frames: list[Record] = []
+    failures = []
+    for kind in AROUND:
+        if kind not in stationary:
+            failures.append(f"{kind}: there is none to sample around")
+            continue
+        centre = stationary[kind]
+        analysis = harmonic_analysis(folder.atoms(centre["positions"]), np.array(centre["hessian"]))
+        rng = np.random.default_rng([zlib.crc32(f"{folder.name} {kind}".encode()), settings.seed])
+        options: dict[str, Any] = {"count": settings.samples, "softest": settings.softest}
+        for kelvin in settings.temperatures:
+            drawn = around_stationary_point(analysis, calculator, centre["energy"], kelvin, rng, **options)
+            failures += [f"{kind} at {reason}" for reason in drawn.refused]
+            more: dict[str, Any] = {"around": kind, "temperature": kelvin}
+            frames += [_frame(folder, calculator, atoms.positions, "nms", **more) for atoms in drawn.frames]
+    wanted = len(AROUND) * len(settings.temperatures) * settings.samples
+    outcome = "converged" if len(frames) == wanted else "incomplete"
+    return {"outcome": outcome, "sentence": f"{len(frames)} of {wanted}", "failures": failures, "frames": frames}
+
+
+def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+    """The labels that were asked for, of all frames; the labels themselves stay in the memory."""
+    frames = frames_of(folder)
+    sample, errors, failures = plan.request.sample(len(frames)), [], {}
+    for place, frame in enumerate(frames):
+        labelled = plan.request.label(frame, calculator, estimate_error=place in sample)
+        if calculator.memory.trouble is not None:
+            raise calculator.memory.trouble
+        if labelled.failure is not None:
+            failures[str(place)] = f"{frame.kind}: {labelled.failure.outcome}: {labelled.failure.reason}"
+        if labelled.product_error is not None:
+            errors.append(labelled.product_error)
+    done = len(frames) - len(failures)
+    return {
+        "outcome": "converged" if not failures else "incomplete",
+        "sentence": f"{done} of {len(frames)} frames",
+        "request": plan.request.description,
+        "frames_labelled": len(frames),
+        "product_errors": errors,
+        "failures": failures,
+    }
+
+
+def _frame(
+    folder: ReactionFolder, calculator: Remembering, positions: Any, kind: str, *, hessian: bool = False, **more: Any
+) -> Record:
+    """A structure with its energy and forces, and its Hessian where wanted."""
+    atoms = folder.atoms(positions, calculator)
+    frame = {"kind": kind, "positions": atoms.positions, "forces": atoms.get_forces(), **more}
+    frame["energy"] = atoms.get_potential_energy()
+    if hessian:
+        matrix = curvature_of(calculator).hessian(atoms)
+        frame |= {"hessian": matrix, "wavenumbers": harmonic_analysis(atoms, matrix).wavenumbers}
+    return frame
+
+
+RUN: Mapping[str, Callable[[ReactionFolder, Remembering, Plan], Record]] = {
+    "ts": find_transition_state,
+    "path": follow_path,
+    "samples": draw_samples,
+    "labels": label_frames,
+}
+"""Stage -> what does it."""

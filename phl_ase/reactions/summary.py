@@ -1,0 +1,205 @@
+"""What became of a reaction: in a few numbers for a table, and as a log that a chemist can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phl_ase.files import write_atomic
+from phl_ase.reactions.folder import LOG, STAGES, ReactionFolder, Record
+from phl_ase.reactions.memory import Memory
+from phl_ase.units import convert
+
+OUTCOMES: Mapping[str, str] = {
+    "finished": "its transition state, path, minima, samples and labels are there",
+    "no transition state": "no way of running Sella led to a structure with one imaginary mode",
+    "minimum": "the guess is a minimum",
+    "refused": "the method cannot treat the structure",
+    "no path": "the path does not lead both ways to minima",
+    "same end": "both directions of the path reach the same structure",
+    "other ends": "the path does not connect the reactant and the product that were given",
+    "incomplete": "some samples or labels are missing",
+    "died": "the process that worked on it ended, twice: a crash of compiled code, or out of memory",
+    "in use": "another run works on it",
+    "unfinished": "it was stopped",
+}
+"""Outcome of a reaction -> what it means."""
+
+# outcome of a stage -> outcome of the reaction, where it is not the same name
+_NO_TS = {"minimum": "minimum", "refused": "refused"}
+_NO_PATH = {name: name for name in ("same end", "other ends", "refused")}
+
+
+@dataclass(frozen=True)
+class ReactionResult:
+    """What became of one reaction.
+
+    Attributes:
+        name: Of the reaction.
+        atoms: Number of atoms.
+        outcome: A name in ``OUTCOMES``.
+        sentence: Why it is not finished; empty where it is.
+        imaginary: Wavenumber of the imaginary mode of the TS, cm⁻¹, negative; ``None`` without a TS.
+        barriers: E(TS) − E(reactant) and − E(product), eV; ``None`` where either is not known.
+        frames: Number of structures.
+        gradients: Gradients computed for all of it, in this and earlier runs.
+        hessians: Hessians of the method's own, likewise.
+        seconds: Time that these took.
+        log: The file that says more.
+    """
+
+    name: str
+    atoms: int
+    outcome: str
+    sentence: str = ""
+    imaginary: float | None = None
+    barriers: tuple[float | None, float | None] = (None, None)
+    frames: int = 0
+    gradients: int = 0
+    hessians: int = 0
+    seconds: float = 0.0
+    log: str = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything is there."""
+        return self.outcome == "finished"
+
+    @property
+    def barriers_kcal(self) -> tuple[float | None, float | None]:
+        """The barriers in kcal/mol."""
+        forward, back = (None if value is None else convert(value, "eV", "kcal/mol") for value in self.barriers)
+        return forward, back
+
+
+def result_of(folder: ReactionFolder, memory: Memory, outcome: str = "", sentence: str = "") -> ReactionResult:
+    """What the records of a reaction say.
+
+    Args:
+        folder: Of the reaction.
+        memory: Its calculations.
+        outcome: Where it is known better than from the records.
+        sentence: The reason, then.
+    """
+    found, reason = _verdict({stage: folder.record(stage) for stage in STAGES})
+    stationary = folder.stationary()
+    return ReactionResult(
+        name=folder.name,
+        atoms=len(folder.guess.structures[0]),
+        outcome=outcome or found,
+        sentence=sentence if outcome else reason,
+        imaginary=stationary["ts"]["wavenumbers"][0] if "ts" in stationary else None,
+        barriers=_barriers(stationary),
+        frames=len(folder.frames()),
+        gradients=memory.count("energy"),
+        hessians=memory.count("hessian"),
+        seconds=memory.seconds,
+        log=str(folder.path / LOG),
+    )
+
+
+def _verdict(records: Mapping[str, Record | None]) -> tuple[str, str]:
+    ts, path = records["ts"], records["path"]
+    if ts is not None and ts["outcome"] != "converged":
+        return _NO_TS.get(ts["outcome"], "no transition state"), ts["sentence"]
+    for record in records.values():
+        if record is None:
+            return "unfinished", OUTCOMES["unfinished"]
+    if path is not None and path["outcome"] != "converged":
+        return _NO_PATH.get(path["outcome"], "no path"), path["sentence"]
+    missing = [
+        f"{stage}: {record['sentence']}"
+        for stage, record in records.items()
+        if record is not None and record["outcome"] != "converged"
+    ]
+    return ("incomplete", "; ".join(missing)) if missing else ("finished", "")
+
+
+def _barriers(stationary: Mapping[str, Record]) -> tuple[float | None, float | None]:
+    def above(kind: str) -> float | None:
+        known = "ts" in stationary and kind in stationary
+        return stationary["ts"]["energy"] - stationary[kind]["energy"] if known else None
+
+    return above("reactant"), above("product")
+
+
+def write_log(folder: ReactionFolder, about: Mapping[str, Any]) -> None:
+    """Write the log of what the records say: a run that is repeated writes it anew.
+
+    Raises:
+        PHLError: When it cannot be written.
+    """
+    identity = folder.guess.identity
+    formula = folder.guess.structures[0].get_chemical_formula()
+    lines = [
+        " — ".join(filter(None, (folder.name, folder.guess.description))),
+        f"{formula}, charge {identity['charge']}, multiplicity {identity['multiplicity']}; {about['level_of_theory']}",
+    ]
+    for stage, title in _TITLES.items():
+        record = folder.record(stage)
+        if record is not None:
+            lines += ["", f"{title}: {record['outcome']}{_when(record)}", f"  {record['sentence']}"]
+            lines += [f"  {line}" for line in _DETAILS.get(stage, _no_details)(folder, record)]
+            lines.append(f"  cost: {_cost(record)}")
+    write_atomic(folder.path / LOG, ("\n".join(lines) + "\n").encode())
+
+
+def _when(record: Record) -> str:
+    date = record.get("provenance", {}).get("date", "")
+    return f" ({date})" if date else ""
+
+
+def _cost(record: Record) -> str:
+    counted = [f"{count} {kind}" for kind, count in record.get("computed", {}).items() if count]
+    return f"{record.get('seconds', 0.0):.1f} s; computed anew: {', '.join(counted) or 'nothing'}"
+
+
+def _of_ts(folder: ReactionFolder, record: Record) -> list[str]:
+    lines = []
+    for frame in record["frames"]:
+        waves = ", ".join(f"{abs(wave):.0f}{'i' if wave < 0 else ''}" for wave in frame["wavenumbers"][:4])
+        lines += [f"energy {frame['energy']:.6f} eV; lowest modes {waves} cm⁻¹"]
+    return lines
+
+
+def _of_path(folder: ReactionFolder, record: Record) -> list[str]:
+    stationary, lines = folder.stationary(), []
+    for kind, barrier in zip(("reactant", "product"), _barriers(stationary), strict=True):
+        if barrier is None:
+            lines.append(f"{kind}: none")
+            continue
+        frame = stationary[kind]
+        lines.append(
+            f"{kind}: energy {frame['energy']:.6f} eV, barrier {barrier:.4f} eV = "
+            f"{convert(barrier, 'eV', 'kcal/mol'):.2f} kcal/mol, lowest mode {frame['wavenumbers'][0]:.0f} cm⁻¹, "
+            f"{frame.get('fragments', 1)} molecule(s), path ends at {frame['irc_s']:.2f} √amu·Å"
+        )
+    kept = sum(frame["kind"] == "irc" for frame in record["frames"])
+    return [*lines, f"points kept: {kept} of {len(record.get('arc_length', ()))}"]
+
+
+def _of_failures(folder: ReactionFolder, record: Record) -> list[str]:
+    failures = record.get("failures") or []
+    lines = [f"frame {place}, {reason}" for place, reason in failures.items()] if isinstance(failures, dict) else []
+    return lines or [f"drawn again: {reason}" for reason in failures]
+
+
+def _no_details(folder: ReactionFolder, record: Record) -> list[str]:
+    return []
+
+
+# workflows/benchmark_data.py checks its closed shells, too
+_TITLES = {
+    "ts": "transition state",
+    "stability": "closed shell",
+    "path": "path",
+    "samples": "normal-mode samples",
+    "labels": "labels",
+}
+_DETAILS: Mapping[str, Callable[[ReactionFolder, Record], list[str]]] = {
+    "ts": _of_ts,
+    "path": _of_path,
+    "samples": _of_failures,
+    "labels": _of_failures,
+}
