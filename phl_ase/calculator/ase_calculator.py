@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes, compare_atoms
+from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties, all_outputs
 from ase.vibrations import VibrationsData
+from scipy import sparse
 
+from phl_ase.calculator.grouping import groups_of
 from phl_ase.calculator.hessians import (
     HessianOperator,
     checked_indices,
@@ -27,11 +28,13 @@ from phl_ase.calculator.hessians import (
     in_layout,
 )
 from phl_ase.calculator.models import DTYPES, checked_frame, label_of, load_potential
+from phl_ase.calculator.state import Geometry, changes_between
 from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, stacked, to_numpy
-from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, rows_per_chunk
+from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, sparse_hessian
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
-from phl_ase.structures import Batch, Frame, charge_and_multiplicity, collate
+from phl_ase.structures import Batch, Frame, PackedFrames, collate
+from phl_ase.vibrations import lowest_modes
 
 Array = np.ndarray
 
@@ -40,14 +43,8 @@ QUANTITIES = ("energy", "forces", "stress", "hessian")
 
 _WITH_SPREAD = ("energy", "forces")
 
-
-@dataclass
-class _Geometry:
-    # the last structure asked about, and what was made of it
-    atoms: Atoms
-    frame: Frame
-    batch: Batch
-    graph: GradientGraph | None = None
+# relative, of the eigenvalues of the lowest modes: what products in a dtype can tell
+_MODE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
 class PHLCalculator(Calculator):
@@ -62,11 +59,13 @@ class PHLCalculator(Calculator):
     so, once.
 
     Args:
-        model: A bundled name, a ``.safetensors`` file, a potential, or a list of any of these: a committee.
+        model: A bundled name, a ``.safetensors`` file, a foreign model (``mace:FILE``, …), a potential, or a list of
+            any of these: a committee.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ….
         dtype: ``"float64"``, or ``"float32"`` (faster on a GPU; forces good to about 1e-5 eV/Å). What comes out is
             float64 either way.
-        memory_budget: Bytes that Hessian rows taken together may use; by default 2 GiB, or half of a GPU's free memory.
+        memory_budget: Bytes that Hessian rows taken together may use; by default half of what the device has free.
+        trust: Allow a foreign model whose loading runs code from its file.
 
     Raises:
         PHLError: For a model, device or dtype that does not exist, or a committee whose members do not agree.
@@ -80,12 +79,14 @@ class PHLCalculator(Calculator):
         device: str | torch.device = "auto",
         dtype: str = "float64",
         memory_budget: int | None = None,
+        *,
+        trust: bool = False,
     ) -> None:
         super().__init__()
         self.device = choose_device(str(device))
         if memory_budget is not None and memory_budget <= 0:
             raise PHLError(f"memory_budget is {memory_budget} bytes; expected a positive number, or None")
-        self.potential = load_potential(model, dtype, self.device)
+        self.potential = load_potential(model, dtype, self.device, trust=trust)
         self.memory_budget = memory_budget
         self.parameters.update(model=label_of(model), device=str(self.device), dtype=dtype)
         self.implemented_properties = ["energy", "free_energy", "forces", "stress", "hessian"]
@@ -93,14 +94,15 @@ class PHLCalculator(Calculator):
         if len(self._members) > 1:
             self.implemented_properties += [f"{name}_std" for name in _WITH_SPREAD]
         self._dtype = DTYPES[dtype]
-        self._geometry: _Geometry | None = None
+        self._geometry: Geometry | None = None
+        self._modes: tuple[Any, Array] | None = None
         self._warned_of_spin = False
 
     # -- ASE ----------------------------------------------------------------------------------------------------------
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; charge and multiplicity in ``atoms.info`` count."""
-        return _changes(self.atoms, atoms, tol, self.ignored_changes)
+        return changes_between(self.atoms, atoms, tol, self.ignored_changes)
 
     def calculate(
         self,
@@ -215,12 +217,62 @@ class PHLCalculator(Calculator):
         atoms = self._atoms_or_last(atoms)
         return HessianOperator(self._products(atoms), len(atoms))
 
+    def get_sparse_hessian(self, atoms: Atoms | None = None) -> sparse.csr_array:
+        """The Hessian as a sparse matrix ``(3n, 3n)``, eV/Å²: time and size grow with n alone in a large system.
+
+        Exact: what is left out is zero, since no atom's energy depends on both atoms of the pair. :meth:`get_hessian`
+        uses the same zeros by itself where they save products, but returns 9n² numbers.
+
+        Args:
+            atoms: The structure; the last one by default.
+
+        Raises:
+            PHLError: For a potential without a finite receptive field, or a structure that it cannot answer for.
+            NonFiniteError: For NaN or infinity in the structure or the Hessian.
+        """
+        atoms = self._atoms_or_last(atoms)
+        matrix = sparse_hessian(self.potential, self._at(atoms).batch, memory_budget=self._budget())
+        finite(matrix.data, "a Hessian", _name(atoms))
+        return matrix
+
+    def get_lowest_modes(
+        self, atoms: Atoms | None = None, k: int = 3, *, tolerance: float | None = None, max_products: int | None = None
+    ) -> tuple[Array, Array]:
+        """The k modes of lowest curvature from products alone, translations and rotations projected out.
+
+        A geometry of the same atoms as the last one asked for starts from the modes found there. Atoms that a
+        constraint holds do not move, as in :func:`phl_ase.vibrations.harmonic_analysis`;
+        :func:`phl_ase.vibrations.lowest_modes` does the same for any calculator and tells more.
+
+        Args:
+            atoms: The structure; the last one by default.
+            k: Number of modes.
+            tolerance: Largest error of an eigenvalue, relative to it; by default 1e-6, in float32 1e-3.
+            max_products: Products after which to give up, with a warning; by default twice the number of vibrations.
+
+        Returns:
+            Eigenvalues ``(k,)`` in eV/(Å² amu), ascending, and mass-weighted unit modes ``(k, n, 3)``.
+
+        Raises:
+            PHLError: For more modes than there are vibrations, or a structure that the model cannot answer for.
+            NonFiniteError: For NaN or infinity in the structure or the products.
+        """
+        atoms = self._atoms_or_last(atoms)
+        same = (tuple(atoms.numbers), tuple(atoms.pbc))
+        tolerance = _MODE_TOLERANCE[self._dtype] if tolerance is None else tolerance
+        start = self._modes[1] if self._modes is not None and self._modes[0] == same else None
+        found = lowest_modes(atoms, self.get_hvp, k, start=start, tolerance=tolerance, max_products=max_products)
+        if not found.converged:
+            warnings.warn(f"{_name(atoms)}: {found.sentence}; raise max_products or tolerance", stacklevel=2)
+        self._modes = (same, found.start)
+        return found.eigenvalues, found.modes
+
     # -- many structures ----------------------------------------------------------------------------------------------
 
     def evaluate(
         self, structures: Sequence[Atoms] | Atoms, quantities: Collection[str] = ("energy", "forces")
     ) -> list[dict[str, Any]]:
-        """Evaluate structures of any size, periodic or not, in one batched pass. ASE's cache plays no part.
+        """Evaluate structures of any size, periodic or not, in batches that fit the memory. ASE's cache plays no part.
 
         Args:
             structures: A list of structures.
@@ -246,9 +298,22 @@ class PHLCalculator(Calculator):
         names = [f"structure {i} ({_name(atoms)})" for i, atoms in enumerate(structures)]
         frames = [self._frame(atoms, name) for atoms, name in zip(structures, names, strict=True)]
         frames = [dataclasses.replace(frame, frame_id=i) for i, frame in enumerate(frames)]
-        found = self._predict(self._collate(frames), frames, names, list(wanted))
+        packed = PackedFrames(frames, self.potential.cutoffs)
+        found: dict[int, dict[str, Any]] = {}
+        groups = groups_of(
+            packed,
+            self.potential,
+            needs=wanted,
+            dtype=self._dtype,
+            device=self.device,
+            memory_budget=self._budget(),
+        )
+        for group in groups:
+            batch = packed.select(group)[0].to(self.device, self._dtype)
+            results = self._predict(batch, [frames[i] for i in group], [names[i] for i in group], list(wanted))
+            found.update(zip(group, results, strict=True))
         keep = {*wanted, *(f"{name}_std" for name in wanted)}
-        return [{name: value for name, value in one.items() if name in keep} for one in found]
+        return [{name: value for name, value in found[i].items() if name in keep} for i in range(len(frames))]
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +323,9 @@ class PHLCalculator(Calculator):
         if atoms is None:
             raise PHLError("no atoms: nothing was calculated yet; give the structure, for example get_hessian(atoms)")
         return atoms
+
+    def _budget(self) -> int:
+        return self.memory_budget or default_budget(self.device)
 
     def _frame(self, atoms: Atoms, name: str) -> Frame:
         frame = checked_frame(atoms, self.potential, name)
@@ -274,13 +342,13 @@ class PHLCalculator(Calculator):
     def _collate(self, frames: Sequence[Frame]) -> Batch:
         return collate(frames, self.potential.cutoffs)[0].to(self.device, self._dtype)
 
-    def _at(self, atoms: Atoms) -> _Geometry:
+    def _at(self, atoms: Atoms) -> Geometry:
         """The geometry of a structure: that of the last one where nothing has changed."""
         last = self._geometry
-        if last is None or _changes(last.atoms, atoms, 0.0, self.ignored_changes):
+        if last is None or changes_between(last.atoms, atoms, 0.0, self.ignored_changes):
             self._geometry = None  # frees the old graph before the new one is made
             frame = self._frame(atoms, _name(atoms))
-            last = self._geometry = _Geometry(atoms.copy(), frame, self._collate([frame]))
+            last = self._geometry = Geometry(atoms.copy(), frame, self._collate([frame]))
         return last
 
     def _products(self, atoms: Atoms) -> Callable[[Array], Array]:
@@ -293,9 +361,8 @@ class PHLCalculator(Calculator):
         def products(vectors: Array) -> Array:
             if len(vectors) == 0:
                 return np.zeros(vectors.shape)
-            chunk = rows_per_chunk(graph.saved_bytes, self.memory_budget or default_budget(self.device))
             tensor = torch.as_tensor(vectors, dtype=self._dtype, device=self.device)
-            rows = torch.cat([graph.products(part) for part in tensor.split(chunk)])
+            rows = graph.products(tensor, self._budget())
             return finite(to_numpy(rows), "Hessian-vector products", name)
 
         return products
@@ -320,20 +387,6 @@ class PHLCalculator(Calculator):
             one = {key: part_of(key, table, i, atoms) for key, table in tables.items()}
             found.append({key: finite(value, key, name) for key, value in one.items()})
         return found
-
-
-def _changes(before: Atoms | None, atoms: Atoms, tol: float, ignored: Collection[str]) -> list[str]:
-    """What ASE calls changes, and those of charge and multiplicity.
-
-    The structure's own are read first and always: a mistake in them is an error before anything is remembered.
-    """
-    state = charge_and_multiplicity(atoms)
-    changes = compare_atoms(before, atoms, tol=tol, excluded_properties=set(ignored))
-    if before is not None:
-        previous = charge_and_multiplicity(before)
-        pairs = zip(("charge", "multiplicity"), previous, state, strict=True)
-        changes += [name for name, old, new in pairs if old != new]
-    return changes
 
 
 def _name(atoms: Atoms) -> str:

@@ -11,6 +11,7 @@ import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from phl_ase.adapters import is_foreign, load_foreign
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
 from phl_ase.potentials.model_file import load_model
@@ -19,14 +20,15 @@ from phl_ase.structures import Frame, Potential, frame_from_atoms
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def load_potential(model: Any, dtype: str, device: torch.device) -> Potential:
+def load_potential(model: Any, dtype: str, device: torch.device, *, trust: bool = False) -> Potential:
     """The potential of a model, on a device and in a dtype.
 
     Args:
-        model: A bundled name, a ``.safetensors`` file, a potential (modules are copied, not changed), or a list of any
-            of these: a committee.
+        model: A bundled name, a ``.safetensors`` file, a foreign model (``mace:FILE``, …), a potential (modules are
+            copied, not changed), or a list of any of these: a committee.
         dtype: Key of ``DTYPES``.
         device: Where to compute.
+        trust: Allow a foreign model whose loading runs code from its file.
 
     Raises:
         PHLError: For an unknown dtype or model, an empty list, or something that is no potential.
@@ -36,8 +38,10 @@ def load_potential(model: Any, dtype: str, device: torch.device) -> Potential:
     if isinstance(model, (list, tuple)):
         if not model:
             raise PHLError("a committee of no models; expected at least one name, file or potential")
-        members = [load_potential(member, dtype, device) for member in model]
+        members = [load_potential(member, dtype, device, trust=trust) for member in model]
         return members[0] if len(members) == 1 else Committee(members)
+    if isinstance(model, str) and is_foreign(model):
+        return cast(Potential, load_foreign(model, dtype=dtype, device=str(device), trust=trust))
     if isinstance(model, (str, os.PathLike)):
         return cast(Potential, load_model(os.fspath(model), dtype=DTYPES[dtype], device=str(device)))
     if not isinstance(model, Potential):

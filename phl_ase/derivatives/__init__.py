@@ -3,14 +3,17 @@
 from phl_ase.derivatives.device import choose_device
 from phl_ase.derivatives.eager import QUANTITIES, evaluate
 from phl_ase.derivatives.graph import GradientGraph, stress_of
-from phl_ase.derivatives.memory import default_budget, rows_per_chunk
+from phl_ase.derivatives.hessian import sparse_hessian
+from phl_ase.derivatives.memory import CACHE_FRIENDLY, default_budget, rows_per_chunk
 
 __all__ = [
+    "CACHE_FRIENDLY",
     "QUANTITIES",
     "GradientGraph",
     "choose_device",
     "default_budget",
     "evaluate",
     "rows_per_chunk",
+    "sparse_hessian",
     "stress_of",
 ]

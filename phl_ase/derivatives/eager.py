@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phl_ase.derivatives.graph import GradientGraph, stress_of
-from phl_ase.derivatives.hessian import coordinate_directions, stack_rows
-from phl_ase.derivatives.memory import default_budget, rows_per_chunk
+from phl_ase.derivatives.hessian import hessians
+from phl_ase.derivatives.memory import default_budget
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures import Batch, Potential, Predictions
 
@@ -34,7 +34,7 @@ def evaluate(
         needs: Which of energy, forces, stress, hvp, hessian to compute; nothing else is paid for.
         probes: Vectors for the Hessian-vector products, dimensionless; needed for ``"hvp"``.
         create_graph: Keep the graph, so that a loss of the result can be differentiated in the parameters.
-        memory_budget: Bytes that Hessian rows taken together may use; by default 2 GiB, or half of a GPU's free memory.
+        memory_budget: Bytes that Hessian rows taken together may use; by default half of what the device has free.
 
     Returns:
         The quantities asked for, in eV, eV/Å, eV/Å³ and eV/Å².
@@ -58,6 +58,8 @@ def evaluate(
         create_graph=create_graph,
     )
 
+    budget = default_budget(batch.positions.device) if memory_budget is None else memory_budget
+
     def keep(value: Tensor) -> Tensor:
         return value if create_graph else value.detach()
 
@@ -66,16 +68,5 @@ def evaluate(
         forces=keep(-graph.gradient) if "forces" in needs else None,
         stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
         hvp=graph.products(probes) if "hvp" in needs and probes is not None else None,
-        hessian=_hessians(graph, batch, memory_budget) if "hessian" in needs else None,
+        hessian=hessians(potential, batch, graph, budget) if "hessian" in needs else None,
     )
-
-
-def _hessians(graph: GradientGraph, batch: Batch, memory_budget: int | None) -> Tensor:
-    n_max = int(batch.sizes().max())
-    chunk = rows_per_chunk(
-        graph.saved_bytes, default_budget(batch.positions.device) if memory_budget is None else memory_budget
-    )
-    starts = range(0, 3 * n_max, min(chunk, graph.rows_together()))
-    step = starts.step
-    rows = [graph.products(coordinate_directions(batch, a, min(a + step, 3 * n_max), n_max)) for a in starts]
-    return stack_rows(batch, torch.cat(rows), n_max)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phl_ase.derivatives.memory import CACHE_FRIENDLY, SavedBytes, counting_saved_bytes
+from phl_ase.derivatives.memory import CACHE_FRIENDLY, SavedBytes, counting_saved_bytes, rows_per_chunk
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential
 
@@ -68,25 +68,39 @@ class GradientGraph:
         self.strain_gradient = rest[0] if rest else None
         self.saved_bytes = saved.total if saved is not None else 0
 
-    def rows_together(self) -> int:
-        """How many products to vectorise: all on a GPU, on a CPU as many as stay in its cache."""
+    def rows_together(self, memory_budget: int | None = None) -> int:
+        """How many products to vectorise: all on a GPU, on a CPU as many as stay in its cache; within the budget.
+
+        Args:
+            memory_budget: Bytes that they may use; ``None`` for no bound, where the caller sees to it.
+
+        Raises:
+            PHLError: For a budget below one product.
+        """
+        allowed = 2**31 if memory_budget is None else rows_per_chunk(self.saved_bytes, memory_budget)
         if not self._batched:
             return 1
         if self.positions.device.type == "cuda":
-            return 2**31
-        return max(1, CACHE_FRIENDLY // max(self.saved_bytes, 1))
+            return allowed
+        return min(allowed, max(1, CACHE_FRIENDLY // max(self.saved_bytes, 1)))
 
-    def products(self, vectors: Float[Tensor, "probes atoms 3"]) -> Float[Tensor, "probes atoms 3"]:
+    def products(
+        self, vectors: Float[Tensor, "probes atoms 3"], memory_budget: int | None = None
+    ) -> Float[Tensor, "probes atoms 3"]:
         """H·v of K vectors, eV/Å² per unit of vector; systems do not mix.
 
+        Args:
+            vectors: Dimensionless.
+            memory_budget: As in :meth:`rows_together`, which says how many are taken at a time.
+
         Raises:
-            PHLError: For vectors of another shape.
+            PHLError: For vectors of another shape, or a budget below one product.
         """
         if vectors.shape[1:] != self.positions.shape:
             raise PHLError(f"got vectors of shape {tuple(vectors.shape)}; expected (K, {self.positions.shape[0]}, 3)")
         if not self.gradient.requires_grad:  # an energy linear in the positions has no curvature
             return torch.zeros_like(vectors)
-        chunks = vectors.split(min(self.rows_together(), len(vectors)))
+        chunks = vectors.split(min(self.rows_together(memory_budget), len(vectors)))
         return torch.cat([self._chunk(chunk) for chunk in chunks])
 
     def _chunk(self, vectors: Tensor) -> Tensor:

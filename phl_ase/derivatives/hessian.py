@@ -1,22 +1,110 @@
-"""Full Hessians from Hessian-vector products along coordinate directions, all systems of a batch at once."""
+"""Full Hessians from Hessian-vector products, all systems of a batch at once: systems, and atoms of one system that are
+far from each other, share the products.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy import sparse
 from torch import Tensor
 
-from phl_ase.structures import Batch, to_dense, to_flat
+from phl_ase.derivatives.graph import GradientGraph
+from phl_ase.derivatives.sparsity import Sparsity, sparsity_of, worthwhile_sparsity
+from phl_ase.errors import PHLError
+from phl_ase.structures import Batch, Potential, to_dense
 
 
-def coordinate_directions(batch: Batch, start: int, stop: int, n_max: int) -> Float[Tensor, "probes atoms 3"]:
-    """Rows start … stop of every system's identity matrix, as flat vectors; zero where a system has fewer rows."""
-    rows = torch.eye(stop - start, 3 * n_max, dtype=batch.positions.dtype, device=batch.positions.device)
-    rows = rows.roll(start, dims=-1)
-    return to_flat(batch, rows.unsqueeze(1).expand(-1, batch.n_systems, -1), n_max)
+def hessians(
+    potential: Potential, batch: Batch, graph: GradientGraph, memory_budget: int
+) -> Float[Tensor, "systems dense dense"]:
+    """The Hessians of a batch, eV/Å², each in the upper left corner of a square of the largest, zero elsewhere.
+
+    Symmetrised: reverse mode rounds H_ab and H_ba differently.
+
+    Args:
+        potential: What the graph is of; says where its Hessian is zero.
+        batch: The systems.
+        graph: Their gradient, made with ``curvature``.
+        memory_budget: Bytes that rows taken together may use.
+
+    Raises:
+        PHLError: For a budget below one product.
+    """
+    n_max = int(batch.sizes().max())
+    sparsity = worthwhile_sparsity(potential, batch)
+    if sparsity is None:
+        rows = torch.cat([part for _, part in _products(batch, graph, batch.slot, n_max, memory_budget)])
+        dense = to_dense(batch, rows, n_max).transpose(0, 1)
+        return 0.5 * (dense + dense.transpose(1, 2))
+    blocks = _blocks(batch, graph, sparsity, memory_budget)
+    rows, columns = (torch.as_tensor(a, device=blocks.device).long() for a in (sparsity.rows, sparsity.columns))
+    dense = blocks.new_zeros(batch.n_systems, n_max, 3, n_max, 3)
+    dense[batch.system[rows], batch.slot[rows], :, batch.slot[columns], :] = blocks
+    return dense.reshape(-1, 3 * n_max, 3 * n_max)
 
 
-def stack_rows(batch: Batch, rows: Float[Tensor, "probes atoms 3"], n_max: int) -> Float[Tensor, "systems dense dense"]:
-    """Hessian rows of all systems, symmetrised: reverse mode rounds H_ab and H_ba differently."""
-    hessian = to_dense(batch, rows, n_max).transpose(0, 1)
-    return 0.5 * (hessian + hessian.transpose(1, 2))
+def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) -> sparse.csr_array:
+    """The Hessian of all atoms of a batch ``(3 atoms, 3 atoms)`` as a sparse matrix, float64, eV/Å².
+
+    Its cost and size grow with the number of atoms, not with its square; no dense matrix is made on the way.
+
+    Args:
+        potential: Any potential with a finite receptive field.
+        batch: One system, or several, which then stand in blocks.
+        memory_budget: Bytes that rows taken together may use.
+
+    Raises:
+        PHLError: For a potential without a finite receptive field, or a budget below one product.
+    """
+    sparsity = sparsity_of(potential, batch)
+    if sparsity is None:
+        raise PHLError(
+            f"{type(potential).__name__} has no finite receptive field (receptive_field = "
+            f"{potential.receptive_field}, cutoffs = {potential.cutoffs}): every atom acts on every other and its "
+            "Hessian has no zeros; ask for the dense Hessian or for products"
+        )
+    graph = GradientGraph(potential, batch, curvature=True)
+    blocks = _blocks(batch, graph, sparsity, memory_budget).to(device="cpu", dtype=torch.float64).numpy()
+    size = 3 * len(batch.numbers)
+    matrix = sparse.bsr_array((blocks, sparsity.columns, sparsity.pattern.indptr), shape=(size, size))
+    return matrix.tocsr()
+
+
+def directions(
+    colour: Int[Tensor, " atoms"], start: int, stop: int, dtype: torch.dtype
+) -> Float[Tensor, "probes atoms 3"]:
+    """Direction k moves atoms of colour k // 3 along axis k mod 3; k = start … stop − 1."""
+    numbers = torch.arange(start, stop, device=colour.device)
+    own = 3 * colour.unsqueeze(-1) + torch.arange(3, device=colour.device)
+    return (own == numbers.reshape(-1, 1, 1)).to(dtype)
+
+
+def _products(
+    batch: Batch, graph: GradientGraph, colour: Tensor, n_colours: int, memory_budget: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Products along all directions, as many at a time as the graph allows: (first direction, products)."""
+    step = graph.rows_together(memory_budget)
+    for start in range(0, 3 * n_colours, step):
+        vectors = directions(colour, start, min(start + step, 3 * n_colours), batch.positions.dtype)
+        yield start, graph.products(vectors)
+
+
+def _blocks(batch: Batch, graph: GradientGraph, sparsity: Sparsity, memory_budget: int) -> Float[Tensor, "blocks 3 3"]:
+    """∂²E/∂r_i∂r_j of each block (i, j) of the pattern, symmetrised."""
+    device = batch.positions.device
+    order = np.argsort(sparsity.colours[sparsity.columns], kind="stable")  # blocks of one colour side by side
+    starts = np.searchsorted(sparsity.colours[sparsity.columns[order]], np.arange(sparsity.n_colours + 1))
+    numbers = torch.as_tensor(order, device=device)
+    rows = torch.as_tensor(sparsity.rows[order], device=device).long()
+    colour = torch.as_tensor(sparsity.colours, device=device)
+    blocks = batch.positions.new_zeros(len(order), 3, 3)
+    for start, products in _products(batch, graph, colour, sparsity.n_colours, memory_budget):
+        for k, product in enumerate(products, start):
+            chosen = slice(starts[k // 3], starts[k // 3 + 1])
+            blocks[numbers[chosen], :, k % 3] = product[rows[chosen]]
+    mirrored = torch.as_tensor(sparsity.transposed(), device=device)
+    return 0.5 * (blocks + blocks[mirrored].transpose(1, 2))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,10 +44,24 @@ def counting_saved_bytes() -> Iterator[SavedBytes]:
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes: half of what is free on a GPU, 2 GiB on a CPU."""
+    """Bytes: half of what is free on the device; of a CPU's memory as the operating system and the container say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    return 2 * 2**30
+    return _available_memory() // 2
+
+
+def _available_memory() -> int:
+    """Bytes that this process can still have; 4 GiB where nobody says."""
+    limits = []
+    with suppress(OSError, ValueError, StopIteration):  # Linux
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    group = Path("/sys/fs/cgroup")  # a container's own limit, "max" where there is none; its file cache can be dropped
+    with suppress(OSError, ValueError, StopIteration):
+        total = int((group / "memory.max").read_text(encoding="ascii"))
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        limits.append(total - int(next(line for line in lines if line.startswith("anon ")).split()[1]))
+    return max(min(limits, default=4 * 2**30), 0)
 
 
 def rows_per_chunk(bytes_per_row: int, memory_budget: int) -> int:

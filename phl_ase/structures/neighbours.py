@@ -22,14 +22,15 @@ def neighbour_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cut
         positions: ``(n, 3)`` Å.
         cell: ``(3, 3)`` Å, rows are lattice vectors.
         pbc: ``(3,)`` bool.
-        cutoff: Å.
+        cutoff: Å; infinite for all pairs of a molecule.
         name: How an error names the structure.
 
     Returns:
         ``(i, j, shifts)``: ``(edges,)``, ``(edges,)`` int64 and ``(edges, 3)`` int64.
 
     Raises:
-        PHLError: For overlapping atoms or a periodic direction without a lattice vector.
+        PHLError: For overlapping atoms, a periodic direction without a lattice vector, or a periodic system and an
+            infinite cutoff.
     """
     if np.any(pbc):
         i, j, shifts, distances = _periodic(positions, cell, pbc, cutoff, name)
@@ -56,6 +57,10 @@ def _periodic(positions, cell, pbc, cutoff, name):
     lengths = np.linalg.norm(cell, axis=1)
     if np.any(lengths[np.asarray(pbc)] < 1e-8):
         raise PHLError(f"{name}: pbc is {pbc.tolist()} but a periodic lattice vector is zero; set the cell")
+    if not np.isfinite(cutoff):
+        raise PHLError(
+            f"{name}: is periodic, but the model sums over all pairs of a molecule; expected no periodic system"
+        )
     from vesin_torch import NeighborList  # heavy: only where a periodic system is met
 
     # a direction that is not periodic needs a lattice vector all the same, orthogonal to the others

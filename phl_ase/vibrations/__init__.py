@@ -2,28 +2,36 @@
 
 ``analysis`` projects and diagonalises, ``thermodynamics`` sums over the modes, ``matching`` compares two sets of them,
 ``modes`` shows one, ``differences`` makes Hessians of forces, ``rigid`` and ``selection`` are what they stand on.
+Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums over all of them, from products alone.
 """
 
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD, HarmonicAnalysis, harmonic_analysis
 from phl_ase.vibrations.differences import finite_difference_hessian
+from phl_ase.vibrations.lowest import LowestModes, lowest_modes
 from phl_ase.vibrations.matching import ModeMatch, match_modes
 from phl_ase.vibrations.modes import mode_trajectory
 from phl_ase.vibrations.rigid import rigid_motions, rigid_motions_of
 from phl_ase.vibrations.selection import free_atoms
+from phl_ase.vibrations.stochastic import Estimate, StochasticSpectrum, stochastic_spectrum
 from phl_ase.vibrations.thermodynamics import THERMOCHEMISTRY_MODELS, Thermochemistry, thermochemistry
 
 __all__ = [
     "IMAGINARY_THRESHOLD",
     "THERMOCHEMISTRY_MODELS",
+    "Estimate",
     "HarmonicAnalysis",
+    "LowestModes",
     "ModeMatch",
+    "StochasticSpectrum",
     "Thermochemistry",
     "finite_difference_hessian",
     "free_atoms",
     "harmonic_analysis",
+    "lowest_modes",
     "match_modes",
     "mode_trajectory",
     "rigid_motions",
     "rigid_motions_of",
+    "stochastic_spectrum",
     "thermochemistry",
 ]

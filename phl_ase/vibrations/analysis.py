@@ -20,7 +20,7 @@ from ase.vibrations import VibrationsData
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.rigid import complement, rigid_motions_of
-from phl_ase.vibrations.selection import vibrating_atoms, vibrating_block
+from phl_ase.vibrations.selection import positive_masses, vibrating_atoms, vibrating_block
 
 Array = np.ndarray
 
@@ -136,7 +136,7 @@ def harmonic_analysis(
     """
     vibrating = vibrating_atoms(atoms, indices)
     block = vibrating_block(np.asarray(hessian, dtype=float), len(atoms), vibrating)
-    masses = _masses(atoms, vibrating)
+    masses = positive_masses(atoms, vibrating)
     # ASE's own order of operations: the zeros of an unprojected Hessian then agree to the last bit
     weights = np.repeat(masses**-0.5, 3)
     weighted = weights * block * weights[:, None]
@@ -163,17 +163,6 @@ def harmonic_analysis(
         gradient_projected=gradient is not None,
         imaginary_threshold=imaginary_threshold,
     )
-
-
-def _masses(atoms: Atoms, vibrating: Array) -> Array:
-    masses = atoms.get_masses()[vibrating]
-    if not np.all(masses > 0):
-        bad = int(vibrating[np.nonzero(~(masses > 0))[0][0]])
-        raise PHLError(
-            f"the mass of atom {bad} ({atoms.symbols[bad]}) is {atoms.get_masses()[bad]} amu; "
-            "expected a positive number: set it with atoms.set_masses()"
-        )
-    return masses
 
 
 def _direction(atoms: Atoms, gradient: Array, vibrating: Array, weights: Array, rigid: Array) -> Array:

@@ -38,6 +38,22 @@ def vibrating_atoms(atoms: Atoms, indices: Sequence[int] | Array | None) -> Arra
     return chosen
 
 
+def positive_masses(atoms: Atoms, vibrating: Array) -> Array:
+    """Masses ``(m,)`` of the atoms that vibrate, amu.
+
+    Raises:
+        PHLError: For a mass that is not positive.
+    """
+    masses = atoms.get_masses()[vibrating]
+    if not np.all(masses > 0):
+        bad = int(vibrating[np.nonzero(~(masses > 0))[0][0]])
+        raise PHLError(
+            f"the mass of atom {bad} ({atoms.symbols[bad]}) is {atoms.get_masses()[bad]} amu; "
+            "expected a positive number: set it with atoms.set_masses()"
+        )
+    return masses
+
+
 def vibrating_block(hessian: Array, n_atoms: int, vibrating: Array) -> Array:
     """The symmetric block of the vibrating atoms ``(3m, 3m)``, from a Hessian of all atoms or of these alone.
 
