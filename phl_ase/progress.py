@@ -12,11 +12,12 @@ class Progress:
         description: What is going on.
         total: Number of steps.
         done: Steps done already, when resuming.
+        shown: Whether to show it at all.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0) -> None:
+    def __init__(self, description: str, total: int, done: int = 0, *, shown: bool = True) -> None:
         self._bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

@@ -380,7 +380,8 @@ def test_the_default_file_holds_the_defaults(tmp_path):
     assert PaiNNConfig(species=(1,), **read.potential.settings()) == PaiNNConfig(species=(1,))
     for section, field in TrainConfig.model_fields.items():
         assert f"[{section}]" in default_toml()
-        for key in field.annotation.model_fields:
+        for name, item in field.annotation.model_fields.items():
+            key = item.alias or name
             assert f"\n{key} =" in default_toml() or f"\n# {key} =" in default_toml()
 
 
@@ -414,6 +415,7 @@ def test_overrides(tmp_path, override, section, key, value):
         ("[training]\nlearning_rate = nan", (), r"training\.learning_rate is nan: .*finite"),
         ("training = 3", (), "training is 3: "),
         ("training = 3", ("training.epochs=4",), "training is 3 in the configuration"),
+        ("[potential]\nfrom = 3", (), r"potential\.from is 3: "),
         ("[training", (), r"a\.toml: not a readable TOML file"),
         ("", ("epochs=3",), r"expected section\.key=value"),
         ("", ("training.epochs",), r"expected section\.key=value"),
@@ -445,6 +447,8 @@ def test_binary_and_missing_configurations_are_refused(tmp_path):
         ({"scheme": {"probes": "orthogonal", "n_probes": 10}}, "at most 9 orthogonal"),
         ({"potential": {"architecture": "schnet"}}, "unknown architecture 'schnet'; valid: painn"),
         ({"potential": {"width": 3}}, "unknown setting of painn 'width'; valid: channels"),
+        ({"potential": {"from": "none.safetensors"}}, "model file 'none.safetensors' does not exist"),
+        ({"potential": {"from": "default"}}, r"potential\.channels is 8, but the model has 128; leave the settings"),
         ({"training": {"device": "warp"}}, "unknown device 'warp'"),
         ({"loss": {"stress": 1.0}}, r"loss\.stress is 1\.0, but no training frame carries stress; set it to 0"),
         ({"loss": {"energy": 0.0, "forces": 0.0, "curvature": 0.0}}, "nothing to learn"),
@@ -558,6 +562,71 @@ def test_an_absent_label_never_counts_as_a_zero_loss(model, data):
         if frames is full:
             first = result
     assert result.sums == pytest.approx(first.sums, rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- starting from a trained model
+
+
+def start_from(model, **sections) -> TrainConfig:
+    # nothing of SMALL's architecture: it is the model's
+    return parse_config({**settings(**sections), "potential": {"from": str(model)}})
+
+
+def test_a_model_goes_on_from_another_at_a_new_level(finished, data):
+    """Labels of the same frames at another zero of energy per species: only reference energies have to change."""
+    zeros = {1: -3.0, 6: 500.0, 7: 70.0, 8: 0.25}
+    moved = [dataclasses.replace(f, energy=f.energy + sum(zeros[int(z)] for z in f.numbers)) for f in data.train]
+    old = load_model(finished / BEST)
+    new = new_model(start_from(finished / BEST), moved)
+    batch, _ = collate(moved, old.cutoffs)
+    before, after = (evaluate(model, batch, ("energy", "forces")) for model in (old, new))
+    torch.testing.assert_close(before.forces, after.forces, rtol=0, atol=1e-12)
+    rests = after.energy - torch.tensor([f.energy for f in moved], dtype=torch.float64)
+    # what is left is what no energy per species can mend: orthogonal to the compositions
+    counts = torch.tensor([[(f.numbers == z).sum() for z in old.species] for f in moved], dtype=torch.float64)
+    assert rests.abs().mean() < 1.0
+    torch.testing.assert_close(counts.T @ rests, torch.zeros(len(old.species), dtype=torch.float64), rtol=0, atol=1e-6)
+    assert float(new.scale) == float(old.scale)
+    assert all(parameter.requires_grad for parameter in new.parameters())
+
+
+def test_a_species_that_the_new_labels_lack_keeps_its_energy(data):
+    old = load_model("default")  # knows oxygen, which none of these frames holds
+    moved = [dataclasses.replace(f, energy=f.energy + 10.0 * len(f)) for f in data.train]
+    new = new_model(parse_config({"potential": {"from": "default"}}), moved)
+    assert not any((f.numbers == 8).any() for f in data.train)
+    assert new.species == old.species == (1, 6, 7, 8)
+    shift = (new.reference_energies - old.reference_energies).tolist()
+    # hydrogen, carbon, nitrogen always come together; what the model itself errs by is far below 0.1 eV
+    assert shift == pytest.approx([10.0, 10.0, 10.0, 0.0], abs=0.1)
+    assert shift[3] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_fine_tuning_goes_on_where_the_model_was_and_says_so(finished, data, tmp_path):
+    standing = {"epochs": 1, "learning_rate": 1e-12, "final_learning_rate": 1e-12}
+    config = start_from(finished / BEST, training=standing)
+    whole = train(config, data, tmp_path / "fine-tuned")
+    before = json.loads((finished / LOG).read_text().splitlines()[0])
+    assert whole.records[0]["valid_forces"] == pytest.approx(before["valid_forces"], rel=1e-4)  # float32 weights
+    assert parse_config(config.to_json()) == config
+    card = load_model(whole.model).provenance
+    assert card["started_from"]["data_hash"] == data.provenance["data_hash"]
+    assert card["config"]["potential"]["from"] == str(finished / BEST)
+
+
+def test_a_resumed_fine_tuning_ends_like_an_unbroken_one(finished, data, tmp_path, monkeypatch):
+    config = start_from(finished / BEST, training={"epochs": 2})
+    train(config, data, tmp_path / "whole")
+    with stopping_after(3, monkeypatch), pytest.raises(Stopped):
+        train(config, data, tmp_path / "broken")
+    train(config, data, tmp_path / "broken", resume=True)
+    assert_same(end_of(tmp_path / "whole"), end_of(tmp_path / "broken"))
+
+
+def test_a_species_that_the_model_does_not_know_is_refused(finished, data, tmp_path):
+    strange = dataclasses.replace(data.train[0], numbers=np.full(len(data.train[0]), 9))
+    with pytest.raises(PHLError, match="training frames hold F, which the model to start from does not know"):
+        train(start_from(finished / BEST), dataclasses.replace(data, train=[*data.train, strange]), tmp_path / "other")
 
 
 def test_data_in_memory_take_the_place_of_the_named(tmp_path, data):

@@ -27,6 +27,9 @@ LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "log.csv",
 )
 
+FOREIGN, CARD = "best.model", "best.json"
+"""The best model of a run that started from a foreign one, in the vendor's format, and its card."""
+
 _PARTS = {"config", "data", "position", "model", "averaged", "optimiser", "records"}
 
 

@@ -6,12 +6,13 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phl_ase.errors import PHLError
 from phl_ase.potentials.painn import PaiNNConfig
+from phl_ase.potentials.repulsion import CORES
 
 
 class _Section(BaseModel):
@@ -34,6 +35,12 @@ class PotentialSection(_Section):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     architecture: str = Field("painn", description="name in the table of architectures")
+    start: str | None = Field(
+        None,
+        alias="from",
+        description="trained model to start from, a bundled name, a file or mace:FILE: leave the settings below out",
+    )
+    trainable: tuple[str, ...] = Field((), description='parameters of it to train, by name: ["*readouts*"]; none: all')
 
     def settings(self) -> dict[str, Any]:
         """What the configuration sets of the architecture."""
@@ -93,7 +100,7 @@ class TrainConfig(_Section):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, enough to read the configuration again."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 def parse_config(values: Mapping[str, Any], name: str = "configuration") -> TrainConfig:
@@ -105,7 +112,7 @@ def parse_config(values: Mapping[str, Any], name: str = "configuration") -> Trai
     try:
         return TrainConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise PHLError(f"{name}: {_explain(error)}") from None
+        raise PHLError(f"{name}: {explain(error, TrainConfig)}") from None
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -122,7 +129,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise PHLError(f"{path.name}: not a readable TOML file: {error}") from None
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return parse_config(values, path.name)
 
 
@@ -134,7 +141,8 @@ def default_toml() -> str:
         assert isinstance(kind, type)
         assert issubclass(kind, _Section)
         lines += ["", f"# {(kind.__doc__ or '').splitlines()[0]}", f"[{section}]"]
-        lines += [_toml_line(key, item.default, item.description) for key, item in kind.model_fields.items()]
+        fields = kind.model_fields.items()
+        lines += [_toml_line(item.alias or key, item.default, item.description) for key, item in fields]
         if section == "potential":
             defaults = {f.name: f.default for f in dataclasses.fields(PaiNNConfig)}
             lines += [_toml_line(key, defaults[key], comment) for key, comment in _PAINN_COMMENTS.items()]
@@ -146,6 +154,7 @@ _PAINN_COMMENTS = {
     "layers": "message-passing layers",
     "cutoff": "Å",
     "n_basis": "radial functions",
+    "core": f"repulsive core under the network: {', '.join(CORES)}",
 }
 
 
@@ -168,7 +177,16 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one value of a configuration in place.
+
+    Args:
+        values: What was read of the TOML file.
+        override: ``section.key=value``, the value written as in TOML; a bare word is a string.
+
+    Raises:
+        PHLError: For another form.
+    """
     key, equals, text = override.partition("=")
     section, dot, name = key.strip().partition(".")
     if not (equals and dot and section and name):
@@ -182,17 +200,24 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[section][name] = value
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """The first thing that does not fit, in one line; of an unknown key, the valid ones.
+
+    Args:
+        error: What pydantic raised.
+        root: The model that was asked for.
+    """
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; valid: {', '.join(_valid_keys(first['loc']))}"
+        return f"unknown key {where!r}; valid: {', '.join(_valid_keys(first['loc'], root))}"
     return f"{where} is {first.get('input')!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _valid_keys(location: tuple[Any, ...]) -> list[str]:
-    section = TrainConfig.model_fields.get(str(location[0])) if len(location) > 1 else None
-    kind = TrainConfig if section is None else section.annotation
-    assert isinstance(kind, type)
-    assert issubclass(kind, BaseModel)
-    return sorted(kind.model_fields)
+def _valid_keys(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
+    for part in location[:-1]:
+        # a section, or the place in a list of sections
+        annotation = root if isinstance(part, int) else root.model_fields[str(part)].annotation
+        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        root = next((kind for kind in inner if issubclass(kind, BaseModel)), root)
+    return sorted(field.alias or key for key, field in root.model_fields.items())

@@ -18,18 +18,21 @@ class RunLog:
     """Records of a run, one per epoch, as ``log.jsonl`` and ``log.csv``.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder; ``None`` keeps the records in memory alone.
         records: Those of the epochs before a resume; the files are rewritten to hold exactly these.
     """
 
-    def __init__(self, folder: Path, records: Sequence[dict[str, Any]] = ()) -> None:
+    def __init__(self, folder: Path | None, records: Sequence[dict[str, Any]] = ()) -> None:
         self._folder = folder
         self.records = list(records)
-        write_atomic(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.records).encode())
+        if folder is not None:
+            write_atomic(folder / LOG, "".join(json.dumps(r) + "\n" for r in self.records).encode())
 
     def add(self, record: dict[str, Any]) -> None:
         """Add one epoch's record."""
         self.records.append(record)
+        if self._folder is None:
+            return
         try:
             with open(self._folder / LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
@@ -39,6 +42,8 @@ class RunLog:
 
     def write_table(self) -> None:
         """Write all records as CSV."""
+        if self._folder is None:
+            return
         columns = list(dict.fromkeys(key for record in self.records for key in record))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")

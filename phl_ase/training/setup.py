@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ase.data import chemical_symbols
 
+from phl_ase.adapters import is_foreign
 from phl_ase.datasets import BaseDataset, open_dataset, split
 from phl_ase.errors import PHLError
 from phl_ase.objective import check_regime, scheme
@@ -18,6 +19,7 @@ from phl_ase.potentials.registry import build_model
 from phl_ase.probes import check_family
 from phl_ase.structures import Frame
 from phl_ase.training.config import TrainConfig
+from phl_ase.training.pretrained import pretrained_model
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,31 @@ def check_species(model: Model, frames: Sequence[Frame]) -> None:
 
 
 def new_model(config: TrainConfig, frames: Sequence[Frame]) -> Model:
-    """An untrained model with reference energies and scale fitted to the training frames."""
+    """The model that a run begins with, its reference energies fitted to the training frames.
+
+    Untrained, its scale fitted as well; or the trained model that the configuration names, with its scale.
+
+    Raises:
+        PHLError: For unknown settings, a model to start from that does not fit, or charges that it does not take.
+    """
     charged = [f for f in frames if f.charge != 0]
     settings = config.potential
-    generator = torch.Generator().manual_seed(config.training.seed)
-    species = species_of(frames)
-    model = build_model(settings.architecture, {**settings.settings(), "species": species}, generator)
+    if settings.start is not None:
+        model = pretrained_model(settings, frames)
+        if is_foreign(settings.start) and config.training.dtype != "float64":
+            raise PHLError(
+                f"training.dtype is {config.training.dtype}, but {settings.start} adds energies of keV in the dtype of "
+                "its weights; set training.dtype = 'float64'"
+            )
+    else:
+        generator = torch.Generator().manual_seed(config.training.seed)
+        species = species_of(frames)
+        model = build_model(settings.architecture, {**settings.settings(), "species": species}, generator)
+        references = fit_reference_energies(frames, species)
+        model.set_references(torch.as_tensor(references), fit_scale(frames, references, species))
     if charged and not model.takes_charge:
         raise PHLError(
             f"{len(charged)} training frames are charged (first: frame {charged[0].frame_id}, "
             f"charge {charged[0].charge:+d}), but {settings.architecture} does not take charge; leave them out"
         )
-    references = fit_reference_energies(frames, species)
-    model.set_references(torch.as_tensor(references), fit_scale(frames, references, species))
     return model

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from phl_ase import __version__
+from phl_ase.adapters.foreign import Foreign
 from phl_ase.derivatives import choose_device, evaluate
 from phl_ase.derivatives.compiled import CompiledEvaluator
 from phl_ase.errors import NonFiniteError, PHLError
@@ -25,7 +27,9 @@ from phl_ase.structures import Frame, PackedFrames
 from phl_ase.training.batches import batches_of_epoch
 from phl_ase.training.checkpoint import (
     BEST,
+    CARD,
     CONFIG,
+    FOREIGN,
     LAST,
     SPLIT,
     load_checkpoint,
@@ -34,10 +38,11 @@ from phl_ase.training.checkpoint import (
 )
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import RunLog
+from phl_ase.training.processes import Processes, processes_of_run
 from phl_ase.training.schedule import curvature_weight, learning_rate
 from phl_ase.training.setup import RunData, check_species, curvature_family, new_model, term_weights
 from phl_ase.training.signals import signals_noticed
-from phl_ase.training.step import StepResult, accumulate_gradients
+from phl_ase.training.step import StepResult, accumulate_gradients, label_counts
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -64,8 +69,9 @@ class TrainResult:
 
     @property
     def model(self) -> Path:
-        """File of the best model."""
-        return self.folder / BEST
+        """File of the best model; in the vendor's format where the run started from a foreign one."""
+        foreign = self.folder / FOREIGN
+        return foreign if foreign.is_file() else self.folder / BEST
 
 
 @dataclass
@@ -83,7 +89,7 @@ class _Position:
 
 
 def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: bool = False) -> TrainResult:
-    """Train a model.
+    """Train a model, alone or as one of the processes that ``torchrun`` started.
 
     Args:
         config: Everything the run depends on.
@@ -96,8 +102,10 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
         NonFiniteError: When the loss diverges; the last good checkpoint is kept.
         Stopped: After Ctrl-C or SIGTERM, with a checkpoint written.
     """
-    with run_folder(folder, resume=resume) as path:
-        run = _Run(config, data, path)
+    with ExitStack() as stack:
+        processes = stack.enter_context(processes_of_run())
+        path = processes.first_says(lambda: stack.enter_context(run_folder(folder, resume=resume)))
+        run = _Run(config, data, path, processes)
         if resume:
             run.restore()
         else:
@@ -108,16 +116,18 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, data: RunData, folder: Path) -> None:
-        self.config, self.data, self.folder = config, data, folder
+    def __init__(self, config: TrainConfig, data: RunData, folder: Path, processes: Processes) -> None:
+        self.config, self.data, self.folder, self.processes = config, data, folder, processes
         training = config.training
-        self.device = choose_device(training.device)
+        self.device = processes.device(choose_device(training.device))
         self.dtype = _DTYPES[training.dtype]
         self.family = curvature_family(config, data.train)
         self.weights = term_weights(config, data.train)
         if training.compile and "stress" in self.weights:
             raise PHLError("training.compile does not do stress yet; set training.compile=false or loss.stress=0")
         self.model = new_model(config, data.train).to(device=self.device, dtype=self.dtype)
+        # of a model that was trained already, what its card says of its training
+        self.started_from = dict(self.model.provenance)
         check_species(self.model, data.valid)
         self.averaged = torch.optim.swa_utils.AveragedModel(
             self.model, multi_avg_fn=_moving_average(training.ema_decay)
@@ -140,12 +150,16 @@ class _Run:
 
     def start(self) -> None:
         """Write what a run is made of, the checkpoint first: whatever stops the run from here on, it can be resumed."""
-        self.log = RunLog(self.folder)
+        self.log = RunLog(self.folder if self.processes.is_first else None)
+        if not self.processes.is_first:
+            return
         self.save()
         write_atomic(self.folder / SPLIT, json.dumps(self.data.split, indent=1).encode())
         write_atomic(self.folder / CONFIG, json.dumps(self.config.to_json(), indent=1).encode())
 
     def save(self) -> None:
+        if not self.processes.is_first:
+            return
         state = {
             "version": __version__,
             "config": self.config.to_json(),
@@ -160,7 +174,7 @@ class _Run:
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        state = load_checkpoint(self.folder / LAST)
+        state = self.processes.first_says(lambda: load_checkpoint(self.folder / LAST))
         changed = _differences(state["config"], self.config.to_json())
         if changed:
             raise PHLError(f"{self.folder}: the run was started with another {changed}; resume it unchanged")
@@ -174,13 +188,14 @@ class _Run:
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise PHLError(f"{self.folder / LAST}: does not fit this model ({reason})") from None
-        self.log = RunLog(self.folder, state["records"])
+        self.log = RunLog(self.folder if self.processes.is_first else None, state["records"])
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def loop(self, noticed: list[int]) -> None:
         epochs = self.config.training.epochs
-        with Progress(self.config.scheme.name, epochs, self.at.epoch) as progress:
+        name, shown = self.config.scheme.name, self.processes.is_first
+        with Progress(name, epochs, self.at.epoch, shown=shown) as progress:
             while self.at.epoch < epochs and not self._out_of_patience():
                 started = time.monotonic() - self.at.seconds
                 self._epoch(noticed, started)
@@ -195,48 +210,72 @@ class _Run:
         batches = batches_of_epoch(sizes, training.batch_size, seed=training.seed, epoch=at.epoch)
         while at.batch < len(batches):
             fraction = at.epoch + at.batch / len(batches)
-            result = self._step(batches[at.batch], fraction)
+            result, asked_to_stop = self._step(batches[at.batch], fraction, noticed)
             for name in result.sums:
                 at.sums[name] = at.sums.get(name, 0.0) + result.sums[name]
                 at.counts[name] = at.counts.get(name, 0) + result.counts[name]
             at.batch += 1
             at.seconds = time.monotonic() - started
-            if noticed:
+            if asked_to_stop:
                 self.save()
+                by = signal.Signals(noticed[0]).name if noticed else "a signal to another process"
                 raise Stopped(
-                    f"stopped by {signal.Signals(noticed[0]).name} in epoch {at.epoch + 1}, step {at.batch}; "
+                    f"stopped by {by} in epoch {at.epoch + 1}, step {at.batch}; "
                     f"nothing is lost: continue with --resume --out {self.folder}"
                 )
 
-    def _step(self, chosen: np.ndarray, fraction: float) -> StepResult:
-        training = self.config.training
+    def _step(self, chosen: np.ndarray, fraction: float, noticed: Sequence[int]) -> tuple[StepResult, bool]:
+        """One step on a batch: sums and counts over all processes, and whether one of them was asked to stop."""
+        training, processes = self.config.training, self.processes
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(training, fraction, self.at.halvings)
         weights = dict(self.weights)
         if "curvature" in weights:
             weights["curvature"] = curvature_weight(self.config.loss, fraction)
-        batch, labels = self._draw(self.train_set, chosen, epoch=self.at.epoch)
         self.optimiser.zero_grad(set_to_none=True)
+        failure = None
         try:
-            result = accumulate_gradients(
-                self.model,
-                batch,
-                labels,
-                weights,
-                memory_budget=training.memory_budget_mb * 2**20,
-                compiled=self.compiled,
-            )
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
-            if not torch.isfinite(norm):
-                raise NonFiniteError(f"the gradient is not finite for frames {labels.frame_id.tolist()[:8]}")
+            result = self._accumulate(processes.share(chosen), weights)
         except NonFiniteError as error:
-            raise NonFiniteError(
-                f"epoch {self.at.epoch + 1}, step {self.at.batch + 1}: {error}; lower the learning rate or look at "
-                "these frames; the last good checkpoint is kept"
-            ) from None
+            failure, result = self._placed(error), StepResult(dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0))
+        # one message for the sums, failures and signals of all
+        said = processes.sum({**result.sums, "failed": failure is not None, "stop": bool(noticed)}, self.device)
+        if said.pop("failed"):
+            processes.together(failure)
+        stop = bool(said.pop("stop"))
+        processes.sum_gradients(self.model.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
+        if not torch.isfinite(norm):
+            frames = self.train_set.frame_id[torch.as_tensor(chosen[:8])].tolist()
+            raise self._placed(NonFiniteError(f"the gradient is not finite for frames {frames}"))
         self.optimiser.step()
         self.averaged.update_parameters(self.model)
-        return result
+        return StepResult(said, result.counts), stop
+
+    def _accumulate(self, share: np.ndarray, weights: dict[str, float]) -> StepResult:
+        """The gradient of this process's share of a batch; counts are those of the whole batch."""
+        drawn = self._draw(self.train_set, share, epoch=self.at.epoch) if len(share) else None
+        local = dict.fromkeys(weights, 0) if drawn is None else label_counts(drawn[1], weights)
+        counts = {name: int(count) for name, count in self.processes.sum(local, self.device).items()}
+        if drawn is None:
+            return StepResult(dict.fromkeys(weights, 0.0), counts)
+        batch, labels = drawn
+        result = accumulate_gradients(
+            self.model,
+            batch,
+            labels,
+            weights,
+            memory_budget=self.config.training.memory_budget_mb * 2**20,
+            counts=counts,
+            compiled=self.compiled,
+        )
+        return StepResult(result.sums, counts)
+
+    def _placed(self, error: NonFiniteError) -> NonFiniteError:
+        return NonFiniteError(
+            f"epoch {self.at.epoch + 1}, step {self.at.batch + 1}: {error}; lower the learning rate or look at "
+            "these frames; the last good checkpoint is kept"
+        )
 
     def _draw(self, frames: PackedFrames, chosen: Sequence[int] | np.ndarray, *, epoch: int, family: str | None = None):
         batch, labels = frames.select(torch.as_tensor(chosen))
@@ -272,13 +311,14 @@ class _Run:
 
     def _validate(self) -> dict[str, Any]:
         sums = dict.fromkeys(self.weights, 0.0)
-        counts = dict.fromkeys(self.weights, 0)
+        counts = dict.fromkeys(self.weights, 0.0)
         needs = {TERMS[name].needs for name in self.weights}
         order = np.argsort(self.valid_set.sizes.numpy(), kind="stable")
-        for start in range(0, len(order), 4 * self.config.training.batch_size):
-            chosen = order[start : start + 4 * self.config.training.batch_size]
+        size = 4 * self.config.training.batch_size
+        starts = range(0, len(order), size)
+        for start in starts[self.processes.rank :: self.processes.count]:
             # all directions, so that the choice of the best model has no noise of probes
-            batch, labels = self._draw(self.valid_set, chosen, epoch=0, family="complete")
+            batch, labels = self._draw(self.valid_set, order[start : start + size], epoch=0, family="complete")
             part = needs if labels.probes is not None else needs - {"hvp"}
             predictions = evaluate(self.average, batch, part, probes=labels.probes)
             for name in self.weights:
@@ -286,6 +326,7 @@ class _Run:
                 if term.needs in part:
                     sums[name] += float(term.total(batch, predictions, labels))
                     counts[name] += int(term.present(labels).sum())
+        sums, counts = (self.processes.sum(values, self.device) for values in (sums, counts))
         means = {name: sums[name] / counts[name] for name in sums if counts[name]}
         loss = sum(self.weights[name] * value for name, value in means.items())
         self._judge(loss)
@@ -302,6 +343,8 @@ class _Run:
             at.halvings += 1
 
     def _save_best(self) -> None:
+        if not self.processes.is_first:
+            return
         card = {
             **self.data.provenance,
             "scheme": self.config.scheme.model_dump(),
@@ -309,8 +352,13 @@ class _Run:
             "epoch": self.at.epoch,
             "validation_loss": self.at.best_loss,
             "versions": {"phl_ase": __version__, "torch": torch.__version__},
+            **({"started_from": self.started_from} if self.started_from else {}),
         }
-        save_model(self.folder / BEST, self.average, card)
+        if isinstance(self.average, Foreign):
+            self.average.write(self.folder / FOREIGN)
+            write_atomic(self.folder / CARD, json.dumps({**self.average.card(), "provenance": card}, indent=1).encode())
+        else:
+            save_model(self.folder / BEST, self.average, card)
 
     def _out_of_patience(self) -> bool:
         training = self.config.training
