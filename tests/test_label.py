@@ -93,14 +93,14 @@ def test_labels_are_those_of_direct_calls(molecules, tmp_path):
             assert frame.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
             np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-5)
             np.testing.assert_array_equal(frame.probes, Probes("gaussian", 2, 5).draw(frame))
-            # the same step: what remains is noise, 1e-7 eV/Å over 0.002 Å and its carry-over
-            products = finite_difference_hvp(frame.probes, atoms, delta=0.002)
+            # the same step: what remains is noise, 1e-7 eV/Å over 0.0005 Å and its carry-over
+            products = finite_difference_hvp(frame.probes, atoms, delta=0.0005)
             np.testing.assert_allclose(frame.products, products, atol=2e-3)
-            np.testing.assert_allclose(frame.hessian, finite_difference_hessian(atoms, delta=0.002), atol=2e-3)
+            np.testing.assert_allclose(frame.hessian, finite_difference_hessian(atoms, delta=0.0005), atol=2e-3)
             assert (frame.kind, frame.temperature) == ("nms", 300.0 + i)
         recorded = dataset.meta.provenance
     assert recorded["probes"] == {"family": "gaussian", "count": 2, "seed": 5}
-    assert (recorded["step"], recorded["hessian"], recorded["method"]) == (0.002, "differences", "tblite")
+    assert (recorded["step"], recorded["hessian"], recorded["method"]) == (0.0005, "differences", "tblite")
     # 1 for energy and forces, 2K, 6n; 2K more where the error is estimated
     assert recorded["gradients"] == FRAMES * (1 + 4 + 18) + 3 * 4
     # second order in the step: about 1e-3 eV/Å² here (test_reference measures it)
@@ -111,7 +111,7 @@ def test_labels_are_those_of_direct_calls(molecules, tmp_path):
     assert not (tmp_path / "out.h5.work").exists()
     shown = phl("data", "info", out).output
     assert "level of theory: GFN2-xTB; energies: absolute" in shown
-    assert "2 gaussian probes a frame, seed 5 (central differences of 0.002 Å)" in shown
+    assert "2 gaussian probes a frame, seed 5 (central differences of 0.0005 Å)" in shown
 
 
 def test_a_model_labels_too(tmp_path):
@@ -370,7 +370,7 @@ def test_a_self_consistent_field_that_does_not_converge(molecules, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--with", "ccsd"), "methods: ase, emt"),
+        (("--with", "ccsd"), "pyscf, tblite"),
         (("--with", "ase:package.module:factory"), "--trust"),
         (("--with", "emt", "--hvp", 0), "got 0 probes per frame; expected at least 1"),
         (("--with", "emt", "--hvp", 1, "--probes", "random"), "unknown probe family 'random'; valid: complete"),

@@ -78,7 +78,9 @@ def label(
     from phl_ase.datasets import open_dataset
     from phl_ase.reference import label_dataset
 
-    request = label_request(hessian, hvp, family, seed, step, estimate_error)
+    request = label_request(
+        method, hessian=hessian, hvp=hvp, family=family, seed=seed, step=step, estimate_error=estimate_error
+    )
     how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_going": keep_going, "retry": retry}
     labels_by = label_method(method, settings or [], device, trust)
     with open_dataset(structures) as frames, terminated_as_interrupted():

@@ -45,7 +45,8 @@ Family = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of the probes; 0 by default.")]
 Step = Annotated[
-    float | None, typer.Option("--step", metavar="Å", help="Displacement in differences; 0.002 Å by default.")
+    float | None,
+    typer.Option("--step", metavar="Å", help="Displacement in differences; by default 0.002 Å, of tblite 0.0005."),
 ]
 EstimateError = Annotated[
     int, typer.Option("--estimate-error", metavar="N", help="Repeat the products of N frames with twice the step.")
@@ -58,20 +59,27 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="W
 
 
 def label_request(
-    hessian: str | None, hvp: int | None, family: str | None, seed: int | None, step: float | None, estimate_error: int
+    method: str,
+    *,
+    hessian: str | None,
+    hvp: int | None,
+    family: str | None,
+    seed: int | None,
+    step: float | None,
+    estimate_error: int,
 ) -> LabelRequest:
-    """The labels that options ask for.
+    """The labels that options ask for, with the step of the method where none is given.
 
     Raises:
         PHLError: For options of products without any, and what the request itself refuses.
     """
-    from phl_ase.reference import LabelRequest, Probes
+    from phl_ase.reference import LabelRequest, Probes, difference_step
 
     asked = {"family": family, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if hvp is None and (given or estimate_error):
         raise PHLError("--probes, --seed and --estimate-error are about products: add --hvp K")
-    chosen: dict[str, Any] = {} if step is None else {"step": step}
+    chosen: dict[str, Any] = {"step": difference_step(method) if step is None else step}
     if hvp is not None:
         chosen["probes"] = Probes(count=hvp, **given)
     return LabelRequest(hessian=hessian, estimate_error=estimate_error, **chosen)

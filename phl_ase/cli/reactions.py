@@ -104,7 +104,9 @@ def reactions(
     check_target(json, "JSON file")
     from phl_ase.reactions import ReactionSettings, build_reactions, read_way
 
-    request = label_request(hessian, hvp, family, seed, step, estimate_error)
+    request = label_request(
+        method, hessian=hessian, hvp=hvp, family=family, seed=seed, step=step, estimate_error=estimate_error
+    )
     how = ReactionSettings(
         ways=tuple(read_way(way) for way in ways or ()),
         guess=guess,

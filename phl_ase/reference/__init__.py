@@ -23,7 +23,14 @@ if TYPE_CHECKING:
         choose_step,
         label_frame,
     )
-    from phl_ase.reference.methods import METHODS, Method, energy_reference, level_of_theory, make_method
+    from phl_ase.reference.methods import (
+        METHODS,
+        Method,
+        difference_step,
+        energy_reference,
+        level_of_theory,
+        make_method,
+    )
     from phl_ase.reference.pyscf_method import PySCFCalculator
     from phl_ase.reference.scf import SCFNotConverged
 
@@ -43,6 +50,7 @@ __all__ = [
     "SCFNotConverged",
     "chai_head_gordon",
     "choose_step",
+    "difference_step",
     "energy_reference",
     "label_dataset",
     "label_frame",
@@ -57,7 +65,9 @@ _HOME = {
         ("FAILURES", "HESSIANS", "Failure", "LabelRequest", "LabelledFrame", "Probes", "choose_step", "label_frame"),
         "labels",
     ),
-    **dict.fromkeys(("METHODS", "Method", "energy_reference", "level_of_theory", "make_method"), "methods"),
+    **dict.fromkeys(
+        ("METHODS", "Method", "difference_step", "energy_reference", "level_of_theory", "make_method"), "methods"
+    ),
     "PySCFCalculator": "pyscf_method",
     "SCFNotConverged": "scf",
 }

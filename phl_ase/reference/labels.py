@@ -23,6 +23,7 @@ from ase.calculators.calculator import SCFError
 from phl_ase.curvature import curvature_of, finite_difference_hvp
 from phl_ase.errors import NonFiniteError, PHLError, unknown
 from phl_ase.probes import check_family, draw_probes
+from phl_ase.reference.methods import STEP
 from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, collate
 from phl_ase.vibrations import finite_difference_hessian
 
@@ -33,9 +34,6 @@ Make = Callable[[], Any]
 Task = tuple[Frame, bool]
 """A frame, and whether the error of its products is estimated."""
 
-STEP = 0.002
-"""Å: the displacement of the atom that moves most in a central difference. The error grows as its square (0.01 eV/Å² of
-a product at 0.005 Å), the noise of the self-consistent field as its inverse (0.003 eV/Å² at 0.0005 Å)."""
 STEPS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 """Å: what :func:`choose_step` tries."""
 

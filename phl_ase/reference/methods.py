@@ -22,6 +22,11 @@ class Setting:
     expected: str
 
 
+STEP = 0.002
+"""Å: the displacement of the atom that moves most in a central difference. The error grows as its square (0.01 eV/Å² of
+a product at 0.005 Å), the noise of the self-consistent field as its inverse (0.003 eV/Å² at 0.0005 Å)."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A reference method.
@@ -31,12 +36,15 @@ class Method:
         description: One line for a user.
         settings: Name -> setting, for keyword arguments of ``make``.
         package: The package that computes.
+        step: Displacement in its central differences, Å, where truncation and noise are least together;
+            ``workflows/label_figures.py`` measures it.
     """
 
     make: Callable[..., Any]
     description: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
     package: str = "ase"
+    step: float = STEP
 
 
 def _yes(text: str) -> bool:
@@ -125,6 +133,7 @@ METHODS: dict[str, Method] = {
         "GFN2-xTB, or tblite:GFN1-xTB, tblite:IPEA1-xTB",
         {"accuracy": _NUMBER, "electronic_temperature": _NUMBER, "max_iterations": _WHOLE},
         "tblite",
+        0.0005,
     ),
     "pyscf": Method(
         _pyscf,
@@ -165,6 +174,12 @@ def _read_settings(name: str, settings: Mapping[str, str]) -> dict[str, Any]:
         except (KeyError, ValueError):
             raise PHLError(f"{name}: {key} is {text!r}; expected {known[key].expected}") from None
     return values
+
+
+def difference_step(text: str) -> float:
+    """Displacement in central differences of a method or any other calculator, Å."""
+    method = METHODS.get(text.partition(":")[0])
+    return STEP if method is None else method.step
 
 
 def level_of_theory(calculator: Any) -> str:
