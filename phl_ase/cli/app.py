@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase import __version__
-from phl_ase.cli import check, data, demo, evaluate, label, models, reactions, report, sample, train, validate
+from phl_ase.cli import check, data, demo, evaluate, label, models, reactions, report, sample, study, train, validate
 from phl_ase.cli.mistakes import reported
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
     "train": train.train,
+    "study": study.study,
     "evaluate": evaluate.evaluate,
     "label": label.label,
     "reactions": reactions.reactions,

@@ -75,10 +75,7 @@ def _profiles(axes: Axes, reports: Sequence[Report], potentials: Sequence[str]) 
                 lengths, report.arrays["energies"], color=colour, linestyle=line, linewidth=1.8
             )[0]
     if notes:
-        # beside the summit there is room above the longer arm
-        low, high = axes.get_xlim()
-        side, align = (0.98, "right") if high >= -low else (0.02, "left")
-        axes.text(
-            side, 0.97, "\n".join(notes), ha=align, va="top", transform=axes.transAxes, fontsize="small", color="0.3"
-        )
+        # under the summit there is room, whatever the arms look like
+        text = axes.text(0.0, 0.03, "\n".join(notes), transform=axes.get_xaxis_transform(), fontsize="small")
+        text.set(ha="center", va="bottom", color="0.3")
     return handles

@@ -25,6 +25,9 @@ STYLES = (
 )
 """(colour, marker, line) of each thing that is compared, in turn; the palette's yellow is too light for lines."""
 
+COMPARED = STYLES[1:]
+"""Those of what is compared with a reference, whose own is black."""
+
 _FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 
 
@@ -63,6 +66,21 @@ def plain_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def plain_ticks_along(axes: Axes) -> None:
+    """The same along x, where numbers stand side by side: few enough not to touch."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+    low, high = axes.get_xlim()
+    if high / low < 3:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_minor_locator(MaxNLocator(nbins=1))
+    else:
+        steps = (1.0,) if high / low > 100 else (1.0, 3.0) if high / low > 15 else (1.0, 2.0, 5.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
 
 
 def to_png(draw: Callable[[Any], Figure], content: Any) -> bytes:

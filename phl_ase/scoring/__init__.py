@@ -7,19 +7,23 @@ from phl_ase.scoring.bootstrap import DRAWS, GroupMeans, Units, group_means, res
 from phl_ase.scoring.errors import ERRORS, ErrorKind, frame_errors, projected_eigenvalues
 from phl_ase.scoring.frames import Frame, FrameFacts, facts
 from phl_ase.scoring.groups import MILD, REGIONS, STATIONARY, geometries, intervals, mean_errors, temperature_groups
+from phl_ase.scoring.paired import MARGIN, Estimate, Observations, mean_estimate, ratio_change, ratio_estimate
 from phl_ase.scoring.relative import ENERGIES, composition_offsets, relative_energy_errors
 
 __all__ = [
     "DRAWS",
     "ENERGIES",
     "ERRORS",
+    "MARGIN",
     "MILD",
     "REGIONS",
     "STATIONARY",
     "ErrorKind",
+    "Estimate",
     "Frame",
     "FrameFacts",
     "GroupMeans",
+    "Observations",
     "Units",
     "composition_offsets",
     "facts",
@@ -28,7 +32,10 @@ __all__ = [
     "group_means",
     "intervals",
     "mean_errors",
+    "mean_estimate",
     "projected_eigenvalues",
+    "ratio_change",
+    "ratio_estimate",
     "relative_energy_errors",
     "resampling_units",
     "temperature_groups",

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import signal
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +13,12 @@ import numpy as np
 
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
+from phl_ase.study.processes import reason_of_death, run_processes
 from phl_ase.study.progress import ManyRuns, schedule_length
-from phl_ase.study.worker import MARKER, run, write_marker
-from phl_ase.training import RunData, Stopped, TrainConfig
+from phl_ase.study.worker import read_marker, run, write_marker
+from phl_ase.training import RunData, TrainConfig
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, run_folder
 from phl_ase.training.signals import signals_noticed
-
-_POLL_SECONDS = 0.2
-_PATIENCE_SECONDS = 60.0  # for a stopped run to write its checkpoint
 
 
 @dataclass(frozen=True)
@@ -132,7 +126,7 @@ def _finished(folder: Path, config: TrainConfig, print_of_run: str) -> bool:
     Raises:
         PHLError: When the folder holds a run with other settings.
     """
-    marker = _marker(folder)
+    marker = read_marker(folder)
     if not marker and not folder.exists():
         new_folder(folder)
     elif marker.get("fingerprint", print_of_run) != print_of_run:
@@ -164,14 +158,6 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(keys)
 
 
-def _marker(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _train_all(
     waiting: list[str],
     configs: Mapping[str, TrainConfig],
@@ -180,65 +166,29 @@ def _train_all(
     processes: int,
     noticed: list[int],
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    running: dict[str, Any] = {}
-    queue = list(waiting)
     with ManyRuns({name: (root / name, configs[name].training.epochs) for name in waiting}) as bars:
-        try:
-            while queue or running:
-                while queue and len(running) < processes:
-                    name = queue.pop(0)
-                    running[name] = _start(context, name, configs[name], frames[name], root / name)
-                time.sleep(_POLL_SECONDS)
-                if noticed:  # before the dead are looked at: Ctrl-C of a terminal reaches them as well
-                    raise Stopped(
-                        f"stopped by {signal.Signals(noticed[0]).name}; nothing is lost: run the same command again "
-                        f"to go on in {root}"
-                    )
-                done = [name for name, process in running.items() if not process.is_alive()]
-                for name in done:
-                    _note_death(running.pop(name), root / name)
-                seconds = _seconds_left(waiting, running, queue, configs, bars, processes)
-                bars.show(running, done, seconds)
-        finally:
-            _stop(running.values())
 
+        def tick(running: Sequence[str], queue: Sequence[str], ended: Mapping[str, Any]) -> None:
+            for name, process in ended.items():
+                _note_death(process, root / name)
+            seconds = _seconds_left(waiting, running, queue, configs, bars, processes)
+            bars.show(running, list(ended), seconds)
 
-def _start(context: Any, name: str, config: TrainConfig, data: RunData, folder: Path) -> Any:
-    process = context.Process(target=run, args=(config, data, str(folder)), name=f"phl train {name}", daemon=True)
-    # a worker that is still importing would die of Ctrl-C with a traceback; it is stopped by SIGTERM instead
-    with _ignoring(signal.SIGINT):
-        process.start()
-    return process
+        work = {name: (run, (configs[name], frames[name], str(root / name))) for name in waiting}
+        run_processes(work, processes, tick, noticed, root)
 
 
 def _note_death(process: Any, folder: Path) -> None:
     """A worker that ended without a word (out of memory, killed) is a failed run."""
-    process.join()
-    marker = _marker(folder)
+    marker = read_marker(folder)
     if marker.get("outcome") == "started":
-        code = process.exitcode
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        write_marker(folder, {**marker, "outcome": "failed", "reason": f"the worker process {how}{hint}"})
-
-
-def _stop(processes: Iterable[Any]) -> None:
-    processes = list(processes)
-    for process in processes:
-        process.terminate()
-    limit = time.monotonic() + _PATIENCE_SECONDS
-    for process in processes:
-        process.join(max(limit - time.monotonic(), 0.1))
-        if process.is_alive():
-            process.kill()
-            process.join()
+        write_marker(folder, {**marker, "outcome": "failed", "reason": reason_of_death(process)})
 
 
 def _seconds_left(
     names: list[str],
-    running: Mapping[str, Any],
-    queue: list[str],
+    running: Sequence[str],
+    queue: Sequence[str],
     configs: Mapping[str, TrainConfig],
     bars: ManyRuns,
     processes: int,
@@ -259,7 +209,7 @@ def _seconds_left(
 
 
 def _read(folder: Path, name: str) -> Trained:
-    marker = _marker(folder)
+    marker = read_marker(folder)
     if marker.get("outcome") != "trained":
         return Trained(name, "failed", folder, str(marker.get("reason") or "did not finish"))
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -273,16 +223,3 @@ def _read(folder: Path, name: str) -> Trained:
         best_epoch=int(marker["best_epoch"]),
         records=tuple(json.loads(line) for line in lines),
     )
-
-
-@contextmanager
-def _ignoring(number: int) -> Iterator[None]:
-    try:
-        previous = signal.signal(number, signal.SIG_IGN)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(number, previous)

@@ -60,7 +60,7 @@ class ManyRuns:
         for name in done:
             note = "done" if self.epochs_done(name) >= self._runs[name][1] else "ended"
             self._bars.update(self._tasks[name], completed=self.epochs_done(name), note=note)
-        left = "" if seconds_left is None else f"{_clock(seconds_left)} left"
+        left = "" if seconds_left is None else f"{clock(seconds_left)} left"
         self._bars.update(self._all, completed=sum(map(self.epochs_done, self._runs)), note=left)
 
     def epochs_done(self, name: str) -> int:
@@ -73,15 +73,20 @@ class ManyRuns:
         return seconds / epochs if epochs else None
 
     def _read(self, name: str) -> None:
-        try:
-            with open(self._runs[name][0] / LOG, "rb") as file:
-                file.seek(0, 2)
-                file.seek(max(file.tell() - 2000, 0))
-                lines = file.read().split(b"\n")[:-1]  # what follows the last line break is still being written
-            record = json.loads(lines[-1])
-            self._latest[name] = (int(record["epoch"]), float(record["seconds"]))
-        except (OSError, ValueError, IndexError, KeyError):
-            return
+        self._latest[name] = last_epoch(self._runs[name][0]) or self._latest.get(name, (0, 0.0))
+
+
+def last_epoch(folder: Path) -> tuple[int, float] | None:
+    """Number of the last finished epoch of a run and the seconds until then; ``None`` before the first one."""
+    try:
+        with open(folder / LOG, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - 2000, 0))
+            lines = file.read().split(b"\n")[:-1]  # what follows the last line break is still being written
+        record = json.loads(lines[-1])
+        return int(record["epoch"]), float(record["seconds"])
+    except (OSError, ValueError, IndexError, KeyError):
+        return None
 
 
 def schedule_length(running: Sequence[float], waiting: Sequence[float], processes: int) -> float:
@@ -102,7 +107,8 @@ def schedule_length(running: Sequence[float], waiting: Sequence[float], processe
     return max(free, default=0.0)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

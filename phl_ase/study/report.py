@@ -40,7 +40,7 @@ dt { font-weight: 600; margin-top: .5rem; } dd { margin-left: 1.2rem; }
 .failed { border-left: 4px solid #D55E00; padding-left: .8rem; }
 .small { color: #555; font-size: .85rem; }
 @media print { body { margin: 0; font-size: 10pt; max-width: none; } figure, tr, table { break-inside: avoid; }
-  .wide { overflow: visible; } th, td { padding: .1rem .4rem; } h2 { break-after: avoid; } }
+  .wide { overflow: visible; } th, td { padding: .1rem .4rem; white-space: normal; } h2 { break-after: avoid; } }
 """
 
 _SCHEMES = {
@@ -106,7 +106,7 @@ def render_report(results: Any, figures: Mapping[str, bytes] | None = None) -> s
         "<h2>What the numbers mean</h2>",
         _MEANING,
         "<h2>Figures</h2>",
-        *(_figure(images[name], caption) for name, (_, caption) in FIGURES.items() if name in images),
+        *(figure(images[name], caption) for name, (_, caption) in FIGURES.items() if name in images),
         "<h2>Every transition state</h2>",
         _states(results),
         "<h2>How this was made</h2>",
@@ -137,12 +137,12 @@ def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
             lines.append([report.system, report.potential, report.outcome, *values])
         parts.append(f"<h2>{escape(validator or 'results')}</h2>")
         if validator in VALIDATOR_FIGURES:
-            parts.append(_figure(to_png(VALIDATOR_FIGURES[validator], group), f"{validator}, {len(group)} reports"))
-        parts.append(_table(head, lines, "reference values in brackets"))
+            parts.append(figure(to_png(VALIDATOR_FIGURES[validator], group), f"{validator}, {len(group)} reports"))
+        parts.append(table(head, lines, "reference values in brackets"))
         sentences = dict.fromkeys(f"{r.outcome}: {r.sentence}" for r in group if r.sentence)
         parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")
     if reports:
-        parts += ["<h2>How this was made</h2>", _values(plain(reports[0].provenance))]
+        parts += ["<h2>How this was made</h2>", values_table(plain(reports[0].provenance))]
     return page(title, "\n".join(parts))
 
 
@@ -162,11 +162,11 @@ def page(title: str, body: str) -> str:
     )
 
 
-def comparison_table(table: Iterable[Row], schemes: Sequence[str], caption: str) -> str:
+def comparison_table(lines_of: Iterable[Row], schemes: Sequence[str], caption: str) -> str:
     """Rows under their headings, one column for each scheme, the smallest error of a row bold."""
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in schemes)
     lines, group = [], None
-    for row in table:
+    for row in lines_of:
         if row.group != group:
             group = row.group
             lines.append(f'<tr class="group"><th colspan="{len(schemes) + 3}">{escape(group)}</th></tr>')
@@ -208,7 +208,8 @@ def _schemes(results: Results) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _figure(content: bytes, caption: str) -> str:
+def figure(content: bytes, caption: str) -> str:
+    """A PNG inside the page, with its caption, plain text."""
     data = base64.b64encode(content).decode("ascii")
     text = escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
@@ -230,7 +231,7 @@ def _states(results: Results) -> str:
                 for key, d in (("imaginary wavenumber", 0), ("imaginary modes", 0), ("ZPE", 1))
             ]
             lines.append([reaction, name, shown(metric(report, "frequency MAE"), 0), *both])
-    return _table(head, lines, "DFT in brackets")
+    return table(head, lines, "DFT in brackets")
 
 
 def _imaginary(value: float | None) -> str:
@@ -244,7 +245,8 @@ def _with_reference(item: Any) -> str:
     return value if item.reference is None else f"{value} ({item.reference:.5g})"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> str:
+    """A table of plain text."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     return (
@@ -267,9 +269,10 @@ def _origin(results: Results) -> str:
             for key, value in config[section].items()
         },
     }
-    return _values(values)
+    return values_table(values)
 
 
-def _values(values: Mapping[str, Any]) -> str:
+def values_table(values: Mapping[str, Any]) -> str:
+    """Names and values, two columns of plain text."""
     lines = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in values.items())
     return f'<table class="small"><tbody>{lines}</tbody></table>'

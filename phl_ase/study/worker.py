@@ -31,7 +31,7 @@ def run(config: Any, data: Any, folder: str) -> None:
         # no progress bar of its own, and warnings not across the one bar there is
         sys.stderr = errors
         outcome = _outcome(config, data, path)
-    marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    marker = read_marker(path)
     seconds = round(marker.get("cpu_seconds", 0.0) + time.process_time() - started, 3)
     write_marker(path, {**marker, **outcome, "cpu_seconds": seconds})
     if not (path / ERRORS).stat().st_size:
@@ -47,6 +47,15 @@ def write_marker(folder: Path, values: dict[str, Any]) -> None:
     from phl_ase.files import write_atomic
 
     write_atomic(folder / MARKER, json.dumps(values, indent=1).encode())
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """A run's marker; empty where there is none to read."""
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:

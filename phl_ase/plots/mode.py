@@ -1,0 +1,124 @@
+"""A molecule with one of its modes: three perpendicular views, arrows for how each atom moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols, covalent_radii
+from ase.data.colors import jmol_colors
+from ase.neighborlist import natural_cutoffs, neighbor_list
+
+from phl_ase.plots.style import STYLES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray
+
+_VIEWS = (((0, 1), "x", "y"), ((0, 2), "x", "z"), ((2, 1), "z", "y"))
+_ARROW = 0.9  # Å, of the atom that moves most
+_RADIUS = 0.42  # of the covalent one: bonds and arrows stay visible
+_BONDED, _BREAKING = 1.2, 1.6  # times the sum of the covalent radii: whole bonds, and the broken lines of half of one
+_SHORTEST = 0.12  # Å; the head of a shorter arrow would hide its atom
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """What one method says of the mode.
+
+    Attributes:
+        atoms: The structure.
+        displacements: How its atoms move ``(n, 3)``, in any unit: the longest arrow is as long in every picture.
+    """
+
+    atoms: Atoms
+    displacements: Array
+
+
+def draw(title: str, modes: Mapping[str, Mode]) -> Figure:
+    """Three views of a structure, in its principal axes, with the modes of several methods over one another.
+
+    Bonds that are stretched to more than 1.2 times the covalent radii, up to 1.6 times, are broken lines.
+
+    Args:
+        title: Above the figure.
+        modes: Name -> mode; the first one's structure is drawn, the others' arrows begin at their own atoms. Their
+            structures are expected to be aligned with the first one's.
+    """
+    first = next(iter(modes.values()))
+    axes_of = _principal_axes(first.atoms.positions)
+    centre = first.atoms.positions.mean(axis=0)
+    places = {name: (mode.atoms.positions - centre) @ axes_of for name, mode in modes.items()}
+    arrows = {name: _scaled(mode.displacements, first.displacements) @ axes_of for name, mode in modes.items()}
+    ends = [part for name in modes for part in (places[name], places[name] + arrows[name])]
+    reach = float(np.abs(np.concatenate(ends)).max()) + 0.5  # the same scale in every view
+    figure = new_figure(11.5, 4.7)
+    for panel, (pair, across, up) in zip(figure.subplots(1, 3), _VIEWS, strict=True):
+        _molecule(panel, first.atoms, next(iter(places.values())), pair)
+        for number, name in enumerate(modes):
+            colour = STYLES[number % len(STYLES)][0]
+            for start, step in zip(places[name][:, pair], arrows[name][:, pair], strict=True):
+                if np.linalg.norm(step) < _SHORTEST:
+                    continue
+                width = 2.8 - 1.4 * (number > 0)
+                style = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "mutation_scale": 10 + width}
+                style |= {"shrinkA": 0, "shrinkB": 0}
+                panel.annotate("", xy=start + step, xytext=start, arrowprops=style, zorder=5 + number)
+        panel.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        panel.set_xlabel(f"{across} / Å")
+        panel.set_ylabel(f"{up} / Å")
+        panel.spines[["top", "right"]].set_visible(False)
+    _legend(figure, list(modes))
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def _principal_axes(positions: Array) -> Array:
+    """Columns are axes, the longest extent first, a proper rotation."""
+    centred = positions - positions.mean(axis=0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    return axes * np.array([1.0, 1.0, np.sign(np.linalg.det(axes))])
+
+
+def _scaled(mode: Array, reference: Array) -> Array:
+    """Longest arrow of a given length, pointing the way the reference does: a mode has no sign of its own."""
+    longest = np.linalg.norm(mode, axis=1).max()
+    sign = 1.0 if np.sum(mode * reference) >= 0 else -1.0
+    return sign * _ARROW * mode / longest if longest > 0 else mode
+
+
+def _molecule(panel: Axes, atoms: Atoms, places: Array, pair: Sequence[int]) -> None:
+    """Bonds as lines, atoms as discs with their symbols, the nearer ones over the farther."""
+    from matplotlib.patches import Circle
+
+    depth = places[:, 3 - sum(pair)]
+    whole = natural_cutoffs(atoms)
+    for i, j, distance in zip(*neighbor_list("ijd", atoms, natural_cutoffs(atoms, mult=_BREAKING)), strict=True):
+        if i < j:
+            line = "-" if distance <= _BONDED * (whole[i] + whole[j]) else (0, (1.2, 1.0))
+            panel.plot(*places[[i, j]][:, pair].T, color="0.6", linewidth=4, linestyle=line, zorder=1)
+    for index in np.argsort(depth):
+        number = int(atoms.numbers[index])
+        x, y = places[index, list(pair)]
+        radius = _RADIUS * covalent_radii[number]
+        panel.add_patch(
+            Circle((x, y), radius, facecolor=jmol_colors[number], edgecolor="0.25", linewidth=1.0, zorder=3)
+        )
+        dark = jmol_colors[number] @ np.array([0.299, 0.587, 0.114]) < 0.5
+        colour = "white" if dark else "black"
+        panel.text(x, y, chemical_symbols[number], ha="center", va="center", fontsize=10, color=colour, zorder=4)
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=STYLES[i % len(STYLES)][0], linewidth=2.8 - 1.4 * (i > 0), marker=">", label=name)
+        for i, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)

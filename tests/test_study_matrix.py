@@ -1,0 +1,508 @@
+"""A study from its configuration to its report: small models on triatomic molecules, and claims of known truth."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import html.parser
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from phl_ase.errors import PHLError
+from phl_ase.results import Metric, Report, read_reports
+from phl_ase.scoring import ERRORS
+from phl_ase.study.matrix.bars import Bars
+from phl_ase.study.matrix.cells import Arm, Cell, Method, Plan
+from phl_ase.study.matrix.config import parse_study
+from phl_ase.study.matrix.gather import QUANTITIES, CellResult, by_arm, observations
+from phl_ase.study.matrix.page import REPORT, RESULTS, SCOREBOARD, write_outcome
+from phl_ase.study.matrix.pooling import pooled_accuracy
+from phl_ase.study.matrix.running import MARKER, TUNING, Study, run_study
+from phl_ase.study.matrix.tables import Outcome, as_csv, as_json, as_text
+from phl_ase.study.matrix.verdicts import NOT_ASKED, NOT_SEEN, SEEN, UNDECIDED, claims, rows
+from phl_ase.study.matrix.worker import note_death
+from phl_ase.study.processes import reason_of_death, run_processes
+from phl_ase.study.worker import read_marker, write_marker
+from phl_ase.training.checkpoint import run_folder
+
+RANDOM = Method("E-F-HVP-random", "fresh", 1, "rademacher")
+FIXED = Method("E-F-HVP-random", "fixed", 1, "rademacher")
+COLUMN = Method("E-F-HVP-onehot", "fixed", 1, "onehot")
+FULL, PLAIN = Method("E-F-H", probes="complete"), Method("E-F")
+
+TINY = {
+    "title": "a <b>tiny</b> study",
+    "data": {"max_atoms": 3, "fractions": [0.6, 0.15, 0.25]},
+    "potential": {"channels": 8, "layers": 1, "n_basis": 4},
+    "training": {"batch_size": 16, "device": "cpu"},
+    "budget": {"epochs": 1, "rounds": 2},
+    "validators": {"run": ["accuracy", "frequencies"]},
+    "matrix": [{"schemes": ["E-F", "E-F-H"], "seeds": [0]}],
+    # more orthogonal probes than a triatomic molecule has directions, and what cannot be at all
+    "cell": [
+        {"scheme": "E-F-HVP-random", "regime": "fixed", "n_probes": 99, "probes": "orthogonal"},
+        {"scheme": "E-F", "n_probes": 2},
+    ],
+}
+
+
+# ------------------------------------------------------------------------------------ what a study says, of known truth
+
+
+def accuracy(seed, factor, *, far=1.0, error=None, frames=39):
+    """A report as the accuracy validator writes it: errors of the same frames, those far off times another factor."""
+    random = np.random.default_rng(seed)
+    is_far = np.arange(frames) % 3 == 0
+    base = np.exp(random.normal(0, 0.5, frames)) * factor * np.where(is_far, far, 1.0)
+    arrays = {
+        **{f"{name}_error": base * np.exp(np.random.default_rng(hash(name) % 99).normal(0, 0.01)) for name in ERRORS},
+        "frame_id": np.arange(frames),
+        "reaction": np.array([f"r{index % 13}" for index in range(frames)]),
+        "is_near": (~is_far).astype(int),
+        "is_far": is_far.astype(int),
+        "displacement": np.linspace(0, 0.9, frames),
+    }
+    metrics = tuple(Metric(f"{name}, all", float(arrays[f"{name}_error"].mean())) for name in ERRORS)
+    return Report("test frames", "m", "scored", metrics=metrics, arrays=arrays, validator="accuracy")
+
+
+def cells(method, factor, *, far=1.0, seeds=(0, 1, 2), noise=0.02, **facts):
+    """Cells of one method; each seed's errors are a little off by themselves."""
+    random = np.random.default_rng(abs(hash(method.label)) % 1000)
+    found = []
+    for seed in seeds:
+        report = accuracy(seed, factor * np.exp(random.normal(0, noise)), far=far)
+        cell = Cell(method, "random", 1.0, "epochs", seed)
+        found.append(
+            CellResult(cell, "done", facts={"epochs": 10, "capped_from": 0} | facts, reports={"accuracy": (report,)})
+        )
+    return found
+
+
+def claimed(*groups, seconds=None):
+    """The claims of some cells, by their first word."""
+    arms = by_arm(cell for group in groups for cell in group)
+    return {claim.text.split()[0]: claim for claim in claims(arms, seconds or {})}
+
+
+@pytest.mark.parametrize(
+    ("factor", "noise", "verdict"),
+    [(1.05, 0.02, SEEN), (0.5, 0.02, SEEN), (1.6, 0.02, NOT_SEEN), (1.2, 0.1, UNDECIDED)],
+)
+def test_matching_full_hessians(factor, noise, verdict):
+    found = claimed(cells(RANDOM, factor, noise=noise), cells(FULL, 1.0), cells(PLAIN, 5.0))["Fresh"]
+    assert found.verdict == verdict
+    assert len(found.evidence) == 3
+    for one in found.evidence:
+        assert one.estimate.low < factor * np.exp(2 * noise)
+        assert (one.estimate.seeds, one.estimate.units, one.estimate.unit) == (3, 13, "reactions")
+
+
+def test_models_that_learnt_nothing_match_nothing():
+    found = claimed(cells(RANDOM, 1.0), cells(FULL, 1.0), cells(PLAIN, 1.02))["Fresh"]
+    assert found.verdict == UNDECIDED
+    assert "cannot tell schemes apart" in found.note
+
+
+def test_a_cap_on_steps_is_said():
+    found = claimed(cells(RANDOM, 1.0), cells(FULL, 1.0, capped_from=40))["Fresh"]
+    assert found.note == "E-F-H was stopped by the cap on steps after 10 of 40 epochs"
+
+
+@pytest.mark.parametrize(("near", "far", "verdict"), [(0.8, 0.6, SEEN), (0.8, 1.0, NOT_SEEN), (1.0, 1.0, NOT_SEEN)])
+def test_one_random_product_against_one_column(near, far, verdict):
+    found = claimed(cells(FIXED, near, far=far), cells(COLUMN, 1.0), cells(PLAIN, 5.0))["One"]
+    assert found.verdict == verdict
+    change = next(one for one in found.evidence if "Hessian" in one.what and ": (the same near)" in one.what)
+    nobody = Study(parse_study({}), Path(), Plan((), ()), {}, {}, {}, {}, {}, {})
+    text = as_csv(Outcome(nobody, (), {}, (), [found]))
+    assert sum(line["table"] == "evidence" for line in csv.DictReader(io.StringIO(text))) == len(found.evidence) == 12
+    assert change.estimate.low < far < change.estimate.high or change.estimate.value == pytest.approx(far)
+
+
+@pytest.mark.parametrize(("times", "verdict"), [(40.0, SEEN), (6.0, NOT_SEEN)])
+def test_speed(times, verdict):
+    seconds = {"E-F-HVP-random K=1": [0.02, 0.021, 0.02], "E-F-H": [0.02 * times, 0.021 * times, 0.02 * times]}
+    assert claimed(seconds=seconds)["Epochs"].verdict == verdict
+
+
+def test_what_was_not_trained_is_not_asked():
+    assert {claim.verdict for claim in claimed(cells(PLAIN, 1.0)).values()} == {NOT_ASKED}
+
+
+def test_rows_compare_with_full_hessians_of_the_same_setting():
+    arms = by_arm([*cells(RANDOM, 1.1), *cells(FULL, 1.0)])
+    found = {(row.arm.method, row.quantity, row.group): row for row in rows(arms)}
+    row = found[RANDOM, "hessian", "far"]
+    assert row.ratio is not None
+    assert 1.0 < row.ratio.value < 1.2
+    assert found[FULL, "hessian", "far"].ratio is None
+    assert (RANDOM, "funnel", "reactions") not in found
+
+
+def test_an_exploded_model_is_counted_and_an_absent_label_is_not():
+    report = accuracy(0, 1.0)
+    report.arrays["hessian_error"][3] = np.nan
+    cell = CellResult(Cell(PLAIN, "random", 1.0, "epochs", 0), "done", reports={"accuracy": (report,)})
+    assert len(observations(QUANTITIES["hessian"], "all", [cell])) == 38
+    exploded = dataclasses.replace(cell, reports={"accuracy": (dataclasses.replace(report, outcome="exploded"),)})
+    assert np.isnan(observations(QUANTITIES["hessian"], "all", [exploded]).values).sum() == 1
+
+
+def test_searches_and_frequencies_are_read_of_reports():
+    facts = {"reaction": "a", "part": "test", "start": "seed 0"}
+    search = Report(
+        "a", "m", "found", metrics=(Metric("barrier error from x", -2.0), Metric("barrier error from y", 1.0))
+    )
+    lost = Report("b", "m", "exploded", provenance={"reaction": "b", "part": "train", "start": "seed 0"})
+    state = Report("a ts", "m", "agrees", metrics=(Metric("imaginary wavenumber", -900.0, "", -1000.0),))
+    reports = {
+        "ts": (dataclasses.replace(search, provenance=facts), lost),
+        "frequencies": (dataclasses.replace(state, provenance={**facts, "kind": "ts"}),),
+    }
+    cell = CellResult(Cell(PLAIN, "random", 1.0, "epochs", 0), "done", reports=reports)
+    assert observations(QUANTITIES["funnel"], "reactions", [cell]).values.tolist() == [100.0, 0.0]
+    assert observations(QUANTITIES["funnel"], "reactions, not trained on", [cell]).values.tolist() == [100.0]
+    assert observations(QUANTITIES["barrier"], "reactions", [cell]).values.tolist() == [1.5]
+    assert observations(QUANTITIES["imaginary"], "TSs", [cell]).values.tolist() == [100.0]
+
+
+def test_curves_of_several_seeds_are_of_all_their_frames():
+    found = pooled_accuracy(cells(RANDOM, 1.0))
+    assert found is not None
+    assert len(found.arrays["displacement"]) == 3 * 39
+    assert np.nansum(found.arrays["displacement_frames"]) == 3 * 39
+    inside = found.arrays["displacement"] >= 0.5
+    expected = found.arrays["hessian_error"][inside].mean()
+    assert found.arrays["hessian_by_displacement"][-1] == pytest.approx(expected)
+    assert pooled_accuracy([]) is None
+
+
+# ------------------------------------------------------------------------------------------------ a study in its folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of two cells that work, one that fails and one that cannot be."""
+    folder = tmp_path_factory.mktemp("study") / "out"
+    study = run_study(parse_study(TINY), folder, processes=1)
+    outcome = Outcome.of(study)
+    write_outcome(outcome)
+    return folder, outcome
+
+
+def test_a_cell_that_fails_stops_no_other(finished):
+    _, outcome = finished
+    outcomes = {result.cell.method.label: result.outcome for result in outcome.cells}
+    assert outcomes == {"E-F": "done", "E-F-H": "done", "E-F-HVP-random (orthogonal), fixed K=99": "failed"}
+    (impossible, failed) = outcome.open_cells()
+    assert impossible[1] == "impossible"
+    assert "at most 9 orthogonal directions" in failed[2]
+    assert "\n" not in failed[2]
+
+
+def test_every_number_is_in_json_and_csv(finished):
+    folder, outcome = finished
+    stored = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    assert stored == json.loads(json.dumps(as_json(outcome) | {"provenance": stored["provenance"]}))
+    lines = list(csv.DictReader(io.StringIO((folder / SCOREBOARD).read_text(encoding="utf-8"))))
+    assert {line["table"] for line in lines} == {"claim", "error", "cell", "cost"}
+    errors = [line for line in lines if line["table"] == "error"]
+    assert len(errors) == len(stored["rows"]) == len(outcome.rows)
+    full = next(r for r in stored["rows"] if (r["method"], r["quantity"], r["group"]) == ("E-F", "hessian", "all"))
+    assert full["ratio"]["pairs"] == full["mean"]["pairs"] > 0
+    (report,) = read_reports(folder / "cells" / "random-E-F-f1-epochs-s0" / "accuracy.json")
+    assert full["mean"]["value"] == pytest.approx(report.metric("hessian, all").value)
+    assert any(line["verdict"] == "impossible" for line in lines)
+    assert {"E-F", "E-F-H"} <= set(stored["step_seconds"])
+    assert str(folder) not in json.dumps(stored)
+
+
+class Elements(html.parser.HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def test_report_holds_everything_loads_nothing_and_escapes(finished):
+    folder, outcome = finished
+    text = (folder / REPORT).read_text(encoding="utf-8")
+    assert "<b>tiny</b>" not in text
+    assert "a &lt;b&gt;tiny&lt;/b&gt; study" in text
+    found = Elements(text).found
+    images = [attributes["src"] for tag, attributes in found if tag == "img"]
+    assert len(images) == len(list((folder / "figures").iterdir())) >= 6
+    assert all(source.startswith("data:image/png;base64,") for source in images)
+    assert not {tag for tag, _ in found} & {"script", "link", "iframe", "object"}
+    assert text.index("Claims") < text.index("Scoreboard") < text.index("<figure>")
+    assert "at most 9 orthogonal directions" in text
+    assert "E-F K=2" in as_text(outcome)
+
+
+def test_finished_parts_are_not_repeated_and_what_is_new_is_added(finished):
+    folder, _ = finished
+    model = folder / "cells" / "random-E-F-f1-epochs-s0" / "best.safetensors"
+    before = {path: path.stat().st_mtime_ns for path in (model, model.parent / "accuracy.json")}
+    (model.parent / "frequencies.json").unlink()
+    study = run_study(parse_study({**TINY, "cell": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}), folder)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (model.parent / "frequencies.json").exists()
+    assert [result.outcome for result in Outcome.of(study).cells] == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": {"energy": 2.0}}, "holds a run with other settings or data; choose another folder"),
+        (
+            {"validators": {"run": ["frequencies"], "frequencies": {"kinds": ["ts"]}}},
+            "answers to frequencies with other",
+        ),
+        ({"budget": {"epochs": 1, "clock": "wall"}}, "was timed by the processor clock"),
+    ],
+)
+def test_a_folder_of_other_settings_is_refused(finished, change, message):
+    folder, _ = finished
+    with pytest.raises(PHLError, match=message):
+        run_study(parse_study({**TINY, **change}), folder)
+
+
+@pytest.mark.parametrize("content", ['{"format": "phl study", "schema": 99, "phl_ase": "9.0"}', "[]", "no json"])
+def test_a_folder_of_another_version_is_refused(tmp_path, content):
+    (tmp_path / MARKER).write_text(content)
+    with pytest.raises(PHLError, match=r"holds a study of phl_ase .*choose another folder"):
+        run_study(parse_study(TINY), tmp_path)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(PHLError, match="holds other files and no study"):
+        run_study(parse_study(TINY), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"matrix": [], "cell": [{"scheme": "E-F", "n_probes": 1}]},
+            "no cell that can be: E-F K=1 .*learns no curvature",
+        ),
+        ({"data": {"source": "none.h5"}}, "none.h5"),
+    ],
+)
+def test_nothing_to_do_is_said_before_the_work(tmp_path, change, message):
+    with pytest.raises(PHLError, match=message):
+        run_study(parse_study({**TINY, **change}), tmp_path / "out")
+
+
+def test_weights_are_chosen_by_validation(tmp_path):
+    settings = [{"energy": 10.0}, {"energy": 1.0, "forces": 0.1}]
+    config = {
+        **TINY,
+        "cell": [],
+        "matrix": [{"schemes": ["E-F"], "seeds": [1]}],
+        "validators": {"run": ["accuracy"]},
+        "tuning": {"epochs": 2, "settings": {"E-F": settings}},
+    }
+    study = run_study(parse_study(config), tmp_path / "out")
+    stored = json.loads((tmp_path / "out" / TUNING).read_text(encoding="utf-8"))
+    scores = study.trials["E-F"]
+    for place, score in enumerate(scores):
+        (report,) = read_reports(tmp_path / "out" / "tuning" / f"E-F-{place}" / "validation.json")
+        errors = [report.metric(f"{name}, all").value for name in ("energy", "forces", "hessian")]
+        assert score == pytest.approx(np.log(errors).sum())
+    assert stored["chosen"] == {"E-F": settings[int(np.argmin(scores))]} == dict(study.weights)
+    (job,) = study.jobs.values()
+    assert job.config.loss.energy == study.weights["E-F"]["energy"]
+    assert Outcome.of(study).cells[0].outcome == "done"
+
+
+def test_a_report_needs_a_study_and_no_lock(finished, tmp_path):
+    folder, outcome = finished
+    with pytest.raises(PHLError, match="no study to report on"):
+        run_study(parse_study(TINY), tmp_path, train=False)
+    with run_folder(folder, resume=False):
+        study = run_study(parse_study(TINY), folder, train=False)
+        with pytest.raises(PHLError, match="in use by another run"):
+            run_study(parse_study(TINY), folder)
+    assert [cell.outcome for cell in Outcome.of(study).cells] == [cell.outcome for cell in outcome.cells]
+    other = run_study(parse_study({**TINY, "loss": {"energy": 2.0}}), folder, train=False)
+    assert "other settings" in Outcome.of(other).cells[0].reason
+
+
+def test_a_missing_package_is_said_before_the_work(tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    config = parse_study({**TINY, "validators": {"run": ["accuracy", "ts"]}})
+    with pytest.raises(PHLError, match=r"the validator 'ts' of validators\.run needs the package 'sella'"):
+        run_study(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_process_is_seen_and_the_next_one_starts(tmp_path):
+    reasons = {}
+
+    def tick(running, queue, ended):
+        reasons.update({name: reason_of_death(process) if process.exitcode else "" for name, process in ended.items()})
+
+    work = {"killed": (signal.raise_signal, (signal.SIGKILL,)), "well": (time.sleep, (0.0,))}
+    run_processes(work, 1, tick, [], tmp_path)
+    assert reasons == {"killed": "the worker process was ended by SIGKILL (out of memory?)", "well": ""}
+
+
+def test_a_death_is_put_down_to_what_was_under_way(tmp_path):
+    write_marker(tmp_path, {"outcome": "started"})
+    note_death(tmp_path, "it was killed")
+    assert read_marker(tmp_path) == {"outcome": "failed", "reason": "it was killed"}
+    write_marker(
+        tmp_path, {"outcome": "trained", "validators": {"ts": {"outcome": "started"}, "irc": {"outcome": "done"}}}
+    )
+    note_death(tmp_path, "it was killed")
+    marker = read_marker(tmp_path)
+    assert marker["outcome"] == "trained"
+    assert marker["validators"]["ts"] == {"outcome": "failed", "reason": "it was killed"}
+    assert marker["validators"]["irc"] == {"outcome": "done"}
+
+
+class Terminal(io.StringIO):
+    """Standard error that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+def test_one_bar_over_everything_with_the_time_left(finished, monkeypatch):
+    _, outcome = finished
+    jobs = {cell.name: job for cell, job in outcome.study.jobs.items()}
+    lengths = {cell.name: span for cell, span in outcome.study.lengths.items()}
+    failed = next(name for name in jobs if "orthogonal" in name)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    estimates = dict.fromkeys(jobs, 100.0)
+    with Bars("study", jobs, 1, estimates=estimates, lengths=lengths, later=1000.0) as bars:
+        bars.show([failed], [], [])
+        assert bars.total > 1300
+    shown = sys.stderr.getvalue()
+    assert f"{len(jobs) - 1} of {len(jobs)} cells" in shown
+    assert "left" in shown
+    assert "epoch 0 of 1" in shown
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Bars("study", jobs, 1, estimates=estimates, lengths=lengths) as bars:
+        bars.show([failed], [], [])
+    assert sys.stderr.getvalue() == ""
+
+
+def test_csv_has_no_formulas(finished):
+    _, outcome = finished
+    cell = dataclasses.replace(outcome.cells[0], outcome="failed", reason="=HYPERLINK(1)")
+    changed = dataclasses.replace(outcome, cells=[cell])
+    assert "'=HYPERLINK(1)" in as_csv(changed)
+
+
+def test_arms_are_ordered():
+    assert sorted([Arm(PLAIN, "random", 1.0, "time"), Arm(PLAIN, "random", 0.5, "time")])[0].fraction == 0.5
+
+
+# --------------------------------------------------------------------------------------------------- killed and stopped
+
+_SLOW = """
+title = "slow"
+[data]
+max_atoms = 3
+fractions = [0.6, 0.15, 0.25]
+[potential]
+channels = 8
+layers = 1
+n_basis = 4
+[budget]
+epochs = {epochs}
+rounds = 2
+step_cap = {{ "E-F-H" = 1 }}
+[validators]
+run = ["accuracy", "frequencies", "ts", "irc"]
+[validators.ts]
+starts = 1
+max_steps = 20
+[[matrix]]
+schemes = ["E-F", "E-F-HVP-random", "E-F-H"]
+seeds = [0, 1]
+[[matrix]]
+schemes = ["E-F", "E-F-HVP-random"]
+regimes = ["fixed"]
+fractions = [0.5]
+seeds = [0]
+[[matrix]]
+schemes = ["E-F", "E-F-HVP-random"]
+budgets = ["time"]
+seeds = [0]
+"""
+
+
+def wait_for(condition, seconds):
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.2)
+    assert condition()
+
+
+def workers(text):
+    """Processes whose command line holds a text."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines()[1:] if text in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_gone_on_with(tmp_path, number):
+    config, folder = tmp_path / "study.toml", tmp_path / "out"
+    config.write_text(_SLOW.format(epochs=100000))
+    command = [sys.executable, "-m", "phl_ase", "study", str(config), "--out", str(folder), "--processes", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    log = folder / "cells" / "random-E-F-f1-epochs-s0" / "log.jsonl"
+    wait_for(lambda: log.exists() and log.stat().st_size, 240)
+    # Ctrl-C of a terminal reaches the whole group
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "nothing is lost" in errors
+    assert "Traceback" not in errors
+    assert (log.parent / "last.ckpt").exists()
+    assert read_marker(log.parent)["outcome"] == "started"
+
+
+@pytest.mark.slow
+def test_whole_study_with_a_killed_cell(tmp_path):
+    config, folder = tmp_path / "study.toml", tmp_path / "out"
+    config.write_text(_SLOW.format(epochs=3))
+    command = [sys.executable, "-m", "phl_ase", "study", str(config), "--out", str(folder), "--processes", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    assert {cell["outcome"] for cell in results["cells"]} == {"done"}
+    assert any(cell["capped_from"] for cell in results["cells"] if cell["scheme"] == "E-F-H")
+    assert {cell["budget"] for cell in results["cells"]} == {"epochs", "time"}
+    assert (folder / "figures" / "curves-random-epochs.png").exists()
+    # what a killed process leaves behind
+    cell = folder / "cells" / "random-E-F-f1-epochs-s1"
+    write_marker(cell, {**read_marker(cell), "outcome": "started"})
+    note_death(cell, "the worker process was ended by SIGKILL (out of memory?)")
+    again = subprocess.run([*command, "--report"], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "ended by SIGKILL (out of memory?)" in again.stdout
+    page = [sys.executable, "-m", "phl_ase", "report", str(cell / "irc.json"), "-o", str(tmp_path / "one.html")]
+    assert subprocess.run(page, check=False).returncode == 0
