@@ -22,7 +22,7 @@ test: $(READY)
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-slow: $(READY)
-	$(PYTEST) -n $(WORKERS) -m "not gpu and not mace and not reference" $(ARGS)
+	$(PYTEST) -n $(WORKERS) -m "not gpu and not foreign and not reference" $(ARGS)
 
 gpu-test: $(READY)
 	$(PYTEST) -m gpu $(ARGS)

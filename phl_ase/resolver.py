@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from phl_ase.adapters import ADAPTERS
 from phl_ase.errors import PHLError, reason_of
 from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
@@ -31,10 +32,12 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
 
     Args:
         text: A bundled model, a ``.safetensors`` file, or a key of ``METHODS``, some followed by ``:`` and more:
-            ``emt``, ``tblite``, ``tblite:GFN1-xTB``, ``pyscf:b3lyp/def2-svp``, ``ase:package.module:factory``.
+            ``emt``, ``tblite``, ``tblite:GFN1-xTB``, ``pyscf:b3lyp/def2-svp``, ``mace:FILE``,
+            ``ase:package.module:factory``.
         device: For models: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         dtype: For models: ``"float64"`` or ``"float32"``.
-        trust: Allow ``ase:package.module:factory``, which imports and runs that code.
+        trust: Allow ``ase:package.module:factory``, which imports and runs that code, and foreign models whose loading
+            runs code from their file.
 
     Returns:
         A new calculator.
@@ -89,17 +92,19 @@ def _code(rest: str, options: Options) -> Any:
     return made
 
 
-def _reserved(prefix: str, advice: str) -> Callable[[str, Options], Any]:
-    def refuse(rest: str, options: Options) -> Any:
-        raise PHLError(f"the method {prefix!r} is not available in this version; {advice}")
+def _foreign(name: str) -> Callable[[str, Options], Any]:
+    def make(rest: str, options: Options) -> Any:
+        from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
 
-    return refuse
+        return PHLCalculator(f"{name}:{rest}", device=options.device, dtype=options.dtype, trust=options.trust)
+
+    return make
 
 
 METHODS: dict[str, Callable[[str, Options], Any]] = {
     **{name: _reference(name) for name in REFERENCE_METHODS},
     "ase": _code,
-    "mace": _reserved("mace", "until then: ase:package.module:factory with a function that returns a MACECalculator"),
+    **{name: _foreign(name) for name in ADAPTERS},
 }
 """Prefix -> calculator of what follows it."""
 

@@ -77,10 +77,13 @@ def test_code_that_does_not_work(methods):
         assert "expected ase:package.module:factory" in mistake(text, trust=True)
 
 
-def test_reserved():
-    for text in ("mace", "mace:something"):
-        assert "not available in this version" in mistake(text)
-        assert "not available in this version" in mistake(text, trust=True)
+def test_foreign_models(monkeypatch):
+    assert "expected mace:FILE" in mistake("mace")
+    assert "model file 'something' does not exist" in mistake("mace:something")
+    made = []
+    monkeypatch.setattr("phl_ase.calculator.PHLCalculator", lambda text, **options: made.append((text, options)))
+    resolve_calculator("graph-pes:model.pt", device="cpu", dtype="float32", trust=True)
+    assert made == [("graph-pes:model.pt", {"device": "cpu", "dtype": "float32", "trust": True})]
 
 
 def test_unknown():

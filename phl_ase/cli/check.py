@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from phl_ase.cli.options import Model, Trust
+from phl_ase.cli.options import Trust
 from phl_ase.errors import PHLError
 
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="Bundled names, .safetensors files, foreign models (mace:FILE, ani:FILE, aimnet:FILE, hippynn:FOLDER, "
+        "graph-pes:FILE).",
+    ),
+]
 
-def check(model: Model, trust: Trust = False) -> None:
-    """Check a potential: invariances, forces and Hessian-vector products against finite differences, smoothness.
+
+def check(
+    models: Models,
+    markdown: Annotated[bool, typer.Option("--markdown", help="One table, potential × what works.")] = False,
+    trust: Trust = False,
+) -> None:
+    """Check a potential: invariances, forces and Hessian-vector products against finite differences, smoothness, costs.
 
     The exit code is 1 when a check fails.
 
     phl check run/best.safetensors
+
+    phl check mace:MACE.model ani:ani.pt --markdown
     """
     from phl_ase.conformance import check_potential
+    from phl_ase.conformance import markdown as table_of
+
+    reports = []
+    for model in models:
+        reports.append(check_potential(_potential(model, trust)))
+        if not markdown:
+            typer.echo(reports[-1].table())
+    if markdown:
+        typer.echo(table_of(reports))
+    if not all(report.passed for report in reports):
+        raise typer.Exit(1)
+
+
+def _potential(model: str, trust: bool):
     from phl_ase.resolver import resolve_calculator
 
     calculator = resolve_calculator(model, device="cpu", dtype="float64", trust=trust)
@@ -25,7 +56,4 @@ def check(model: Model, trust: Trust = False) -> None:
             f"{model} is an ASE calculator ({type(calculator).__name__}); expected a potential, which gives energies "
             "that can be differentiated: a bundled name, a .safetensors file or an adapter"
         )
-    report = check_potential(potential)
-    typer.echo(report.table())
-    if not report.passed:
-        raise typer.Exit(1)
+    return potential

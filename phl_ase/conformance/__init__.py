@@ -12,13 +12,15 @@ from functools import partial
 import torch
 
 from phl_ase.conformance import invariance, slopes, smoothness
-from phl_ase.conformance.report import Check, ConformanceReport
+from phl_ase.conformance.costs import costs
+from phl_ase.conformance.report import Check, ConformanceReport, Cost, Measured, markdown
 from phl_ase.conformance.subject import Subject, default_frames
+from phl_ase.errors import reason_of
 from phl_ase.structures import Frame, Potential
 
-__all__ = ["RULES", "Check", "ConformanceReport", "Rule", "check_potential", "default_frames"]
+__all__ = ["RULES", "Check", "ConformanceReport", "Cost", "Rule", "check_potential", "default_frames", "markdown"]
 
-Measure = Callable[[Subject], float | None]
+Measure = Callable[[Subject], float | Measured | None]
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,14 @@ RULES: tuple[Rule, ...] = (
         "relative",
         "a spike of curvature at symmetric structures",
     ),
+    Rule(
+        "curvature jumps",
+        smoothness.jumps,
+        1e-6,
+        5e-2,
+        "relative jump",
+        "frequencies jump along a path, and a gradient of an HVP loss misses the jumps",
+    ),
     *(
         Rule(
             f"cutoff: {name}",
@@ -132,16 +142,16 @@ def check_potential(
     """
     subject = Subject(potential, frames, dtype)
     rows = [row for rule in RULES if (row := _run(rule, subject)) is not None]
-    return ConformanceReport(getattr(potential, "name", type(potential).__name__), tuple(rows))
+    return ConformanceReport(getattr(potential, "name", type(potential).__name__), tuple(rows), costs(subject))
 
 
 def _run(rule: Rule, subject: Subject) -> Check | None:
     tolerance = rule.tolerance if subject.dtype == torch.float64 else rule.single_precision
-    note = ""
     try:
-        value = rule.measure(subject)
+        measured = rule.measure(subject)
+        value, note = (measured.value, measured.note) if isinstance(measured, Measured) else (measured, "")
     except Exception as error:  # a potential that cannot do it is a result
-        value, note = float("nan"), f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        value, note = float("nan"), reason_of(error)[:200]
     if value is None:
         return None
     return Check(rule.name, bool(value <= tolerance), value, tolerance, rule.unit, rule.consequence, note)

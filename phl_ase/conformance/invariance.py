@@ -93,7 +93,7 @@ def permutation(s: Subject) -> float:
 def separation(s: Subject) -> float | None:
     """Energy of two molecules beyond the receptive field against the sum of both."""
     molecules = [f for f in s.frames if not f.pbc.any()]
-    if not molecules:
+    if not molecules or not np.isfinite(s.potential.receptive_field):  # charges feel each other at any distance
         return None
     a, b = molecules[0], molecules[-1]
     gap = s.potential.receptive_field + 1.0 - b.positions[:, 2].min() + a.positions[:, 2].max()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from phl_ase.conformance.report import Measured
 from phl_ase.conformance.subject import TINY, Subject, filled, frame_of, moved, relative, slope
 from phl_ase.derivatives import evaluate
 from phl_ase.structures import Batch, Frame, Potential, to_dense
@@ -102,13 +103,20 @@ def func_mode(s: Subject) -> float | None:
     if "func" not in s.potential.derivative_modes:
         return None
     batch, v = s.batch(), s.tensor(np.concatenate(s.directions(_REPEATS), axis=1))
+    return relative(
+        func_products(s, batch, v), filled(evaluate(OneMode(s.potential, "loop"), batch, ("hvp",), probes=v).hvp)
+    )
+
+
+def func_products(s: Subject, batch: Batch, vectors: Tensor) -> Tensor:
+    """H·v by torch.func transforms alone."""
     gradient = torch.func.grad(lambda positions: s.potential(batch.moved(positions)).sum())
     pull = torch.func.vjp(gradient, batch.positions)[1]
-    (together,) = torch.func.vmap(pull)(v)
-    return relative(together, filled(evaluate(OneMode(s.potential, "loop"), batch, ("hvp",), probes=v).hvp))
+    (together,) = torch.func.vmap(pull)(vectors)
+    return together
 
 
-def parameters(s: Subject) -> float | None:
+def parameters(s: Subject) -> Measured | None:
     """Gradient of an HVP loss in the parameters against its differences along random directions of the parameters."""
     if not isinstance(s.potential, nn.Module):
         return None
@@ -125,16 +133,28 @@ def parameters(s: Subject) -> float | None:
 
     value = loss()
     if not value.requires_grad:
-        return 0.0
+        return Measured(0.0)
     gradient = torch.autograd.grad(value, leaves, materialize_grads=True, allow_unused=True)
     directions = [[s.tensor(s.rng.normal(size=tuple(p.shape))) * _size(p) for p in leaves] for _ in range(_REPEATS)]
     exact = torch.stack([torch.stack([(g * d).sum() for g, d in zip(gradient, ds, strict=True)]) for ds in directions])
 
-    def error(h: float) -> float:
-        steps = [slope(partial(_loss_at, loss, leaves, ds), h) for ds in directions]
-        return relative(exact.double().sum(1), torch.stack(steps))
+    found: dict[float, str] = {}
 
-    return s.steps.best(error, s.steps.parameter)
+    def error(h: float) -> float:
+        steps = torch.stack([slope(partial(_loss_at, loss, leaves, ds), h) for ds in directions])
+        got = exact.double().sum(1)
+        worst = relative(got, steps)
+        found[worst] = f"E-F-HVP gradients of this model are {_factor(got, steps):.2g} × what they should be"
+        return worst
+
+    best = s.steps.best(error, s.steps.parameter)
+    return Measured(best, found[best])
+
+
+def _factor(got: Tensor, expected: Tensor) -> float:
+    """The one component that is furthest off, as a multiple of what it should be."""
+    worst = (got - expected).abs().argmax()
+    return (got[worst] / expected[worst]).item()
 
 
 def degenerate(s: Subject) -> float:

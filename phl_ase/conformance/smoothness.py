@@ -11,12 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
+from phl_ase.conformance.report import Measured
 from phl_ase.conformance.subject import TINY, Subject, frame_of
 from phl_ase.structures import Frame
 
 _NODES = 6
+_APPROACHING = 4  # elements that are brought near, at most
+_KEPT, _CUTS = 5, 8  # intervals that are cut again, and into how many
 ORDERS = ("energy", "force", "Hessian", "third derivative")
 
 
@@ -41,7 +45,54 @@ def symmetric(s: Subject) -> float:
 
 def crossing(s: Subject, order: int) -> float:
     """Jump of a derivative where an atom leaves the cutoff of another, over its size inside; the worst cutoff."""
-    return max(_jump(s, cutoff, order) for cutoff in s.potential.cutoffs)
+    return max(_jump(s, cutoff, order) for cutoff in s.potential.cutoffs if np.isfinite(cutoff))
+
+
+def jumps(s: Subject) -> Measured:
+    """Jumps of the second derivative as an atom of each element approaches three others; the worst of them.
+
+    Where it jumps, its change over an interval is not the integral of the third derivative, however short the interval:
+    the intervals with the largest difference are cut again and again, which leaves nothing of a smooth function's.
+    """
+    worst = Measured(0.0)
+    for z in s.species[:_APPROACHING]:
+        value, size, place = _largest_jump(s, z)
+        if value > worst.value * max(size, TINY):
+            note = f"the curvature of {chemical_symbols[z]} against its neighbours jumps by {value:.2g} eV/Å² "
+            worst = Measured(value / max(size, TINY), note + f"near r = {place:.2f} Å")
+    return worst
+
+
+def _largest_jump(s: Subject, z: int) -> tuple[float, float, float]:
+    """Size of the largest jump, of the second derivative itself (eV/Å²), and where it is (Å)."""
+    finite = [cutoff for cutoff in s.potential.cutoffs if np.isfinite(cutoff)]
+    grid = np.linspace(0.9, 0.98 * max(finite), 49)
+    intervals, parents = np.stack([grid[:-1], grid[1:]], axis=1), np.zeros(0)
+    size = jump = place = 0.0
+    for cuts in (1, _CUTS, _CUTS, _CUTS):
+        edges = intervals[:, :1] + np.diff(intervals, axis=1) * np.linspace(0.0, 1.0, cuts + 1)
+        q = _derivatives(s, *_approach(s, z, edges.ravel()))[2:].cpu().numpy().reshape(2, *edges.shape)
+        size = max(size, float(np.abs(q[0]).max()))
+        mean = 0.5 * (q[1, :, :-1] + q[1, :, 1:])
+        defects = np.abs(np.diff(q[0], axis=1) - mean * np.diff(edges, axis=1))
+        if len(parents):
+            # to no width: a jump of the second derivative stays, one of the third vanishes with the width
+            limits = (_CUTS * defects.max(axis=1) - parents) / (_CUTS - 1)
+            worst = int(limits.argmax())
+            jump, place = max(0.0, float(limits[worst])), float(edges[worst, defects[worst].argmax()])
+        order = np.argsort(defects.ravel())[::-1][:_KEPT]
+        intervals = np.stack([edges[:, :-1].ravel()[order], edges[:, 1:].ravel()[order]], axis=1)
+        parents = defects.ravel()[order]
+    return jump, size, place
+
+
+def _approach(s: Subject, z: int, distances: np.ndarray) -> tuple[list[Frame], np.ndarray]:
+    """An atom at distances from the first of three, and the direction that it moves in."""
+    rest = np.array([[0.0, 0.0, 0.0], [1.0, 0.35, 0.0], [0.2, 1.0, 0.35]])
+    axis = -np.array([2.0, 2.0, 1.0]) / 3.0
+    numbers = [*np.resize(np.asarray(s.species), 3), z]
+    frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in distances]
+    return frames, np.vstack([np.zeros((3, 3)), axis])
 
 
 def _rough(s: Subject, frame: Frame, direction: np.ndarray) -> float:
@@ -71,7 +122,7 @@ def _jump(s: Subject, cutoff: float, order: int) -> float:
     h = s.steps.crossing
     ends = [cutoff + x for x in (h, -h, 0.1 * h, -0.1 * h)]
     inside = list(np.linspace(0.5, 0.95, 10) * cutoff)
-    away = s.potential.receptive_field + 10.0
+    away = min(s.potential.receptive_field, 1e3) + 10.0
     numbers = np.resize(np.asarray(s.species), 4)
     frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in (*ends, *inside, away)]
     q = _derivatives(s, frames, np.vstack([np.zeros((3, 3)), axis]))[order]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from phl_ase.derivatives import evaluate
 from phl_ase.errors import PHLError, unknown
+from phl_ase.potentials import Model
 from phl_ase.structures import Batch, Frame, Potential, collate
 
 TINY = 1e-300
@@ -74,6 +75,8 @@ class Subject:
         self.dtype, self.steps = dtype, STEPS[dtype]
         self.species = potential.species or (1, 6, 8)
         self.frames = list(default_frames(self.species) if frames is None else frames)
+        if frames is None and not np.all(np.isfinite(potential.cutoffs)):  # sums over all pairs of a molecule
+            self.frames = [frame for frame in self.frames if not frame.pbc.any()]
         for frame in self.frames:
             if potential.species and (new := set(frame.numbers.tolist()) - set(potential.species)):
                 known = ", ".join(map(str, potential.species))
@@ -84,8 +87,8 @@ class Subject:
             self.potential.to(dtype=dtype)
             self.device = next((t.device for t in self.potential.state_dict().values()), self.device)
             for module in self.potential.modules():
-                if isinstance(references := getattr(module, "reference_energies", None), Tensor):
-                    references.detach().zero_()
+                if isinstance(module, Model):
+                    module.set_references(torch.zeros_like(module.reference_energies), float(module.scale))
         self.rng = np.random.default_rng(20260304)
 
     def batch(self, frames: Sequence[Frame] | None = None) -> Batch:

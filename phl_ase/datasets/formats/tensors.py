@@ -8,7 +8,6 @@ read by this module too: torch's own ``_load_from_bytes`` would unpickle a secon
 from __future__ import annotations
 
 import io
-import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import PHLError
+from phl_ase.unpickling import ListedUnpickler, reading_pickle
 
 Array = np.ndarray
 
@@ -40,14 +40,11 @@ class Inert:
     """Stands for an object of another package: it keeps what was stored in it and does nothing."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise PHLError(
-                f"names {module}.{name}, which a data set has no use for; refused, nothing was run"
-            ) from None
+class _Unpickler(ListedUnpickler):
+    purpose = "a data set"
+
+    def look_up(self, module: str, name: str) -> Any:
+        return _ALLOWED[module, name]
 
 
 class _StorageUnpickler(_Unpickler):
@@ -124,14 +121,8 @@ def loads(data: bytes, where: str) -> Any:
     Raises:
         PHLError: When it names anything else (nothing is run then), or is damaged.
     """
-    try:
+    with reading_pickle(where):
         return _Unpickler(io.BytesIO(data)).load()
-    except PHLError as error:
-        raise PHLError(f"{where}: the pickle {error}") from error
-    except RecursionError as error:
-        raise PHLError(f"{where}: the pickle is nested too deeply; refused") from error
-    except Exception as error:  # damaged pickles raise anything at all
-        raise PHLError(f"{where}: cannot be unpickled ({type(error).__name__}: {str(error)[:100]}); damaged") from error
 
 
 def attributes(data: bytes, where: str) -> Mapping[str, Any]:

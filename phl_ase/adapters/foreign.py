@@ -1,0 +1,143 @@
+"""What every adapter is: a module of another package behind the Potential protocol, energy only."""
+
+from __future__ import annotations
+
+import copy
+import io
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from phl_ase.adapters.containment import contained
+from phl_ase.errors import PHLError
+from phl_ase.files import write_atomic
+from phl_ase.potentials.model import Model
+from phl_ase.structures import Batch
+
+_DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+class Foreign(Model):
+    """A potential of another package.
+
+    The vendor's own derivatives are not used: its module gives energies, and every derivative comes from
+    ``phl_ase.derivatives``.
+
+    Attributes:
+        vendor: Prefix and extra of the adapter.
+        module: The vendor's module; its parameters are those of the potential.
+        name: What the potential was loaded from.
+        written_whole: Whether the vendor's own format is ``torch.save`` of the module.
+    """
+
+    vendor: str
+    written_whole: bool = False
+    derivative_modes = ("batched", "loop")
+
+    def __init__(self, module: nn.Module, species: tuple[int, ...], cutoff: float, receptive_field: float) -> None:
+        super().__init__()
+        self.module = module
+        self.species = tuple(sorted(species))
+        self.cutoffs = (cutoff,)
+        self.receptive_field = receptive_field
+        self.name = self.vendor
+        self.provenance: dict[str, Any] = {}
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
+        """Energies in eV, float64."""
+
+    def ready(self, dtype: str, device: str) -> Foreign:
+        """The potential for use: in a dtype, on a device, gradients of parameters off."""
+        return self.to(device=device, dtype=_DTYPES[dtype]).requires_grad_(False).eval()
+
+    def write(self, path: str | Path) -> Path:
+        """Write the module in the vendor's own format, for the vendor's own tools to load.
+
+        Args:
+            path: The file, replaced atomically.
+
+        Raises:
+            PHLError: Where this vendor's format cannot be written.
+        """
+        if not self.written_whole:
+            raise PHLError(f"a {self.vendor} potential cannot be written in its own format")
+        path, buffer = Path(path), io.BytesIO()
+        with contained():
+            torch.save(self.module, buffer)
+        write_atomic(path, buffer.getvalue())
+        return path
+
+    def card(self) -> dict[str, Any]:
+        """That it is foreign, and of whom."""
+        return {"architecture": self.vendor, "config": {"species": list(self.species)}}
+
+    @property
+    def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]
+        """Energies of the isolated atoms, eV, in the order of ``species``; zeros where the vendor keeps none."""
+        return torch.zeros(len(self.species), dtype=torch.float64)
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:  # type: ignore[override]
+        """Energy scale, eV: a foreign model has its own inside."""
+        return torch.ones(())
+
+    def set_references(self, energies: Float[Tensor, " species"], scale: float) -> None:
+        """Set the energy per species (eV, in the order of ``species``); the scale stays the vendor's.
+
+        Raises:
+            PHLError: Where the vendor keeps no energies of isolated atoms.
+        """
+        change = energies.double().cpu() - self.reference_energies.double().cpu()
+        if bool(change.any()):
+            self.shift_references(change)
+
+    def shift_references(self, change: Float[Tensor, " species"]) -> None:
+        """Add to the energies of the isolated atoms, eV.
+
+        Raises:
+            PHLError: Where the vendor keeps none.
+        """
+        raise PHLError(f"{self.name} keeps no energies of atoms; expected labels of its own energy zero")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Foreign:
+        # vendors' modules recompile themselves when they are copied
+        with contained():
+            made: Foreign = self.__class__.__new__(self.__class__)
+            memo[id(self)] = made
+            made.__dict__ = copy.deepcopy(self.__dict__, memo)
+            return made
+
+
+def sum_atoms(batch: Batch, values: Float[Tensor, " atoms"]) -> Float[Tensor, " systems"]:
+    """Sums over the atoms of each system, in float64."""
+    return values.new_zeros(batch.n_systems, dtype=torch.float64).index_add(0, batch.system, values.double())
+
+
+def index_of(numbers: Int[Tensor, " atoms"], species: Int[Tensor, " species"]) -> Int[Tensor, " atoms"]:
+    """Place of each atom's element in a vendor's list of elements, which may be in any order."""
+    order = torch.argsort(species)
+    return order[torch.searchsorted(species[order], numbers)]
+
+
+def add_rows(table: Tensor, rows: Int[Tensor, " species"], change: Float[Tensor, " species"]) -> None:
+    """Add a number to each of some rows of a vendor's table, in place, whatever its further axes are."""
+    with torch.no_grad():
+        shaped = change.to(device=table.device, dtype=table.dtype).reshape(-1, *(1,) * (table.ndim - 1))
+        table.index_add_(0, rows.to(table.device), shaped.expand(-1, *table.shape[1:]).contiguous())
+
+
+def existing(file: str) -> Path:
+    """The path of a model file.
+
+    Raises:
+        PHLError: When there is none.
+    """
+    path = Path(file).expanduser()
+    if not path.exists():
+        raise PHLError(f"model file {file!r} does not exist; check the path")
+    return path

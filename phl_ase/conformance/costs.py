@@ -1,0 +1,74 @@
+"""Which ways to second derivatives a potential allows, declared or not, and what each costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phl_ase.conformance.report import Cost
+from phl_ase.conformance.slopes import OneMode, func_products
+from phl_ase.conformance.subject import Subject, filled, relative
+from phl_ase.derivatives import evaluate
+from phl_ase.errors import reason_of
+from phl_ase.structures import Batch
+
+TOGETHER = 8
+"""Vectors in one call."""
+
+_WRONG = 1e-6
+
+
+def costs(s: Subject) -> tuple[Cost, ...]:
+    """Times of energies, forces and one product by each mode, on the frames of the check together."""
+    batch = s.batch()
+    v = s.tensor(np.concatenate(s.directions(TOGETHER), axis=1))
+    declared = s.potential.derivative_modes
+    try:
+        rows = [
+            Cost("energies", *_timed(lambda: evaluate(s.potential, batch, ("energy",)).energy)[1:]),
+            Cost("forces", *_timed(lambda: filled(evaluate(s.potential, batch, ("forces",)).forces))[1:]),
+        ]
+        exact, *_ = _timed(lambda: _one_by_one(s, batch, v))
+    except Exception:  # the rows of the report say what is wrong with it
+        return ()
+    for mode, products in _MODES.items():
+        mark = "" if mode in declared else "not declared"
+        try:
+            found, milliseconds, note = _timed(lambda products=products: products(s, batch, v))  # type: ignore[misc]
+        except Exception as error:  # that a mode fails is what is asked
+            rows.append(Cost(f"HVP, {mode}", float("nan"), f"fails: {reason_of(error)[:80]}"))
+            continue
+        if relative(found, exact) > (_WRONG if s.dtype == torch.float64 else 1e-2):
+            mark = f"{mark}; wrong products".removeprefix("; ")
+        rows.append(Cost(f"HVP, {mode}", milliseconds / TOGETHER, mark or note))
+    return tuple(rows)
+
+
+def _one_by_one(s: Subject, batch: Batch, v: Tensor) -> Tensor:
+    return filled(evaluate(OneMode(s.potential, "loop"), batch, ("hvp",), probes=v).hvp)
+
+
+def _together(s: Subject, batch: Batch, v: Tensor) -> Tensor:
+    return filled(evaluate(OneMode(s.potential, "batched"), batch, ("hvp",), probes=v).hvp)
+
+
+_MODES: dict[str, Callable[[Subject, Batch, Tensor], Tensor]] = {
+    "loop": _one_by_one,
+    "batched": _together,
+    "func": func_products,
+}
+
+
+def _timed(action: Callable[[], Tensor]) -> tuple[Tensor, float, str]:
+    """A result, and the least of two times in ms; the first call, which may compile, is not one of them."""
+    result = action()
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return result, 1e3 * min(times), ""
