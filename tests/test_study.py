@@ -25,8 +25,10 @@ from phl_ase.study import demo, render_report, render_reports, run_demo, train_s
 from phl_ase.study.compare import fingerprint, relative_cost
 from phl_ase.study.figures import FIGURES, draw_figures
 from phl_ase.study.progress import ManyRuns, schedule_length
+from phl_ase.study.scores import STARTS
 from phl_ase.study.table import metric, rows, shown, table_text
 from phl_ase.training import parse_config, prepare_data
+from phl_ase.validators.funnel import STAGES
 
 TINY = {"max_atoms": 3}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -211,6 +213,10 @@ def test_demo_scores_every_scheme_on_everything(finished):
         assert [report["system"] for report in scores["frequencies"]] == ["hcn_hnc"]
         assert metric(scores["frequencies"][0], "imaginary wavenumber", "reference") < -900
         assert metric(scores["search"], "force calls") >= 1
+        assert [report["system"] for report in scores["searches"]] == ["hcn_hnc"] * STARTS
+        assert scores["funnel"]["starts"] == STARTS
+        passed = [scores["funnel"]["passed"][stage] for stage in STAGES]
+        assert passed == sorted(passed, reverse=True)
         # HNC lies above HCN, and the barrier of this level is near 48 kcal/mol
         barriers = [metric(scores["search"], f"barrier from {end}", "reference") for end in ("HCN", "HNC")]
         assert 45 < barriers[0] < 52
@@ -227,6 +233,7 @@ def test_table_names_schemes_units_and_what_was_trained_on(finished):
     assert "TSs not trained on: hcn_hnc" in text
     assert "of the reaction's frames" in text
     assert "no result" in text
+    assert f"{STARTS} searches with Sella, from 0.1 Å off the test TSs" in text
 
 
 class Page(html.parser.HTMLParser):

@@ -66,10 +66,13 @@ compared with DFT on geometries that they were not trained on.</p>
 <li><b>Search</b>: from a distorted geometry, does the saddle-point optimiser Sella find the TS on the model's surface,
   how far is that from the DFT TS (RMSD), and what did it cost? The barrier is the electronic energy of the TS found
   above that of an end point relaxed with the same model.</li>
+<li><b>Searches</b>: the same for every TS that was not trained on, from several starts. A search counts where it
+  converged, where the structure has one imaginary mode, where the reaction path from it leads to both DFT end points,
+  and where it is the DFT TS; each line counts those that passed the lines above.</li>
 </ul>
-<p class="small">One training run for each scheme and one search: differences of a few per cent, or of a few steps, may
-be chance. Times are of one core each; they grow where the machine has other work, which the time on the processor does
-not.</p>
+<p class="small">One training run for each scheme and a dozen searches: differences of a few per cent, or of a few
+steps, may be chance. Times are of one core each; they grow where the machine has other work, which the time on the
+processor does not.</p>
 """
 
 

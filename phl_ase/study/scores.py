@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from phl_ase.datasets import MemoryDataset, reactions_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import displaced
 from phl_ase.results import Report, plain
 from phl_ase.structures import Frame
 from phl_ase.structures.atoms import atoms_from_frame
-from phl_ase.study.references import labelled_point
+from phl_ase.study.references import labelled_point, labelled_reaction
 from phl_ase.validators import (
     ReferenceCurvature,
     ReferenceReaction,
+    funnels,
     validate_accuracy,
     validate_frequencies,
     validate_transition_state,
@@ -27,6 +29,12 @@ Array = np.ndarray
 
 START_RMS = 0.1
 """How far from the TS a search starts: RMS displacement, Å."""
+
+STARTS = 3
+"""Searches for every TS of the funnel, from different starts."""
+
+FUNNEL_STEPS = 100
+"""Most steps of a search of the funnel."""
 
 _MOST_POINTS = 2000  # of a parity plot: enough to see, few enough for a file
 
@@ -38,7 +46,7 @@ class Questions:
     Attributes:
         frames: Test frames.
         stationary: All frames of the data, for the stationary points of each reaction.
-        transition_states: The TSs among the test frames.
+        transition_states: The TSs among the test frames; each is searched from ``STARTS`` displaced starts.
         search: The TS that a search should find; ``None`` for no search.
         ends: End points of that reaction: name -> frame.
         seed: Of the displaced start.
@@ -62,7 +70,8 @@ def score(calculator: Any, name: str, questions: Questions) -> dict[str, Any]:
 
     Returns:
         Plain values: ``accuracy`` (a report), ``frequencies`` (a report for each TS), ``search`` (a report or
-        ``None``), ``parity`` (label -> ``reference`` and ``predicted``, in eV, eV/Å, eV/Å²).
+        ``None``), ``searches`` (a report for each start at each TS) and their ``funnel``, ``parity`` (label ->
+        ``reference`` and ``predicted``, in eV, eV/Å, eV/Å²).
 
     Raises:
         PHLError: When the model cannot answer (NaN or infinity).
@@ -83,11 +92,15 @@ def score(calculator: Any, name: str, questions: Questions) -> dict[str, Any]:
         if frame.hessian is not None
     ]
     search = None if questions.search is None else _search(calculator, name, questions.search, questions)
+    searches = _searches(calculator, name, questions)
     return plain(
         {
             "accuracy": accuracy,
             "frequencies": frequencies,
             "search": search,
+            "searches": searches,
+            # of one model, searched in one way
+            "funnel": vars(funnels(searches)[0]) if searches else None,
             "parity": parity(questions.frames, predictions),
         }
     )
@@ -95,12 +108,32 @@ def score(calculator: Any, name: str, questions: Questions) -> dict[str, Any]:
 
 def _search(calculator: Any, name: str, target: Frame, questions: Questions) -> Report:
     ends = {label: labelled_point(end) for label, end in (questions.ends or {}).items()}
+    reaction = ReferenceReaction(target.reaction, labelled_point(target), ends)
+    return _from_displaced(calculator, name, reaction, questions.seed)
+
+
+def _searches(calculator: Any, name: str, questions: Questions) -> list[Report]:
+    """Searches for the TSs that were not trained on, where the data has both ends of the reaction."""
+    stationary = MemoryDataset([f for f in questions.stationary if f.kind in ("ts", "reactant", "product")])
+    wanted = dict.fromkeys(frame.reaction for frame in questions.transition_states)
+    reactions = [labelled_reaction(frames) for frames in reactions_of(stationary, wanted).values()]
+    return [
+        _from_displaced(calculator, name, reaction, seed, max_steps=FUNNEL_STEPS)
+        for reaction in reactions
+        if reaction.ends
+        for seed in range(STARTS)
+    ]
+
+
+def _from_displaced(calculator: Any, name: str, reaction: ReferenceReaction, seed: int, **options: Any) -> Report:
+    assert reaction.transition_state is not None
     return validate_transition_state(
-        displaced(atoms_from_frame(target), START_RMS, questions.seed),
+        displaced(reaction.transition_state.atoms, START_RMS, seed),
         calculator,
-        ReferenceReaction(target.reaction, labelled_point(target), ends),
+        reaction,
         potential=name,
-        details={"start": f"{START_RMS} Å RMS from the TS, seed {questions.seed}"},
+        details={"start": f"{START_RMS} Å RMS from the TS, seed {seed}"},
+        **options,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from phl_ase.study.scores import START_RMS
+
 Results = Mapping[str, Any]
 Value = float | str | None
 
@@ -116,7 +118,7 @@ def rows(results: Results) -> list[Row]:
         row("ZPE error", "meV", states, lambda e: _mean_of(e, _magnitude("ZPE error")), 1),
         row("TSs with one imaginary mode", "", states, _saddles),
     ]
-    return table + _search_rows(results, row)
+    return table + _funnel_rows(results, row) + _search_rows(results, row)
 
 
 def _mean_of(entry: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float | None]) -> float | None:
@@ -130,6 +132,37 @@ def _saddles(entry: Mapping[str, Any]) -> Value:
 
 def _wavenumber(value: float | None) -> Value:
     return None if value is None else f"{abs(value):.0f}{'i' if value < 0 else ''}"
+
+
+_PASSED = {
+    "converged": "converged",
+    "first order": "and one imaginary mode",
+    "connected": "and the path reaches both ends",
+    "same TS": "and it is the DFT TS",
+}
+"""Stage of the funnel -> what the table calls it."""
+
+
+def _funnel_rows(results: Results, row: Callable[..., Row]) -> list[Row]:
+    """Searches for the test TSs, in how far they came, and what those cost that went all the way."""
+    made = {name: entry["scores"].get("funnel") for name, entry in results["schemes"].items() if entry.get("scores")}
+    found = {name: funnel for name, funnel in made.items() if funnel}
+    if not found:
+        return []
+    starts = max(funnel["starts"] for funnel in found.values())
+    group = f"{starts} searches with Sella, from {START_RMS} Å off the test TSs"
+    count = {
+        label: {name: str(one["passed"][stage]) for name, one in found.items() if stage in one["passed"]}
+        for stage, label in _PASSED.items()
+    }
+    table = [Row(label, "", group, dict(values)) for label, values in count.items()]
+    errors = {name: one["barrier_error"] for name, one in found.items()}
+    steps = {name: one["counts"]["steps"] for name, one in found.items()}
+    return [
+        *table,
+        Row("barrier error of these", "kcal/mol", group, dict(errors), decimals=1),
+        Row("steps, all searches", "", group, dict(steps), decimals=1),
+    ]
 
 
 def _search_rows(results: Results, row: Callable[..., Row]) -> list[Row]:
