@@ -564,7 +564,7 @@ def test_an_absent_label_never_counts_as_a_zero_loss(model, data):
     assert result.sums == pytest.approx(first.sums, rel=1e-12)
 
 
-# ------------------------------------------------------------------------------------------- starting from a trained model
+# ------------------------------------------------------------------------------- starting from a trained model
 
 
 def start_from(model, **sections) -> TrainConfig:
