@@ -436,7 +436,7 @@ def test_mistakes_of_data_info(tmp_path):
     assert "no data set 'none'" in mistake("data", "info", "none")
     (tmp_path / "a.h5").write_text("no HDF5")
     assert "a.h5" in mistake("data", "info", tmp_path / "a.h5")
-    assert "cannot write the plot" in mistake("data", "info", DATA, "--plot", tmp_path / "none" / "a.png")
+    assert "cannot write the figure" in mistake("data", "info", DATA, "--plot", tmp_path / "none" / "a.png")
     assert "cannot write the JSON file" in mistake("data", "info", DATA, "--json", tmp_path / "none" / "a.json")
 
 

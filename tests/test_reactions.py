@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from phl_ase.errors import PHLError
 from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_way
 from phl_ase.reactions.folder import LOCK, LOG, REACTION, STAGES
 from phl_ase.reactions.memory import LABELS, Memory, remembering
-from phl_ase.reference import LabelMethod, LabelRequest, Probes
+from phl_ase.reference import METHODS, LabelMethod, LabelRequest, Probes
 from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import atoms_from_frame
 from phl_ase.units import wavenumbers
@@ -229,6 +230,7 @@ def test_a_full_disk_is_no_failed_search(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}]
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from test_reactions import TINY, LoggedSwing, built, guess
@@ -367,8 +369,10 @@ def test_a_work_folder_of_another_work(reaction, tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_of_the_workflow_are_taken_up(tmp_path):
+def test_folders_of_the_workflow_are_taken_up(tmp_path, monkeypatch):
     """``workflows/benchmark_data.py`` writes no ``reaction.json`` and no labels; its settings are the defaults."""
+    # nothing is computed with it, and it need not be installed for its version to be asked
+    monkeypatch.setitem(METHODS, "pyscf", replace(METHODS["pyscf"], package="ase"))
     log = tmp_path / "log"
     make = partial(LoggedSwing, str(log))
     first = built(tmp_path, make=make, name="pyscf", settings=ReactionSettings())
