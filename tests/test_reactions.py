@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from reaction_surfaces import BARRIER, RADIUS, WELL, Swing, double_well_curvatur
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_way
-from phl_ase.reactions.folder import LOCK, LOG, REACTION, STAGES
+from phl_ase.reactions.folder import LOCK, LOG, STAGES
 from phl_ase.reactions.memory import LABELS, Memory, remembering
-from phl_ase.reference import METHODS, LabelMethod, LabelRequest, Probes
+from phl_ase.reference import LabelMethod, LabelRequest, Probes
 from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import atoms_from_frame
 from phl_ase.units import wavenumbers
@@ -230,7 +229,6 @@ def test_a_full_disk_is_no_failed_search(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}]
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from test_reactions import TINY, LoggedSwing, built, guess
@@ -369,24 +367,12 @@ def test_a_work_folder_of_another_work(reaction, tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_of_the_workflow_are_taken_up(tmp_path, monkeypatch):
-    """``workflows/benchmark_data.py`` writes no ``reaction.json`` and no labels; its settings are the defaults."""
-    # nothing is computed with it, and it need not be installed for its version to be asked
-    monkeypatch.setitem(METHODS, "pyscf", replace(METHODS["pyscf"], package="ase"))
-    log = tmp_path / "log"
-    make = partial(LoggedSwing, str(log))
-    first = built(tmp_path, make=make, name="pyscf", settings=ReactionSettings())
+def test_a_check_of_the_closed_shell_beside_the_stages_is_told(tmp_path):
+    built(tmp_path, settings=TINY)
     folder = tmp_path / "out.h5.work" / "swing"
-    (folder / REACTION).unlink()
-    (folder / "labels.json").unlink()
     (folder / "stability.json").write_text(json.dumps({"outcome": "stable", "sentence": "restricted: stable"}))
-    before = geometries(log)
-    options = {"make": make, "settings": ReactionSettings(), "work": tmp_path / "out.h5.work", "out": "again.h5"}
-    with pytest.raises(PHLError, match="another method"):
-        built(tmp_path, name="swing", **options)
-    again = built(tmp_path, name="pyscf", **options)
-    assert (again.frames, again.reactions[0].outcome) == (first.frames, "finished")
-    assert geometries(log) == before
+    (folder / "labels.json").unlink()
+    built(tmp_path, settings=TINY)
     assert "closed shell: stable" in (folder / LOG).read_text()
 
 

@@ -6,6 +6,13 @@ barriers, go into the file with it. C. Bannwarth, S. Ehlert, S. Grimme, J. Chem.
 doi:10.1021/acs.jctc.8b01176.
 
 python workflows/benchmark_seeds.py [--out workflows/benchmark_seeds.extxyz] [--only NAME ...]
+
+The benchmark itself is computed from them, small reactions first, by
+
+phl reactions workflows/benchmark_seeds.extxyz --with pyscf --hessian own --workers 2 --work FOLDER -o benchmark.h5
+
+and what was computed so far is in ``workflows/benchmark_progress.tar.xz``: unpack it into FOLDER, and the command goes
+on from it.
 """
 
 from __future__ import annotations

@@ -145,15 +145,8 @@ class ReactionFolder:
         write_atomic(self.path / REACTION, json.dumps(plain(about), indent=1, ensure_ascii=False).encode())
 
     def _recorded(self) -> Record | None:
-        """What the folder says that it holds; ``None`` where it does not say.
-
-        Folders of ``workflows/benchmark_data.py`` have no ``reaction.json``: its settings are the defaults here.
-        """
-        recorded, ts = _read(self.path / REACTION), self.record("ts")
-        if recorded is not None or ts is None:
-            return recorded
-        script = {"method": "pyscf", "method_settings": {}, "level_of_theory": ts.get("provenance", {}).get("level")}
-        return {**plain(describe(self.guess, script, ReactionSettings())), "numbers": ts.get("numbers")}
+        """What the folder says that it holds; ``None`` where it does not say."""
+        return _read(self.path / REACTION)
 
 
 def describe(guess: ReactionGuess, method: Mapping[str, Any], settings: ReactionSettings) -> Record:

@@ -189,7 +189,7 @@ def _no_details(folder: ReactionFolder, record: Record) -> list[str]:
     return []
 
 
-# workflows/benchmark_data.py checks its closed shells, too
+# of the bundled benchmark's reactions the closed shells were checked by PySCF, too: stability.json in their folders
 _TITLES = {
     "ts": "transition state",
     "stability": "closed shell",
