@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from phl_ase.errors import PHLError, unknown
 from phl_ase.objective import SCHEMES
+from phl_ase.study.matrix.asked import Section, ValidatorsSection
+from phl_ase.study.matrix.questions import VALIDATORS
 from phl_ase.training.config import (
     DataSection,
     LossSection,
@@ -21,11 +23,7 @@ from phl_ase.training.config import (
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class MatrixSection(_Section):
+class MatrixSection(Section):
     """One block of cells: every combination of its lists that exists."""
 
     schemes: tuple[str, ...] = tuple(SCHEMES)
@@ -38,7 +36,7 @@ class MatrixSection(_Section):
     budgets: tuple[Literal["epochs", "time"], ...] = ("epochs",)
 
 
-class CellSection(_Section):
+class CellSection(Section):
     """One cell, named; one that cannot be is shown with its reason."""
 
     scheme: str
@@ -51,7 +49,7 @@ class CellSection(_Section):
     budget: Literal["epochs", "time"] = "epochs"
 
 
-class BudgetSection(_Section):
+class BudgetSection(Section):
     """How long a cell trains."""
 
     epochs: int = Field(200, ge=1, description="equal epochs; fewer frames are given as many steps")
@@ -63,7 +61,7 @@ class BudgetSection(_Section):
     rounds: int = Field(5, ge=2, description="how often epochs are timed, the schemes in turn")
 
 
-class TuningSection(_Section):
+class TuningSection(Section):
     """Loss weights chosen by validation, equally many settings tried for every scheme."""
 
     epochs: int = Field(60, ge=1)
@@ -72,52 +70,7 @@ class TuningSection(_Section):
     settings: dict[str, tuple[dict[str, float], ...]] = Field({}, description="scheme -> loss weights to try")
 
 
-class FrequenciesSection(_Section):
-    """Harmonic frequencies at the reference's stationary points."""
-
-    relaxed: bool = Field(False, description="at the model's own stationary points too")
-    kinds: tuple[Literal["reactant", "product", "ts"], ...] = ("reactant", "product", "ts")
-
-
-class SearchSection(_Section):
-    """TS searches with Sella from displaced TSs."""
-
-    displacement: float = Field(0.1, gt=0, description="RMS, Å")
-    starts: int = Field(2, ge=1, description="for each TS")
-    seed: int = Field(0, ge=0)
-    way: str | None = Field(None, description="as in phl validate ts; by default what suits the calculator")
-    max_steps: int = Field(200, ge=1)
-    follow: bool = Field(True, description="follow the reaction path from each TS found")
-
-
-class PathSection(_Section):
-    """Reaction paths from the model's own TSs."""
-
-    method: str = Field("sella", description="sella or quadratic")
-    step: float = Field(0.1, gt=0, description="√amu·Å")
-
-
-class PhononsSection(_Section):
-    """Phonons of a crystal."""
-
-    crystal: str = Field("", description="a file of the unit cell")
-    supercell: tuple[int, ...] = (3, 3, 3)
-    reference: str = Field("emt", description="METHOD")
-    mesh: tuple[int, int, int] = (10, 10, 10)
-
-
-class ValidatorsSection(_Section):
-    """What every model is asked."""
-
-    run: tuple[str, ...] = ("accuracy", "frequencies", "ts", "irc")
-    reactions: tuple[str, ...] = Field((), description="to search and follow; by default all with test frames")
-    frequencies: FrequenciesSection = FrequenciesSection()
-    ts: SearchSection = SearchSection()
-    irc: PathSection = PathSection()
-    phonons: PhononsSection = PhononsSection()
-
-
-class StudyConfig(_Section):
+class StudyConfig(Section):
     """Everything a study depends on."""
 
     title: str = "What supervising curvature buys"
@@ -181,8 +134,6 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def _check(config: StudyConfig) -> None:
-    from phl_ase.study.matrix.questions import VALIDATORS
-
     for section, keys in _SET_BY_CELLS.items():
         for key in getattr(config, section).model_fields_set & set(keys):
             raise PHLError(f"{section}.{key} is set for each cell: say it in {keys[key]}")

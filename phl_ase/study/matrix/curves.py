@@ -9,21 +9,18 @@ import numpy as np
 
 from phl_ase.plots.style import new_figure, panel, plain_ticks, plain_ticks_along
 from phl_ase.study.matrix.cells import Arm, Method
+from phl_ase.study.matrix.drawing import Drawn
 from phl_ase.study.matrix.gather import QUANTITIES
 from phl_ase.study.matrix.tables import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from phl_ase.study.matrix.figures import Drawn
-
 _AXES = (("training_frames", "training frames"), ("gradient_calls", "gradient calls of the reference method"))
 
 
 def learning_curves(outcome: Outcome) -> Iterator[Drawn]:
     """A figure for each split and budget with more than one number of training frames."""
-    from phl_ase.study.matrix.figures import Drawn
-
     settings = dict.fromkeys((arm.split, arm.budget) for arm in outcome.arms)
     for split, budget in settings:
         curves = _curves(outcome, split, budget)

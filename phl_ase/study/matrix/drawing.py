@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phl_ase.plots.style import COMPARED, empty, new_figure, panel, plain_ticks, plain_ticks_along
+from phl_ase.plots.style import COMPARED, empty, new_figure, panel, plain_ticks, plain_ticks_along, to_png
 from phl_ase.results import Report
 from phl_ase.scoring import ERRORS
 from phl_ase.study.matrix.budget import cost_key
@@ -27,6 +28,27 @@ _VALIDATION = (
     ("valid_forces", 1e3, "forces / (meV/Å)"),
     ("valid_curvature", 1.0, "Hessian / (eV/Å²)"),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A figure of the report.
+
+    Attributes:
+        section: Heading that it stands under.
+        name: Of its file.
+        caption: Below it.
+        draw: Draws it.
+    """
+
+    section: str
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
+
+    def png(self) -> bytes:
+        """Its content as a file."""
+        return to_png(lambda _: self.draw(), None)
 
 
 def parity(reports: Mapping[str, Report]) -> Figure:

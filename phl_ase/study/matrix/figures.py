@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from phl_ase.plots import displacement, forest, funnel, irc, phonons, spectra
-from phl_ase.plots.style import to_png
 from phl_ase.results import Report
 from phl_ase.study.matrix.cells import FULL, Arm
 from phl_ase.study.matrix.curves import learning_curves
-from phl_ase.study.matrix.drawing import cost, parity, training_curves
+from phl_ase.study.matrix.drawing import Drawn, cost, parity, training_curves
 from phl_ase.study.matrix.gather import QUANTITIES
 from phl_ase.study.matrix.modes import mode_picture
 from phl_ase.study.matrix.pooling import pooled_accuracy
 from phl_ase.study.matrix.tables import Outcome
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 PROPERTIES = ("energy", "forces", "hessian")
 _MOST_NAMED = 5  # methods that one panel can tell apart
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """A figure of the report.
-
-    Attributes:
-        section: Heading that it stands under.
-        name: Of its file.
-        caption: Below it.
-        draw: Draws it.
-    """
-
-    section: str
-    name: str
-    caption: str
-    draw: Callable[[], Figure]
-
-    def png(self) -> bytes:
-        """Its content as a file."""
-        return to_png(lambda _: self.draw(), None)
 
 
 def figures(outcome: Outcome) -> Iterator[Drawn]:

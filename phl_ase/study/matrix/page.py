@@ -10,7 +10,8 @@ from itertools import groupby
 from phl_ase.files import write_atomic
 from phl_ase.results import provenance
 from phl_ase.study.matrix.cells import FULL
-from phl_ase.study.matrix.figures import Drawn, figures
+from phl_ase.study.matrix.drawing import Drawn
+from phl_ase.study.matrix.figures import figures
 from phl_ase.study.matrix.gather import QUANTITIES
 from phl_ase.study.matrix.tables import (
     RULE,

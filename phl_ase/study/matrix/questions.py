@@ -18,7 +18,7 @@ from phl_ase.paths import displaced
 from phl_ase.results import Report, provenance
 from phl_ase.scoring import STATIONARY, geometries
 from phl_ase.structures import Frame, atoms_from_frame
-from phl_ase.study.matrix.config import ValidatorsSection
+from phl_ase.study.matrix.asked import ValidatorsSection
 from phl_ase.study.references import labelled_path, labelled_reaction, tight_transition_state
 from phl_ase.study.scores import parity
 from phl_ase.training import RunData
