@@ -148,7 +148,7 @@ def test_fine_tuning_with_products_gives_a_file_that_mace_loads(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hessian_takes_a_third_of_the_time_of_maces_own(file):
+def test_a_hessian_is_faster_than_maces_own(file):
     atoms = molecule("CH3CH2OH")
     atoms.rattle(0.05, seed=1)
     with warnings.catch_warnings():
@@ -166,4 +166,4 @@ def test_a_hessian_takes_a_third_of_the_time_of_maces_own(file):
                 if name == "own":
                     expected = found.reshape(27, 27)
     assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
-    assert min(times["ours"]) < 0.4 * min(times["own"])  # 0.17 to 0.43 measured, on a machine shared with many
+    assert min(times["ours"]) < 0.4 * min(times["own"])  # measured in workflows/benchmarks/mace_hessian.py
