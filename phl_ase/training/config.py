@@ -121,16 +121,30 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
         PHLError: For a missing file, broken TOML, or anything that does not fit.
     """
+    return parse_config(read_toml(path, overrides, command="phl train"), Path(path).name)
+
+
+def read_toml(path: str | Path, overrides: Sequence[str], *, command: str) -> dict[str, Any]:
+    """Plain values of a TOML file, with ``section.key=value`` overrides, values written as in TOML.
+
+    Args:
+        path: The file.
+        overrides: Applied in order.
+        command: Whose ``--init`` writes such a file.
+
+    Raises:
+        PHLError: For a missing file, broken TOML, or an override of another form.
+    """
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PHLError(f"configuration {path} does not exist; 'phl train --init' writes a commented one") from None
+        raise PHLError(f"configuration {path} does not exist; '{command} --init' writes a commented one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise PHLError(f"{path.name}: not a readable TOML file: {error}") from None
     for override in overrides:
-        apply_override(values, override)
-    return parse_config(values, path.name)
+        _apply(values, override)
+    return values
 
 
 def default_toml() -> str:
@@ -177,7 +191,7 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def apply_override(values: dict[str, Any], override: str) -> None:
+def _apply(values: dict[str, Any], override: str) -> None:
     """Set one value of a configuration in place.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,8 @@ from phl_ase.training.config import (
     LossSection,
     PotentialSection,
     TrainingSection,
-    apply_override,
     explain,
+    read_toml,
 )
 
 
@@ -121,16 +120,7 @@ def read_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     Raises:
         PHLError: For a missing file, broken TOML, or anything that does not fit.
     """
-    path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PHLError(f"configuration {path} does not exist; 'phl study --init' writes a commented one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise PHLError(f"{path.name}: not a readable TOML file: {error}") from None
-    for override in overrides:
-        apply_override(values, override)
-    return parse_study(values, path.name)
+    return parse_study(read_toml(path, overrides, command="phl study"), Path(path).name)
 
 
 def _check(config: StudyConfig) -> None:
