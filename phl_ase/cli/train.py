@@ -53,10 +53,12 @@ def train(
         raise PHLError("no output folder: add --out FOLDER, where the run keeps its model and logs")
     from phl_ase.training import prepare_data
     from phl_ase.training import train as run
+    from phl_ase.training.processes import is_first_process
 
     configuration = _configuration(config, out, resume, settings or [])
     result = run(configuration, prepare_data(configuration), out, resume=resume)
-    typer.echo(_summary(result))
+    if is_first_process():
+        typer.echo(_summary(result))
 
 
 def _configuration(config: Path | None, out: Path, resume: bool, settings: list[str]) -> TrainConfig:

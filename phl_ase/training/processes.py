@@ -103,6 +103,11 @@ class Processes:
             raise found
 
 
+def is_first_process() -> bool:
+    """Whether this is the process that shows what a run has come to; so it is where ``torchrun`` did not start it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def processes_of_run() -> Iterator[Processes]:
     """The processes that ``torchrun`` started, connected; this process alone where it did not.
