@@ -1,9 +1,10 @@
-"""Writing a file in one step: beside the target first, moved over it when it is complete, gone when it fails."""
+"""Files written in one step, beside the target first and moved over it when complete; folders held by one process."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -54,3 +55,30 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def held(folder: Path, lock: str, what: str) -> Iterator[bool]:
+    """Make or open a folder; whether it is this process's alone while the block runs.
+
+    Args:
+        folder: The folder.
+        lock: Name of its lock file.
+        what: What the user is to choose another of.
+
+    Raises:
+        PHLError: When it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / lock, "w")  # noqa: SIM115 - held while the block runs
+    except OSError as error:
+        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another {what}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            mine = False
+        else:
+            mine = True
+        yield mine

@@ -7,10 +7,9 @@ gradient and Hessian (:mod:`phl_ase.reactions.memory`); ``log.txt`` is made of t
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError
-from phl_ase.files import write_atomic
+from phl_ase.files import held, write_atomic
 from phl_ase.reactions.guesses import ReactionGuess
 from phl_ase.reactions.memory import LABELS
 from phl_ase.reactions.settings import ReactionSettings
@@ -88,25 +87,13 @@ class ReactionFolder:
         atoms.calc = calculator
         return atoms
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[bool]:
+    def locked(self) -> AbstractContextManager[bool]:
         """Whether the reaction is this process's alone meanwhile.
 
         Raises:
             PHLError: When the folder cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held while the block runs
-        except OSError as error:
-            raise PHLError(f"cannot write into {self.path}: {error.strerror}; choose another work folder") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
+        return held(self.path, LOCK, "work folder")
 
     def check(self, about: Mapping[str, Any]) -> None:
         """Refuse a folder whose finished work is another's.

@@ -7,7 +7,6 @@ leaves whole files alone.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import PHLError
-from phl_ase.files import write_atomic
+from phl_ase.files import held, write_atomic
 from phl_ase.reference.labels import Failure, LabelledFrame
 from phl_ase.structures import Frame
 
@@ -143,21 +142,13 @@ def work_folder(path: Path, campaign: Mapping[str, Any]) -> Iterator[WorkFolder]
     Raises:
         PHLError: When it cannot be written, another run holds it, or it holds something else.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        strange = [p.name for p in path.iterdir() if p.name not in (CAMPAIGN, LOCK)]
-        lock = open(path / LOCK, "w")  # noqa: SIM115 - held for the length of the run
-    except OSError as error:
-        raise PHLError(f"cannot write into {path}: {error.strerror}; choose another work folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PHLError(f"{path} is in use by another run; wait for it or choose another work folder") from None
+    with held(path, LOCK, "work folder") as mine:
+        if not mine:
+            raise PHLError(f"{path} is in use by another run; wait for it or choose another work folder")
         recorded = path / CAMPAIGN
         if recorded.exists():
             _check_same(recorded, campaign)
-        elif strange:
+        elif strange := [p.name for p in path.iterdir() if p.name not in (CAMPAIGN, LOCK)]:
             (path / LOCK).unlink(missing_ok=True)  # ours, made just now
             raise PHLError(f"{path} holds other files ({sorted(strange)[0]}, …); choose an empty or new work folder")
         else:

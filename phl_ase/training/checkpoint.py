@@ -5,7 +5,6 @@ Checkpoints hold tensors and plain values only and are read with ``weights_only`
 
 from __future__ import annotations
 
-import fcntl
 import io
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from phl_ase.errors import PHLError
-from phl_ase.files import write_atomic
+from phl_ase.files import held, write_atomic
 
 LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "last.ckpt",
@@ -46,16 +45,9 @@ def run_folder(folder: str | Path, *, resume: bool) -> Iterator[Path]:
             none and ``resume`` is on.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - held for the length of the run
-    except OSError as error:
-        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another output folder") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder") from None
+    with held(folder, ".lock", "output folder") as mine:
+        if not mine:
+            raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder")
         used = (folder / LAST).exists() or (folder / CONFIG).exists()
         if used and not resume:
             raise PHLError(f"{folder} holds a run already; continue it with --resume or choose another folder")
