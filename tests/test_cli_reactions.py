@@ -160,10 +160,26 @@ def test_samples_of_a_molecule(tmp_path):
     assert all(value > 1e-3 for value in spread)
 
 
+def test_several_displacements_of_several_structures(tmp_path):
+    """Every structure at every size has its own directions."""
+    source, out = written(tmp_path / "two.xyz", hanging(80.0), hanging(95.0)), tmp_path / "around.xyz"
+    words = ("--how", "displaced", "--displacement", 0.05, "--displacement", 0.1, "--count", 2)
+    result = phl("sample", source, *SWING, *words, "-o", out)
+    assert result.exit_code == 0, result.output
+    frames = ase.io.read(out, index=":")
+    assert [frame.info["displacement"] for frame in frames] == [0.05, 0.05, 0.1, 0.1] * 2
+    moved = [
+        (frame.positions - start.positions).ravel() / frame.info["displacement"]
+        for start, part in ((hanging(80.0), frames[:4]), (hanging(95.0), frames[4:]))
+        for frame in part
+    ]
+    assert min(np.abs(a - b).max() for i, a in enumerate(moved) for b in moved[:i]) > 0.1
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--how", "boil"), "unknown sampler 'boil'; valid: md, mode-scan, normal-mode"),
+        (("--how", "boil"), "unknown sampler 'boil'; valid: displaced, md, mode-scan, normal-mode"),
         (("--how", "md", "--mode", 3), "unknown setting of the sampler md 'mode'"),
         (("--how", "mode-scan"), "CHN 0: HCN is no stationary point"),
         (("--how", "md", "--count", 0), "count is 0"),

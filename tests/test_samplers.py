@@ -171,11 +171,38 @@ def test_structures_are_not_changed(how):
         ("normal-mode", {"count": 0}, "count is 0"),
         ("mode-scan", {"mode": 99}, "mode 99 does not exist"),
         ("mode-scan", {"count": 1}, "a scan needs at least its two ends"),
+        ("displaced", {"displacement": 0.0}, "displacement is 0.0; expected a positive number"),
     ],
 )
 def test_requests_that_cannot_be(how, settings, words):
     with pytest.raises(PHLError, match=words):
         sample(crystal(), how, **settings)
+
+
+def test_random_displacements(water):
+    """Of the size asked for, in all directions alike, from structures at rest or not; nothing is computed."""
+    start = water.copy()
+    start.calc = None
+    drawn = sample(start, "displaced", displacement=0.15, count=400, seed=2)
+    assert len(drawn.frames) == 400
+    moved = np.array([frame.positions - water.positions for frame in drawn.frames])
+    np.testing.assert_allclose(np.sqrt((moved**2).sum(axis=2).mean(axis=1)), 0.15, rtol=1e-12)
+    # three internal coordinates share the square of the size alike: mean 1/3, spread of 400 (4/45 each) five times
+    analysis = harmonic_analysis(water, 100.0 * np.eye(9))
+    internal = np.linalg.svd(moved.reshape(400, 9), full_matrices=False)[1] ** 2 / (400 * 3 * 0.15**2)
+    assert len(analysis.modes) == 3
+    np.testing.assert_allclose(internal, [1 / 3] * 3 + [0.0] * 6, atol=5 * np.sqrt(4 / 45 / 400))
+    assert {frame.info["kind"] for frame in drawn.frames} == {"displaced"}
+    assert {frame.info["displacement"] for frame in drawn.frames} == {0.15}
+
+
+def test_atoms_that_run_into_each_other_are_drawn_again():
+    close = Atoms("H2", [[0, 0, 0], [0, 0, 0.5]])
+    drawn = sample(close, "displaced", displacement=0.2, count=20, seed=0)
+    assert len(drawn.frames) + len(drawn.refused) > 20
+    assert all("times the sum of their radii" in reason for reason in drawn.refused)
+    radii = 0.65 * 2 * 0.31
+    assert min(frame.get_distance(0, 1) for frame in drawn.frames) >= radii
 
 
 @pytest.mark.parametrize("how", ["normal-mode", "mode-scan"])

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 Input = Annotated[str, typer.Argument(metavar="STRUCTURES", help="Structures that ase.io reads, or a data set.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The samples, .xyz or .extxyz.")]
-How = Annotated[str, typer.Option("--how", metavar="SAMPLER", help="normal-mode, md or mode-scan.")]
+How = Annotated[str, typer.Option("--how", metavar="SAMPLER", help="normal-mode, md, mode-scan or displaced.")]
 Relax = Annotated[bool, typer.Option("--relax", help="Relax each structure to its minimum first.")]
 Temperature = Annotated[
     list[float] | None, typer.Option("--temperature", metavar="K", help="300 K by default; repeat for several.")
 ]
+Displacement = Annotated[
+    list[float] | None, typer.Option("--displacement", metavar="Å", help="displaced: 0.1 Å rms; repeat for several.")
+]
 Count = Annotated[
-    int | None, typer.Option("--count", metavar="N", help="Frames of each structure, at each temperature.")
+    int | None, typer.Option("--count", metavar="N", help="Frames of each structure, at each temperature or displacement.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the random numbers; 0 by default.")]
 Softest = Annotated[
@@ -63,11 +66,12 @@ def sample(
     equilibration: Equilibration = None,
     mode: Mode = None,
     amplitude: Amplitude = None,
+    displacement: Displacement = None,
     settings: Settings = None,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Sample structures: harmonic at a temperature, molecular dynamics, or along a mode.
+    """Sample structures: harmonic at a temperature, molecular dynamics, along a mode, or displaced at random.
 
     normal-mode and mode-scan start from stationary points (a TS is one): --relax makes a minimum of each structure
     first. The samples carry no labels; phl label makes them.
@@ -75,6 +79,8 @@ def sample(
     phl sample water.xyz --with tblite --relax --temperature 300 --temperature 1000 --count 50 -o hot.xyz
 
     phl sample ts.xyz --with default --how mode-scan --mode 0 --amplitude 0.4 -o scan.xyz
+
+    phl sample ts.xyz --with default --how displaced --displacement 0.1 --displacement 0.2 --count 4 -o around.xyz
     """
     check_target(out, "samples")
     if out.exists():
@@ -87,28 +93,30 @@ def sample(
     given = {"count": count, "seed": seed, "softest": softest, "time_step": time_step, "friction": friction}
     given |= {"interval": interval, "equilibration": equilibration, "mode": mode, "amplitude": amplitude}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    runs = [{**chosen, "temperature": kelvin} for kelvin in temperature or ()] or [chosen]
+    runs = [chosen]
+    for name, values in (("temperature", temperature), ("displacement", displacement)):
+        runs = [{**run, name: value} for run in runs for value in values] if values else runs
     sources = read_structures(structures, None, None)
     calculator = label_method(method, settings or [], device, trust).make()
     frames: list[Atoms] = []
     rows, said = [], []
     with Progress("sample", len(sources) * len(runs)) as progress, terminated_as_interrupted(), _writing(out, frames):
         for place, source in enumerate(sources):
-            for options in runs:
+            for number, options in enumerate(runs, start=place * len(runs)):
                 progress.note(source.name)
-                drawn, refused = _drawn(source, calculator, how, options, place, relax=relax)
+                drawn, refused = _drawn(source, calculator, how, options, number, relax=relax)
                 frames += drawn
-                rows.append((source.name, options.get("temperature"), len(drawn), len(refused)))
+                rows.append((source.name, *map(options.get, ("temperature", "displacement")), len(drawn), len(refused)))
                 said += [f"{source.name}: {reason}" for reason in refused]
                 progress.advance()
-    typer.echo(table(("structure", "T / K", "frames", "drawn again or lost"), rows))
+    typer.echo(table(("structure", "T / K", "Δ / Å", "frames", "drawn again or lost"), rows))
     typer.echo("\n".join([*said, f"{len(frames)} frames: {out}" if frames else "no frames, nothing was written"]))
-    if not all(row[2] for row in rows):
+    if not all(row[3] for row in rows):
         raise typer.Exit(1)
 
 
 def _drawn(
-    source: Structure, calculator: Any, how: str, options: dict[str, Any], place: int, *, relax: bool
+    source: Structure, calculator: Any, how: str, options: dict[str, Any], number: int, *, relax: bool
 ) -> tuple[list[Atoms], list[str]]:
     """The samples of one structure, and what could not be taken."""
     from phl_ase.paths import relax as relaxed
@@ -123,9 +131,9 @@ def _drawn(
         if not found.converged:
             return [], [f"could not be relaxed: {found.sentence}"]
         atoms = found.atoms
-    # every structure its own random numbers
+    # every structure, at every temperature, its own random numbers
     if "seed" in (SAMPLERS[how].settings if how in SAMPLERS else ()):
-        options = {**options, "seed": options.get("seed", 0) + place}
+        options = {**options, "seed": options.get("seed", 0) + number}
     try:
         drawn = sample(atoms, how, **options)
     except PHLError as error:

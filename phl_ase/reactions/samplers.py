@@ -1,4 +1,4 @@
-"""Structures around a given one: normal-mode samples, molecular dynamics, scans along a mode.
+"""Structures around a given one: normal-mode samples, molecular dynamics, scans along a mode, random displacements.
 
 Every sampler takes a structure with any ASE calculator and returns copies without one, ``kind`` and ``temperature`` in
 ``info``; what could not be taken is said, not raised.
@@ -18,6 +18,7 @@ from ase.units import kB
 from phl_ase.curvature import curvature_of
 from phl_ase.errors import PHLError, attempt, unknown
 from phl_ase.paths.counting import CountingCalculator
+from phl_ase.paths.geometry import displaced
 from phl_ase.paths.irc import STATIONARY
 from phl_ase.reactions.guesses import closest_atoms
 from phl_ase.reactions.settings import SOFTEST
@@ -106,9 +107,9 @@ def around_stationary_point(
 
 def _unfit(atoms: Atoms, calculator: Any, energy: float, temperature: float, n_modes: int) -> str:
     """Why a sample is not taken; empty where it is."""
-    closest, _ = closest_atoms(atoms)
-    if closest < _CLOSEST:
-        return f"two atoms at {closest:.2f} times the sum of their radii"
+    clash = _clash(atoms)
+    if clash:
+        return clash
     there = atoms.copy()
     there.calc = CountingCalculator(calculator)
     tried = attempt(there.get_potential_energy)
@@ -117,6 +118,12 @@ def _unfit(atoms: Atoms, calculator: Any, energy: float, temperature: float, n_m
     limit = _HOTTEST * 0.5 * n_modes * kB * temperature
     excess = tried.value - energy
     return f"{excess:.2f} eV above the stationary point, at most {limit:.2f}" if excess > limit else ""
+
+
+def _clash(atoms: Atoms) -> str:
+    """Which atoms have run into each other; empty where none have."""
+    closest, _ = closest_atoms(atoms)
+    return f"two atoms at {closest:.2f} times the sum of their radii" if closest < _CLOSEST else ""
 
 
 def sample_normal_modes(
@@ -235,6 +242,39 @@ def scan_mode(atoms: Atoms, *, mode: int = 0, amplitude: float = 0.3, count: int
     return Samples(tuple(frames))
 
 
+def sample_displacements(atoms: Atoms, *, displacement: float = 0.1, count: int = 20, seed: int = 0) -> Samples:
+    """Every atom moved at random, all directions alike: what a search meets that starts from a rough guess.
+
+    Normal-mode samples of a few hundred kelvin leave stiff directions almost where they were; a structure 0.1 Å off in
+    all directions lies electronvolts up. A model that is to find the way back has to be shown such.
+
+    Args:
+        atoms: The structure, stationary or not; nothing is computed.
+        displacement: √mean‖Δr‖² over the atoms, Å, without translation and rotation (``phl_ase.paths.displaced``).
+        count: Structures; each is drawn up to ten times until no two atoms run into each other.
+        seed: Of the random numbers.
+
+    Returns:
+        Frames with ``displacement`` (Å) in ``info``.
+
+    Raises:
+        PHLError: For numbers that are not positive, or a structure that has no shape to change.
+    """
+    _check_positive(displacement=displacement, count=count)
+    rng = np.random.default_rng(seed)
+    frames, refused = [], []
+    for _ in range(count):
+        for _ in range(_DRAWS):
+            frame = displaced(atoms, displacement, rng)
+            clash = _clash(frame)
+            if not clash:
+                frame.info.update(kind="displaced", displacement=displacement)
+                frames.append(frame)
+                break
+            refused.append(f"{displacement:g} Å: {clash}")
+    return Samples(tuple(frames), tuple(refused))
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A way to sample.
@@ -258,6 +298,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "normal-mode": Sampler("the classical harmonic distribution around a stationary point", sample_normal_modes),
     "md": Sampler("frames of Langevin dynamics", sample_dynamics),
     "mode-scan": Sampler("structures along one normal mode of a stationary point", scan_mode),
+    "displaced": Sampler("every atom moved at random, all directions alike", sample_displacements),
 }
 """Name -> sampler."""
 
@@ -266,7 +307,7 @@ def sample(atoms: Atoms, how: str = "normal-mode", **settings: Any) -> Samples:
     """Sample structures around a given one.
 
     Args:
-        atoms: The structure, with a calculator; it is not changed.
+        atoms: The structure, with a calculator where the sampler needs one; it is not changed.
         how: A key of ``SAMPLERS``.
         **settings: Of the sampler, see there.
 
