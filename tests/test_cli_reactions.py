@@ -113,6 +113,7 @@ def test_an_odd_number_of_electrons(tmp_path):
         (("--with", "ase:reaction_surfaces:Swing"), "--trust"),
         ((*SWING, "--way", "downhill"), "unknown way to run Sella 'downhill'"),
         ((*SWING, "--temperatures", "warm"), "expected numbers in K"),
+        ((*SWING, "--displacements", "far"), "expected numbers in Å"),
         ((*SWING, "--probes", "onehot"), "add --hvp K"),
         ((*SWING, "--hessian", "guessed"), "unknown kind of Hessian"),
         ((*SWING, "--pairs"), "holds 1 structures; expected pairs"),

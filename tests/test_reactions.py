@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -354,7 +355,7 @@ def test_another_guess_after_a_failure(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"settings": ReactionSettings(temperatures=(300.0,), irc_points=3)}, "another temperatures;"),
+        ({"settings": ReactionSettings(temperatures=(300.0,), irc_points=4)}, "another irc_points;"),
         ({"name": "another"}, "another method;"),
         ({"guesses": [guess(degrees=85.0)]}, "another guess;"),
         ({"make": Choosy}, "another level_of_theory;"),
@@ -365,6 +366,27 @@ def test_a_work_folder_of_another_work(reaction, tmp_path, change, words):
     with pytest.raises(PHLError, match=words):
         built(tmp_path, **{"work": folder / "out.h5.work", **change})
     assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_of_samples_draw_samples_alone_anew(tmp_path):
+    """A data set grows by displaced structures; nothing that was computed is computed again."""
+    log = tmp_path / "log"
+    make = partial(LoggedSwing, str(log))
+    first = built(tmp_path, make=make)
+    before = log.read_text().splitlines()
+    settings = dataclasses.replace(QUICK, displacements=(0.05, 0.1, 0.15))
+    second = built(tmp_path, make=make, settings=settings)
+    with open_dataset(tmp_path / "out.h5") as dataset:
+        frames = list(dataset)
+    assert len(log.read_text().splitlines()) == len(before) + 3
+    assert second.frames == first.frames + 3
+    assert [frame.kind for frame in frames[-3:]] == ["displaced"] * 3
+    ts = next(frame for frame in frames if frame.kind == "ts")
+    sizes = [np.sqrt(((frame.positions - ts.positions) ** 2).sum(axis=1).mean()) for frame in frames[-3:]]
+    assert sizes == pytest.approx([0.05, 0.1, 0.15])
+    third = built(tmp_path, make=make, settings=QUICK)
+    assert third.frames == first.frames
+    assert len(log.read_text().splitlines()) == len(before) + 3
 
 
 def test_a_check_of_the_closed_shell_beside_the_stages_is_told(tmp_path):
@@ -458,6 +480,7 @@ def test_an_output_that_exists(tmp_path):
         ({"temperatures": (300.0, -1.0)}, "expected positive numbers in K"),
         ({"temperatures": (300.0, 300.0)}, "expected each once"),
         ({"samples": -1}, "samples is -1"),
+        ({"displacements": (0.0,)}, "expected positive numbers in Å"),
     ],
 )
 def test_settings_that_cannot_be(settings, words):

@@ -55,6 +55,9 @@ IrcPoints = Annotated[int, typer.Option("--irc-points", metavar="N", help="Point
 Temperatures = Annotated[
     str, typer.Option("--temperatures", metavar="K,K,…", help="Of the normal-mode samples.", show_default=True)
 ]
+Displacements = Annotated[
+    str, typer.Option("--displacements", metavar="Å,Å,…", help="Of structures around the TS, moved in all directions.")
+]
 Count = Annotated[
     int, typer.Option("--samples", metavar="N", help="Around each stationary point at each temperature; 0 for none.")
 ]
@@ -73,6 +76,7 @@ def reactions(
     ways: Ways = None,
     irc_points: IrcPoints = 6,
     temperatures: Temperatures = "300,600,900,1200,1600,2000",
+    displacements: Displacements = "",
     samples: Count = 1,
     sample_seed: SampleSeed = 0,
     settings: Settings = None,
@@ -93,8 +97,8 @@ def reactions(
 
     Every reaction has a folder in the work folder: log.txt says what was done, labels.jsonl holds each gradient.
     Stopped or killed, the same command goes on where it was. Other label options in the same work folder label the same
-    structures anew; other settings need another work folder. Reactions that fail are listed here and in the data set,
-    and make the exit code 1. --estimate-error counts frames of each reaction.
+    structures anew, other settings of samples draw these anew; the rest needs another work folder. Reactions that fail
+    are listed here and in the data set, and make the exit code 1. --estimate-error counts frames of each reaction.
 
     phl reactions guesses.xyz --with pyscf --hessian differences --workers 4 -o reactions.h5
 
@@ -111,7 +115,8 @@ def reactions(
         ways=tuple(read_way(way) for way in ways or ()),
         guess=guess,
         irc_points=irc_points,
-        temperatures=_temperatures(temperatures),
+        temperatures=_numbers("--temperatures", temperatures, "K, for example 300,600,1200"),
+        displacements=_numbers("--displacements", displacements, "Å, for example 0.05,0.1,0.2"),
         samples=samples,
         seed=sample_seed,
     )
@@ -131,11 +136,11 @@ def reactions(
         raise typer.Exit(1)
 
 
-def _temperatures(text: str) -> tuple[float, ...]:
+def _numbers(option: str, text: str, expected: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise PHLError(f"--temperatures is {text!r}; expected numbers in K, for example 300,600,1200") from None
+        raise PHLError(f"{option} is {text!r}; expected numbers in {expected}") from None
 
 
 def _guesses(text: str, *, pairs: bool, product: Path | None) -> list[ReactionGuess]:

@@ -31,7 +31,8 @@ Displacement = Annotated[
     list[float] | None, typer.Option("--displacement", metavar="Å", help="displaced: 0.1 Å rms; repeat for several.")
 ]
 Count = Annotated[
-    int | None, typer.Option("--count", metavar="N", help="Frames of each structure, at each temperature or displacement.")
+    int | None,
+    typer.Option("--count", metavar="N", help="Frames of each structure, at each temperature or displacement."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the random numbers; 0 by default.")]
 Softest = Annotated[

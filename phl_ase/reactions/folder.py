@@ -21,7 +21,7 @@ from phl_ase.errors import PHLError
 from phl_ase.files import held, write_atomic
 from phl_ase.reactions.guesses import ReactionGuess
 from phl_ase.reactions.memory import LABELS
-from phl_ase.reactions.settings import ReactionSettings
+from phl_ase.reactions.settings import OF_SAMPLES, ReactionSettings
 from phl_ase.results import plain
 
 Record = dict[str, Any]
@@ -102,16 +102,12 @@ class ReactionFolder:
             about: What :func:`describe` gives.
 
         Raises:
-            PHLError: Where a finished stage was made of another molecule, by another method or with other settings.
+            PHLError: Where a finished stage was made of another molecule, by another method or with other settings;
+                those that only samples depend on may change.
         """
         if not (self.record("ts") or {}).get("frames"):
             return  # nothing that is worth keeping
-        recorded, wanted = self._recorded() or {}, plain(about)
-        changed = sorted(name for name in {*wanted, *recorded} if recorded.get(name) != wanted.get(name))
-        if "settings" in changed:
-            changed.remove("settings")
-            ours, theirs = wanted["settings"], recorded.get("settings") or {}
-            changed += [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        changed = [name for name in self._changed(about) if name not in OF_SAMPLES]
         if changed:
             raise PHLError(
                 f"{self.path} holds {self.name} with another {', '.join(changed)}; repeat the command that made it, "
@@ -121,15 +117,30 @@ class ReactionFolder:
     def open(self, about: Mapping[str, Any]) -> None:
         """Take possession of the folder, which is locked: a failed search of another guess or method is forgotten.
 
+        Samples that were drawn with other settings are, too; what was computed for them is remembered.
+
         Raises:
             PHLError: As :meth:`check`, or when it cannot be written.
         """
         self.check(about)
-        if self._recorded() != plain(about):
+        changed = set(self._changed(about))
+        if changed and changed <= {*OF_SAMPLES}:
+            self.forget(STAGES[STAGES.index("samples") :])
+        elif changed:
             # first, so that a kill leaves no calculations of another method behind
             for file in (LABELS, *(f"{stage}.json" for stage in STAGES), LOG):
                 (self.path / file).unlink(missing_ok=True)
         write_atomic(self.path / REACTION, json.dumps(plain(about), indent=1, ensure_ascii=False).encode())
+
+    def _changed(self, about: Mapping[str, Any]) -> list[str]:
+        """Names of what is wanted otherwise than recorded, settings one by one."""
+        recorded, wanted = self._recorded() or {}, plain(about)
+        changed = sorted(name for name in {*wanted, *recorded} if recorded.get(name) != wanted.get(name))
+        if "settings" in changed:
+            changed.remove("settings")
+            ours, theirs = wanted["settings"], recorded.get("settings") or {}
+            changed += [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        return changed
 
     def _recorded(self) -> Record | None:
         """What the folder says that it holds; ``None`` where it does not say."""

@@ -261,7 +261,18 @@ def sample_displacements(atoms: Atoms, *, displacement: float = 0.1, count: int 
         PHLError: For numbers that are not positive, or a structure that has no shape to change.
     """
     _check_positive(displacement=displacement, count=count)
-    rng = np.random.default_rng(seed)
+    return displaced_structures(atoms, displacement, np.random.default_rng(seed), count=count)
+
+
+def displaced_structures(atoms: Atoms, displacement: float, rng: np.random.Generator, *, count: int = 1) -> Samples:
+    """Random displacements fit to be labelled: no atoms run into each other.
+
+    Args:
+        atoms: The structure; nothing is computed.
+        displacement: See :func:`sample_displacements`, Å.
+        rng: Random numbers.
+        count: Structures wanted; each is drawn up to ten times.
+    """
     frames, refused = [], []
     for _ in range(count):
         for _ in range(_DRAWS):

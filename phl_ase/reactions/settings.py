@@ -31,6 +31,9 @@ SOFTEST = 250.0
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0, 1600.0, 2000.0)
 """K: from a molecule at rest to the heat of a reaction just behind its barrier."""
 
+OF_SAMPLES = ("temperatures", "samples", "softest", "seed", "displacements")
+"""Settings that only the samples depend on: a work folder whose samples were drawn with others has them drawn anew."""
+
 _POSITIVE = ("ts_fmax", "ts_steps", "irc_step", "irc_fmax", "irc_max_points", "relax_fmax", "relax_steps", "softest")
 
 
@@ -51,9 +54,11 @@ class ReactionSettings:
         relax_fmax: Threshold of relaxed ends, eV/Å.
         relax_steps: Most steps of a relaxation.
         temperatures: Of normal-mode samples, K.
-        samples: Samples around each stationary point at each temperature.
+        samples: Samples around each stationary point at each temperature, and at each displacement around the TS.
         softest: Softer modes are sampled as if they were this stiff, cm⁻¹.
         seed: Of the samples.
+        displacements: Of structures around the TS whose atoms are moved at random, all directions alike, Å rms; for
+            models that searches from rough guesses are to run on.
 
     Raises:
         PHLError: For an unknown name, or a number that cannot be.
@@ -74,6 +79,7 @@ class ReactionSettings:
     samples: int = 1
     softest: float = SOFTEST
     seed: int = 0
+    displacements: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name, _ in self.ways:
@@ -90,10 +96,12 @@ class ReactionSettings:
         for name in ("irc_points", "samples", "seed"):
             if getattr(self, name) < 0:
                 raise PHLError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if not all(np.isfinite(t) and t > 0 for t in self.temperatures):
-            raise PHLError(f"temperatures are {list(self.temperatures)}; expected positive numbers in K")
-        if len(set(self.temperatures)) < len(self.temperatures):
-            raise PHLError(f"temperatures are {list(self.temperatures)}; expected each once: samples says how many")
+        for name, unit in (("temperatures", "K"), ("displacements", "Å")):
+            values = getattr(self, name)
+            if not all(np.isfinite(value) and value > 0 for value in values):
+                raise PHLError(f"{name} are {list(values)}; expected positive numbers in {unit}")
+            if len(set(values)) < len(values):
+                raise PHLError(f"{name} are {list(values)}; expected each once: samples says how many")
 
     def ladder(self, source: str) -> tuple[Attempt, ...]:
         """The ways that are tried where curvature comes from a source (``Curvature.source``)."""

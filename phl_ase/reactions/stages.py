@@ -21,7 +21,7 @@ from phl_ase.paths.irc import STATIONARY
 from phl_ase.reactions.folder import ReactionFolder, Record
 from phl_ase.reactions.frames import frames_of
 from phl_ase.reactions.memory import Remembering
-from phl_ase.reactions.samplers import around_stationary_point
+from phl_ase.reactions.samplers import around_stationary_point, displaced_structures
 from phl_ase.reactions.settings import ReactionSettings
 from phl_ase.reference import LabelRequest
 from phl_ase.vibrations import harmonic_analysis
@@ -149,7 +149,7 @@ def spread(found: ReactionPath, points: int) -> list[int]:
 
 
 def draw_samples(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
-    """Normal-mode samples around the stationary points at each temperature."""
+    """Normal-mode samples around the stationary points at each temperature, random displacements of the TS."""
     settings, stationary = plan.settings, folder.stationary()
     frames: list[Record] = []
     failures = []
@@ -159,16 +159,27 @@ def draw_samples(folder: ReactionFolder, calculator: Remembering, plan: Plan) ->
             continue
         centre = stationary[kind]
         analysis = harmonic_analysis(folder.atoms(centre["positions"]), np.array(centre["hessian"]))
-        rng = np.random.default_rng([zlib.crc32(f"{folder.name} {kind}".encode()), settings.seed])
+        rng = _random_numbers(folder, kind, settings)
         options: dict[str, Any] = {"count": settings.samples, "softest": settings.softest}
         for kelvin in settings.temperatures:
             drawn = around_stationary_point(analysis, calculator, centre["energy"], kelvin, rng, **options)
             failures += [f"{kind} at {reason}" for reason in drawn.refused]
             more: dict[str, Any] = {"around": kind, "temperature": kelvin}
             frames += [_frame(folder, calculator, atoms.positions, "nms", **more) for atoms in drawn.frames]
-    wanted = len(AROUND) * len(settings.temperatures) * settings.samples
+    ts, rng = folder.atoms(stationary["ts"]["positions"]), _random_numbers(folder, "displaced", settings)
+    for rms in settings.displacements:
+        drawn = displaced_structures(ts, rms, rng, count=settings.samples)
+        failures += [f"displaced by {reason}" for reason in drawn.refused]
+        more = {"around": "ts", "displacement": rms}
+        frames += [_frame(folder, calculator, atoms.positions, "displaced", **more) for atoms in drawn.frames]
+    wanted = (len(AROUND) * len(settings.temperatures) + len(settings.displacements)) * settings.samples
     outcome = "converged" if len(frames) == wanted else "incomplete"
     return {"outcome": outcome, "sentence": f"{len(frames)} of {wanted}", "failures": failures, "frames": frames}
+
+
+def _random_numbers(folder: ReactionFolder, name: str, settings: ReactionSettings) -> np.random.Generator:
+    """Random numbers of this reaction and purpose alone."""
+    return np.random.default_rng([zlib.crc32(f"{folder.name} {name}".encode()), settings.seed])
 
 
 def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
