@@ -3,20 +3,24 @@
 #   make test       the default tests: no GPU, no download        make test ARGS="-k probes -x"
 #   make test-slow  the slow tests as well
 #   make gpu-test   the tests of a CUDA device
+#   make foreign-test  potentials of other packages, torch-sim and i-PI, in an environment of their own (2 GB)
 #   make lint       ruff (rules and format) and mypy
 #   make demo       trains the schemes on bundled data, scores them, writes phl-demo/report.html
-#   make clean      removes .venv and what tools left behind
+#   make clean      removes both environments and what tools left behind
 
 PYTHON  ?= $(shell command -v python3.11 || command -v python3)
 VENV    ?= .venv
 WORKERS ?= 2
 DEMO    ?= phl-demo
+# the packages of other potentials bring versions of their own: kept apart
+FOREIGN ?= .venv-foreign
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.phl-ase-installed
 # each worker of pytest computes on one thread, so that WORKERS is the number of busy cores
-PYTEST  := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+SINGLE  := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST  := $(SINGLE) $(BIN)/python -m pytest
 
-.PHONY: test test-slow gpu-test lint demo clean
+.PHONY: test test-slow gpu-test foreign-test lint demo clean
 
 test: $(READY)
 	$(PYTEST) -n $(WORKERS) $(ARGS)
@@ -27,6 +31,9 @@ test-slow: $(READY)
 gpu-test: $(READY)
 	$(PYTEST) -m gpu $(ARGS)
 
+foreign-test: $(FOREIGN)/.phl-ase-installed
+	$(SINGLE) $(FOREIGN)/bin/python -m pytest -n $(WORKERS) -m foreign $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,13 +42,16 @@ lint: $(READY)
 demo: $(READY)
 	$(BIN)/phl demo --out $(DEMO)
 
+$(READY): EXTRAS := dev
+$(FOREIGN)/.phl-ase-installed: EXTRAS := test,foreign,torch-sim,ipi
+
 # torch first: with the pinned version in place, no later step takes another build of it
-$(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+%/.phl-ase-installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist phl_ase.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FOREIGN) build dist phl_ase.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find phl_ase tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +16,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from phl_ase.cli.app import app
-from phl_ase.conformance import RULES, ConformanceReport, check_potential, default_frames, markdown
+from phl_ase.conformance import RULES, Check, ConformanceReport, check_potential, default_frames, markdown
 from phl_ase.conformance.costs import costs
+from phl_ase.conformance.invariance import inputs
 from phl_ase.conformance.slopes import parameters
 from phl_ase.conformance.smoothness import jumps
 from phl_ase.conformance.subject import Subject
@@ -126,6 +131,50 @@ def test_the_table_of_several_potentials():
     assert lines[0].startswith("| potential | energies, forces |")
     assert lines[2] == "| `Morse` | yes | – | yes | yes | yes | yes |"
     assert lines[3] == "| `other` | – | – | – | – | – | – |"
+    assert len(lines) == 4
+
+
+def test_the_table_says_how_much_is_wrong_and_what_it_means():
+    checks = [
+        Check("curvature jumps", False, 0.02, 1e-6, "relative jump", "frequencies jump", "by 1 eV/Å²"),
+        Check("cutoff: Hessian", False, 0.3, 1e-6, "relative jump", "frequencies jump"),
+        Check("zero vectors", False, math.nan, 0.0, "number not finite", "training yields NaN", "ValueError: no"),
+        Check("HVP", True, 1e-9, 1e-6, "relative", "curvature is wrong"),
+    ]
+    _, _, row, empty, below = markdown([ConformanceReport("rough", tuple(checks))]).splitlines()
+    assert row == "| `rough` | – | – | yes | – | no (3e-01) | no (2e-02) |"
+    nearly = ConformanceReport("nearly", (dataclasses.replace(checks[0], value=5e-3), checks[3]))
+    assert nearly.summary()["smooth Hessian"] == nearly.summary()["training on HVPs"] == "nearly (5e-03)"
+    assert ConformanceReport("NaN", (checks[2],)).summary()["training on HVPs"] == "no"
+    assert not empty
+    assert below == (
+        "- `rough`: curvature jumps 2e-02 [by 1 eV/Å²], cutoff: Hessian 3e-01, zero vectors nan [ValueError: no]: "
+        "frequencies jump; training yields NaN"
+    )
+
+
+def test_the_table_of_the_readme_is_that_of_its_workflow(monkeypatch):
+    root = Path(__file__).resolve().parents[1]
+    monkeypatch.syspath_prepend(str(root / "workflows"))
+    script = importlib.import_module("potential_table")
+    rows = json.loads(script.RESULTS.read_text(encoding="utf-8"))["rows"]
+    assert [row["potential"] for row in rows] == [*script.OURS, *script.FOREIGN]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert script.with_table(readme, script.readme_part(rows)) == readme
+
+
+class Noted(Spring):
+    """Keeps something else than tensors in its state, as graph-pes does."""
+
+    def get_extra_state(self):
+        return {"seen": [1]}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_states_that_are_no_tensors():
+    assert inputs(subject(Noted(4))) == 0.0
 
 
 def test_the_command_makes_it(monkeypatch):

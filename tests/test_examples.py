@@ -26,7 +26,23 @@ PROMISES = {
     "hessian.py": ("Hessian (12, 12)", "HCN"),
     "phonons.py": ("108 atoms in the supercell, 1 in the primitive cell", "imaginary: 0", "heat capacity"),
     "irc.py": ("path converged:", "reaction converged: the path leads both ways to minima", "barrier forward"),
+    "recipes.py": (
+        "exactly one mode is imaginary; {'gradients':",
+        "quasi-irc -1: -",
+        "imaginary modes: 1; path: both directions: the path ends",
+    ),
+    "batched.py": ("26 molecules, 110 atoms; largest force 0.0", "after 25 fs at 300 K"),
+    "path_integrals.py": (
+        "8 beads, 40 steps; the conserved energy drifts by 0.00",
+        "kinetic energy (centroid virial): 0.",
+    ),
     "transition_state.py": ("converged:", "imaginary modes (beyond 10i cm^-1): 1", "kcal/mol"),
+}
+
+# example -> the marks of what it needs besides this package
+NEEDS = {
+    "batched.py": [pytest.mark.foreign, pytest.mark.torch_sim],
+    "path_integrals.py": [pytest.mark.foreign, pytest.mark.ipi],
 }
 
 
@@ -40,7 +56,7 @@ def test_is_short(name):
 
 
 @pytest.mark.skipif("default" not in bundled_models(), reason="this version has no bundled model 'default' yet")
-@pytest.mark.parametrize("name", PROMISES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS.get(name, [])) for name in PROMISES])
 def test_example(name, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

@@ -43,6 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     # a potential at work; the conformance checks return a Report
     "calculator": {"structures", "potentials", "adapters", "derivatives", "vibrations"},
     "conformance": {"structures", "potentials", "derivatives", "results"},
+    # potentials in other people's engines
+    "interop": {"structures", "calculator", "derivatives"},
     # what a MODEL or METHOD string stands for; loads torch only where a model is asked for
     "resolver": {"structures", "adapters", "calculator", "reference"},
     # NumPy and ASE only, for any calculator: no torch below this line and above the next comment
@@ -268,7 +270,7 @@ def test_the_reader_sees_what_it_should():
 
 BRINGS_TORCH = {
     *("torch", "jaxtyping.torch", "vesin", "vesin_torch", "safetensors.torch"),
-    *("mace", "torchani", "aimnet", "hippynn", "graph_pes"),
+    *("mace", "torchani", "aimnet", "hippynn", "graph_pes", "torch_sim"),
 }
 
 

@@ -36,6 +36,7 @@ def inputs(s: Subject) -> float:
 def _tensors(s: Subject, batch: Batch) -> list[Tensor]:
     lists = [t for n in batch.neighbours.values() for t in (n.i, n.j, n.shifts) if t is not None]
     state = list(s.potential.state_dict().values()) if isinstance(s.potential, nn.Module) else []
+    state = [value for value in state if isinstance(value, Tensor)]  # modules may keep notes of other kinds there
     return [batch.positions, batch.cell, batch.numbers, batch.system, batch.pbc, batch.charge, *lists, *state]
 
 
