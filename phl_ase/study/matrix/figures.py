@@ -12,7 +12,7 @@ from phl_ase.plots import displacement, forest, funnel, irc, phonons, spectra
 from phl_ase.results import Report
 from phl_ase.study.matrix.cells import FULL, Arm
 from phl_ase.study.matrix.curves import learning_curves
-from phl_ase.study.matrix.drawing import Drawn, cost, parity, training_curves
+from phl_ase.study.matrix.drawing import Drawn, cost, parity_of, training_curves
 from phl_ase.study.matrix.gather import QUANTITIES
 from phl_ase.study.matrix.modes import mode_picture
 from phl_ase.study.matrix.pooling import pooled_accuracy
@@ -121,7 +121,7 @@ def _seed_figures(outcome: Outcome, arms: Sequence[Arm], where: str, key: str) -
             f"parity-{key}",
             f"Model against reference for the test frames, {where}, first seed: energies above the lowest of the same "
             "composition, force components, Hessian elements. The line is perfect agreement.",
-            lambda: parity(accuracy),
+            lambda: parity_of(accuracy),
         )
     states = [
         replace(r, system=str(r.provenance.get("reaction", r.system)))
