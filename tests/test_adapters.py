@@ -304,7 +304,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
 
 def test_which_parameters_of_a_model_to_start_from_are_trained():
     def start(*patterns):
-        return new_model(parse_config({"potential": {"from": "default", "trainable": list(patterns)}}), frames)
+        return new_model(parse_config({"potential": {"from": "default#1", "trainable": list(patterns)}}), frames)
 
     frames = open_dataset("reactions-wb97xd-631gd").frames(range(3))
     everything = {name for name, p in start().named_parameters() if p.requires_grad}

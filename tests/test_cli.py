@@ -212,7 +212,8 @@ def test_mistakes_with_files_of_train(config, tmp_path, run):
     config.write_text("[training\nepochs = 3")
     assert "train.toml: not a readable TOML file" in mistake("train", config, *out)
     config.write_text("[trainings]\n")
-    assert "unknown key 'trainings'; valid: data, loss, potential, scheme, training" in mistake("train", config, *out)
+    valid = "data, loss, potential, replay, scheme, training"
+    assert f"unknown key 'trainings'; valid: {valid}" in mistake("train", config, *out)
     assert not (tmp_path / "new").exists()
 
 

@@ -7,10 +7,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from phl_ase.calculator import PHLCalculator
-from phl_ase.datasets import open_dataset, split
+from phl_ase.datasets import Split, open_dataset, split
 from phl_ase.potentials import read_card
 from phl_ase.scoring import frame_errors, mean_errors
 from phl_ase.structures import atoms_from_frame
+from phl_ase.validators.uncertainty import validate_uncertainty
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +62,43 @@ def test_energy_does_not_change_with_orientation(calculator, frames):
         assert abs(first["energy"] - second["energy"]) <= 1e-9
 
 
-def test_the_card_states_the_errors_that_the_model_has(calculator):
-    card = read_card("default")["provenance"]
+def judging(card, dataset):
+    """The frames that the model was judged by: of a committee those that no member saw."""
+    if "split" in card:
+        return Split.from_json(card["split"]).check(dataset).test
     settings = card["config"]["data"]
-    dataset = open_dataset(settings["source"])
+    return split(dataset, settings["split"], settings["split_seed"], fractions=tuple(settings["fractions"])).test
+
+
+@pytest.fixture(scope="module")
+def card():
+    return read_card("default")["provenance"]
+
+
+@pytest.fixture(scope="module")
+def judged(card):
+    """Held-out frames, and what the model says of them."""
+    dataset = open_dataset(card["data"])
     assert card["data_hash"] == dataset.content_hash()
-    parts = split(dataset, settings["split"], settings["split_seed"], fractions=tuple(settings["fractions"]))
-    test = dataset.frames(parts.test)
-    predictions = calculator.evaluate([atoms_from_frame(f) for f in test], ("energy", "forces", "hessian"))
-    measured = mean_errors(test, frame_errors(test, predictions))["all"]
+    frames = dataset.frames(judging(card, dataset))
+    quiet = PHLCalculator("default", device="cpu", out_of_domain="ignore")
+    return frames, quiet.evaluate([atoms_from_frame(f) for f in frames], ("energy", "forces", "hessian"))
+
+
+def test_the_card_states_the_errors_that_the_model_has(card, judged):
+    measured = mean_errors(judged[0], frame_errors(*judged))["all"]
     for name, value in card["test_errors"]["all"].items():
         assert measured[name] == pytest.approx(value, rel=1e-4)
     assert card["intended_use"]
+
+
+@pytest.mark.skipif(read_card("default")["architecture"] != "committee", reason="'default' is a single model")
+def test_the_uncertainties_are_those_that_the_card_states(card, judged):
+    report = validate_uncertainty(*judged, system="test", potential="default")
+    for name, value in card["in_domain"]["test"]["uncertainty"].items():
+        assert report.metric(name).value == pytest.approx(value, rel=1e-4), name
+    # the factors come from other frames: what they cover must not be far from 68 and 95 %
+    assert 50.0 <= report.metric("forces within 1 std").value <= 85.0
+    assert report.metric("forces within 2 std").value >= 75.0
+    assert report.metric("frames in domain").value >= 90.0
+    assert min(card["in_domain"]["noticed"][f"coordinates times {scale}"] for scale in (0.8, 1.5)) >= 90.0

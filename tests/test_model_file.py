@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from phl_ase.errors import PHLError
 from phl_ase.potentials import PaiNN, PaiNNConfig
-from phl_ase.potentials.model_file import bundled_models, load_model, read_card, save_model
+from phl_ase.potentials.model_file import bundled_models, load_model, load_saved, read_card, save_model
 from phl_ase.structures import Frame, collate
 
 CARD = {"level_of_theory": "HF/STO-3G", "energy_reference": "absolute", "scheme": {"name": "E-F-H"}, "note": "Å²"}
@@ -88,7 +88,7 @@ def test_saving_adds_the_suffix_and_leaves_no_other_file(tmp_path, model):
 
 def test_every_bundled_model_loads():
     for name in bundled_models():
-        assert load_model(name).species, name
+        assert load_saved(name).species, name
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 100, 2000, -1])

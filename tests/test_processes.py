@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from phl_ase.datasets import MemoryDataset, open_dataset, write_dataset
 from phl_ase.potentials import load_model
 from phl_ase.training import parse_config, prepare_data, train
 
@@ -21,7 +22,14 @@ CONFIG = {
     "data": {"max_atoms": 4, "split": "random", "fractions": [0.07, 0.05, 0.88]},
     "potential": {"channels": 8, "layers": 1},
     "scheme": {"name": "E-F-HVP-random"},
-    "training": {"epochs": 3, "batch_size": 3, "dtype": "float64", "validate_every": 1, "device": "cpu"},
+    "training": {
+        "epochs": 3,
+        "batch_size": 3,
+        "dtype": "float64",
+        "validate_every": 1,
+        "device": "cpu",
+        "rate_factors": {"messages*": 0.3},
+    },
 }
 SCRIPT = """
 import json, sys
@@ -108,6 +116,25 @@ def test_several_processes_give_the_losses_and_weights_of_one(count, alone, tmp_
     said = finish(processes := start(CONFIG, tmp_path / "run", count))
     assert processes.returncode == 0, said
     same(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_several_processes_replay_what_one_does(alone, tmp_path):
+    config = parse_config(CONFIG)
+    with open_dataset(config.data.source) as dataset:
+        chosen = [i for i in range(len(dataset)) if dataset.sizes[i] <= 4][:12]
+        write_dataset(tmp_path / "old.h5", MemoryDataset(dataset.frames(chosen), dataset.meta))
+    values = {
+        **with_training(epochs=2),
+        "potential": {"from": str(alone.model)},
+        "replay": {"source": str(tmp_path / "old.h5"), "share": 0.34},
+    }
+    again = parse_config(values)
+    one = train(again, prepare_data(again), tmp_path / "one")
+    assert "replay_forces" in one.records[-1]
+    said = finish(processes := start(values, tmp_path / "two", 2))
+    assert processes.returncode == 0, said
+    same(tmp_path / "two", one)
 
 
 def test_a_run_of_two_processes_is_stopped_and_resumed_by_one(tmp_path):

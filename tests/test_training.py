@@ -42,6 +42,7 @@ from phl_ase.training import (
 )
 from phl_ase.training.batches import POOL, batches_of_epoch
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, LOG, load_checkpoint, run_folder, save_checkpoint
+from phl_ase.training.optimiser import moving_average
 from phl_ase.training.schedule import curvature_weight, learning_rate
 from phl_ase.training.setup import new_model
 from phl_ase.training.step import accumulate_gradients, label_counts
@@ -374,7 +375,7 @@ def test_the_default_file_holds_the_defaults(tmp_path):
     path = tmp_path / "train.toml"
     path.write_text(default_toml(), encoding="utf-8")
     read, default = read_config(path), TrainConfig()
-    for section in ("data", "scheme", "loss", "training"):
+    for section in ("data", "replay", "scheme", "loss", "training"):
         assert getattr(read, section) == getattr(default, section)
     assert read.potential.architecture == default.potential.architecture
     assert PaiNNConfig(species=(1,), **read.potential.settings()) == PaiNNConfig(species=(1,))
@@ -408,7 +409,7 @@ def test_overrides(tmp_path, override, section, key, value):
     ("text", "overrides", "message"),
     [
         ("[training]\nepoch = 3", (), r"unknown key 'training\.epoch'; valid: batch_size, .*epochs"),
-        ("[trainig]\nepochs = 3", (), r"unknown key 'trainig'; valid: data, loss, potential, scheme, training"),
+        ("[trainig]\nepochs = 3", (), r"unknown key 'trainig'; valid: data, loss, potential, replay, scheme, training"),
         ("[training]\nepochs = 0", (), r"training\.epochs is 0: "),
         ("[training]\nepochs = 'many'", (), r"training\.epochs is 'many': "),
         ("[training]\nschedule = 'sine'", (), r"training\.schedule is 'sine': .*'cosine', 'plateau' or 'constant'"),
@@ -448,7 +449,7 @@ def test_binary_and_missing_configurations_are_refused(tmp_path):
         ({"potential": {"architecture": "schnet"}}, "unknown architecture 'schnet'; valid: painn"),
         ({"potential": {"width": 3}}, "unknown setting of painn 'width'; valid: channels"),
         ({"potential": {"from": "none.safetensors"}}, "model file 'none.safetensors' does not exist"),
-        ({"potential": {"from": "default"}}, r"potential\.channels is 8, but the model has 128; leave the settings"),
+        ({"potential": {"from": "default#1"}}, r"potential\.channels is 8, but the model has 128; leave the settings"),
         ({"training": {"device": "warp"}}, "unknown device 'warp'"),
         ({"loss": {"stress": 1.0}}, r"loss\.stress is 1\.0, but no training frame carries stress; set it to 0"),
         ({"loss": {"energy": 0.0, "forces": 0.0, "curvature": 0.0}}, "nothing to learn"),
@@ -591,9 +592,9 @@ def test_a_model_goes_on_from_another_at_a_new_level(finished, data):
 
 
 def test_a_species_that_the_new_labels_lack_keeps_its_energy(data):
-    old = load_model("default")  # knows oxygen, which none of these frames holds
+    old = load_model("default#1")  # knows oxygen, which none of these frames holds
     moved = [dataclasses.replace(f, energy=f.energy + 10.0 * len(f)) for f in data.train]
-    new = new_model(parse_config({"potential": {"from": "default"}}), moved)
+    new = new_model(parse_config({"potential": {"from": "default#1"}}), moved)
     assert not any((f.numbers == 8).any() for f in data.train)
     assert new.species == old.species == (1, 6, 7, 8)
     shift = (new.reference_energies - old.reference_energies).tolist()
@@ -709,7 +710,7 @@ def test_averaged_weights_are_judged_and_kept(tmp_path, data):
 
 
 def test_the_average_follows_its_definition():
-    update = trainer._moving_average(0.9)
+    update = moving_average(0.9)
     averaged, current = [torch.tensor([1.0])], [torch.tensor([2.0])]
     update(averaged, current, torch.tensor(1))  # weight 1 − (1 + 1)/(10 + 1), as long as that is below the decay
     assert averaged[0].item() == pytest.approx(1.0 + 9 / 11)
@@ -925,47 +926,6 @@ def test_two_processes_have_the_gradient_of_one(model, data, tmp_path):
         alone = gradients(model, (*drawn(model, [frames[i] for i in step]), None))
         for rank in range(2):
             assert_close(both[rank][place], alone)
-
-
-@pytest.mark.parametrize("broken", [{"hvp": 1.01}, {"hvp": "raises"}])
-def test_a_compiler_that_gives_other_numbers_is_left_with_a_warning(model, data, monkeypatch, broken):
-    from phl_ase.derivatives.compiled import CompiledEvaluator
-
-    def compile_(function, **options):
-        def made(*arguments):
-            if broken["hvp"] == "raises":
-                raise torch._dynamo.exc.TorchDynamoException("cannot trace\nat line 3")
-            energy, gradient, product = function(*arguments)
-            return energy, gradient, broken["hvp"] * product
-
-        return made
-
-    batch, labels = drawn(model, data.train[:4])
-    eager = gradients(model, (batch, labels, None))
-    monkeypatch.setattr(torch, "compile", compile_)
-    compiled = CompiledEvaluator(model)
-    with pytest.warns(
-        RuntimeWarning, match=r"torch\.compile (made .* other numbers|failed \(cannot trace\)); going on"
-    ):
-        assert_close(gradients(model, (batch, labels, None), compiled=compiled), eager)
-    assert_close(gradients(model, (batch, labels, None), compiled=compiled), eager)  # and without another warning
-
-
-@pytest.mark.no_typecheck
-@pytest.mark.slow
-@pytest.mark.timeout(1200)  # compiling takes minutes where cores are shared
-@pytest.mark.parametrize("n_probes", [1, 2])
-def test_a_compiled_step_has_the_gradient_of_the_eager_one(data, n_probes):
-    from phl_ase.derivatives.compiled import CompiledEvaluator
-
-    config = configuration(potential={"layers": 1})
-    model = new_model(config, data.train).double()
-    compiled = CompiledEvaluator(model)
-    for chosen in (slice(0, 5), slice(5, 12)):  # another number of systems and edges: dynamic shapes
-        batch, labels = drawn(model, data.train[chosen], n_probes=n_probes)
-        eager = gradients(model, (batch, labels, None))
-        assert_close(gradients(model, (batch, labels, None), compiled=compiled), eager)
-    assert compiled._functions["hvp"] != compiled._eager["hvp"]  # it did not fall back
 
 
 @pytest.mark.no_typecheck

@@ -1,57 +1,371 @@
-"""Train the bundled model ``default`` and write its card, with errors measured on frames it never saw.
+"""Train the bundled model ``default``, a committee, and write its card: what it may be used for, and its errors.
 
-python workflows/bundled_model.py --out runs/default
+python workflows/bundled_model.py --out runs/default --processes 2
+python workflows/bundled_model.py --out runs/default --processes 2 --out-of-domain 2
+
+Members see the same frames but for the validation frames that choose each of them, and start from other weights. Two
+parts of the data are held out from all of them: one calibrates the spread, the other judges. Everything is kept in the
+folder, member by member and validator by validator; the same command goes on where it was stopped. With
+``--out-of-domain`` a second committee of so many members learns from some of the reactions and is judged on the others:
+its errors are those that the card states for molecules that ``default`` never saw.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from phl_ase.calculator import PHLCalculator
-from phl_ase.potentials import load_model, save_model
+from phl_ase.datasets import BaseDataset, Split, open_dataset, split
+from phl_ase.errors import PHLError
+from phl_ase.potentials import Calibration, load_model, save_committee
 from phl_ase.potentials.model_file import BUNDLED_FOLDER
+from phl_ase.results import read_reports, write_json
 from phl_ase.scoring import ERRORS, frame_errors, mean_errors
-from phl_ase.structures import atoms_from_frame
-from phl_ase.training import parse_config, prepare_data, train
+from phl_ase.structures import Frame, atoms_from_frame
+from phl_ase.study.matrix.asked import FrequenciesSection, SearchSection, ValidatorsSection
+from phl_ase.study.matrix.gather import QUANTITIES
+from phl_ase.study.matrix.questions import VALIDATORS, Asked
+from phl_ase.study.processes import reason_of_death, run_processes
+from phl_ase.training import RunData, parse_config, train
+from phl_ase.training.signals import signals_noticed
+from phl_ase.validators.uncertainty import validate_uncertainty
 
-CONFIG: dict[str, Any] = {
-    "data": {"split": "random", "fractions": [0.85, 0.05, 0.10]},
-    "potential": {"channels": 128},
-    "scheme": {"name": "E-F-HVP-random"},
-    "training": {"epochs": 600, "validate_every": 10},
-}
-USE = (
-    "Gas-phase reactions of the bundled data set (H, C, N, O; 3 to 5 atoms) near the geometries it holds. "
-    "Other molecules, charged systems, radicals and periodic systems: not to be trusted."
-)
+HELD_OUT = (0.08, 0.10)
+"""Shares of the frames that calibrate and that judge."""
+
+EXCLUDED = 0.2
+"""Share of the reactions that the second committee never sees."""
+
+VALID = 0.05
+"""Share of the other frames that choose each member."""
+
+DOWNSTREAM = ("frequencies", "ts", "irc")
+"""Validators asked beside the errors of energies, forces and Hessians."""
+
+SCALES = (0.8, 0.9, 1.2, 1.5)
+"""Factors on all coordinates of the test frames, to see whether such structures are noticed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says, as plain values that go to other processes."""
+
+    out: str
+    data: str
+    members: int
+    channels: int
+    epochs: int
+    starts: int
+    seed: int
+    out_of_domain: int
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One committee: ``in-domain`` (it becomes ``default``) or ``out-of-domain``."""
+
+    name: str
+    settings: Settings
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of it is kept."""
+        return Path(self.settings.out) / self.name
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return self.settings.members if self.name == "in-domain" else self.settings.out_of_domain
+
+    @cached_property
+    def dataset(self) -> BaseDataset:
+        """The data."""
+        return open_dataset(self.settings.data)
+
+    @cached_property
+    def parts(self) -> dict[str, list[int]]:
+        """Indices of the frames that members learn from (``pool``), that calibrate, that judge, and of the reactions
+        that are ``excluded``.
+        """
+        data, seed = self.dataset, self.settings.seed
+        everything, excluded = np.arange(len(data)), np.zeros(0, dtype=int)
+        if self.name == "out-of-domain":
+            reactions = split(data, "by-reaction", seed, fractions=(1 - EXCLUDED, 0.0, EXCLUDED))
+            everything, excluded = np.array(reactions.train), np.array(reactions.test)
+        calibration, test, pool = _drawn(data, everything, HELD_OUT, seed)
+        named = {"pool": pool, "calibration": calibration, "test": test, "excluded": excluded}
+        return {name: [int(i) for i in indices] for name, indices in named.items()}
+
+    def run_data(self, member: int) -> RunData:
+        """What one member learns from and is chosen by."""
+        valid, learnt = _drawn(self.dataset, np.array(self.parts["pool"]), (VALID,), 1000 + member)
+        held_out = [i for part in ("calibration", "test", "excluded") for i in self.parts[part]]
+        return RunData(
+            self.dataset.frames(learnt.tolist()),
+            self.dataset.frames(valid.tolist()),
+            self.frames("test"),
+            self.split(f"member {member}", learnt.tolist(), valid.tolist(), held_out),
+            {**self.provenance, "training_frames": len(learnt)},
+        )
+
+    def split(self, name: str, train: Sequence[int], valid: Sequence[int], test: Sequence[int]) -> dict[str, Any]:
+        """A division of the frames as it is recorded."""
+        hashed = self.provenance["data_hash"]
+        parts = Split(name, self.settings.seed, tuple(train), tuple(valid), tuple(sorted(test)), dataset=hashed)
+        return parts.to_json()
+
+    def frames(self, part: str) -> list[Frame]:
+        """Frames of a part."""
+        return list(self.dataset.frames(self.parts[part]))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the labels come from."""
+        meta = self.dataset.meta
+        return {
+            "data": self.dataset.name,
+            "data_hash": self.dataset.content_hash(),
+            "level_of_theory": meta.level_of_theory,
+            "energy_reference": meta.energy_reference,
+        }
+
+    @property
+    def file(self) -> Path:
+        """The committee."""
+        return self.folder / "committee.safetensors"
+
+
+def _drawn(data: BaseDataset, indices: np.ndarray, shares: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Parts of some frames at random, spread evenly over the kinds of geometry, and last what is left."""
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(indices)
+    order = shuffled[np.argsort(np.asarray(data.kinds)[shuffled], kind="stable")]
+    places = (np.arange(len(order)) + generator.random()) / len(order)
+    # frame k of the order goes to the part in whose share the k-th element of a low-discrepancy sequence falls
+    golden = (places * len(order) * 0.6180339887498949) % 1.0
+    part = np.searchsorted(np.cumsum(shares), golden, side="right")
+    return [np.sort(order[part == p]) for p in range(len(shares) + 1)]
+
+
+# ------------------------------------------------------------------------------------------------- in other processes
+
+
+def train_member(job: Job, member: int) -> None:
+    """Train a member, or go on with it."""
+    torch.set_num_threads(1)
+    settings = job.settings
+    config = parse_config(
+        {
+            "data": {"source": settings.data, "split_seed": member},
+            "potential": {"channels": settings.channels, "core": "zbl"},
+            "scheme": {"name": "E-F-HVP-random"},
+            "training": {
+                "epochs": settings.epochs,
+                "validate_every": 10,
+                "seed": member,
+                "compile": settings.compile,
+            },
+        }
+    )
+    folder = _member(job, member)
+    try:
+        train(config, job.run_data(member), folder, resume=(folder / "last.ckpt").exists())
+    except PHLError as error:
+        sys.exit(f"{job.name}, member {member}: {error}")
+
+
+def ask(job: Job, validator: str) -> None:
+    """Ask a committee what one validator asks; the reports go into the file :func:`_answers`."""
+    torch.set_num_threads(1)
+    judged = "excluded" if job.parts["excluded"] else "test"
+    data = RunData(job.frames("pool"), job.frames("calibration"), job.frames(judged))
+    questions = ValidatorsSection(
+        frequencies=FrequenciesSection(relaxed=False), ts=SearchSection(starts=job.settings.starts)
+    )
+    calculator = PHLCalculator(str(job.file), device="cpu", out_of_domain="ignore")
+    reports = VALIDATORS[validator].ask(calculator, Asked(job.name, job.dataset, data, questions))
+    write_json(_answers(job, validator), reports)
+
+
+def _member(job: Job, member: int) -> Path:
+    return job.folder / f"member-{member}"
+
+
+def _answers(job: Job, validator: str) -> Path:
+    # of these very weights and questions: what was asked of others is asked again
+    content = f"{job.settings.starts}".encode() + job.file.read_bytes()
+    return job.folder / f"{validator}-{hashlib.sha256(content).hexdigest()[:12]}.json"
+
+
+# -------------------------------------------------------------------------------------------------------- in this one
 
 
 def main() -> None:
-    """Train (or resume), score, write the model into the package."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    """Train (or go on), calibrate, judge, write the model into the package."""
+    settings, processes, asked, target = _arguments()
     torch.set_num_threads(1)
-    config = parse_config(CONFIG)
-    data = prepare_data(config)
-    result = train(config, data, arguments.out, resume=(arguments.out / "last.ckpt").exists())
-    calculator = PHLCalculator(str(result.model), device="cpu")
-    atoms = [atoms_from_frame(frame) for frame in data.test]
-    predictions = calculator.evaluate(atoms, ("energy", "forces", "hessian"))
-    means = mean_errors(data.test, frame_errors(data.test, predictions))
-    units = {name: kind.unit for name, kind in ERRORS.items()}
-    model = load_model(result.model, dtype=torch.float32)
-    card = {**model.provenance, "name": "default", "intended_use": USE, "test_errors": means, "error_units": units}
-    BUNDLED_FOLDER.mkdir(exist_ok=True)
-    path = save_model(BUNDLED_FOLDER / "default.safetensors", model, card)
-    print(path.name, f"{result.records[-1]['seconds']:.0f} s, mean absolute errors on {len(data.test)} test frames:")
-    for group, errors in means.items():
-        print(f"{group:10s}", "  ".join(f"{errors[name]:.3g} {units[name]}" for name in units))
+    jobs = [Job("in-domain", settings)]
+    if settings.out_of_domain:
+        jobs.append(Job("out-of-domain", settings))
+    names = [(job, member) for job in jobs for member in range(job.size)]
+    _together({f"{job.name}, member {m}": (train_member, (job, m)) for job, m in names}, processes, settings.out)
+    for job in jobs:
+        _calibrate(job)
+    _together(
+        {
+            f"{job.name}, {name}": (ask, (job, name))
+            for job in jobs
+            for name in asked
+            if not _answers(job, name).exists()
+        },
+        processes,
+        settings.out,
+    )
+    cards = {job.name: _judged(job, asked) for job in jobs}
+    write_json(Path(settings.out) / "card.json", cards)
+    members = [load_model(_member(jobs[0], m) / "best.safetensors", dtype=torch.float32) for m in range(jobs[0].size)]
+    calibration = PHLCalculator(str(jobs[0].file), device="cpu").potential.calibration
+    path = save_committee(target, members, _card(jobs[0], cards), calibration)
+    print(f"{path.name}, {path.stat().st_size / 2**20:.1f} MiB")
+    for name, card in cards.items():
+        print(f"{name}:", json.dumps(card, indent=1, ensure_ascii=False))
+
+
+def _arguments() -> tuple[Settings, int, tuple[str, ...], Path]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder of the runs")
+    parser.add_argument("--data", default="reactions-wb97xd-631gd", help="bundled name or file")
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--starts", type=int, default=2, help="TS searches for each reaction")
+    parser.add_argument("--seed", type=int, default=0, help="of the parts that are held out")
+    parser.add_argument("--out-of-domain", type=int, default=0, metavar="N", help="members of the second committee")
+    parser.add_argument("--compile", action="store_true", help="training.compile of every member")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--ask", nargs="*", default=list(DOWNSTREAM), choices=DOWNSTREAM, help="validators beside errors"
+    )
+    parser.add_argument(
+        "--target", type=Path, default=BUNDLED_FOLDER / "default.safetensors", help="where the committee goes"
+    )
+    given = parser.parse_args()
+    for name, size in (("--members", given.members), ("--out-of-domain", given.out_of_domain or 2)):
+        if size < 2:
+            parser.error(f"{name} {size}: a committee has two members at least")
+    names = ("out", "data", "members", "channels", "epochs", "starts", "seed", "out_of_domain", "compile")
+    return Settings(**{n: getattr(given, n) for n in names}), given.processes, tuple(given.ask), given.target
+
+
+def _together(work: dict[str, Any], processes: int, out: str) -> None:
+    """Do pieces of work in processes; what fails is said, and ends the command when the others are done."""
+    failures: list[str] = []
+
+    def tick(running: Sequence[str], waiting: Sequence[str], ended: Any) -> None:
+        for name, process in ended.items():
+            print(f"{name}: {'done' if process.exitcode == 0 else 'failed'}, {len(waiting)} waiting", flush=True)
+            if process.exitcode:
+                failures.append(f"{name}: {reason_of_death(process)}")
+
+    with signals_noticed() as noticed:
+        run_processes(work, processes, tick, noticed, Path(out))
+    if failures:
+        sys.exit("\n".join(failures))
+
+
+def _calibrate(job: Job) -> None:
+    """Put the members together, with factors from the frames held out for that."""
+    members = [load_model(_member(job, m) / "best.safetensors", dtype=torch.float32) for m in range(job.size)]
+    held_out = job.frames("calibration")
+    atoms = [atoms_from_frame(frame) for frame in held_out]
+    predictions = PHLCalculator(members, device="cpu").evaluate(atoms, ("energy", "forces"))
+    calibration = Calibration.fit(held_out, predictions, job.frames("pool"))
+    save_committee(job.file, members, job.provenance, calibration)
+
+
+def _judged(job: Job, asked: Sequence[str]) -> dict[str, Any]:
+    """Everything that is known of a committee, in plain values."""
+    calculator = PHLCalculator(str(job.file), device="cpu", out_of_domain="ignore")
+    known = {part: job.frames(part) for part in ("test", "excluded") if job.parts[part]}
+    answer = {name: _accuracy(calculator, frames, job, name) for name, frames in known.items()}
+    answer["calibration"] = calculator.potential.calibration.to_json()
+    answer["noticed"] = _noticed(calculator, known["test"])
+    groups: dict[str, dict[str, Any]] = {}
+    for name in asked:
+        reports = read_reports(_answers(job, name))
+        for quantity in [q for q in QUANTITIES.values() if q.validator == name]:
+            found: dict[str, list[float]] = {}
+            for _, _, group, value in quantity.values(reports):
+                found.setdefault(group, []).append(value)
+            groups[quantity.name] = {
+                group: {"mean": float(np.mean(values)), "number": len(values), "unit": quantity.unit}
+                for group, values in found.items()
+            }
+    return {**answer, "downstream": groups}
+
+
+def _accuracy(calculator: PHLCalculator, frames: Sequence[Frame], job: Job, part: str) -> dict[str, Any]:
+    """Mean absolute errors by kind of geometry, and uncertainties against errors."""
+    answered = [frame for frame in frames if set(frame.numbers.tolist()) <= set(calculator.potential.species)]
+    predictions = calculator.evaluate([atoms_from_frame(f) for f in answered], ("energy", "forces", "hessian"))
+    report = validate_uncertainty(answered, predictions, system=part, potential=job.name)
+    write_json(job.folder / f"uncertainty-{part}.json", report)
+    return {
+        "errors": mean_errors(answered, frame_errors(answered, predictions)),
+        "uncertainty": {metric.name: metric.value for metric in report.metrics},
+        "refused for their elements": len(frames) - len(answered),
+    }
+
+
+def _noticed(calculator: PHLCalculator, frames: Sequence[Frame]) -> dict[str, float]:
+    """Share of the test frames that is said to be outside when all coordinates are multiplied, %."""
+    shares = {}
+    for scale in SCALES:
+        structures = [atoms_from_frame(frame) for frame in frames]
+        for atoms in structures:
+            atoms.positions *= scale
+        inside = [one["in_domain"] for one in calculator.evaluate(structures, ("energy", "forces"))]
+        shares[f"coordinates times {scale}"] = 100.0 * (1.0 - float(np.mean(inside)))
+    return shares
+
+
+def _card(job: Job, cards: dict[str, Any]) -> dict[str, Any]:
+    data = job.dataset
+    sizes = np.asarray(data.sizes)
+    use = (
+        f"Gas-phase reactions of the bundled data set ({len(set(data.reactions))} reactions, {sizes.min()} to "
+        f"{sizes.max()} atoms) near the geometries it holds: minima, transition states, reaction paths, hot samples. "
+        "Other molecules, charged systems, radicals and periodic systems: not to be trusted; results['in_domain'] and "
+        "a warning say where a structure is far from what it saw."
+    )
+    return {
+        **job.provenance,
+        "name": "default",
+        "intended_use": use,
+        "training_frames": len(job.parts["pool"]),
+        "scheme": {"name": "E-F-HVP-random"},
+        # valid: what calibrates; the frames that choose the members are drawn from those to train on
+        "split": job.split("committee", *(job.parts[part] for part in ("pool", "calibration", "test"))),
+        "test_errors": cards["in-domain"]["test"]["errors"],
+        "error_units": {name: kind.unit for name, kind in ERRORS.items()},
+        **{name.replace("-", "_"): card for name, card in cards.items()},
+    }
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PHLError as error:
+        sys.exit(str(error))

@@ -29,7 +29,7 @@ from phl_ase.adapters import load_foreign
 from phl_ase.conformance import Check, ConformanceReport, markdown
 from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
-from phl_ase.potentials import Committee, PaiNN, PaiNNConfig, load_model
+from phl_ase.potentials import Committee, PaiNN, PaiNNConfig, load_saved
 from phl_ase.results import provenance, write_json
 from phl_ase.structures import Potential
 
@@ -53,7 +53,7 @@ def _painn(core: str, seed: int = 0) -> Potential:
 
 
 OURS: dict[str, Callable[[], Potential]] = {
-    "default": lambda: load_model("default"),
+    "default": lambda: load_saved("default"),
     "PaiNN": lambda: _painn("none"),
     "PaiNN, core = zbl": lambda: _painn("zbl"),
     "a committee of PaiNN": lambda: Committee([_painn("none"), _painn("none", seed=1)]),

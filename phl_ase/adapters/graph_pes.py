@@ -59,6 +59,14 @@ class GraphPesEnergy(Foreign):
         # as a plain tensor: graph-pes' own class keeps count of what is looked up
         return None if found is None else found.detach().as_subclass(Tensor)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphPesEnergy:
+        made = super().__deepcopy__(memo)
+        # torch copies a parameter without what graph-pes' class keeps beside it: the elements that it was trained on
+        for own, copied in zip(self.module.parameters(), made.module.parameters(), strict=True):
+            if hasattr(own, "_accessed_Zs"):
+                copied._accessed_Zs, copied._index_dims = set(own._accessed_Zs), own._index_dims  # type: ignore
+        return made  # type: ignore[return-value]
+
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, float64."""
         (cutoff,) = self.cutoffs

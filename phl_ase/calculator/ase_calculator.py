@@ -29,7 +29,8 @@ from phl_ase.calculator.hessians import (
 )
 from phl_ase.calculator.models import DTYPES, checked_frame, label_of, load_potential
 from phl_ase.calculator.state import Geometry, changes_between
-from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, stacked, to_numpy
+from phl_ase.calculator.uncertainty import IN_DOMAIN, committee_tables, results_of_spread, watch_of
+from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, to_numpy
 from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, sparse_hessian
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
@@ -41,8 +42,6 @@ Array = np.ndarray
 QUANTITIES = ("energy", "forces", "stress", "hessian")
 """What ``PHLCalculator.evaluate`` can be asked for."""
 
-_WITH_SPREAD = ("energy", "forces")
-
 # relative, of the eigenvalues of the lowest modes: what products in a dtype can tell
 _MODE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
@@ -52,11 +51,13 @@ class PHLCalculator(Calculator):
 
     ASE properties: ``energy`` and ``free_energy`` (the same, eV), ``forces`` (eV/Å), ``stress`` (eV/Å³; only where the
     cell has a volume) and ``hessian`` (``(3n, 3n)`` eV/Å², by :meth:`get_property`). Energy and forces come together,
-    a Hessian brings them along. A committee gives its mean, and ``energy_std`` and ``forces_std`` (sample standard
-    deviations, per component) in ``results``. Beyond ASE's own rules, a change of ``charge``, ``multiplicity`` or
-    ``spin`` in ``atoms.info`` is a new calculation; initial charges and magnetic moments, which no potential reads, are
-    none. A charge that the model does not take is refused; of a multiplicity that it does not tell apart a warning says
-    so, once.
+    a Hessian brings them along. A committee gives its mean, and ``energy_std`` and ``forces_std`` in ``results``:
+    sample standard deviations, per component, times the factors of a calibrated committee, so that they are the errors
+    to expect. One such (``default``) also says whether a structure is ``in_domain``: no two atoms nearer than any pair
+    of these elements in training, no force more uncertain than there. Beyond ASE's own rules, a change of ``charge``,
+    ``multiplicity`` or ``spin`` in ``atoms.info`` is a new calculation; initial charges and magnetic moments, which no
+    potential reads, are none. A charge that the model does not take is refused; of a multiplicity that it does not tell
+    apart a warning says so, once.
 
     Args:
         model: A bundled name, a ``.safetensors`` file, a foreign model (``mace:FILE``, …), a potential, or a list of
@@ -66,9 +67,11 @@ class PHLCalculator(Calculator):
             float64 either way.
         memory_budget: Bytes that Hessian rows taken together may use; by default half of what the device has free.
         trust: Allow a foreign model whose loading runs code from its file.
+        out_of_domain: What a calibrated committee does about a structure outside of its domain: ``"warn"`` (a
+            :class:`DomainWarning`, once for each composition), ``"ignore"``, or ``"error"`` (a :class:`DomainError`).
 
     Raises:
-        PHLError: For a model, device or dtype that does not exist, or a committee whose members do not agree.
+        PHLError: For a model, device, dtype or action that does not exist, or a committee whose members do not agree.
     """
 
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 (ASE wants a set)
@@ -81,6 +84,7 @@ class PHLCalculator(Calculator):
         memory_budget: int | None = None,
         *,
         trust: bool = False,
+        out_of_domain: str = "warn",
     ) -> None:
         super().__init__()
         self.device = choose_device(str(device))
@@ -89,10 +93,9 @@ class PHLCalculator(Calculator):
         self.potential = load_potential(model, dtype, self.device, trust=trust)
         self.memory_budget = memory_budget
         self.parameters.update(model=label_of(model), device=str(self.device), dtype=dtype)
-        self.implemented_properties = ["energy", "free_energy", "forces", "stress", "hessian"]
-        self._members = list(self.potential.members) if isinstance(self.potential, Committee) else [self.potential]
-        if len(self._members) > 1:
-            self.implemented_properties += [f"{name}_std" for name in _WITH_SPREAD]
+        self._watch = watch_of(self.potential, out_of_domain)
+        spread = results_of_spread(self.potential)
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress", "hessian", *spread]
         self._dtype = DTYPES[dtype]
         self._geometry: Geometry | None = None
         self._modes: tuple[Any, Array] | None = None
@@ -280,7 +283,8 @@ class PHLCalculator(Calculator):
 
         Returns:
             For each structure the quantities asked for, shapes and units as elsewhere; from a committee also
-            ``energy_std`` and ``forces_std`` beside energy and forces.
+            ``energy_std`` and ``forces_std`` beside energy and forces, and ``in_domain`` where it is calibrated (by
+            distances alone where no forces are asked for).
 
         Raises:
             PHLError: For an unknown quantity, or a structure (named by its place) that the model cannot answer for.
@@ -288,9 +292,8 @@ class PHLCalculator(Calculator):
             PropertyNotImplementedError: For the stress of a structure whose cell has no volume.
         """
         wanted = (quantities,) if isinstance(quantities, str) else tuple(quantities)
-        for quantity in wanted:
-            if quantity not in QUANTITIES:
-                raise unknown("quantity", quantity, QUANTITIES)
+        if strange := [quantity for quantity in wanted if quantity not in QUANTITIES]:
+            raise unknown("quantity", strange[0], QUANTITIES)
         if isinstance(structures, Atoms):  # it would iterate over its atoms
             raise PHLError("got one structure; expected a list of them: evaluate([atoms])")
         if not structures:
@@ -312,7 +315,7 @@ class PHLCalculator(Calculator):
             batch = packed.select(group)[0].to(self.device, self._dtype)
             results = self._predict(batch, [frames[i] for i in group], [names[i] for i in group], list(wanted))
             found.update(zip(group, results, strict=True))
-        keep = {*wanted, *(f"{name}_std" for name in wanted)}
+        keep = {*wanted, *(f"{name}_std" for name in wanted), IN_DOMAIN}
         return [{name: value for name, value in found[i].items() if name in keep} for i in range(len(frames))]
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -373,19 +376,20 @@ class PHLCalculator(Calculator):
         """The quantities of each system of a batch, and their spread over a committee."""
         if "stress" in needs:
             require_volume(frames, names)
-        predictions = [
-            evaluate(member, batch, {"energy", *needs}, memory_budget=self.memory_budget) for member in self._members
-        ]
-        values = {name: stacked(predictions, name) for name in dict.fromkeys(["energy", *needs])}
-        tables = {name: value.mean(axis=0) for name, value in values.items()}
-        if len(predictions) > 1:
-            spreads = {name: values[name].std(axis=0, ddof=1) for name in _WITH_SPREAD if name in values}
-            tables |= {f"{name}_std": value for name, value in spreads.items()}
+        quantities = list(dict.fromkeys(["energy", *needs]))
+        if isinstance(self.potential, Committee):
+            tables = committee_tables(self.potential, batch, quantities, self.memory_budget)
+        else:
+            predictions = evaluate(self.potential, batch, quantities, memory_budget=self.memory_budget)
+            tables = {name: to_numpy(getattr(predictions, name)) for name in quantities}
         found, start = [], 0
         for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
             atoms = slice(start, start := start + len(frame))
             one = {key: part_of(key, table, i, atoms) for key, table in tables.items()}
             found.append({key: finite(value, key, name) for key, value in one.items()})
+        if self._watch is not None:
+            inside = self._watch.inside(batch, frames, names, tables.get("forces_std"))
+            found = [{**one, IN_DOMAIN: known} for one, known in zip(found, inside, strict=True)]
         return found
 
 

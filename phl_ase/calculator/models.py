@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 from phl_ase.adapters import is_foreign, load_foreign
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
-from phl_ase.potentials.model_file import load_model
+from phl_ase.potentials.model_file import load_saved
 from phl_ase.structures import Frame, Potential, frame_from_atoms
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -39,19 +39,19 @@ def load_potential(model: Any, dtype: str, device: torch.device, *, trust: bool 
         if not model:
             raise PHLError("a committee of no models; expected at least one name, file or potential")
         members = [load_potential(member, dtype, device, trust=trust) for member in model]
-        return members[0] if len(members) == 1 else Committee(members)
+        return members[0] if len(members) == 1 else Committee(members).stack()
     if isinstance(model, str) and is_foreign(model):
         return cast(Potential, load_foreign(model, dtype=dtype, device=str(device), trust=trust))
     if isinstance(model, (str, os.PathLike)):
-        return cast(Potential, load_model(os.fspath(model), dtype=DTYPES[dtype], device=str(device)))
+        return cast(Potential, load_saved(os.fspath(model), dtype=DTYPES[dtype], device=str(device)))
     if not isinstance(model, Potential):
         raise PHLError(
             f"model is a {type(model).__name__}; expected a bundled name, a .safetensors file, a potential or a list "
             "of these"
         )
     if isinstance(model, torch.nn.Module):
-        moved = copy.deepcopy(model).to(device=device, dtype=DTYPES[dtype]).requires_grad_(False).eval()
-        return cast(Potential, moved)
+        moved: Any = copy.deepcopy(model).to(device=device, dtype=DTYPES[dtype]).requires_grad_(False).eval()
+        return cast(Potential, moved.stack() if isinstance(moved, Committee) else moved)
     return model
 
 

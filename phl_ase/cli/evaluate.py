@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phl_ase.results import Report
     from phl_ase.structures import Frame
     from phl_ase.validators import ScoredFrames
+    from phl_ase.validators.uncertainty import UncertaintySamples
 
 _PARTS = ("all", "train", "valid", "test")
 _ATOMS_TOGETHER = 128
@@ -36,13 +37,18 @@ def evaluate(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw errors against displacement and temperature."),
     ] = None,
+    reliability: Annotated[
+        Path | None,
+        typer.Option("--reliability", metavar="FILE", help="Draw a committee's uncertainty against its errors."),
+    ] = None,
     energies: Annotated[
         str, typer.Option(metavar="absolute|relative", help="Compare energies as they are, or within a composition.")
     ] = "absolute",
     split: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE", help="Take part of a split: random, stationary, by-reaction, or a run's split.json."
+            metavar="NAME|FILE|MODEL",
+            help="Take part of a split: random, stationary, by-reaction, a run's split.json, or a bundled model's own.",
         ),
     ] = None,
     part: Annotated[str, typer.Option(help="Part of the split: train, valid, test or all.")] = "test",
@@ -56,15 +62,19 @@ def evaluate(
 
     'near' are stationary points and mild samples (up to 600 K), 'far' are IRC points and hot samples. Eigenvalues are
     without translations and rotations. A method of another level of theory counts energy from another zero: compare
-    its relative energies, within each composition.
+    its relative energies, within each composition. Of a committee, its uncertainties are compared with its errors.
+
+    phl evaluate default reactions-wb97xd-631gd --split default --reliability reliability.png
 
     phl evaluate run/best.safetensors reactions-wb97xd-631gd --split run/split.json
     phl evaluate tblite reactions-wb97xd-631gd --energies relative --json errors.json --plot errors.png
     """
     check_outputs(json, plot)
+    check_outputs(None, reliability)
     from phl_ase.datasets import open_dataset
     from phl_ase.resolver import resolve_calculator
     from phl_ase.scoring import ENERGIES
+    from phl_ase.validators.uncertainty import UncertaintySamples
 
     if energies not in ENERGIES:
         raise unknown("way to compare energies", energies, ENERGIES)
@@ -75,17 +85,23 @@ def evaluate(
         if not indices:
             raise PHLError(f"no frame of {opened.name} is left to evaluate: choose another part or more atoms")
         calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+        if reliability is not None and "forces_std" not in calculator.implemented_properties:
+            raise PHLError(f"{model} states no uncertainty; --reliability takes a committee")
         chosen = {"name": split, "part": part, "seed": split_seed} if split else None
-        report = _report(opened, indices, calculator, name=model, energies=energies, split=chosen)
+        samples = UncertaintySamples()
+        report = _report(opened, indices, calculator, samples, name=model, energies=energies, split=chosen)
     typer.echo(_shown(report))
-    save_json(json, report)
+    stated = _uncertainty(samples, report)
+    save_json(json, [report, *stated] if stated else report)
     save_plot(plot, "accuracy", [report])
+    save_plot(reliability, "uncertainty", stated)
 
 
 def _report(
     dataset: BaseDataset,
     indices: Sequence[int],
     calculator: Any,
+    samples: UncertaintySamples,
     *,
     name: str,
     energies: str,
@@ -96,7 +112,7 @@ def _report(
 
     curvature = curvature_of(calculator)
     return accuracy_report(
-        _scored(dataset, indices, _predictor(calculator, curvature.hessian, name)),
+        _scored(dataset, indices, _predictor(calculator, curvature.hessian, name), samples),
         system=dataset.name,
         potential=name,
         stationary=_stationary(dataset),
@@ -143,25 +159,68 @@ def _chosen(dataset: BaseDataset, name: str | None, part: str, seed: int) -> Seq
 
     if Path(name).suffix == ".json":
         return getattr(_recorded(Path(name), dataset), part)
+    if (own := _of_model(name)) is not None:
+        return getattr(_checked(own, name, dataset), part)
     return getattr(split(dataset, name, seed), part)
 
 
 def _recorded(path: Path, dataset: BaseDataset) -> Any:
     import json
 
-    from phl_ase.datasets import Split
-
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PHLError(f"{path} cannot be read ({error}); expected the split.json of a run") from None
+    return _checked(values, str(path), dataset)
+
+
+def _of_model(name: str) -> Any:
+    """The split that the card of a model tells; ``None`` for what is no model."""
+    from phl_ase.potentials.model_file import bundled_models, read_card
+
+    if name not in bundled_models() and Path(name).suffix != ".safetensors":
+        return None
+    return read_card(name)["provenance"].get("split", "nothing")
+
+
+def _checked(values: Any, name: str, dataset: BaseDataset) -> Any:
+    from phl_ase.datasets import Split
+
     if not isinstance(values, dict):
-        raise PHLError(f"{path} holds no split; expected the split.json of a run")
+        raise PHLError(f"{name} holds no split; expected the split.json of a run, or a model whose card has one")
     return Split.from_json(values).check(dataset)
 
 
-def _scored(dataset: BaseDataset, indices: Sequence[int], predict: Predict) -> ScoredFrames:
-    """Errors of some frames, never holding more than one batch of Hessians."""
+def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
+    """The report on the uncertainties of a potential that states them, shown; empty for others."""
+    from phl_ase.validators.uncertainty import UNITS, uncertainty_report
+
+    if not samples:
+        return []
+    details = {key: accuracy.provenance[key] for key in ("data_hash", "split")}
+    report = uncertainty_report(samples, system=accuracy.system, potential=accuracy.potential, details=details)
+    asked = {
+        "within 1 std / %": "within 1 std",
+        "within 2 std / %": "within 2 std",
+        "error / std (68 %)": "scale",
+        "rank correlation": "rank correlation",
+        "miscalibration area": "miscalibration area",
+        "RMSE": "RMSE",
+        "mean std": "mean std",
+    }
+    rows = [(f"{q} / {UNITS[q]}", *(report.metric(f"{q} {name}").value for name in asked.values())) for q in UNITS]
+    typer.echo("\n" + table(("uncertainty", *asked), rows))
+    inside = [f"{m.value:.1f} % of the frames are in domain" for m in report.metrics if m.name == "frames in domain"]
+    typer.echo("\n".join(["of a normal distribution: 68.3 %, 95.4 %, 1, and an area of 0", *inside]))
+    return [report]
+
+
+def _scored(
+    dataset: BaseDataset, indices: Sequence[int], predict: Predict, samples: UncertaintySamples
+) -> ScoredFrames:
+    """Errors of some frames, never holding more than one batch of Hessians; uncertainties go to the samples."""
+    import warnings
+
     import numpy as np
 
     from phl_ase.progress import Progress
@@ -170,7 +229,11 @@ def _scored(dataset: BaseDataset, indices: Sequence[int], predict: Predict) -> S
     def batches() -> Iterator[tuple[list[Frame], list[dict[str, Any]]]]:
         for chosen in _batches(indices, dataset.sizes):
             batch = dataset.frames(chosen)
-            yield batch, predict(batch)
+            with warnings.catch_warnings():  # the report says how many there are
+                warnings.filterwarnings("ignore", message=".* is far outside of what the model was trained on")
+                predictions = predict(batch)
+            samples.add(batch, predictions)
+            yield batch, predictions
             for _ in batch:
                 progress.advance()
 

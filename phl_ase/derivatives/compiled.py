@@ -1,89 +1,110 @@
-"""The compiled evaluator: energy, forces and products as one function of (parameters, batch), built from
-``torch.func.grad`` of grad and traced by ``torch.compile``; an ordinary ``.backward()`` follows.
+"""Functions of tensors compiled with all their derivatives in one graph.
+
+``torch.compile`` cannot differentiate twice through what it compiles. So a function that takes gradients inside, as
+often as it likes, is traced first, on tensors without numbers whose sizes are symbols; what comes out is a flat list of
+operations without any derivative left to take, and that is compiled, once for all sizes.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad
 
-from phl_ase.structures import Batch, Predictions
+Function = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
+
+SIZES = {"systems": 17, "rows": 13, "atoms": 211, "edges": 2503}
+"""Sizes to trace with: primes, so that no size is taken for another or for a number of channels."""
+
+# what tracing and compiling raise for a function that they cannot do; nothing here is a mistake of the caller
+_COULD_NOT = (
+    RuntimeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    ImportError,
+    OSError,
+    LookupError,
+)
 
 
-class CompiledEvaluator:
-    """Fills the same ``Predictions`` as the eager evaluator, for training.
+class CompileFailure(RuntimeError):
+    """A function could not be traced or compiled; says why in one line."""
 
-    Falls back to eager torch.func transforms, with one warning, where the compiler is missing, cannot trace, or makes a
-    function whose first result differs from the eager one.
+
+def compiled(function: Function, arguments: Mapping[str, Tensor], axes: Mapping[str, tuple[str, ...]]) -> Function:
+    """Trace and compile a function that takes gradients inside.
 
     Args:
-        model: A torch module whose ``derivative_modes`` hold ``"func"``.
+        function: Of named tensors; returns tensors.
+        arguments: An example, for shapes and dtypes.
+        axes: Names of the leading axes whose sizes may change, keys of ``SIZES`` (or such a key and a number); of
+            arguments that stand here. A size of 0 or 1 is not covered.
+
+    Raises:
+        CompileFailure: Where that is impossible: an operation without a rule, no compiler on this machine, ….
     """
+    names = list(arguments)
+    try:
+        graph, examples = _traced(function, arguments, axes)
+        made = torch._inductor.compile(graph, examples)
+    except (*_COULD_NOT, torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+        text = f"{type(error).__name__}: {error}".strip()
+        raise CompileFailure(text.splitlines()[0][:300]) from error
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model
-        self._eager: dict[str, Any] = {"forces": self._forces, "hvp": self._hvp}
-        self._functions: dict[str, Any] = {
-            name: torch.compile(function, dynamic=True) for name, function in self._eager.items()
-        }
-        self._unchecked = set(self._functions)
+    def call(values: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        with torch.no_grad():
+            results: Sequence[Tensor] = made(*[values[name] for name in names])
+        return results
 
-    def __call__(self, batch: Batch, probes: Tensor | None = None) -> Predictions:
-        """Evaluate with a graph for the parameters."""
-        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        if probes is None:
-            energy, gradient, _ = self._call("forces", state, batch)
-            return Predictions(energy=energy, forces=-gradient)
-        # one call a probe: under vmap torch 2.13's inductor gives products that are wrong by per cents on a CPU
-        results = [self._call("hvp", state, batch, vector) for vector in probes]
-        energy, gradient, _ = results[0]
-        return Predictions(energy=energy, forces=-gradient, hvp=torch.stack([product for _, _, product in results]))
-
-    def _call(self, name: str, *arguments: Any) -> tuple[Any, Any, Any]:
-        try:
-            result = self._functions[name](*arguments)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-            self._give_up(f"torch.compile failed ({str(error).splitlines()[0]})")
-            return self._functions[name](*arguments)
-        if name in self._unchecked:
-            self._unchecked.discard(name)
-            expected = self._eager[name](*arguments)
-            if not all(_agree(a, b) for a, b in zip(result, expected, strict=True)):
-                self._give_up("torch.compile made a function that gives other numbers")
-                return expected
-        return result
-
-    def _give_up(self, reason: str) -> None:
-        warnings.warn(f"{reason}; going on without it", RuntimeWarning, stacklevel=4)
-        self._functions, self._unchecked = dict(self._eager), set()
-
-    def _gradient(self, state: dict[str, Tensor], batch: Batch, positions: Tensor) -> tuple[Tensor, Tensor]:
-        def total(moved: Tensor) -> tuple[Tensor, Tensor]:
-            energy = functional_call(self.model, state, (batch.moved(moved),))
-            return energy.sum(), energy
-
-        return grad(total, has_aux=True)(positions)
-
-    def _forces(self, state: dict[str, Tensor], batch: Batch):
-        gradient, energy = self._gradient(state, batch, batch.positions)
-        return energy, gradient, None
-
-    def _hvp(self, state: dict[str, Tensor], batch: Batch, vector: Tensor):
-        def slope(positions: Tensor):
-            gradient, energy = self._gradient(state, batch, positions)
-            return (gradient * vector).sum(), (energy, gradient)
-
-        product, (energy, gradient) = grad(slope, has_aux=True)(batch.positions)
-        return energy, gradient, product
+    return call
 
 
-def _agree(result: Tensor | None, expected: Tensor | None) -> bool:
-    """Equal but for rounding, or both not finite: what diverged is for the loss to say."""
-    if result is None or expected is None:
-        return result is expected
-    error = (result - expected).detach().norm() / expected.detach().norm().clamp(min=1e-30)
-    return bool(error <= torch.finfo(expected.dtype).eps ** 0.4 or not torch.isfinite(expected).all())
+def _traced(
+    function: Function, arguments: Mapping[str, Tensor], axes: Mapping[str, tuple[str, ...]]
+) -> tuple[torch.fx.GraphModule, list[Any]]:
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # buffers that a potential hides from ``named_buffers`` are constants
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    examples = [_example(mode, name, value, axes.get(name, ())) for name, value in arguments.items()]
+
+    def flat(*values: Tensor) -> list[Tensor]:
+        return list(function(dict(zip(arguments, values, strict=True))))
+
+    with mode, torch.enable_grad():
+        graph = make_fx(flat, decomposition_table=select_decomp_table(), _allow_non_fake_inputs=True)(*examples)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph, examples
+
+
+def _example(mode: Any, name: str, value: Tensor, axes: tuple[str, ...]) -> Tensor:
+    from torch._dynamo.source import ConstantSource
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
+    if not axes:
+        fixed: Tensor = mode.from_tensor(value.detach(), static_shapes=True)
+        return fixed
+    sizes = [_size(axis) for axis in axes]
+    shape = (*sizes, *value.shape[len(axes) :])
+    dynamic = [DimDynamic.DUCK] * len(axes) + [DimDynamic.STATIC] * (len(shape) - len(axes))
+    example: Tensor = mode.from_tensor(
+        torch.empty(shape, dtype=value.dtype, device=value.device),
+        source=ConstantSource(name),
+        symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),
+    )
+    return example
+
+
+def _size(axis: str) -> int:
+    """``edges1`` is another size than ``edges``."""
+    kind = axis.rstrip("0123456789")
+    number = int(axis.removeprefix(kind) or 0)
+    return SIZES[kind] + 2 * number

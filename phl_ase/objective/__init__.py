@@ -1,5 +1,6 @@
 """The objective: loss terms and training schemes (design: arXiv:2603.04523)."""
 
+from phl_ase.objective.compiled import CompiledLoss
 from phl_ase.objective.schemes import REGIMES, SCHEMES, Scheme, check_regime, scheme, with_curvature_targets
 from phl_ase.objective.terms import TERMS, LossTerm
 
@@ -7,6 +8,7 @@ __all__ = [
     "REGIMES",
     "SCHEMES",
     "TERMS",
+    "CompiledLoss",
     "LossTerm",
     "Scheme",
     "check_regime",

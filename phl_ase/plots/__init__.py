@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from phl_ase.plots import displacement, funnel, irc, phonons, spectra
+from phl_ase.plots import displacement, funnel, irc, phonons, reliability, spectra
 from phl_ase.results import Report
 
 FIGURES: Mapping[str, Callable[[Sequence[Report]], Any]] = {
@@ -17,5 +17,6 @@ FIGURES: Mapping[str, Callable[[Sequence[Report]], Any]] = {
     "transition state": funnel.draw,
     "irc": irc.draw,
     "phonons": phonons.draw,
+    "uncertainty": reliability.draw,
 }
 """Validator -> what draws its reports: ``draw(reports)`` to a matplotlib ``Figure``."""

@@ -1,9 +1,11 @@
 """Potentials: energies of batches, nothing else."""
 
 from phl_ase.potentials.analytic import Harmonic, LennardJones, Morse, PairPotential
-from phl_ase.potentials.combine import Committee, Sum
+from phl_ase.potentials.calibration import Calibration
+from phl_ase.potentials.combine import Sum
+from phl_ase.potentials.committee import Committee
 from phl_ase.potentials.model import Model
-from phl_ase.potentials.model_file import bundled_models, load_model, read_card, save_model
+from phl_ase.potentials.model_file import bundled_models, load_model, load_saved, read_card, save_committee, save_model
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
 from phl_ase.potentials.registry import ARCHITECTURES, Architecture
 from phl_ase.potentials.repulsion import CORES, ZBL, Core
@@ -13,6 +15,7 @@ __all__ = [
     "CORES",
     "ZBL",
     "Architecture",
+    "Calibration",
     "Committee",
     "Core",
     "Harmonic",
@@ -25,6 +28,8 @@ __all__ = [
     "Sum",
     "bundled_models",
     "load_model",
+    "load_saved",
     "read_card",
+    "save_committee",
     "save_model",
 ]

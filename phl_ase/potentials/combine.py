@@ -1,8 +1,8 @@
-"""Potentials made of potentials: sums (model + dispersion) and committees (mean of models)."""
+"""Potentials made of potentials: what sums and committees share, and sums (model + dispersion)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential
 
-_MUST_AGREE = ("level_of_theory", "energy_reference")
 
-
-class _Combination(nn.Module):
+class Combination(nn.Module):
     """What sums and committees share; members that are modules bring their parameters along.
 
     Attributes:
@@ -48,7 +46,7 @@ class _Combination(nn.Module):
         return torch.stack([member(batch).double() for member in self.members])
 
 
-class Sum(_Combination):
+class Sum(Combination):
     """The sum of potentials, for example a model and its dispersion correction.
 
     Takes charge where any member does.
@@ -69,30 +67,6 @@ class Sum(_Combination):
         return self.energies(batch).sum(0)
 
 
-class Committee(_Combination):
-    """The mean of models of the same surface. How far its members disagree is a measure of how far to trust it.
-
-    Args:
-        members: One or more potentials of the same species, level of theory and energy reference (the last two where
-            a member says them: as an attribute, or in the ``provenance`` of its card).
-
-    Raises:
-        PHLError: For no members, or members that do not agree.
-    """
-
-    def __init__(self, members: Iterable[Potential]) -> None:
-        super().__init__(members)
-        _check_agreement("species", [tuple(m.species) for m in self.members])
-        _check_agreement("takes_charge", [m.takes_charge for m in self.members])
-        for name in _MUST_AGREE:
-            _check_agreement(name, [value for m in self.members if (value := _stated(m, name))])
-        self.takes_charge = self.members[0].takes_charge
-
-    def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Mean energies in eV, float64."""
-        return self.energies(batch).mean(0)
-
-
 def _common_species(members: Sequence[Potential]) -> tuple[int, ...]:
     known = [set(m.species) for m in members if m.species]
     if not known:
@@ -104,15 +78,3 @@ def _common_species(members: Sequence[Potential]) -> tuple[int, ...]:
             "combine potentials that know the same elements"
         )
     return tuple(sorted(common))
-
-
-def _check_agreement(name: str, values: Sequence[object]) -> None:
-    if any(value != values[0] for value in values):
-        listed = ", ".join(dict.fromkeys(map(str, values)))
-        raise PHLError(f"members of a committee differ in {name}: {listed}; expected models of the same surface")
-
-
-def _stated(member: Potential, name: str) -> object:
-    """An attribute of the member or an entry of its card's provenance; ``None`` where it says nothing."""
-    provenance = getattr(member, "provenance", None)
-    return getattr(member, name, None) or (provenance.get(name) if isinstance(provenance, Mapping) else None)

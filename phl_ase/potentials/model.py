@@ -30,6 +30,7 @@ class Model(KeepsFloat64):
     Attributes:
         reference_energies: Energy per species ``(species,)`` eV, in the order of ``species``.
         scale: Energy scale, eV.
+        takes_blocks: Whether it is faster on batches in blocks (``structures.in_blocks``).
         provenance: What its card says of it: level of theory, data, scheme, errors, versions.
     """
 
@@ -38,6 +39,7 @@ class Model(KeepsFloat64):
     receptive_field: float
     derivative_modes: tuple[str, ...] = ("func", "batched", "loop")
     takes_charge: bool = False
+    takes_blocks: bool = False
     reference_energies: Tensor
     scale: Tensor
     provenance: dict[str, Any]

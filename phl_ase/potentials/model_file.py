@@ -1,5 +1,8 @@
 """Model files: one ``.safetensors`` file whose header carries the JSON card, so that weights and card cannot part.
 
+A committee is one file as well: the weights of member k under ``k.``, the members' cards inside the committee's.
+``FILE#2`` names its second member wherever a single model is expected.
+
 Loading never runs code from the file: tensors are read by safetensors, the card is JSON.
 """
 
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,14 @@ from safetensors.torch import save
 
 from phl_ase.errors import PHLError, unknown
 from phl_ase.files import write_atomic
+from phl_ase.potentials.calibration import Calibration
+from phl_ase.potentials.committee import Committee
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.registry import build_model
 
 SCHEMA = 1
+COMMITTEE_SCHEMA = 2
+COMMITTEE = "committee"
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
 
@@ -40,31 +47,66 @@ def save_model(path: str | Path, model: Model, provenance: Mapping[str, Any]) ->
     Raises:
         PHLError: When the file cannot be written; an older file of that name is kept.
     """
-    path = Path(path).with_suffix(".safetensors")
     card = {"schema": SCHEMA, **model.card(), "provenance": dict(provenance)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    content = save(tensors, metadata={"phl_ase": json.dumps(card, ensure_ascii=False)})
-    write_atomic(path, content)
+    return _write(path, card, model.state_dict())
+
+
+def save_committee(
+    path: str | Path,
+    members: Sequence[Model],
+    provenance: Mapping[str, Any],
+    calibration: Calibration | None = None,
+) -> Path:
+    """Write a committee as one file, by atomic replace; the members' cards go with them.
+
+    Args:
+        path: Where to; the suffix becomes ``.safetensors``.
+        members: Two or more models of the table of architectures.
+        provenance: What the card says of the committee: level of theory, data, scheme, errors, versions.
+        calibration: What its spread means.
+
+    Raises:
+        PHLError: For fewer members, members that do not agree, or a file that cannot be written.
+    """
+    if len(members) < 2:
+        raise PHLError(f"a committee of {len(members)}; expected two models or more, or save_model for one")
+    Committee(members)  # whether they agree
+    cards = [{**member.card(), "provenance": dict(member.provenance)} for member in members]
+    card = {
+        "schema": COMMITTEE_SCHEMA,
+        "architecture": COMMITTEE,
+        "config": {"species": list(members[0].species), "members": cards},
+        "calibration": None if calibration is None else calibration.to_json(),
+        "provenance": dict(provenance),
+    }
+    tensors = {f"{k}.{name}": value for k, m in enumerate(members, 1) for name, value in m.state_dict().items()}
+    return _write(path, card, tensors)
+
+
+def _write(path: str | Path, card: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Path:
+    path = Path(path).with_suffix(".safetensors")
+    content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomic(path, save(content, metadata={"phl_ase": json.dumps(card, ensure_ascii=False)}))
     return path
 
 
 def read_card(source: str | Path) -> dict[str, Any]:
-    """The card of a model, without loading its weights.
+    """The card of a model or committee, without loading its weights.
 
     Args:
-        source: A bundled name or a file.
+        source: A bundled name or a file; ``…#2`` for the second member of a committee.
 
     Raises:
         PHLError: As :func:`load_model`.
     """
-    return _open(_locate(source))[0]
+    return _read(source)[1]
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Model:
-    """Load a model.
+    """Load a single model.
 
     Args:
-        source: A bundled name (``phl models`` lists them) or a ``.safetensors`` file.
+        source: A bundled name (``phl models`` lists them) or a ``.safetensors`` file; of a committee a member, ``…#2``.
         dtype: Of the weights; energies are float64 always.
         device: ``"cpu"``, ``"cuda"``, ….
 
@@ -72,25 +114,84 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device
         The model with its card's ``provenance`` attached, gradients of parameters off.
 
     Raises:
-        PHLError: For a missing file, a file that is no model of ours, a newer schema, or weights that do not fit.
+        PHLError: For a missing file, a file that is no model of ours, a newer schema, weights that do not fit, or a
+            committee of which no member is named.
     """
-    path = _locate(source)
-    card, tensors = _open(path)
+    path, card, tensors = _read(source)
+    if card["architecture"] == COMMITTEE:
+        members = len(card["config"]["members"])
+        raise PHLError(
+            f"{source} is a committee of {members} models, expected a single one: choose a member, "
+            f"{source}#1 to {source}#{members}"
+        )
+    return _built(path.name, card, tensors, dtype=dtype, device=device)
+
+
+def load_saved(source: str | Path, *, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Model | Committee:
+    """What a file holds: a model, or a committee ready for evaluation; arguments and errors as :func:`load_model`."""
+    path, card, tensors = _read(source)
+    if card["architecture"] != COMMITTEE:
+        return _built(path.name, card, tensors, dtype=dtype, device=device)
+    members = [
+        _built(f"{path.name}#{k}", *_member(path, card, tensors, k), dtype=dtype, device=device)
+        for k in range(1, len(card["config"]["members"]) + 1)
+    ]
+    known = card.get("calibration")
+    try:
+        calibration = None if known is None else Calibration.from_json(known)
+        return Committee(members, calibration, card["provenance"]).stack()
+    except PHLError as error:
+        raise PHLError(f"{path.name}: {error}") from None
+
+
+def _built(
+    name: str, card: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: str
+) -> Model:
+    """The model of a card and its weights; the name is for errors."""
     try:
         # JSON has no tuples
         model = build_model(card["architecture"], {**card["config"], "species": tuple(card["config"]["species"])})
         # assigned, not copied: a new model is float32, and what was trained in float64 would be rounded
         model.load_state_dict(tensors, assign=True)
     except PHLError as error:
-        raise PHLError(f"{path.name}: {error}") from None
+        raise PHLError(f"{name}: {error}") from None
     except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise PHLError(f"{path.name}: card and weights do not fit together ({reason}); the file is damaged") from None
-    for name, value in model.state_dict().items():
+        raise PHLError(f"{name}: card and weights do not fit together ({reason}); the file is damaged") from None
+    for key, value in model.state_dict().items():
         if not torch.isfinite(value).all():
-            raise PHLError(f"{path.name}: the weights {name} hold NaN or infinity; train the model again")
+            raise PHLError(f"{name}: the weights {key} hold NaN or infinity; train the model again")
     model.provenance = card["provenance"]
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
+
+
+def _read(source: str | Path) -> tuple[Path, dict[str, Any], dict[str, torch.Tensor]]:
+    """File, card and weights of a model, a committee, or the member of a committee that ``#`` names."""
+    name, separator, number = str(source).rpartition("#")
+    if not separator or not number.isdecimal() or Path(source).is_file():
+        path = _locate(source)
+        return path, *_open(path)
+    path = _locate(name)
+    card, tensors = _open(path)
+    members = len(card["config"]["members"]) if card["architecture"] == COMMITTEE else 1
+    if not 1 <= int(number) <= members:
+        raise PHLError(f"{name} has no member #{number}; it has {members}, counted from 1")
+    return path, *_member(path, card, tensors, int(number))
+
+
+def _member(
+    path: Path, card: dict[str, Any], tensors: dict[str, torch.Tensor], number: int
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Card and weights of a member; of a single model, which is its only member, its own."""
+    if card["architecture"] != COMMITTEE:
+        return card, tensors
+    start = f"{number}."
+    try:
+        entry = card["config"]["members"][number - 1]
+        own = {"schema": SCHEMA, **{key: entry[key] for key in ("architecture", "config", "provenance")}}
+    except (KeyError, TypeError, IndexError):
+        raise PHLError(f"{path.name}: the card of member #{number} is broken; the file is damaged") from None
+    return own, {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
 
 
 def _locate(source: str | Path) -> Path:
@@ -118,6 +219,12 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         schema, _, _, _ = card["schema"], card["architecture"], card["config"]["species"], card["provenance"]
     except (KeyError, TypeError, ValueError):
         raise PHLError(f"{path.name}: has no phl_ase card; expected a model written by 'phl train'") from None
-    if schema != SCHEMA:
-        raise PHLError(f"{path.name}: has card schema {schema}, this version reads {SCHEMA}; upgrade phl_ase")
+    committee = card["architecture"] == COMMITTEE
+    if schema != (COMMITTEE_SCHEMA if committee else SCHEMA):
+        raise PHLError(
+            f"{path.name}: has card schema {schema}, this version reads {SCHEMA} of models and {COMMITTEE_SCHEMA} of "
+            "committees; upgrade phl_ase"
+        )
+    if committee and not (isinstance(card["config"].get("members"), list) and len(card["config"]["members"]) > 1):
+        raise PHLError(f"{path.name}: the card of the committee names no members; the file is damaged")
     return card, tensors

@@ -8,18 +8,20 @@ after the last update) is never computed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phl_ase.errors import PHLError
 from phl_ase.potentials.model import Model
+from phl_ase.potentials.painn_blocks import Geometry, first_messages, later_messages
 from phl_ase.potentials.radial import bessel_basis
 from phl_ase.potentials.repulsion import check_core, core_named
-from phl_ase.structures import Batch
+from phl_ase.structures import Batch, BlockedNeighbours, Neighbours
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,13 @@ class _Message(nn.Module):
         self.hidden = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, self.parts * channels)
 
+    def features(self, s: Tensor) -> Tensor:
+        x: Tensor = self.out(nn.functional.silu(self.hidden(s)))
+        return x
+
     def forward(self, s: Tensor, v: Tensor | None, filters: Tensor, unit: Tensor, i: Tensor, j: Tensor):
         atoms, edges, c = s.shape[0], unit.shape[0], self.channels
-        x = self.out(nn.functional.silu(self.hidden(s)))
+        x = self.features(s)
         if v is None:
             scalar, along = (x.index_select(0, j) * filters).split(c, dim=-1)
             vector = along.unsqueeze(1) * unit.unsqueeze(-1)
@@ -105,6 +111,7 @@ class PaiNN(Model):
         generator: Source of the initial weights; a fixed one when ``None``.
     """
 
+    takes_blocks = True
     species_index: Tensor
     reference_energies: Tensor
     scale: Tensor
@@ -151,22 +158,24 @@ class PaiNN(Model):
         self.reference_energies.copy_(energies)
         self.scale.fill_(scale)
 
+    def tables(self, batch: Batch) -> tuple[Int[Tensor, " atoms"], Tensor]:
+        """Row of each atom in the tables of species, and the energy scale, eV."""
+        return self.species_index[batch.numbers], self.scale
+
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, float64 (the atomic contributions in the dtype of the weights)."""
-        species = self.species_index[batch.numbers]
+        rows, scale = self.tables(batch)
         pairs = batch.neighbours[self.config.cutoff]
         vectors = batch.vectors(self.config.cutoff)
         r = vectors.square().sum(-1).sqrt()
         unit = vectors / r.unsqueeze(-1)
-        filters = self.filters(bessel_basis(r, self.config.cutoff, self.config.n_basis))
-        s: Tensor = self.embedding[species]
-        v: Tensor | None = None
-        per_layer = filters.split(self._filter_widths, dim=-1)
-        for message, update, layer_filters in zip(self.messages, self.updates, per_layer, strict=True):
-            ds, dv = message(s, v, layer_filters, unit, pairs.i, pairs.j)
-            s, v = update(s + ds, dv if v is None else v + dv)
-        atomic = self.readout_out(nn.functional.silu(self.readout_hidden(s))).squeeze(-1).double() * self.scale
-        atomic = atomic + self.reference_energies[species]
+        basis = bessel_basis(r, self.config.cutoff, self.config.n_basis)
+        if isinstance(pairs, BlockedNeighbours):
+            s = self._features_in_blocks(batch, rows, basis, unit)
+        else:
+            s = self._features(pairs, rows, basis, unit)
+        atomic = self.readout_out(nn.functional.silu(self.readout_hidden(s))).squeeze(-1).double() * scale
+        atomic = atomic + self.reference_energies[rows]
         if self.core is not None:
             # every pair stands twice in the list
             halves = 0.5 * self.core(r, batch.numbers[pairs.i], batch.numbers[pairs.j])
@@ -174,3 +183,34 @@ class PaiNN(Model):
         if batch.atom_mask is not None:
             atomic = atomic * batch.atom_mask
         return atomic.new_zeros(batch.n_systems).index_add(0, batch.system, atomic)
+
+    def _features(
+        self, pairs: Neighbours, rows: Tensor, basis: Tensor, unit: Tensor
+    ) -> Float[Tensor, "atoms channels"]:
+        s: Tensor = self.embedding[rows]
+        v: Tensor | None = None
+        per_layer = self.filters(basis).split(self._filter_widths, dim=-1)
+        for message, update, layer_filters in zip(self.messages, self.updates, per_layer, strict=True):
+            ds, dv = message(s, v, layer_filters, unit, pairs.i, pairs.j)
+            s, v = update(s + ds, dv if v is None else v + dv)
+        return s
+
+    def _features_in_blocks(
+        self, batch: Batch, rows: Tensor, basis: Tensor, unit: Tensor
+    ) -> Float[Tensor, "atoms channels"]:
+        pairs = cast(BlockedNeighbours, batch.neighbours[self.config.cutoff])
+        moments = basis.unsqueeze(1) * torch.cat([torch.ones_like(unit[:, :1]), unit], dim=-1).unsqueeze(-1)
+        in_system = batch.numbers.shape[0] // batch.n_systems
+        geometry = Geometry(moments, pairs, in_system, rows, len(self.species))
+        blocks = geometry.blocks() if len(self.messages) > 1 else None
+        s: Tensor = self.embedding[rows]
+        v: Tensor | None = None
+        weights = self.filters.weight.T.split(self._filter_widths, dim=-1)
+        messages = cast(Iterable[_Message], self.messages)
+        for message, update, weight in zip(messages, self.updates, weights, strict=True):
+            if v is None or blocks is None:
+                ds, dv = first_messages(geometry.by_species(), message.features(self.embedding), weight)
+            else:
+                ds, dv = later_messages(blocks, message.features(s), v, weight)
+            s, v = update(s + ds, dv if v is None else v + dv)
+        return s

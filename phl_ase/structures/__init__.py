@@ -2,6 +2,7 @@
 
 from phl_ase.structures.atoms import atoms_from_frame, charge_and_multiplicity, frame_from_atoms
 from phl_ase.structures.batch import Batch, Labels, Neighbours, Predictions, to_dense, to_flat
+from phl_ase.structures.blocks import BlockedNeighbours, blocks_pay, in_blocks
 from phl_ase.structures.contracts import Potential
 from phl_ase.structures.frame import Frame
 from phl_ase.structures.neighbours import neighbour_list
@@ -9,6 +10,7 @@ from phl_ase.structures.packing import PackedFrames, collate
 
 __all__ = [
     "Batch",
+    "BlockedNeighbours",
     "Frame",
     "Labels",
     "Neighbours",
@@ -16,9 +18,11 @@ __all__ = [
     "Potential",
     "Predictions",
     "atoms_from_frame",
+    "blocks_pay",
     "charge_and_multiplicity",
     "collate",
     "frame_from_atoms",
+    "in_blocks",
     "neighbour_list",
     "to_dense",
     "to_flat",

@@ -6,6 +6,7 @@ Checkpoints hold tensors and plain values only and are read with ``weights_only`
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
 
 FOREIGN, CARD = "best.model", "best.json"
 """The best model of a run that started from a foreign one, in the vendor's format, and its card."""
+
+# what may change when a run is resumed: where it runs and how, not what comes out of it
+_FREE = {("training", "device"), ("training", "memory_budget_mb"), ("training", "checkpoint_seconds")}
 
 _PARTS = {"config", "data", "position", "model", "averaged", "optimiser", "records"}
 
@@ -81,3 +85,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not _PARTS.issubset(state):
         raise PHLError(f"{path}: is no checkpoint of phl_ase; train anew into another folder")
     return state
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between the configuration of a run and the one it is resumed with: keys, empty where nothing does.
+
+    The order of a table counts too: of the patterns in it the first that fits holds.
+    """
+    keys = [
+        f"{section}.{key}"
+        for section in old
+        for key in old[section]
+        if (section, key) not in _FREE and json.dumps(new.get(section, {}).get(key)) != json.dumps(old[section][key])
+    ]
+    return ", ".join(keys)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from phl_ase.errors import PHLError
 from phl_ase.potentials.painn import PaiNNConfig
@@ -47,6 +47,17 @@ class PotentialSection(_Section):
         return dict(self.model_extra or {})
 
 
+class ReplaySection(_Section):
+    """Data that the model to start from has learnt before, in every batch, so that it does not forget them."""
+
+    source: str | None = Field(None, description="bundled name, our HDF5, or anything ase.io reads; none: no replay")
+    share: float = Field(0.25, gt=0, lt=1, description="of the systems of every batch")
+    frames: int | None = Field(None, ge=2, description="at most so many of them, drawn at random")
+    seed: int = Field(0, ge=0, description="of that drawing")
+    keys: dict[str, str] = Field({}, description='label = "key in the file", for files read by ase.io')
+    mixed: bool = Field(False, description="take another level of theory: energies are moved, per species")
+
+
 class SchemeSection(_Section):
     """How curvature is supervised."""
 
@@ -73,6 +84,9 @@ class TrainingSection(_Section):
     batch_size: int = Field(16, ge=1, description="systems per optimiser step")
     learning_rate: float = Field(5e-3, gt=0)
     final_learning_rate: float = Field(1e-5, gt=0, description="where the cosine ends, or the plateau stops")
+    rate_factors: dict[str, PositiveFloat] = Field(
+        {}, description='on the rate, by parameter name, the first that fits: { "*readouts*" = 1, "*" = 0.1 }'
+    )
     weight_decay: float = Field(1e-6, ge=0)
     warmup_epochs: int = Field(5, ge=0)
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
@@ -94,6 +108,7 @@ class TrainConfig(_Section):
 
     data: DataSection = DataSection()
     potential: PotentialSection = PotentialSection()
+    replay: ReplaySection = ReplaySection()
     scheme: SchemeSection = SchemeSection()
     loss: LossSection = LossSection()
     training: TrainingSection = TrainingSection()

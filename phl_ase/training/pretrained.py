@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 
@@ -16,11 +16,14 @@ from phl_ase.potentials.model_file import load_model
 from phl_ase.potentials.references import fit_reference_energies, species_of
 from phl_ase.structures import Frame, collate
 from phl_ase.training.config import PotentialSection
+from phl_ase.training.optimiser import named_like
 
 _AT_ONCE = 64  # frames in a batch
 
 
-def pretrained_model(settings: PotentialSection, frames: Sequence[Frame]) -> Model:
+def pretrained_model(
+    settings: PotentialSection, frames: Sequence[Frame], replay: Sequence[Frame] = (), *, mixed: bool = False
+) -> Model:
     """A trained model to go on from.
 
     Weights, scale and species stay. Its energy per species moves by the least-squares fit of what the training energies
@@ -31,6 +34,8 @@ def pretrained_model(settings: PotentialSection, frames: Sequence[Frame]) -> Mod
         settings: Names the model (a bundled name, a ``.safetensors`` file, or a foreign one: ``mace:FILE``) and which
             of its parameters are trained.
         frames: Training frames.
+        replay: Frames of earlier data that are to be replayed.
+        mixed: Whether these are of another level of theory; otherwise the energies per species are fitted to them too.
 
     Raises:
         PHLError: For a file that is no model of ours, settings of the architecture that are not the model's, or frames
@@ -47,13 +52,15 @@ def pretrained_model(settings: PotentialSection, frames: Sequence[Frame]) -> Mod
                 f"potential.{key} is {value!r}, but {has}; leave the settings of the architecture out where "
                 "potential.from names a model to start from"
             )
-    strange = [chemical_symbols[z] for z in species_of(frames) if z not in model.species]
+    strange = [chemical_symbols[z] for z in species_of([*frames, *replay]) if z not in model.species]
     if strange:
         raise PHLError(
             f"training frames hold {', '.join(strange)}, which the model to start from does not know "
             f"(it knows {', '.join(chemical_symbols[z] for z in model.species)}); leave them out, or train a new model"
         )
-    _move_references(model, frames)
+    fitted = frames if mixed else [*frames, *replay]
+    moved = model.reference_energies + torch.as_tensor(references_missing(model, fitted))
+    model.set_references(moved, float(model.scale))
     _choose_trainable(model.train(), settings.trainable)
     return model
 
@@ -65,17 +72,16 @@ def _loaded(start: str) -> Model:
 def _choose_trainable(model: Model, patterns: Sequence[str]) -> None:
     """Switch on the gradients of the parameters whose name fits one of the patterns; of all where there are none."""
     names = [name for name, _ in model.named_parameters()]
-    chosen = {name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)}
-    idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
-    if idle:
-        some = ", ".join(names[:: max(1, len(names) // 6)])
-        raise PHLError(f"potential.trainable: no parameter is called {idle[0]!r}; the model has, among others, {some}")
+    chosen = {name for pattern in patterns or ("*",) for name in named_like(names, pattern, "potential.trainable")}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
 
 
-def _move_references(model: Model, frames: Sequence[Frame]) -> None:
-    """Add to the energy of each species what the training energies lack, in the mean."""
+def references_missing(model: Model, frames: Sequence[Frame]) -> np.ndarray:
+    """What the energies of frames differ from a model's, in the mean, per species ``(species,)``, eV.
+
+    The least-squares fit, and the smallest where compositions do not determine it.
+    """
     labelled = [frame for frame in frames if frame.energy is not None]
     rests = []
     with torch.no_grad():
@@ -84,5 +90,4 @@ def _move_references(model: Model, frames: Sequence[Frame]) -> None:
             batch, _ = collate(some, model.cutoffs)
             energies = zip(some, model(batch).tolist(), strict=True)
             rests += [dataclasses.replace(frame, energy=frame.energy - energy) for frame, energy in energies]
-    shift = fit_reference_energies(rests, model.species)
-    model.set_references(model.reference_energies + torch.as_tensor(shift), float(model.scale))
+    return fit_reference_energies(rests, model.species)

@@ -20,6 +20,7 @@ from phl_ase.probes import check_family
 from phl_ase.structures import Frame
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.pretrained import pretrained_model
+from phl_ase.training.replay import load_replay
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class RunData:
         valid: Frames to choose the model by.
         test: Frames to judge it by; not looked at in training.
         split: How they were divided, as recorded beside the run.
-        provenance: Level of theory, energy reference, name and hash of the data set.
+        provenance: Level of theory, energy reference, name and hash of the data set; under ``replay`` those of the
+            data to replay.
+        replay: Frames of what the model to start from has learnt before, to take along.
+        replay_valid: Frames of it that tell how much has been forgotten; they do not choose the model.
     """
 
     train: Sequence[Frame]
@@ -39,6 +43,14 @@ class RunData:
     test: Sequence[Frame] = ()
     split: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    replay: Sequence[Frame] = ()
+    replay_valid: Sequence[Frame] = ()
+
+    @property
+    def content(self) -> str | None:
+        """What tells these data, those to replay included, from others; ``None`` where nothing is known of them."""
+        hashes = [part.get("data_hash") for part in (self.provenance, self.provenance.get("replay", {}))]
+        return " + ".join(known) if (known := [one for one in hashes if one]) else None
 
 
 def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> RunData:
@@ -69,7 +81,10 @@ def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> Run
         "energy_reference": opened.meta.energy_reference,
         "training_frames": len(frames["train"]),
     }
-    return RunData(frames["train"], frames["valid"], frames["test"], parts.to_json(), provenance)
+    replay, replay_valid, card = load_replay(config, opened, held_out=len(frames["valid"]))
+    if card:
+        provenance["replay"] = card
+    return RunData(frames["train"], frames["valid"], frames["test"], parts.to_json(), provenance, replay, replay_valid)
 
 
 def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None:
@@ -114,31 +129,52 @@ def term_weights(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, floa
     return weights
 
 
-def check_species(model: Model, frames: Sequence[Frame]) -> None:
+def check_species(model: Model, data: RunData) -> None:
     """Check that a model knows every species of the frames that will choose it.
 
     Raises:
         PHLError: Naming the species that no training frame holds.
     """
-    strange = sorted({chemical_symbols[z] for z in species_of(frames) if z not in model.species})
+    strange = sorted(
+        {chemical_symbols[z] for z in species_of([*data.valid, *data.replay_valid]) if z not in model.species}
+    )
     if strange:
         raise PHLError(
             f"validation frames hold {', '.join(strange)}, which no training frame holds; choose another split or seed"
         )
 
 
-def new_model(config: TrainConfig, frames: Sequence[Frame]) -> Model:
+def check_replay(config: TrainConfig, data: RunData) -> None:
+    """Check that a run that is to replay frames can.
+
+    Raises:
+        PHLError: Where no model to start from, or no frames to replay, are there.
+    """
+    if data.replay and config.potential.start is None:
+        raise PHLError(
+            "frames are replayed to keep what a model to start from has learnt, but potential.from names none; "
+            "name one, or merge the data sets and leave replay.source out"
+        )
+    if config.replay.source is not None and not data.replay:
+        raise PHLError(
+            f"replay.source is {config.replay.source!r}, but the run was given no frames of it; "
+            "leave it out, or prepare the data with prepare_data"
+        )
+
+
+def new_model(config: TrainConfig, frames: Sequence[Frame], replay: Sequence[Frame] = ()) -> Model:
     """The model that a run begins with, its reference energies fitted to the training frames.
 
-    Untrained, its scale fitted as well; or the trained model that the configuration names, with its scale.
+    Untrained, its scale fitted as well; or the trained model that the configuration names, with its scale. Frames to
+    replay take part in the fit where they are of the same level of theory as the others.
 
     Raises:
         PHLError: For unknown settings, a model to start from that does not fit, or charges that it does not take.
     """
-    charged = [f for f in frames if f.charge != 0]
+    charged = [f for f in (*frames, *replay) if f.charge != 0]
     settings = config.potential
     if settings.start is not None:
-        model = pretrained_model(settings, frames)
+        model = pretrained_model(settings, frames, replay, mixed=config.replay.mixed)
         if is_foreign(settings.start) and config.training.dtype != "float64":
             raise PHLError(
                 f"training.dtype is {config.training.dtype}, but {settings.start} adds energies of keV in the dtype of "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +12,12 @@ from torch import Tensor
 
 from phl_ase.derivatives import GradientGraph, rows_per_chunk, stress_of
 from phl_ase.errors import NonFiniteError
-from phl_ase.objective import TERMS
+from phl_ase.objective import TERMS, CompiledLoss
 from phl_ase.potentials import Model
-from phl_ase.structures import Batch, Labels, Potential, Predictions
+from phl_ase.structures import Batch, Labels, Potential, Predictions, blocks_pay, in_blocks
 
 # graphs of a product that is differentiated again keep about this many times what the gradient's graph keeps
 _TRAINING_FACTOR = 3
-
-Evaluator = Callable[[Batch, Tensor | None], Predictions]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def accumulate_gradients(
     *,
     memory_budget: int,
     counts: Mapping[str, int] | None = None,
-    compiled: Evaluator | None = None,
+    compiled: CompiledLoss | None = None,
 ) -> StepResult:
     """Add the gradient of the loss to the ``.grad`` of the potential's parameters.
 
@@ -58,50 +57,96 @@ def accumulate_gradients(
         weights: Weight of each term; terms of weight 0 should be left out, they would be paid for.
         memory_budget: Bytes for the Hessian rows taken together.
         counts: Global label counts when the batch is one process's share of a larger one.
-        compiled: The compiled evaluator, taken instead of the eager one.
+        compiled: The compiled loss, taken where it can be; Hessian rows then one by one.
 
     Raises:
         NonFiniteError: When the loss is not finite, naming frames and term.
     """
     local = label_counts(labels, weights)
     total = dict(counts) if counts is not None else local
-    sums = dict.fromkeys(weights, 0.0)
-    needs_hvp = "curvature" in weights and local["curvature"] > 0
-    parameters = [p for p in potential.parameters() if p.requires_grad]
-    parts = _predictions(potential, batch, labels, weights, needs_hvp, memory_budget, compiled)
-    for predictions, part_labels, names, last in parts:
-        terms = {name: TERMS[name].total(batch, predictions, part_labels) for name in names if local[name]}
+    if getattr(potential, "takes_blocks", False):
+        # one form for all batches where each form is compiled anew
+        least = {} if compiled is None else {"least_pairs": 0}
+        batch, labels = in_blocks(batch, labels) if blocks_pay(batch, **least) else (batch, labels)
+    # of terms without labels nothing is computed
+    mean = {name: weight / max(total[name], 1) for name, weight in weights.items() if local[name]}
+    sums = None if compiled is None else _compiled_sums(compiled, potential, batch, labels, mean)
+    if sums is None:
+        sums = _eager_sums(potential, batch, labels, mean, memory_budget, stress="stress" in weights)
+    return StepResult(dict.fromkeys(weights, 0.0) | sums, local)
+
+
+def _eager_sums(
+    potential: Model, batch: Batch, labels: Labels, mean: Mapping[str, float], memory_budget: int, *, stress: bool
+) -> dict[str, float]:
+    """Sums of the terms, gradients of their weighted sum added to the parameters, Hessian rows in chunks."""
+    sums = dict.fromkeys(mean, 0.0)
+    parameters = _trainable(potential)
+    for predictions, part_labels, names, last in _predictions(
+        potential, batch, labels, mean, memory_budget, stress=stress
+    ):
+        terms = {name: TERMS[name].total(batch, predictions, part_labels) for name in names}
         for name, value in terms.items():
             sums[name] += float(value.detach())
             if not torch.isfinite(value):
                 raise NonFiniteError(_blame(name, batch, predictions, part_labels))
-        loss = sum(weights[name] * value / max(total[name], 1) for name, value in terms.items())
+        loss = sum(mean[name] * value for name, value in terms.items())
         if isinstance(loss, Tensor) and loss.requires_grad:
             # towards the parameters only: what leads back to the positions alone is not differentiated a third time
             loss.backward(retain_graph=not last, inputs=parameters)
-    return StepResult(sums, local)
+    return sums
+
+
+def _trainable(potential: Model) -> list[torch.nn.Parameter]:
+    return [p for p in potential.parameters() if p.requires_grad]
+
+
+def _compiled_sums(
+    compiled: CompiledLoss,
+    potential: Model,
+    batch: Batch,
+    labels: Labels,
+    mean: Mapping[str, float],
+) -> dict[str, float] | None:
+    """Sums of the terms, gradients added to the parameters; ``None`` and nothing added where eager mode must do it.
+
+    That is also the case where a loss is not finite: eager mode says which frame's.
+    """
+    if not mean:
+        return None
+    has_products = "curvature" in mean and labels.probes is not None and labels.products is not None
+    sums = dict.fromkeys(mean, 0.0)
+    gradients: list[Tensor] | None = None
+    for row in range(len(labels.probes)) if has_products and labels.probes is not None else [None]:
+        one = _one_probe(labels, row)
+        # one function for every row: after the first the other terms weigh nothing
+        weights = mean if not row else {name: w if name == "curvature" else 0.0 for name, w in mean.items()}
+        done = compiled(batch, one, weights)
+        if done is None or not all(math.isfinite(value) for value in done[0].values()):
+            return None
+        sums = {name: sums[name] + (done[0][name] if weights[name] or not row else 0.0) for name in sums}
+        gradients = done[1] if gradients is None else [a + b for a, b in zip(gradients, done[1], strict=True)]
+    for parameter, gradient in zip(_trainable(potential), gradients or (), strict=True):
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    return sums
+
+
+def _one_probe(labels: Labels, row: int | None) -> Labels:
+    if row is None or labels.probes is None or labels.products is None:
+        return dataclasses.replace(labels, probes=None, products=None)
+    return dataclasses.replace(labels, probes=labels.probes[row : row + 1], products=labels.products[row : row + 1])
 
 
 def _predictions(
-    potential: Potential,
-    batch: Batch,
-    labels: Labels,
-    weights: Mapping[str, float],
-    needs_hvp: bool,
-    memory_budget: int,
-    compiled: Evaluator | None,
+    potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], memory_budget: int, *, stress: bool
 ) -> Iterator[tuple[Predictions, Labels, list[str], bool]]:
     """Predictions to take the loss of, chunk by chunk: (predictions, labels, terms to add, whether it is the last)."""
-    names = [name for name in weights if needs_hvp or name != "curvature"]
-    if compiled is not None:
-        yield compiled(batch, labels.probes if needs_hvp else None), labels, names, True
-        return
     graph = GradientGraph(
         potential,
         batch,
-        curvature=needs_hvp,
+        curvature="curvature" in names,
         measured=labels.probes is not None and len(labels.probes) > 1,
-        stress="stress" in weights,
+        stress=stress,
         create_graph=True,
     )
     predictions = Predictions(
@@ -109,8 +154,8 @@ def _predictions(
         forces=-graph.gradient,
         stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
     )
-    if not needs_hvp or labels.probes is None or labels.products is None:
-        yield predictions, labels, names, True
+    if "curvature" not in names or labels.probes is None or labels.products is None:
+        yield predictions, labels, list(names), True
         return
     chunk = rows_per_chunk(_TRAINING_FACTOR * graph.saved_bytes, memory_budget)
     starts = range(0, len(labels.probes), chunk)
@@ -118,7 +163,7 @@ def _predictions(
         rows = slice(start, start + chunk)
         part = dataclasses.replace(predictions, hvp=graph.products(labels.probes[rows]))
         part_labels = dataclasses.replace(labels, probes=labels.probes[rows], products=labels.products[rows])
-        yield part, part_labels, names if start == 0 else ["curvature"], start == starts[-1]
+        yield part, part_labels, list(names) if start == 0 else ["curvature"], start == starts[-1]
 
 
 def _blame(name: str, batch: Batch, predictions: Predictions, labels: Labels) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +17,13 @@ import torch
 from phl_ase import __version__
 from phl_ase.adapters.foreign import Foreign
 from phl_ase.derivatives import choose_device, evaluate
-from phl_ase.derivatives.compiled import CompiledEvaluator
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.files import write_atomic
-from phl_ase.objective import TERMS, with_curvature_targets
+from phl_ase.objective import TERMS, CompiledLoss, with_curvature_targets
 from phl_ase.potentials import Model, save_model
 from phl_ase.progress import Progress
 from phl_ase.structures import Frame, PackedFrames
-from phl_ase.training.batches import batches_of_epoch
+from phl_ase.training.batches import batches_of_epoch, batches_with_replay
 from phl_ase.training.checkpoint import (
     BEST,
     CARD,
@@ -32,15 +31,18 @@ from phl_ase.training.checkpoint import (
     FOREIGN,
     LAST,
     SPLIT,
+    changed_settings,
     load_checkpoint,
     run_folder,
     save_checkpoint,
 )
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import RunLog
+from phl_ase.training.optimiser import moving_average, new_optimiser, rate_of, set_rate
 from phl_ase.training.processes import Processes, processes_of_run
+from phl_ase.training.replay import frames_to_replay
 from phl_ase.training.schedule import curvature_weight, learning_rate
-from phl_ase.training.setup import RunData, check_species, curvature_family, new_model, term_weights
+from phl_ase.training.setup import RunData, check_replay, check_species, curvature_family, new_model, term_weights
 from phl_ase.training.signals import signals_noticed
 from phl_ase.training.step import StepResult, accumulate_gradients, label_counts
 
@@ -121,23 +123,23 @@ class _Run:
         training = config.training
         self.device = processes.device(choose_device(training.device))
         self.dtype = _DTYPES[training.dtype]
-        self.family = curvature_family(config, data.train)
-        self.weights = term_weights(config, data.train)
+        check_replay(config, data)
+        self.family = curvature_family(config, [*data.train, *data.replay])
+        self.weights = term_weights(config, [*data.train, *data.replay])
         if training.compile and "stress" in self.weights:
             raise PHLError("training.compile does not do stress yet; set training.compile=false or loss.stress=0")
-        self.model = new_model(config, data.train).to(device=self.device, dtype=self.dtype)
+        model = new_model(config, data.train, data.replay)
+        replay, replay_valid = frames_to_replay(config.replay, data.replay, data.replay_valid, model)
+        self.model = model.to(device=self.device, dtype=self.dtype)
         # of a model that was trained already, what its card says of its training
         self.started_from = dict(self.model.provenance)
-        check_species(self.model, data.valid)
-        self.averaged = torch.optim.swa_utils.AveragedModel(
-            self.model, multi_avg_fn=_moving_average(training.ema_decay)
-        )
-        self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
-        )
-        self.train_set = PackedFrames(data.train, self.model.cutoffs)
+        check_species(self.model, data)
+        self.averaged = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=moving_average(training.ema_decay))
+        self.optimiser = new_optimiser(self.model, training)
+        self.train_set = PackedFrames([*data.train, *replay], self.model.cutoffs)
         self.valid_set = PackedFrames(data.valid, self.model.cutoffs)
-        self.compiled = CompiledEvaluator(self.model) if training.compile else None
+        self.replay_valid_set = PackedFrames(replay_valid, self.model.cutoffs) if replay_valid else None
+        self.compiled = CompiledLoss(self.model) if training.compile else None
         self.at = _Position()
         self._saved_at = time.monotonic()
 
@@ -163,7 +165,7 @@ class _Run:
         state = {
             "version": __version__,
             "config": self.config.to_json(),
-            "data": self.data.provenance.get("data_hash"),
+            "data": self.data.content,
             "position": vars(self.at),
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -175,10 +177,10 @@ class _Run:
 
     def restore(self) -> None:
         state = self.processes.first_says(lambda: load_checkpoint(self.folder / LAST))
-        changed = _differences(state["config"], self.config.to_json())
+        changed = changed_settings(state["config"], self.config.to_json())
         if changed:
             raise PHLError(f"{self.folder}: the run was started with another {changed}; resume it unchanged")
-        if state["data"] != self.data.provenance.get("data_hash"):
+        if state["data"] != self.data.content:
             raise PHLError(f"{self.folder}: the data set has changed since the run was started; train anew on it")
         try:
             self.model.load_state_dict(state["model"])
@@ -205,9 +207,7 @@ class _Run:
         self.log.write_table()
 
     def _epoch(self, noticed: list[int], started: float) -> None:
-        training, at = self.config.training, self.at
-        sizes = self.train_set.sizes.numpy()
-        batches = batches_of_epoch(sizes, training.batch_size, seed=training.seed, epoch=at.epoch)
+        at, batches = self.at, self._batches()
         while at.batch < len(batches):
             fraction = at.epoch + at.batch / len(batches)
             result, asked_to_stop = self._step(batches[at.batch], fraction, noticed)
@@ -224,11 +224,20 @@ class _Run:
                     f"nothing is lost: continue with --resume --out {self.folder}"
                 )
 
+    def _batches(self) -> list[np.ndarray]:
+        """The batches of the epoch, indices into ``train_set``, whose last frames are those to replay."""
+        training, epoch = self.config.training, self.at.epoch
+        sizes, replayed = self.train_set.sizes.numpy(), len(self.data.replay)
+        if not replayed:
+            return batches_of_epoch(sizes, training.batch_size, seed=training.seed, epoch=epoch)
+        return batches_with_replay(
+            sizes, replayed, training.batch_size, share=self.config.replay.share, seed=training.seed, epoch=epoch
+        )
+
     def _step(self, chosen: np.ndarray, fraction: float, noticed: Sequence[int]) -> tuple[StepResult, bool]:
         """One step on a batch: sums and counts over all processes, and whether one of them was asked to stop."""
         training, processes = self.config.training, self.processes
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(training, fraction, self.at.halvings)
+        set_rate(self.optimiser, learning_rate(training, fraction, self.at.halvings))
         weights = dict(self.weights)
         if "curvature" in weights:
             weights["curvature"] = curvature_weight(self.config.loss, fraction)
@@ -272,9 +281,10 @@ class _Run:
         return StepResult(result.sums, counts)
 
     def _placed(self, error: NonFiniteError) -> NonFiniteError:
+        replayed = " (−1, −2, …: replayed ones)" if self.data.replay else ""
         return NonFiniteError(
-            f"epoch {self.at.epoch + 1}, step {self.at.batch + 1}: {error}; lower the learning rate or look at "
-            "these frames; the last good checkpoint is kept"
+            f"epoch {self.at.epoch + 1}, step {self.at.batch + 1}: {error}{replayed}; lower the learning rate or look "
+            "at these frames; the last good checkpoint is kept"
         )
 
     def _draw(self, frames: PackedFrames, chosen: Sequence[int] | np.ndarray, *, epoch: int, family: str | None = None):
@@ -297,7 +307,7 @@ class _Run:
     def _finish_epoch(self, started: float) -> dict[str, Any]:
         at, training = self.at, self.config.training
         at.epoch, at.batch = at.epoch + 1, 0
-        record: dict[str, Any] = {"epoch": at.epoch, "learning_rate": self.optimiser.param_groups[0]["lr"]}
+        record: dict[str, Any] = {"epoch": at.epoch, "learning_rate": rate_of(self.optimiser)}
         record |= {f"train_{n}": float(np.sqrt(at.sums[n] / max(at.counts[n], 1))) for n in at.sums}
         at.sums, at.counts = {}, {}
         if at.epoch % training.validate_every == 0 or at.epoch == training.epochs:
@@ -310,15 +320,24 @@ class _Run:
         return record
 
     def _validate(self) -> dict[str, Any]:
+        means = self._mean_terms(self.valid_set)
+        loss = sum(self.weights[name] * value for name, value in means.items())
+        self._judge(loss)
+        # what is replayed tells how much has been forgotten; the model is chosen by the new frames alone
+        replayed = self._mean_terms(self.replay_valid_set) if self.replay_valid_set is not None else {}
+        return {"valid_loss": loss, **_roots("valid", means), **_roots("replay", replayed)}
+
+    def _mean_terms(self, frames: PackedFrames) -> dict[str, float]:
+        """Mean of each term that the frames carry labels of, over them, for the averaged weights."""
         sums = dict.fromkeys(self.weights, 0.0)
         counts = dict.fromkeys(self.weights, 0.0)
         needs = {TERMS[name].needs for name in self.weights}
-        order = np.argsort(self.valid_set.sizes.numpy(), kind="stable")
+        order = np.argsort(frames.sizes.numpy(), kind="stable")
         size = 4 * self.config.training.batch_size
         starts = range(0, len(order), size)
         for start in starts[self.processes.rank :: self.processes.count]:
             # all directions, so that the choice of the best model has no noise of probes
-            batch, labels = self._draw(self.valid_set, order[start : start + size], epoch=0, family="complete")
+            batch, labels = self._draw(frames, order[start : start + size], epoch=0, family="complete")
             part = needs if labels.probes is not None else needs - {"hvp"}
             predictions = evaluate(self.average, batch, part, probes=labels.probes)
             for name in self.weights:
@@ -327,10 +346,7 @@ class _Run:
                     sums[name] += float(term.total(batch, predictions, labels))
                     counts[name] += int(term.present(labels).sum())
         sums, counts = (self.processes.sum(values, self.device) for values in (sums, counts))
-        means = {name: sums[name] / counts[name] for name in sums if counts[name]}
-        loss = sum(self.weights[name] * value for name, value in means.items())
-        self._judge(loss)
-        return {"valid_loss": loss, **{f"valid_{name}": float(np.sqrt(value)) for name, value in means.items()}}
+        return {name: sums[name] / counts[name] for name in sums if counts[name]}
 
     def _judge(self, loss: float) -> None:
         at, training = self.at, self.config.training
@@ -368,27 +384,8 @@ class _Run:
         return training.schedule == "plateau" and self.at.epoch > training.warmup_epochs and exhausted
 
 
-def _moving_average(decay: float):
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
-        # the average forgets the first steps faster than its decay would
-        weight = 1.0 - min(decay, (1.0 + float(count)) / (10.0 + float(count)))
-        torch._foreach_lerp_(averaged, current, weight)
-
-    return torch.no_grad()(update)
-
-
-# what may change when a run is resumed: where it runs and how, not what comes out of it
-_FREE = {("training", "device"), ("training", "memory_budget_mb"), ("training", "checkpoint_seconds")}
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    keys = [
-        f"{section}.{key}"
-        for section in old
-        for key in old[section]
-        if new.get(section, {}).get(key) != old[section][key] and (section, key) not in _FREE
-    ]
-    return ", ".join(keys)
+def _roots(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": float(np.sqrt(value)) for name, value in means.items()}
 
 
 def _note(record: dict[str, Any]) -> str:

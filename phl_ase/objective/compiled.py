@@ -1,0 +1,203 @@
+"""The whole loss and its gradient in the parameters as one compiled function of (parameters, batch, labels)."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from phl_ase.derivatives.compiled import CompileFailure, compiled
+from phl_ase.derivatives.graph import GradientGraph, stress_of
+from phl_ase.objective.terms import TERMS
+from phl_ase.structures import Batch, BlockedNeighbours, Labels, Neighbours, Potential, Predictions
+
+_ATOMS = {"batch": ("positions", "numbers", "system", "slot", "atom_mask"), "labels": ("forces", "probes", "products")}
+_SYSTEMS = {
+    "batch": ("cell", "pbc", "charge", "multiplicity"),
+    "labels": ("energy", "stress", "has_energy", "has_forces", "has_stress", "has_hessian", "n_probes", "frame_id"),
+}
+_CHECKS = 2
+"""Of each function the results for this many batches of different size are compared with eager ones."""
+
+
+class CompiledLoss:
+    """Terms of the loss and the gradient of their weighted sum, compiled where that is possible.
+
+    Compiles on first use, once for every set of terms; says so in one warning where it cannot, or where the first
+    results differ from the eager ones, and then leaves the work to the caller.
+
+    Args:
+        model: A torch module; its parameters that require gradients are differentiated in.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+        self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.failure: str | None = None
+        self._functions: dict[tuple[Any, ...], Callable[..., Sequence[Tensor]]] = {}
+        self._checked: dict[tuple[Any, ...], set[tuple[int, ...]]] = {}
+
+    def __call__(
+        self, batch: Batch, labels: Labels, weights: Mapping[str, float]
+    ) -> tuple[dict[str, float], list[Tensor]] | None:
+        """Sum of each term over the systems that carry its label, and the gradient of Σ weight · sum.
+
+        Args:
+            batch: The systems.
+            labels: Their labels, with at most one probe each.
+            weights: Of each term, already divided by its number of labels.
+
+        Returns:
+            ``None`` where nothing is compiled: after a failure, and for batches of one system, one atom or no pairs.
+        """
+        if self.failure is not None:
+            return None
+        values, axes = _named(batch, labels)
+        if any(size < 2 for name, kinds in axes.items() for size in values[name].shape[: len(kinds)]):
+            return None
+        values |= self._state()
+        values["weights"] = torch.tensor([*weights.values()], dtype=torch.float64, device=batch.positions.device)
+        terms = tuple(weights)
+        form = [(cutoff, type(pairs), pairs.shifts is None) for cutoff, pairs in batch.neighbours.items()]
+        key = (terms, batch.positions.dtype, batch.positions.device, *form, *sorted(axes))
+
+        def eager(arguments: Mapping[str, Tensor]) -> list[Tensor]:
+            return self._loss_and_gradient(arguments, batch, labels, terms)
+
+        try:
+            if key not in self._functions:
+                self._functions[key] = compiled(eager, values, axes)
+            results = self._functions[key](values)
+        except (CompileFailure, RuntimeError) as error:
+            self._give_up(f"the loss could not be compiled ({str(error).splitlines()[0]})")
+            return None
+        if not self._agrees(key, values, axes, results, eager):
+            self._give_up("the compiler made a function that gives other numbers")
+            return None
+        return dict(zip(terms, results[0].tolist(), strict=True)), list(results[1:])
+
+    def _give_up(self, reason: str) -> None:
+        self.failure = reason
+        self._functions.clear()
+        warnings.warn(f"{reason}; going on without compiling", RuntimeWarning, stacklevel=4)
+
+    def _agrees(self, key, values, axes, results, eager) -> bool:
+        sizes = tuple(values[name].shape[0] for name in axes)
+        checked = self._checked.setdefault(key, set())
+        if len(checked) >= _CHECKS or sizes in checked:
+            return True
+        checked.add(sizes)
+        return all(_close(a, b) for a, b in zip(results, eager(values), strict=True))
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return {f"model.{name}": value.detach() for name, value in state.items()}
+
+    def _loss_and_gradient(
+        self, values: Mapping[str, Tensor], batch: Batch, labels: Labels, terms: Sequence[str]
+    ) -> list[Tensor]:
+        state = {name.removeprefix("model."): v for name, v in values.items() if name.startswith("model.")}
+        parameters = {name: state[name].detach().requires_grad_() for name in self.names}
+        potential = _Called(self.model, {**state, **parameters})
+        batch, labels = _filled_in(batch, labels, values)
+        with torch.enable_grad():
+            predictions = _predictions(potential, batch, labels, terms)
+            totals = [TERMS[name].total(batch, predictions, labels).double() for name in terms]
+            loss = sum(w * total for w, total in zip(values["weights"].unbind(), totals, strict=True))
+            gradients = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)  # type: ignore[arg-type]
+        return [torch.stack(totals).detach(), *gradients]
+
+
+class _Called:
+    """A module with other tensors for its parameters and buffers, as a Potential."""
+
+    def __init__(self, model: Any, state: Mapping[str, Tensor]) -> None:
+        self.model, self.state = model, dict(state)
+        self.species, self.cutoffs = model.species, model.cutoffs
+        self.receptive_field, self.takes_charge = model.receptive_field, model.takes_charge
+        self.derivative_modes = model.derivative_modes
+
+    def __call__(self, batch: Batch) -> Tensor:
+        energy: Tensor = functional_call(self.model, self.state, (batch,))
+        return energy
+
+
+def _predictions(potential: Potential, batch: Batch, labels: Labels, terms: Sequence[str]) -> Predictions:
+    graph = GradientGraph(
+        potential,
+        batch,
+        curvature="curvature" in terms,
+        measured=False,
+        stress="stress" in terms,
+        create_graph=True,
+    )
+    return Predictions(
+        energy=graph.energy,
+        forces=-graph.gradient,
+        stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
+        hvp=None if labels.probes is None else graph.products(labels.probes),
+    )
+
+
+def _named(batch: Batch, labels: Labels) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+    """Every tensor of a batch and its labels by name, and the axes that change; atoms of blocks as (systems, rows)."""
+    blocked = any(isinstance(pairs, BlockedNeighbours) for pairs in batch.neighbours.values())
+    values: dict[str, Tensor] = {}
+    axes: dict[str, tuple[str, ...]] = {}
+    for kind, source in (("batch", batch), ("labels", labels)):
+        for field in (*_ATOMS[kind], *_SYSTEMS[kind]):
+            value = getattr(source, field)
+            if value is None:
+                continue
+            name = f"{kind}.{field}"
+            if field in ("probes", "products"):
+                value = value.squeeze(0)
+            if field in _SYSTEMS[kind]:
+                axes[name] = ("systems",)
+            else:
+                axes[name] = ("systems", "rows") if blocked else ("atoms",)
+                value = value.unflatten(0, (batch.n_systems, -1)) if blocked else value
+            values[name] = value.contiguous()
+    for number, pairs in enumerate(batch.neighbours.values()):
+        for field in ("i", "j", "shifts"):
+            if (value := getattr(pairs, field)) is not None:
+                values[f"pairs{number}.{field}"] = value.contiguous()
+                axes[f"pairs{number}.{field}"] = (f"edges{number}",)
+    return values, axes
+
+
+def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tuple[Batch, Labels]:
+    """The batch and labels of these tensors; the inverse of :func:`_named`."""
+    blocked = values["batch.numbers"].dim() == 2
+
+    def fields(kind: str) -> dict[str, Tensor]:
+        found = {}
+        for field in (*_ATOMS[kind], *_SYSTEMS[kind]):
+            value = values.get(f"{kind}.{field}")
+            if value is None:
+                continue
+            if blocked and field in _ATOMS[kind]:
+                value = value.flatten(0, 1)
+            found[field] = value.unsqueeze(0) if field in ("probes", "products") else value
+        return found
+
+    neighbours: dict[float, Neighbours] = {
+        cutoff: type(pairs)(*[values.get(f"pairs{number}.{field}") for field in ("i", "j", "shifts")])  # type: ignore[arg-type]
+        for number, (cutoff, pairs) in enumerate(batch.neighbours.items())
+    }
+    return (
+        dataclasses.replace(batch, **fields("batch"), neighbours=neighbours),
+        dataclasses.replace(labels, **fields("labels"), hessian=None),
+    )
+
+
+def _close(result: Tensor, expected: Tensor) -> bool:
+    """Equal but for rounding, or both not finite: what diverged is for the loss to say."""
+    precision = torch.float32 if expected.dtype != torch.float64 else expected.dtype
+    error = (result - expected).norm() / expected.norm().clamp(min=1e-30)
+    return bool(error <= torch.finfo(precision).eps ** 0.4 or not torch.isfinite(expected).all())

@@ -1,0 +1,88 @@
+"""Batches of molecules in blocks: every system takes as many rows as the largest, so that messages between the atoms of
+a system are products of small dense matrices instead of operations on long lists of pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from phl_ase.structures.batch import Batch, Labels, Neighbours
+
+FILLED = 0.15
+"""Least share of the places (i, j) of all blocks that pairs must fill: a place takes about a fifth of a listed pair."""
+
+SMALL = 400
+"""Pairs of a batch below which eager operations wait for each other rather than for arithmetic."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlockedNeighbours(Neighbours):
+    """Pairs of a batch in which every system has the same number of rows, padded atoms included.
+
+    The number of rows is that of all atoms over that of the systems; atom ``i`` has the slot ``i`` modulo it.
+    """
+
+
+torch.export.register_dataclass(BlockedNeighbours)
+
+
+def blocks_pay(batch: Batch, *, least_pairs: int = SMALL) -> bool:
+    """Whether enough pairs interact for dense blocks to be less work than lists, and no system is mostly padding.
+
+    Args:
+        batch: Systems without padding.
+        least_pairs: Below this lists take fewer operations, and no operation has much to do.
+    """
+    rows = int(batch.sizes().max())
+    pairs = max((len(pairs.i) for pairs in batch.neighbours.values()), default=0)
+    return pairs >= max(least_pairs, FILLED * batch.n_systems * rows**2)
+
+
+def in_blocks(batch: Batch, labels: Labels) -> tuple[Batch, Labels]:
+    """The same systems and labels in blocks; padded atoms are masked, far from nothing and bound to nobody.
+
+    Args:
+        batch: Systems without padding.
+        labels: Their labels.
+
+    Returns:
+        The batch, its neighbours :class:`BlockedNeighbours`, and the labels, zero where atoms are padded. The labels'
+        dense Hessians are left as they are.
+    """
+    rows = int(batch.sizes().max())
+    total = batch.n_systems * rows
+    place = batch.system * rows + batch.slot
+    systems = torch.arange(batch.n_systems, device=place.device)
+    numbers = batch.numbers[:1].expand(total)  # padding takes a species that is known
+    blocked = dataclasses.replace(
+        batch,
+        positions=_spread(batch.positions, place, total),
+        numbers=numbers.index_copy(0, place, batch.numbers),
+        system=systems.repeat_interleave(rows),
+        slot=torch.arange(rows, device=place.device).repeat(batch.n_systems),
+        atom_mask=_mask(place, total),
+        neighbours={
+            cutoff: BlockedNeighbours(place[pairs.i], place[pairs.j], pairs.shifts)
+            for cutoff, pairs in batch.neighbours.items()
+        },
+    )
+    return blocked, dataclasses.replace(
+        labels,
+        forces=_spread(labels.forces, place, total),
+        probes=None if labels.probes is None else _spread(labels.probes, place, total, 1),
+        products=None if labels.products is None else _spread(labels.products, place, total, 1),
+    )
+
+
+def _spread(values: Tensor, place: Int[Tensor, " atoms"], total: int, axis: int = 0) -> Tensor:
+    shape = (*values.shape[:axis], total, *values.shape[axis + 1 :])
+    return values.new_zeros(shape).index_copy(axis, place, values)
+
+
+def _mask(place: Int[Tensor, " atoms"], total: int) -> Bool[Tensor, " rows"]:
+    return torch.zeros(total, dtype=torch.bool, device=place.device).index_fill(0, place, True)

@@ -1,0 +1,232 @@
+"""Batches in blocks, and the loss as one compiled function: the numbers of lists and of eager mode.
+
+Tracing is tested by running what was traced; that the compiler changes no number is tested where tests may be slow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from surfaces import cluster, crystal, painn
+
+from phl_ase.derivatives import evaluate
+from phl_ase.derivatives.compiled import CompileFailure
+from phl_ase.errors import NonFiniteError
+from phl_ase.objective import SCHEMES, CompiledLoss, with_curvature_targets
+from phl_ase.objective import compiled as objective_module
+from phl_ase.structures import BlockedNeighbours, blocks_pay, collate, in_blocks
+from phl_ase.training.step import accumulate_gradients
+
+WEIGHTS = {"energy": 10.0, "forces": 1.0, "curvature": 0.5}
+# float64: order of sums alone differs; float32: six digits less rounding of three derivatives
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def labelled(frame, rng):
+    n = len(frame)
+    hessian = rng.normal(size=(3 * n, 3 * n))
+    return dataclasses.replace(frame, energy=rng.normal(), forces=rng.normal(size=(n, 3)), hessian=hessian + hessian.T)
+
+
+def molecules(rng, *sizes):
+    return [labelled(cluster(rng, n, frame_id=k), rng) for k, n in enumerate(sizes)]
+
+
+def drawn(model, frames, scheme="E-F-HVP-random", n_probes=1, dtype=torch.float64):
+    batch, labels = collate(frames, model.cutoffs)
+    family = SCHEMES[scheme].probes
+    if family:
+        labels = with_curvature_targets(batch, labels, family, n_probes=n_probes, seed=3)
+    return batch.to(dtype=dtype), labels.to(dtype=dtype)
+
+
+def gradient(model, batch, labels, loss=None):
+    model.zero_grad(set_to_none=True)
+    weights = {name: w for name, w in WEIGHTS.items() if name != "curvature" or labels.probes is not None}
+    result = accumulate_gradients(model, batch, labels, weights, memory_budget=2**31, compiled=loss)
+    return result, torch.cat([p.grad.ravel() for p in model.parameters()])
+
+
+def assert_same(model, batch, labels, loss):
+    """Losses and gradients of the compiled and the eager step."""
+    result, vector = gradient(model, batch, labels, loss)
+    expected, reference = gradient(model, batch, labels)
+    tolerance = TOLERANCE[batch.positions.dtype]
+    assert (vector - reference).norm() <= tolerance * reference.norm()
+    assert result.sums == pytest.approx(expected.sums, rel=tolerance)
+    assert result.counts == expected.counts
+
+
+# ------------------------------------------------------------------------------------------------------------- blocks
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("core", ["none", "zbl"])
+def test_blocks_change_no_number(layers, core, rng):
+    """Systems of one atom, of different size, and a cell whose atoms see their own images."""
+    model = painn(layers=layers, core=core)
+    model.set_references(torch.tensor([-13.6, -1035.0, -2043.0]), 2.5)
+    frames = [*molecules(rng, 5, 1, 7), labelled(crystal(rng, 3), rng)]
+    batch, labels = drawn(model, frames, n_probes=2)
+    blocked, spread = in_blocks(batch, labels)
+    assert blocked.positions.shape == (4 * 7, 3)
+    assert isinstance(blocked.neighbours[4.0], BlockedNeighbours)
+    assert torch.equal(blocked.sizes(), batch.sizes())
+    listed = evaluate(model, batch, ("energy", "forces", "hvp"), probes=labels.probes)
+    dense = evaluate(model, blocked, ("energy", "forces", "hvp"), probes=spread.probes)
+    atoms = blocked.atom_mask
+    # order of sums alone differs: of energies of 1e4 eV, of curvatures of 1e2 eV/Å²
+    torch.testing.assert_close(dense.energy, listed.energy, rtol=1e-14, atol=1e-12)
+    torch.testing.assert_close(dense.forces[atoms], listed.forces, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(dense.hvp[:, atoms], listed.hvp, rtol=1e-11, atol=1e-11)
+    assert not dense.forces[~atoms].any()
+    assert not dense.hvp[:, ~atoms].any()
+
+
+def test_a_step_in_blocks_has_the_gradient_of_lists(rng, monkeypatch):
+    model = painn()
+    batch, labels = drawn(model, molecules(rng, 9, 9, 8, 9, 9, 7, 9), n_probes=2)
+    assert blocks_pay(batch)
+    result, vector = gradient(model, batch, labels)
+    monkeypatch.setattr(type(model), "takes_blocks", False)
+    expected, reference = gradient(model, batch, labels)
+    assert (vector - reference).norm() <= 1e-12 * reference.norm()
+    assert result.sums == pytest.approx(expected.sums, rel=1e-12)
+
+
+def test_lists_are_kept_where_blocks_would_be_empty(rng):
+    model = painn(cutoff=1.5)
+    batch, _ = drawn(model, molecules(rng, 2, 2, 2, 2, 2, 2, 20))
+    assert not blocks_pay(batch, least_pairs=0)
+
+
+# ----------------------------------------------------------------------------------------------------- what is traced
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    """What was traced is run operation by operation; counts how often."""
+    traced = []
+
+    def compile_(graph, examples):
+        traced.append(len(examples))
+        return graph
+
+    monkeypatch.setattr(torch._inductor, "compile", compile_)
+    return traced
+
+
+@pytest.mark.no_typecheck
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("layers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_traced_loss_has_the_gradient_of_the_eager_one(layers, rng, without_compiler):
+    """One trace for all sizes, numbers of probes and schemes with curvature, E-F-H included."""
+    model = painn(channels=4, n_basis=3, layers=layers)
+    loss = CompiledLoss(model)
+    assert_same(model, *drawn(model, molecules(rng, 4, 3)), loss)
+    assert_same(model, *drawn(model, molecules(rng, 2, 6, 5), n_probes=2), loss)
+    assert_same(model, *drawn(model, molecules(rng, 3, 2), "E-F-H"), loss)
+    assert loss.failure is None
+    assert len(without_compiler) == 1
+
+    batch, labels = drawn(model, molecules(rng, 4, 3))
+    _, vector = gradient(model, batch, labels, loss)
+    _difference_quotient(model, batch, labels, vector, loss)
+
+
+def _difference_quotient(model, batch, labels, vector, loss=None, h=1e-4):
+    """The gradient along a random direction against central differences of the loss, extrapolated."""
+    parameters = list(model.parameters())
+    generator = torch.Generator().manual_seed(5)
+    along = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+    origin = [p.detach().clone() for p in parameters]
+
+    def value(t: float) -> float:
+        with torch.no_grad():
+            for p, start, d in zip(parameters, origin, along, strict=True):
+                p.copy_(start + t * d)
+        result, _ = gradient(model, batch, labels, loss)
+        return sum(WEIGHTS[name] * result.sums[name] / result.counts[name] for name in result.sums)
+
+    slope = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+    value(0.0)
+    # h⁴ times a fifth derivative, and rounding over h
+    assert float(torch.cat([d.ravel() for d in along]) @ vector) == pytest.approx(slope, rel=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------- where it cannot be
+
+
+@pytest.mark.parametrize("broken", ["raises", "wrong", "raises later"])
+def test_what_cannot_be_compiled_is_said_once_and_done_eagerly(broken, rng, monkeypatch):
+    def compiled(function, arguments, axes):
+        if broken == "raises":
+            raise CompileFailure("no compiler\nat line 3")
+
+        def made(values):
+            if broken == "raises later":
+                raise RuntimeError("out of registers")
+            return [1.01 * value for value in function(values)]
+
+        return made
+
+    monkeypatch.setattr(objective_module, "compiled", compiled)
+    model = painn()
+    loss = CompiledLoss(model)
+    batch, labels = drawn(model, molecules(rng, 4, 3))
+    with pytest.warns(RuntimeWarning, match=r"no compiler|other numbers|out of registers") as caught:
+        assert_same(model, batch, labels, loss)
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert_same(model, batch, labels, loss)  # and without another warning
+
+
+def test_a_potential_that_reads_numbers_out_cannot_be_traced(rng):
+    class Reads(type(painn())):
+        def forward(self, batch):
+            energy = super().forward(batch)
+            return energy * 2 if float(energy.detach().sum()) > 0 else energy
+
+    model = Reads(painn().config).double()
+    with pytest.warns(RuntimeWarning, match="the loss could not be compiled"):
+        assert_same(model, *drawn(model, molecules(rng, 3, 2), "E-F"), CompiledLoss(model))
+
+
+@pytest.mark.parametrize("sizes", [(4,), (1, 1)])
+def test_batches_too_small_to_stand_for_others_are_done_eagerly(sizes, rng, monkeypatch):
+    monkeypatch.setattr(objective_module, "compiled", None)  # would raise if it were called
+    model = painn()
+    assert_same(model, *drawn(model, molecules(rng, *sizes)), CompiledLoss(model))
+
+
+def test_a_loss_that_is_not_finite_names_the_frame(rng, monkeypatch):
+    monkeypatch.setattr(objective_module, "compiled", lambda function, arguments, axes: function)
+    model = painn()
+    frames = molecules(rng, 4, 3)
+    frames[1] = dataclasses.replace(frames[1], forces=np.full((3, 3), 1e200))
+    with pytest.raises(NonFiniteError, match=r"forces loss is not finite for frames \[1\]"):
+        gradient(model, *drawn(model, frames), CompiledLoss(model))
+
+
+# --------------------------------------------------------------------------------------------------- with the compiler
+
+
+@pytest.mark.no_typecheck
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # compiling takes minutes where cores are shared
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("schemes", [("E-F",), ("E-F-HVP-random", "E-F-H")])
+def test_the_compiled_loss_has_the_gradient_of_the_eager_one(schemes, dtype, rng):
+    model = painn(channels=8, n_basis=4).to(dtype)
+    loss = CompiledLoss(model)
+    for scheme in schemes:
+        assert_same(model, *drawn(model, molecules(rng, 6, 5, 6), scheme, dtype=dtype), loss)
+        assert_same(model, *drawn(model, molecules(rng, 3, 3), scheme, n_probes=2, dtype=dtype), loss)
+    assert loss.failure is None
+    if dtype == torch.float64:
+        batch, labels = drawn(model, molecules(rng, 4, 3), schemes[0])
+        _, vector = gradient(model, batch, labels, loss)
+        _difference_quotient(model, batch, labels, vector, loss)

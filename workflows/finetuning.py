@@ -1,0 +1,326 @@
+"""Fine-tuning models of other packages in equal time: energies and forces, or a Hessian-vector product a frame as well.
+
+    python workflows/finetuning.py run   --out runs/finetuning    # mace and graph-pes, or --potential NAME; restartable
+    python workflows/finetuning.py table --out runs/finetuning --json workflows/results/finetuning.json
+
+Small models are trained from scratch on energies and forces, then every way goes on from the same model, on the same
+frames, for the same processor time. Time goes by the processor's clock, on one thread: a step's is measured first, and
+the number of epochs chosen from it. No training frame is a stationary point: all of these are tested, and a search
+starts near each transition state. Finished cells are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from finetuning_models import CUTOFF, SETTINGS, write_untrained
+from finetuning_table import figure, rows, text
+from label_cost import means, score, without_hessians
+
+from phl_ase.calculator import PHLCalculator
+from phl_ase.datasets import MemoryDataset, open_dataset, reactions_of, split, write_split
+from phl_ase.paths import displaced
+from phl_ase.plots.style import to_png
+from phl_ase.reference import Probes
+from phl_ase.results import provenance, write_json
+from phl_ase.structures import Frame
+from phl_ase.study.references import labelled_reaction
+from phl_ase.training import RunData, TrainConfig, parse_config, train
+from phl_ase.validators import validate_transition_state
+
+DATA = "reactions-wb97xd-631gd"
+STATIONARY = ("reactant", "product", "ts")
+BATCH = 16
+RATE, FINE_TUNING_RATE = 5e-3, 2e-3
+CURVATURE = 0.05
+"""Weight of curvature: the best of three for fine-tuning with products in ``label_cost.py``; others are defaults."""
+PRETRAINING = 1.5
+"""Processor time of the pre-training, in those of a fine-tuning."""
+SEARCH_RMS, SEARCH_STEPS = 0.1, 100
+BEFORE = "before"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to go on from a trained model.
+
+    Attributes:
+        title: In tables.
+        scheme: Training scheme.
+        recorded: Products that a frame carries, which is then all that is known of its Hessian; 0 where a Hessian is
+            given.
+    """
+
+    title: str
+    scheme: str
+    recorded: int = 0
+
+
+WAYS = {
+    "E-F": Way("energies and forces", "E-F"),
+    "HVP fixed": Way("and one recorded product a frame", "E-F-HVP-random", 1),
+    "HVP fresh": Way("and new products of Hessians", "E-F-HVP-random"),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def parts(out: Path) -> dict[str, list[Frame]]:
+    """Frames to train, choose and test with, written once: whatever becomes of the bundled data, a study has its own.
+
+    All stationary points are tested, none is trained on; the others are divided at random, evenly over their kinds.
+    """
+    folder = out / "data"
+    if not (folder / "split.json").exists():
+        with open_dataset(DATA) as dataset:
+            drawn = split(dataset, "random", 0)
+            moved = np.flatnonzero(np.isin(dataset.kinds, STATIONARY)).tolist()
+            kept = {part: tuple(sorted(set(getattr(drawn, part)) - set(moved))) for part in ("train", "valid", "test")}
+            kept["test"] = tuple(sorted({*kept["test"], *moved}))
+            write_split(dataset, dataclasses.replace(drawn, name="random, stationary points to test", **kept), folder)
+    found = {}
+    for part in ("train", "valid", "test"):
+        with open_dataset(str(folder / f"{part}.h5")) as dataset:
+            found[part] = dataset.frames()
+    return found
+
+
+def labelled(frames: Sequence[Frame], way: Way) -> list[Frame]:
+    """What a way knows of the frames: with ``recorded`` products, these and no Hessian."""
+    if not way.recorded:
+        return list(frames)
+    probes = Probes("rademacher", way.recorded, 0)
+    found = []
+    for frame in frames:
+        vectors = probes.draw(frame)
+        products = (vectors.reshape(len(vectors), -1) @ frame.hessian).reshape(vectors.shape)
+        found.append(dataclasses.replace(frame, hessian=None, probes=vectors, products=products))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def configuration(start: str, way: Way, epochs: int, rate: float) -> TrainConfig:
+    """Configuration of a run from a model."""
+    return parse_config(
+        {
+            "potential": {"from": start},
+            "loss": {"curvature": CURVATURE},
+            "scheme": {
+                "name": way.scheme,
+                "regime": "fixed" if way.recorded else "fresh",
+                "n_probes": max(1, way.recorded),
+            },
+            "training": {
+                "epochs": epochs,
+                "batch_size": BATCH,
+                "learning_rate": rate,
+                "warmup_epochs": min(2, epochs - 1),
+                "validate_every": max(1, epochs // 15),
+                "dtype": "float64",
+                "device": "cpu",
+                "checkpoint_seconds": 20.0,
+            },
+        }
+    )
+
+
+def trained(folder: Path, start: str, way: Way, frames: dict[str, list[Frame]], *, rate: float, seconds: float) -> str:
+    """A model trained from another for so many seconds of processor time, once; its file as configurations call it."""
+    kind = start.partition(":")[0]
+    model = folder / "run" / "best.model"
+    if not (folder / "trained.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        # chosen among epochs by energies and forces, whatever the way
+        data = RunData(labelled(frames["train"], way), without_hessians(frames["valid"]))
+        epochs = max(2, round(seconds / _seconds_of_epoch(folder, start, way, data, rate)))
+        config = configuration(start, way, epochs, rate)
+        with _counted(folder / "seconds.json"):
+            result = train(config, data, folder / "run", resume=(folder / "run" / "config.json").exists())
+        spent = json.loads((folder / "seconds.json").read_text())
+        losses = [[r["epoch"], r["valid_energy"], r["valid_forces"]] for r in result.records if "valid_loss" in r]
+        write_json(
+            folder / "trained.json",
+            {
+                "epochs": epochs,
+                "asked_seconds": seconds,
+                "cpu_seconds": spent,
+                "best_epoch": result.best_epoch,
+                "validation": losses,
+            },
+        )
+        print(f"{folder.name}: {epochs} epochs, {spent:.0f} s", flush=True)
+    return f"{kind}:{model}"
+
+
+def _seconds_of_epoch(folder: Path, start: str, way: Way, data: RunData, rate: float) -> float:
+    """Processor time of an epoch: half of what a run of three takes longer than one of one. Measured once and kept."""
+    path = folder / "pilot.json"
+    if not path.exists():
+        times = []
+        for attempt, epochs in enumerate((1, 1, 3)):  # the first time much is loaded and compiled
+            begun = time.process_time()
+            pilot = folder / f"pilot{attempt}-{time.time_ns()}"
+            train(configuration(start, way, epochs, rate), data, pilot)
+            times.append(time.process_time() - begun)
+            for file in pilot.iterdir():
+                file.unlink()
+            pilot.rmdir()
+        write_json(path, max((times[2] - times[1]) / 2, 1e-3))
+    return float(json.loads(path.read_text()))
+
+
+@contextlib.contextmanager
+def _counted(path: Path) -> Iterator[None]:
+    """Add the processor time of what is done inside to the number in a file, also where it is stopped."""
+    begun, before = time.process_time(), float(json.loads(path.read_text())) if path.exists() else 0.0
+    try:
+        yield
+    finally:
+        write_json(path, before + time.process_time() - begun)
+
+
+# ------------------------------------------------------------------------------------------------------------- scoring
+
+
+def scored(folder: Path, model: str, frames: Sequence[Frame]) -> None:
+    """Errors of a model on each test frame, once."""
+    path = folder / "scores.json"
+    if not path.exists():
+        write_json(path, score(Path(model), list(frames)))
+        print(f"{folder.name}:", *(f"{name} {value:.3g}" for name, value in means(read(path)).items()), flush=True)
+
+
+def searched(folder: Path, model: str, frames: Sequence[Frame]) -> None:
+    """A search near each transition state whose two ends are known, with the model's Hessians, and its path, once."""
+    path = folder / "searches.json"
+    found = read(path) if path.exists() else {}
+    calculator = PHLCalculator(model, device="cpu")
+    stationary = MemoryDataset([frame for frame in frames if frame.kind in STATIONARY])
+    for name, known in reactions_of(stationary).items():
+        reaction = labelled_reaction(known)
+        if name in found or reaction.transition_state is None or not reaction.ends:
+            continue
+        report = validate_transition_state(
+            displaced(reaction.transition_state.atoms, SEARCH_RMS, 0),
+            calculator,
+            reaction,
+            potential=folder.name,
+            max_steps=SEARCH_STEPS,
+        )
+        found[name] = report.to_dict()
+        write_json(path, found)
+        print(f"{folder.name}: {name}: {report.outcome}", flush=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file of the study holds."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+# --------------------------------------------------------------------------------------------------------- what is run
+
+
+def folder_of(out: Path, kind: str, way: str) -> Path:
+    """Where a cell is kept."""
+    return out / f"{kind}-{way.replace(' ', '_')}"
+
+
+def run(out: Path, kinds: Sequence[str], seconds: float) -> None:
+    """Everything that is not finished, the searches last."""
+    frames = parts(out)
+    models: dict[Path, str] = {}
+    for kind in kinds:
+        untrained = out / f"{kind}-untrained.model"
+        if not untrained.exists():
+            write_untrained(kind, frames["train"], untrained)
+        folder = folder_of(out, kind, BEFORE)
+        start = trained(folder, f"{kind}:{untrained}", WAYS["E-F"], frames, rate=RATE, seconds=PRETRAINING * seconds)
+        models[folder] = start
+        scored(folder, start, frames["test"])
+        for name, way in WAYS.items():
+            folder = folder_of(out, kind, name)
+            models[folder] = trained(folder, start, way, frames, rate=FINE_TUNING_RATE, seconds=seconds)
+            scored(folder, models[folder], frames["test"])
+    for folder, model in models.items():
+        searched(folder, model, frames["test"])
+
+
+def report(out: Path, target: Path | None, kinds: Sequence[str]) -> None:
+    """Print the table; write the numbers as JSON and the figure beside the runs."""
+    ways = [BEFORE, *WAYS]
+    files = {"trained": "trained.json", "scores": "scores.json", "searches": "searches.json"}
+    cells = {
+        (kind, way): {
+            part: read(path) if (path := folder_of(out, kind, way) / file).exists() else None
+            for part, file in files.items()
+        }
+        for kind in kinds
+        for way in ways
+    }
+    found = rows(cells)
+    print(text(found))
+    missing = [f"{kind} {way}: {part}" for (kind, way), cell in cells.items() for part in cell if not cell[part]]
+    if missing:
+        print(f"not finished: {', '.join(missing)}")
+    (out / "finetuning.png").write_bytes(to_png(figure, (found, ways)))
+    if target:
+        division = read(out / "data" / "split.json")
+        content = {
+            "provenance": provenance(
+                command="python workflows/finetuning.py run --seconds … --out runs/finetuning; table --out … --json …",
+                threads=1,
+            ),
+            "settings": {
+                "models": {kind: SETTINGS[kind] for kind in kinds},
+                "cutoff": CUTOFF,
+                "batch": BATCH,
+                "loss": configuration("mace:", WAYS["HVP fixed"], 2, RATE).loss.model_dump(),
+                "learning_rate": {"from scratch": RATE, "fine-tuning": FINE_TUNING_RATE},
+                "frames": {part: len(division[part]) for part in ("train", "valid", "test")},
+                "data": DATA,
+                "data_hash": division["dataset"],
+                "ways": {name: way.title for name, way in WAYS.items()},
+                "searches": {"start": f"{SEARCH_RMS} Å rms from the TS", "most_steps": SEARCH_STEPS},
+            },
+            "rows": found,
+            "curves": {
+                f"{kind} {way}": cell["trained"]["validation"] for (kind, way), cell in cells.items() if cell["trained"]
+            },
+            "not_finished": missing,
+        }
+        write_json(target, content)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("run", "table"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="where `table` writes the numbers")
+    parser.add_argument("--potential", choices=SETTINGS, action="append", help="one of them; both by default")
+    parser.add_argument("--seconds", type=float, default=100.0, help="processor time of a fine-tuning")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    kinds = arguments.potential or list(SETTINGS)
+    if arguments.task == "run":
+        run(arguments.out, kinds, arguments.seconds)
+    else:
+        report(arguments.out, arguments.json, kinds)
+
+
+if __name__ == "__main__":
+    main()
