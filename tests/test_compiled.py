@@ -17,7 +17,7 @@ from phl_ase.derivatives.compiled import CompileFailure
 from phl_ase.errors import NonFiniteError
 from phl_ase.objective import SCHEMES, CompiledLoss, with_curvature_targets
 from phl_ase.objective import compiled as objective_module
-from phl_ase.structures import BlockedNeighbours, blocks_pay, collate, in_blocks
+from phl_ase.structures import BlockedNeighbours, blocks, blocks_pay, blocks_pay_for_hessians, collate, in_blocks
 from phl_ase.training.step import accumulate_gradients
 
 WEIGHTS = {"energy": 10.0, "forces": 1.0, "curvature": 0.5}
@@ -101,6 +101,37 @@ def test_lists_are_kept_where_blocks_would_be_empty(rng):
     model = painn(cutoff=1.5)
     batch, _ = drawn(model, molecules(rng, 2, 2, 2, 2, 2, 2, 20))
     assert not blocks_pay(batch, least_pairs=0)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch):
+    """Systems of different size, padded; and cells whose atoms see their own images."""
+    model = painn(layers=2, core="zbl")
+    model.set_references(torch.tensor([-13.6, -1035.0, -2043.0]), 2.5)
+    monkeypatch.setattr(blocks, "LARGE", 4)
+    frames = [crystal(rng), crystal(rng, 3)] if periodic else molecules(rng, 9, 8, 1, 9, 7, 9)
+    batch, _ = collate(frames, model.cutoffs)
+    assert blocks_pay_for_hessians(batch)
+    needs = ("energy", "forces", "hessian", *["stress"] * periodic)
+    seen = []
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, batch: seen.append(batch) or forward(self, batch))
+    dense = evaluate(model, batch, needs)
+    assert isinstance(next(iter(seen[-1].neighbours.values())), BlockedNeighbours)
+    monkeypatch.setattr(type(model), "takes_blocks", False)
+    listed = evaluate(model, batch, needs)
+    assert not isinstance(next(iter(seen[-1].neighbours.values())), BlockedNeighbours)
+    torch.testing.assert_close(dense.energy, listed.energy, rtol=1e-14, atol=1e-12)
+    torch.testing.assert_close(dense.forces, listed.forces, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(dense.hessian, listed.hessian, rtol=1e-11, atol=1e-11)
+    if periodic:
+        torch.testing.assert_close(dense.stress, listed.stress, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("sizes", [(3, 5, 5), (9, 2, 2, 2, 2, 2, 2)])
+def test_small_or_mostly_padded_systems_keep_lists_for_hessians(sizes, rng):
+    batch, _ = collate(molecules(rng, *sizes), painn().cutoffs)
+    assert not blocks_pay_for_hessians(batch)
 
 
 # ----------------------------------------------------------------------------------------------------- what is traced

@@ -12,7 +12,7 @@ from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.derivatives.hessian import hessians
 from phl_ase.derivatives.memory import default_budget
 from phl_ase.errors import PHLError, unknown
-from phl_ase.structures import Batch, Potential, Predictions
+from phl_ase.structures import Batch, Potential, Predictions, blocked, blocks_pay_for_hessians
 
 QUANTITIES = ("energy", "forces", "stress", "hvp", "hessian")
 
@@ -50,6 +50,9 @@ def evaluate(
             return Predictions(energy=potential(batch))
     if "hvp" in needs and probes is None:
         raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
+    place: Tensor | None = None
+    if "hessian" in needs and "hvp" not in needs and _takes_blocks(potential, batch):
+        batch, place = blocked(batch)
     graph = GradientGraph(
         potential,
         batch,
@@ -65,8 +68,13 @@ def evaluate(
 
     return Predictions(
         energy=keep(graph.energy),
-        forces=keep(-graph.gradient) if "forces" in needs else None,
+        forces=keep(-(graph.gradient if place is None else graph.gradient[place])) if "forces" in needs else None,
         stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
         hvp=graph.products(probes) if "hvp" in needs and probes is not None else None,
         hessian=hessians(potential, batch, graph, budget) if "hessian" in needs else None,
     )
+
+
+def _takes_blocks(potential: Potential, batch: Batch) -> bool:
+    """Whether rows of Hessians are faster with the systems in blocks."""
+    return getattr(potential, "takes_blocks", False) and batch.atom_mask is None and blocks_pay_for_hessians(batch)
