@@ -1,4 +1,4 @@
-"""Guesses of transition states for the benchmark of small reactions: new ones found on GFN2-xTB, the others bundled.
+r"""Guesses of transition states for the benchmark of small reactions: new ones found on GFN2-xTB, the others bundled.
 
 Each new reaction begins with a Z-matrix written down by hand. A guess is kept when its search ends in a structure with
 one imaginary mode from which the path leads both ways to minima; the bonds that the path breaks and makes, and its
@@ -9,10 +9,11 @@ python workflows/benchmark_seeds.py [--out workflows/benchmark_seeds.extxyz] [--
 
 The benchmark itself is computed from them, small reactions first, by
 
-phl reactions workflows/benchmark_seeds.extxyz --with pyscf --hessian own --workers 2 --work FOLDER -o benchmark.h5
+phl reactions workflows/benchmark_seeds.extxyz --with pyscf --hessian own --workers 2 --work FOLDER -o benchmark.h5 \
+    --displacements 0.04,0.06,0.08,0.1,0.12,0.14,0.17,0.2
 
 and what was computed so far is in ``workflows/benchmark_progress.tar.xz``: unpack it into FOLDER, and the command goes
-on from it.
+on from it. ``workflows/bundle_data.py --work FOLDER`` makes the package's data set of the reactions that are finished.
 """
 
 from __future__ import annotations
