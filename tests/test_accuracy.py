@@ -206,6 +206,12 @@ def test_accuracy_of_known_errors_by_region(frames):
     assert arrays["forces_by_temperature_frames"].tolist() == [2, 1]
 
 
+def test_structures_displaced_at_random_are_far(frames):
+    groups = geometries([dataclasses.replace(frame, kind="displaced", temperature=None) for frame in frames])
+    assert sorted(groups) == ["all", "displaced", "far"]
+    assert groups["far"].all()
+
+
 def test_kinds_of_geometry_named_like_a_region(frames):
     named = [dataclasses.replace(frame, kind="hot") for frame in frames]
     groups = geometries(named)

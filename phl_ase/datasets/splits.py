@@ -101,7 +101,7 @@ def split(
     - ``random``: by the fractions, at random but spread evenly over the kinds of geometry (stratified).
     - ``stationary``: train on reactants, products, TSs and the mild samples (a temperature of at most ``mild``, no IRC
       points); validate on a stratified part of these, valid / (train + valid) of them; test on everything else: IRC
-      points, hot samples, samples whose temperature is unknown.
+      points, structures displaced at random, hot samples, samples whose temperature is unknown.
     - ``by-reaction``: whole reactions, by the fractions of their number.
 
     Args:

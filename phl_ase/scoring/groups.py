@@ -18,6 +18,7 @@ MILD = 600.0
 """Samples up to this temperature (K) count as near the stationary points."""
 
 _SAMPLED = ("nms", "md")
+_OFF_STATIONARY = ("irc", "displaced")
 _MOST_TEMPERATURES = 10
 
 
@@ -41,13 +42,13 @@ def _on_path(frame: Frame) -> bool:
 REGIONS: dict[str, Callable[[Frame], bool]] = {
     "all": lambda frame: True,
     "near": lambda frame: _stationary(frame) or _mild(frame),
-    "far": lambda frame: frame.kind == "irc" or _hot(frame),
+    "far": lambda frame: frame.kind in _OFF_STATIONARY or _hot(frame),
     "stationary": _stationary,
     "mild": _mild,
     "hot": _hot,
 }
 """Region -> whether a frame belongs to it. Near are stationary points and mild samples, up to ``MILD``; far are points
-on reaction paths and hot samples, those of unknown temperature among them."""
+on reaction paths, structures displaced at random, and hot samples, those of unknown temperature among them."""
 
 
 def geometries(frames: Sequence[Frame]) -> dict[str, Array]:

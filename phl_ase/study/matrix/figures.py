@@ -44,7 +44,7 @@ def _comparison(outcome: Outcome, split: str, budget: str) -> Iterator[Drawn]:
             "Errors",
             f"errors-{key}",
             f"Mean absolute errors of the test frames, {where}: means over frames and seeds with 95 % intervals. Near: "
-            "stationary points and samples up to 600 K; far: reaction paths and hotter samples.",
+            "stationary points and samples up to 600 K; far: reaction paths, random displacements and hotter samples.",
             lambda: forest.draw([arm.method.label for arm in arms], _panels(outcome, arms, is_ratio=False)),
         )
     if any(arm.method.scheme == FULL for arm in arms):
