@@ -17,6 +17,14 @@ class NonFiniteError(PHLError):
     """A number that should be finite is not (a NaN coordinate, a diverged loss)."""
 
 
+class DomainWarning(UserWarning):
+    """A structure is far outside of what the model was trained on."""
+
+
+class DomainError(PHLError):
+    """The same, where the calculator was told not to answer: ``PHLCalculator(out_of_domain="error")``."""
+
+
 def unknown(what: str, got: object, valid: Iterable[object]) -> PHLError:
     """The error for a name that a table does not hold.
 

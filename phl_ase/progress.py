@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, TypeVar
+
+Bars = TypeVar("Bars", bound="OnTerminal")
 
 
-class Progress:
+class OnTerminal:
+    """Bars of rich that are shown while a ``with`` block runs; ``None`` where nobody looks."""
+
+    _bars: Any = None
+
+    def __enter__(self: Bars) -> Bars:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+
+class Progress(OnTerminal):
     """A progress bar with the time left on standard error; silent when that is no terminal.
 
     Args:
@@ -16,13 +34,12 @@ class Progress:
     """
 
     def __init__(self, description: str, total: int, done: int = 0, *, shown: bool = True) -> None:
-        self._bar = None
         if shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
+            self._bars = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -30,23 +47,14 @@ class Progress:
                 TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )
-            self._task = self._bar.add_task(description, total=total, completed=done, note="")
-
-    def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+            self._task = self._bars.add_task(description, total=total, completed=done, note="")
 
     def advance(self, note: str = "") -> None:
         """One step is done."""
-        if self._bar is not None:
-            self._bar.update(self._task, advance=1, note=note)
+        if self._bars is not None:
+            self._bars.update(self._task, advance=1, note=note)
 
     def note(self, note: str) -> None:
         """Say what is being worked on."""
-        if self._bar is not None:
-            self._bar.update(self._task, note=note)
+        if self._bars is not None:
+            self._bars.update(self._task, note=note)

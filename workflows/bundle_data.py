@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,17 @@ import ase.io
 import numpy as np
 from ase.units import invcm
 
-from phl_ase.datasets import BUNDLED, Dataset, DatasetMeta, reactions_of, write_dataset
+from phl_ase.datasets import (
+    BUNDLED,
+    BaseDataset,
+    Dataset,
+    DatasetMeta,
+    ReactionFrames,
+    reactions_of,
+    write_dataset,
+)
 from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions
+from phl_ase.reactions.folder import STAGES
 from phl_ase.reference import LabelMethod, LabelRequest
 from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import Frame, atoms_from_frame
@@ -165,7 +174,7 @@ def guesses() -> list[ReactionGuess]:
 
 def outcome_of(folder: Path) -> str:
     """Why a reaction is not packed; empty where it is finished, be it that some samples could not be drawn."""
-    for stage in ("ts", "path", "samples", "labels"):
+    for stage in STAGES:
         path = folder / f"{stage}.json"
         if not path.exists():
             return "not finished"
@@ -177,33 +186,26 @@ def outcome_of(folder: Path) -> str:
     return ""
 
 
-def rows_of(frames: Sequence[Frame], described: Mapping[str, str]) -> list[str]:
+def rows_of(dataset: BaseDataset, described: Mapping[str, str]) -> list[str]:
     """One line of the card for each reaction."""
     lines = []
-    for name, reaction in reactions_of_frames(frames).items():
-        members = [frame for frame in frames if frame.reaction == name]
+    for name, reaction in reactions_of(dataset).items():
+        members = dataset.frames(np.flatnonzero(dataset.reactions == name).tolist())
         count = Counter(frame.kind for frame in members)
-        imaginary = wavenumbers(reaction["ts"])[0]
+        imaginary = wavenumbers(reaction.transition_state)[0]
         lowest = min(frame.energy for frame in members)
         highest = max(frame.energy for frame in members) - lowest
-        there, back = (barrier(reaction, kind) for kind in ("reactant", "product"))
+        there, back = barriers(reaction, "kcal/mol")
         cells = [name, described[name], len(members[0]), len(members), *(count[kind] for kind in KINDS)]
         cells += [f"{abs(imaginary):.0f}i", f"{there:.1f}", f"{back:.1f}", f"{highest:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 
-def reactions_of_frames(frames: Sequence[Frame]) -> dict[str, dict[str, Frame]]:
-    """The stationary points of each reaction, by kind."""
-    found: dict[str, dict[str, Frame]] = {}
-    for frame in frames:
-        found.setdefault(frame.reaction, {}).setdefault(frame.kind, frame)
-    return found
-
-
-def barrier(reaction: Mapping[str, Frame], kind: str, unit: str = "kcal/mol") -> float:
-    """E(TS) − E(end)."""
-    return convert(reaction["ts"].energy - reaction[kind].energy, "eV", unit)
+def barriers(reaction: ReactionFrames, unit: str) -> list[float]:
+    """E(TS) − E(reactant) and − E(product)."""
+    ends = (reaction.reactant, reaction.product)
+    return [convert(reaction.transition_state.energy - end.energy, "eV", unit) for end in ends]
 
 
 def wavenumbers(frame: Frame) -> np.ndarray:
@@ -211,36 +213,36 @@ def wavenumbers(frame: Frame) -> np.ndarray:
     return harmonic_analysis(atoms_from_frame(frame), frame.hessian).wavenumbers
 
 
-def published_rows(frames: Sequence[Frame]) -> list[str]:
+def published_rows(dataset: BaseDataset) -> list[str]:
     """Barriers beside the literature's."""
-    reactions, lines = reactions_of_frames(frames), []
+    reactions, lines = reactions_of(dataset), []
     for name, values in PUBLISHED.items():
         for one in values if name in reactions else ():
-            sides = sorted(barrier(reactions[name], kind, "eV") for kind in ("reactant", "product"))
+            sides = sorted(barriers(reactions[name], "eV"))
             ours = sides[0 if one.lower else 1] * PER_EV[one.unit]
             lines.append(f"| {name} | {one.what} | {one.value:g} {one.unit} | {ours:.4g} | {one.source} |")
     return lines
 
 
-def fundamental_rows(frames: Sequence[Frame]) -> list[str]:
+def fundamental_rows(dataset: BaseDataset) -> list[str]:
     """Wavenumbers of minima beside observed fundamentals."""
-    lines = []
+    reactions, lines = reactions_of(dataset), []
     for molecule, (name, observed) in FUNDAMENTALS.items():
-        found = [f for f in frames if f.reaction == name and f.kind in ("reactant", "product")]
-        if not found:
+        if name not in reactions:
             continue
-        ours = wavenumbers(min(found, key=lambda frame: frame.energy))
+        ends = (reactions[name].reactant, reactions[name].product)
+        ours = wavenumbers(min(ends, key=lambda frame: frame.energy))
         cells = (", ".join(f"{value:.0f}" for value in values) for values in (observed, ours))
         lines.append(f"| {molecule} | {' | '.join(cells)} | {np.mean(ours / np.array(observed)):.3f} |")
     return lines
 
 
-def card(frames: Sequence[Frame], meta: DatasetMeta, digest: str, described: Mapping[str, str], work: Path) -> str:
+def card(dataset: BaseDataset, described: Mapping[str, str], work: Path) -> str:
     """The card as Markdown."""
-    sizes = [len(frame) for frame in frames]
+    sizes, meta = dataset.sizes, dataset.meta
     settings: Mapping[str, Any] = meta.provenance["settings"]
     shells = {path.parent.name: json.loads(path.read_text()) for path in sorted(work.glob("*/stability.json"))}
-    names = dict.fromkeys(frame.reaction for frame in frames)
+    names = list(reactions_of(dataset))
     bad = [name for name in names if shells.get(name, {}).get("outcome") == "unstable"]
     unchecked = [name for name in names if name not in shells]
     unstable = f"An unrestricted solution lies lower at the TS of {', '.join(bad) or 'none'}"
@@ -251,7 +253,7 @@ def card(frames: Sequence[Frame], meta: DatasetMeta, digest: str, described: Map
             left.setdefault(outcome_of(work / guess.folder), []).append(guess.name)
     failures = "".join(f"- Not in the set: {', '.join(some)} ({reason}).\n" for reason, some in left.items())
     return CARD.format(
-        frames=len(frames),
+        frames=len(dataset),
         reactions=len(names),
         smallest=min(sizes),
         largest=max(sizes),
@@ -262,10 +264,10 @@ def card(frames: Sequence[Frame], meta: DatasetMeta, digest: str, described: Map
         failures=failures,
         headings=f"| {' | '.join(('reaction', 'what', 'atoms', 'frames', *KINDS, *HEADINGS))} |",
         rules="---|" * len(KINDS),
-        rows="\n".join(rows_of(frames, described)),
-        published="\n".join(published_rows(frames)),
-        fundamentals="\n".join(fundamental_rows(frames)),
-        digest=digest,
+        rows="\n".join(rows_of(dataset, described)),
+        published="\n".join(published_rows(dataset)),
+        fundamentals="\n".join(fundamental_rows(dataset)),
+        digest=dataset.content_hash(),
     )
 
 
@@ -299,13 +301,12 @@ def main() -> None:
         frames, meta = list(dataset), dataset.meta
     meta = DatasetMeta(meta.level_of_theory, meta.energy_reference, meta.provenance, f"{NOTES} {meta.notes}")
     digest = write_dataset(target, frames, meta, compression=True)
+    described = {guess.name: guess.description or guess.name for guess in finished}
     with Dataset(target) as written:
         written.verify()
-        reactions_of(written)
         if not all(np.array_equal(a.hessian, b.hessian) for a, b in zip(frames, written, strict=True)):
             raise SystemExit("a Hessian changed on its way into the data set")
-    described = {guess.name: guess.description or guess.name for guess in finished}
-    text = card(frames, meta, digest, described, arguments.work)
+        text = card(written, described, arguments.work)
     target.with_suffix(".md").write_text(text, encoding="utf-8")
     print(f"{target.name}: {len(frames)} frames, {target.stat().st_size / 1e6:.2f} MB, {digest}")
 

@@ -26,6 +26,7 @@ import torch
 from finetuning_models import CUTOFF, SETTINGS, write_untrained
 from finetuning_table import figure, rows, text
 from label_cost import means, score, without_hessians
+from label_cost_frames import with_products
 
 from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import MemoryDataset, open_dataset, reactions_of, split, write_split
@@ -33,13 +34,13 @@ from phl_ase.paths import displaced
 from phl_ase.plots.style import to_png
 from phl_ase.reference import Probes
 from phl_ase.results import provenance, write_json
+from phl_ase.scoring import STATIONARY
 from phl_ase.structures import Frame
 from phl_ase.study.references import labelled_reaction
 from phl_ase.training import RunData, TrainConfig, parse_config, train
 from phl_ase.validators import validate_transition_state
 
 DATA = "reactions-wb97xd-631gd"
-STATIONARY = ("reactant", "product", "ts")
 BATCH = 16
 RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 CURVATURE = 0.05
@@ -101,12 +102,7 @@ def labelled(frames: Sequence[Frame], way: Way) -> list[Frame]:
     if not way.recorded:
         return list(frames)
     probes = Probes("rademacher", way.recorded, 0)
-    found = []
-    for frame in frames:
-        vectors = probes.draw(frame)
-        products = (vectors.reshape(len(vectors), -1) @ frame.hessian).reshape(vectors.shape)
-        found.append(dataclasses.replace(frame, hessian=None, probes=vectors, products=products))
-    return found
+    return [with_products(frame, probes) for frame in frames]
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_cost_frames import STATIONARY, SURFACES, WAYS, counted_from_atoms, held_out, pretraining, spend
+from label_cost_frames import SURFACES, WAYS, counted_from_atoms, held_out, pretraining, spend
 from label_cost_table import figure, rows, text
 
 from phl_ase.calculator import PHLCalculator
 from phl_ase.errors import PHLError
 from phl_ase.plots.style import to_png
 from phl_ase.results import provenance, write_json
-from phl_ase.scoring import frame_errors
+from phl_ase.scoring import STATIONARY, frame_errors
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.training import RunData, TrainConfig, parse_config, train
 from phl_ase.vibrations import harmonic_analysis

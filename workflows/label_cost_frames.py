@@ -21,13 +21,13 @@ from phl_ase.curvature import curvature_of
 from phl_ase.datasets import DatasetMeta, MemoryDataset, open_dataset, reactions_of, write_dataset
 from phl_ase.potentials.references import fit_reference_energies, species_of
 from phl_ase.reference import Probes, label_frame, make_method
+from phl_ase.scoring import STATIONARY
 from phl_ase.structures import Frame, atoms_from_frame, frame_from_atoms
 from phl_ase.study.references import NoReference, own_reaction
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations import harmonic_analysis
 
 BUNDLED = "reactions-wb97xd-631gd"
-STATIONARY = ("reactant", "ts", "product")
 TEMPERATURES = (300.0, 600.0, 1000.0, 1500.0)
 SOFTEST = 300.0  # cm⁻¹: softer modes are displaced as if they were this stiff
 CLOSEST = 0.7  # of the sum of two covalent radii
@@ -185,9 +185,14 @@ class _Labeller:
             return frame
         if self.probes is None:
             return dataclasses.replace(frame, hessian=None)
-        vectors = self.probes.draw(frame)
-        products = (vectors.reshape(len(vectors), -1) @ frame.hessian).reshape(vectors.shape)
-        return dataclasses.replace(frame, hessian=None, probes=vectors, products=products)
+        return with_products(frame, self.probes)
+
+
+def with_products(frame: Frame, probes: Probes) -> Frame:
+    """A frame that knows products of its Hessian and no longer the Hessian itself."""
+    vectors = probes.draw(frame)
+    products = (vectors.reshape(len(vectors), -1) @ frame.hessian).reshape(vectors.shape)
+    return dataclasses.replace(frame, hessian=None, probes=vectors, products=products)
 
 
 def pretraining(out: Path, surface: str, frames: int) -> list[Frame]:

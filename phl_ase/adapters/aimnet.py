@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from phl_ase.adapters.containment import contained, vendor
-from phl_ase.adapters.foreign import Foreign, add_rows, existing
+from phl_ase.adapters.foreign import Foreign, existing
 from phl_ase.adapters.reading import not_trusted
 from phl_ase.errors import PHLError, reason_of
 from phl_ase.structures import Batch
@@ -57,27 +57,10 @@ class AimnetEnergy(Foreign):
             object.__setattr__(module, name, kinds)
         return made
 
-    @property
-    def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]
-        """Energies of the isolated atoms, eV, in the order of ``species``; zeros where the model has none."""
-        table = self._atoms()
-        return super().reference_energies if table is None else table[list(self.species)].flatten()
-
-    def shift_references(self, change: Float[Tensor, " species"]) -> None:
-        """Add to the energies of the isolated atoms, eV.
-
-        Raises:
-            PHLError: For a model that has none.
-        """
-        table = self._atoms()
-        if table is None:
-            super().shift_references(change)
-        else:
-            add_rows(table, torch.tensor(self.species), change)
-
-    def _atoms(self) -> Tensor | None:
+    def atomic_energies(self) -> tuple[Tensor, Tensor] | None:
+        """The weights of the shift of atoms, by atomic number."""
         shift = getattr(self.module.outputs, "atomic_shift", None)
-        return None if shift is None else shift.shifts.weight.detach()
+        return None if shift is None else (shift.shifts.weight.detach(), torch.tensor(self.species))
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, float64."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phl_ase.adapters.containment import vendor
-from phl_ase.adapters.foreign import Foreign, add_rows, existing, sum_atoms
+from phl_ase.adapters.foreign import Foreign, existing, sum_atoms
 from phl_ase.adapters.reading import called, read_plain_or_trusted
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch
@@ -31,6 +31,7 @@ class AniEnergy(Foreign):
 
     vendor = "ani"
     written_whole = True
+    atomic_energy_unit = Hartree
 
     def __init__(self, module: Any) -> None:
         cutoff = float(module.cutoff)
@@ -39,18 +40,8 @@ class AniEnergy(Foreign):
         super().__init__(module, tuple(int(z) for z in module.atomic_numbers), cutoff, cutoff)
         self._neighbours = vendor("torchani.neighbors", _PACKAGE, _EXTRA).Neighbors
 
-    @property
-    def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]
-        """Energies of the isolated atoms, eV, in the order of ``species``."""
-        table, places = self._atoms()
-        return table[places] * Hartree
-
-    def shift_references(self, change: Float[Tensor, " species"]) -> None:
-        """Add to the energies of the isolated atoms, eV."""
-        table, places = self._atoms()
-        add_rows(table, places, change / Hartree)
-
-    def _atoms(self) -> tuple[Tensor, Tensor]:
+    def atomic_energies(self) -> tuple[Tensor, Tensor]:
+        """The self energies, in the order of the model's elements."""
         table: Tensor = self.module.energy_shifter.self_energies  # type: ignore[union-attr, assignment]
         elements: Tensor = self.module.atomic_numbers  # type: ignore[assignment]
         return table, torch.argsort(elements)

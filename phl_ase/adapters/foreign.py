@@ -32,10 +32,12 @@ class Foreign(Model):
         module: The vendor's module; its parameters are those of the potential.
         name: What the potential was loaded from.
         written_whole: Whether the vendor's own format is ``torch.save`` of the module.
+        atomic_energy_unit: Of the model's own table of atomic energies, eV.
     """
 
     vendor: str
     written_whole: bool = False
+    atomic_energy_unit: float = 1.0
     derivative_modes = ("batched", "loop")
 
     def __init__(self, module: nn.Module, species: tuple[int, ...], cutoff: float, receptive_field: float) -> None:
@@ -78,8 +80,12 @@ class Foreign(Model):
 
     @property
     def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]
-        """Energies of the isolated atoms, eV, in the order of ``species``; zeros where the vendor keeps none."""
-        return torch.zeros(len(self.species), dtype=torch.float64)
+        """Energies of the isolated atoms, eV, in the order of ``species``; zeros where the model keeps none."""
+        found = self.atomic_energies()
+        if found is None:
+            return torch.zeros(len(self.species), dtype=torch.float64)
+        table, rows = found
+        return table[rows].reshape(len(rows), -1)[:, 0] * self.atomic_energy_unit
 
     @property
     def scale(self) -> Float[Tensor, ""]:  # type: ignore[override]
@@ -100,9 +106,19 @@ class Foreign(Model):
         """Add to the energies of the isolated atoms, eV.
 
         Raises:
-            PHLError: Where the vendor keeps none.
+            PHLError: Where the model keeps none.
         """
-        raise PHLError(f"{self.name} keeps no energies of atoms; expected labels of its own energy zero")
+        found = self.atomic_energies()
+        if found is None:
+            raise PHLError(f"{self.name} keeps no energies of atoms; expected labels of its own energy zero")
+        add_rows(*found, change / self.atomic_energy_unit)
+
+    def atomic_energies(self) -> tuple[Tensor, Int[Tensor, " species"]] | None:
+        """The model's own table of atomic energies, an element a row, and the rows of ``species``; ``None`` for none.
+
+        What is written into the table changes the model. Of several columns the first is the one in use.
+        """
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Foreign:
         # vendors' modules recompile themselves when they are copied

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phl_ase.adapters.containment import vendor
-from phl_ase.adapters.foreign import Foreign, add_rows, existing
+from phl_ase.adapters.foreign import Foreign, existing
 from phl_ase.adapters.reading import called, read_plain_or_trusted
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch
@@ -36,28 +36,11 @@ class GraphPesEnergy(Foreign):
         elements = tuple(atomic_numbers[symbol] for symbol in module.elements_seen)
         super().__init__(module, elements, cutoff, _layers(module) * cutoff)
 
-    @property
-    def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]
-        """Energies of the isolated atoms, eV, in the order of ``species``; zeros where the model has no offsets."""
-        table = self._offsets()
-        return super().reference_energies if table is None else table[list(self.species)].flatten()
-
-    def shift_references(self, change: Float[Tensor, " species"]) -> None:
-        """Add to the offsets of the elements, eV.
-
-        Raises:
-            PHLError: For a model without offsets.
-        """
-        table = self._offsets()
-        if table is None:
-            super().shift_references(change)
-        else:
-            add_rows(table, torch.tensor(self.species), change)
-
-    def _offsets(self) -> Tensor | None:
+    def atomic_energies(self) -> tuple[Tensor, Tensor] | None:
+        """The offsets of the elements, by atomic number."""
         found = next((p for name, p in self.module.named_parameters() if name.endswith("_offsets")), None)
         # as a plain tensor: graph-pes' own class keeps count of what is looked up
-        return None if found is None else found.detach().as_subclass(Tensor)
+        return None if found is None else (found.detach().as_subclass(Tensor), torch.tensor(self.species))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphPesEnergy:
         made = super().__deepcopy__(memo)

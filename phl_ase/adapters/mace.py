@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phl_ase.adapters.containment import contained, vendor
-from phl_ase.adapters.foreign import Foreign, add_rows, existing, index_of
+from phl_ase.adapters.foreign import Foreign, existing, index_of
 from phl_ase.adapters.reading import Record, not_trusted, read_records, read_trusted
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch
@@ -57,18 +57,14 @@ class MaceEnergy(Foreign):
     @property
     def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]
         """Energies of the isolated atoms of the head, eV, in the order of ``species``."""
-        return self._atoms()[0][self.head, self._atoms()[1]]
+        table, rows = self.atomic_energies()
+        return table[rows, self.head]
 
-    def shift_references(self, change: Float[Tensor, " species"]) -> None:
-        """Add to the energies of the isolated atoms of every head, eV."""
-        table, places = self._atoms()
-        add_rows(table.T, places, change)
-
-    def _atoms(self) -> tuple[Tensor, Tensor]:
-        """The table of atomic energies, heads × elements, and the places of ``species`` in it."""
+    def atomic_energies(self) -> tuple[Tensor, Tensor]:
+        """Energies of atoms of every head, elements × heads, in the order of the model's elements."""
         table: Tensor = self.module.atomic_energies_fn.atomic_energies  # type: ignore[union-attr, assignment]
         elements: Tensor = self.module.atomic_numbers  # type: ignore[assignment]
-        return table.reshape(-1, len(elements)), torch.argsort(elements)
+        return table.reshape(-1, len(elements)).T, torch.argsort(elements)
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, float64."""

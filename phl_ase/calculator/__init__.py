@@ -2,6 +2,6 @@
 
 from phl_ase.calculator.ase_calculator import QUANTITIES, PHLCalculator
 from phl_ase.calculator.hessians import LAYOUTS, HessianOperator
-from phl_ase.calculator.uncertainty import DomainError, DomainWarning
+from phl_ase.errors import DomainError, DomainWarning
 
 __all__ = ["LAYOUTS", "QUANTITIES", "DomainError", "DomainWarning", "HessianOperator", "PHLCalculator"]

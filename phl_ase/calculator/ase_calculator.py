@@ -53,7 +53,7 @@ class PHLCalculator(Calculator):
     cell has a volume) and ``hessian`` (``(3n, 3n)`` eV/Å², by :meth:`get_property`). Energy and forces come together,
     a Hessian brings them along. A committee gives its mean, and ``energy_std`` and ``forces_std`` in ``results``:
     sample standard deviations, per component, times the factors of a calibrated committee, so that they are the errors
-    to expect. One such (``default``) also says whether a structure is ``in_domain``: no two atoms nearer than any pair
+    to expect. One such also says whether a structure is ``in_domain``: no two atoms nearer than any pair
     of these elements in training, no force more uncertain than there. Beyond ASE's own rules, a change of ``charge``,
     ``multiplicity`` or ``spin`` in ``atoms.info`` is a new calculation; initial charges and magnetic moments, which no
     potential reads, are none. A charge that the model does not take is refused; of a multiplicity that it does not tell

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 
 from phl_ase.calculator.unpacking import stacked, to_numpy
 from phl_ase.derivatives import evaluate
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import DomainError, DomainWarning, unknown
 from phl_ase.potentials import Calibration, Committee
 from phl_ase.potentials.calibration import MARGIN, largest_uncertainty
 from phl_ase.potentials.stacked import side_by_side
@@ -24,14 +24,6 @@ WITH_SPREAD = ("energy", "forces")
 
 IN_DOMAIN = "in_domain"
 """Name of the result that says whether a calibrated committee saw anything like a structure."""
-
-
-class DomainWarning(UserWarning):
-    """A structure is far outside of what the model was trained on."""
-
-
-class DomainError(PHLError):
-    """The same, where the calculator was told not to answer: ``PHLCalculator(out_of_domain="error")``."""
 
 
 ACTIONS = ("warn", "ignore", "error")

@@ -10,7 +10,7 @@ import typer
 
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_json, save_plot, table
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import DomainWarning, PHLError, unknown
 
 if TYPE_CHECKING:
     from phl_ase.curvature import HessianFunction
@@ -60,9 +60,10 @@ def evaluate(
 ) -> None:
     """Errors of energies (meV/atom), forces (meV/Å), Hessians and their lowest eigenvalue (eV/Å²) by kind of geometry.
 
-    'near' are stationary points and mild samples (up to 600 K), 'far' are IRC points and hot samples. Eigenvalues are
-    without translations and rotations. A method of another level of theory counts energy from another zero: compare
-    its relative energies, within each composition. Of a committee, its uncertainties are compared with its errors.
+    'near' are stationary points and mild samples (up to 600 K), 'far' are IRC points, randomly displaced structures and
+    hot samples. Eigenvalues are without translations and rotations. A method of another level of theory counts energy
+    from another zero: compare its relative energies, within each composition. Of a committee, its uncertainties are
+    compared with its errors.
 
     phl evaluate default reactions-wb97xd-631gd --split default --reliability reliability.png
 
@@ -230,7 +231,7 @@ def _scored(
         for chosen in _batches(indices, dataset.sizes):
             batch = dataset.frames(chosen)
             with warnings.catch_warnings():  # the report says how many there are
-                warnings.filterwarnings("ignore", message=".* is far outside of what the model was trained on")
+                warnings.simplefilter("ignore", DomainWarning)
                 predictions = predict(batch)
             samples.add(batch, predictions)
             yield batch, predictions

@@ -91,17 +91,30 @@ def around_stationary_point(
         count: Samples wanted; each is drawn up to thirty times.
         softest: See :func:`draw_normal_modes`.
     """
+
+    def draw() -> Atoms:
+        atoms = analysis.atoms.copy()
+        atoms.positions[:] = draw_normal_modes(analysis, temperature, rng, softest=softest)
+        atoms.info.update(kind="nms", temperature=temperature)
+        return atoms
+
+    def unfit(atoms: Atoms) -> str:
+        return _unfit(atoms, calculator, energy, temperature, len(analysis.modes))
+
+    return _drawn(draw, unfit, count, f"{temperature:g} K")
+
+
+def _drawn(draw: Callable[[], Atoms], unfit: Callable[[Atoms], str], count: int, where: str) -> Samples:
+    """So many structures, each drawn until there is no reason against it, or too often."""
     frames, refused = [], []
     for _ in range(count):
         for _ in range(_DRAWS):
-            atoms = analysis.atoms.copy()
-            atoms.positions[:] = draw_normal_modes(analysis, temperature, rng, softest=softest)
-            reason = _unfit(atoms, calculator, energy, temperature, len(analysis.modes))
+            atoms = draw()
+            reason = unfit(atoms)
             if not reason:
-                atoms.info.update(kind="nms", temperature=temperature)
                 frames.append(atoms)
                 break
-            refused.append(f"{temperature:g} K: {reason}")
+            refused.append(f"{where}: {reason}")
     return Samples(tuple(frames), tuple(refused))
 
 
@@ -273,17 +286,13 @@ def displaced_structures(atoms: Atoms, displacement: float, rng: np.random.Gener
         rng: Random numbers.
         count: Structures wanted; each is drawn up to thirty times.
     """
-    frames, refused = [], []
-    for _ in range(count):
-        for _ in range(_DRAWS):
-            frame = displaced(atoms, displacement, rng)
-            clash = _clash(frame)
-            if not clash:
-                frame.info.update(kind="displaced", displacement=displacement)
-                frames.append(frame)
-                break
-            refused.append(f"{displacement:g} Å: {clash}")
-    return Samples(tuple(frames), tuple(refused))
+
+    def draw() -> Atoms:
+        frame = displaced(atoms, displacement, rng)
+        frame.info.update(kind="displaced", displacement=displacement)
+        return frame
+
+    return _drawn(draw, _clash, count, f"{displacement:g} Å")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from phl_ase.progress import OnTerminal
 from phl_ase.training.checkpoint import LOG
 
 
-class ManyRuns:
+class ManyRuns(OnTerminal):
     """Bars of runs that other processes work on, read from their logs.
 
     Args:
@@ -21,9 +22,7 @@ class ManyRuns:
 
     def __init__(self, runs: Mapping[str, tuple[Path, int]]) -> None:
         self._runs = dict(runs)
-        self._bars: Any = None
         self._tasks: dict[str, Any] = {}
-        self._first: dict[str, tuple[int, float]] = {}
         self._latest: dict[str, tuple[int, float]] = {}
         if runs and sys.stderr.isatty():
             from rich.console import Console
@@ -39,15 +38,6 @@ class ManyRuns:
             for name, (_, epochs) in runs.items():
                 self._tasks[name] = self._bars.add_task(name, total=epochs, note="waiting")
             self._all = self._bars.add_task("all", total=sum(epochs for _, epochs in runs.values()), note="")
-
-    def __enter__(self) -> ManyRuns:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
 
     def show(self, running: Iterable[str], done: Sequence[str], seconds_left: float | None) -> None:
         """Read the logs of what runs or has just ended, and draw."""

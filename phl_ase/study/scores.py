@@ -13,6 +13,7 @@ from phl_ase.datasets import MemoryDataset, reactions_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import displaced
 from phl_ase.results import Report, plain
+from phl_ase.scoring import STATIONARY
 from phl_ase.structures import Frame
 from phl_ase.structures.atoms import atoms_from_frame
 from phl_ase.study.references import labelled_point, labelled_reaction
@@ -114,7 +115,7 @@ def _search(calculator: Any, name: str, target: Frame, questions: Questions) -> 
 
 def _searches(calculator: Any, name: str, questions: Questions) -> list[Report]:
     """Searches for the TSs that were not trained on, where the data has both ends of the reaction."""
-    stationary = MemoryDataset([f for f in questions.stationary if f.kind in ("ts", "reactant", "product")])
+    stationary = MemoryDataset([f for f in questions.stationary if f.kind in STATIONARY])
     wanted = dict.fromkeys(frame.reaction for frame in questions.transition_states)
     reactions = [labelled_reaction(frames) for frames in reactions_of(stationary, wanted).values()]
     return [

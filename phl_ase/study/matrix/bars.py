@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from phl_ase.progress import OnTerminal
 from phl_ase.study.matrix.budget import Length
 from phl_ase.study.matrix.questions import ASKED
 from phl_ase.study.matrix.worker import Job, is_trained, unanswered
@@ -16,7 +17,7 @@ from phl_ase.study.worker import read_marker
 _EVERY = 1.0  # s: markers and logs are read this often
 
 
-class Bars:
+class Bars(OnTerminal):
     """Bars on standard error; silent when that is no terminal.
 
     Args:
@@ -40,7 +41,6 @@ class Bars:
     ) -> None:
         self._jobs, self._processes, self._later = jobs, processes, later
         self._estimates, self._lengths = dict(estimates or {}), dict(lengths or {})
-        self._bars: Any = None
         self._lines: dict[str, Any] = {}
         self._at = 0.0
         if not sys.stderr.isatty():
@@ -53,15 +53,6 @@ class Bars:
         self._bars = Progress(*columns, console=Console(stderr=True))
         self._title = title
         self._all = self._bars.add_task(title, total=max(self.total, 1e-9))
-
-    def __enter__(self) -> Bars:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
 
     @property
     def total(self) -> float:
