@@ -6,6 +6,7 @@ A new adapter is one entry of ``VENDORS``; every test of ``test_adapters.py`` ru
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,9 @@ def structures(periodic: bool) -> list:
 
 
 def mace_module(dtype=torch.float64, **changes):
+    # mace before e3nn, which reads a file at its import that torch's safe loading refuses
+    modules = importlib.import_module("mace.modules")
     from e3nn import o3
-    from mace import modules
 
     settings = {
         "r_max": 4.0,

@@ -229,7 +229,7 @@ def test_an_unwritable_folder_is_one_line(config, tmp_path):
 def forces_only(tmp_path) -> Path:
     """An extended XYZ of energies and forces."""
     images = []
-    for frame in open_dataset(DATA).frames(range(27 * 5, 27 * 5 + 12)):
+    for frame in open_dataset(DATA).frames(range(12)):
         atoms = ase.Atoms(frame.numbers, positions=frame.positions)
         atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
         images.append(atoms)
@@ -282,19 +282,20 @@ def test_evaluate_shows_errors_by_kind_and_writes_them(run, tmp_path):
     head, _, *rows = result.output.splitlines()
     assert head.split("  ")[0] == "geometries"
     assert all(unit in head for unit in ("meV/atom", "meV/Å", "Hessian / eV/Å²", "lowest eigenvalue / eV/Å²", "%"))
-    groups = ["all", "near", "far", "stationary", "mild", "hot", "irc", "nms", "product", "reactant", "ts"]
+    groups = ["all", "near", "far", "stationary", "mild", "hot", "displaced", "irc", "nms"]
+    groups += ["product", "reactant", "ts"]
     assert [row.split()[0] for row in rows[: len(groups)]] == groups
-    assert rows[len(groups)] == "in brackets: 95 % bootstrap intervals, 27 frames drawn 2000 times"
+    assert rows[len(groups)] == "in brackets: 95 % bootstrap intervals, 41 frames drawn 2000 times"
     assert "Hessians: the calculator's own" in rows
     assert re.search(r"note: the model was trained on \d+ of these frames; --split", rows[-1])
     (report,) = read_reports(tmp_path / "errors.json")
-    assert report.provenance["frames"] == report.metric("frames, all").value == 27
+    assert report.provenance["frames"] == report.metric("frames, all").value == 41
     assert f"{report.metric('hessian, all').value:.3g} [" in rows[0]
     assert report.provenance["phl_ase"] == __version__
     arrays = report.arrays
     assert all(arrays["forces_by_group_low"][0] < arrays[f"forces_by_group{end}"][0] for end in ("", "_high"))
     assert len(arrays["hessian_by_displacement"]) == len(arrays["displacement_means"])
-    assert arrays["temperature_means"].tolist() == [300, 600, 1200, 2000]
+    assert arrays["temperature_means"].tolist() == [300, 600, 900, 1200, 1600, 2000]
     assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -427,9 +428,11 @@ def test_data_info(tmp_path):
     files = ("--json", tmp_path / "a.json", "--plot", tmp_path / "a.png")
     result = phl("data", "info", DATA, *files)
     assert result.exit_code == 0, result.output
-    assert f"{DATA}: 351 frames, 1485 atoms, 3 to 5 a frame" in result.output
-    assert "kinds: irc 156, nms 156, product 13, reactant 13, ts 13" in result.output
-    assert json.loads((tmp_path / "a.json").read_text())["frames"] == 351
+    with open_dataset(DATA) as dataset:
+        frames, atoms = len(dataset), int(np.sum(dataset.sizes))
+    assert f"{DATA}: {frames} frames, {atoms} atoms, 3 to 6 a frame" in result.output
+    assert "kinds: displaced 200, irc 298, nms 450, product 25, reactant 25, ts 25" in result.output
+    assert json.loads((tmp_path / "a.json").read_text())["frames"] == frames
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -269,7 +269,7 @@ def files(tmp_path):
 
 MISTAKES = {
     "labels": (("frequencies", "tblite", "{water}"), "has no Hessian to compare with; .* --reference METHOD"),
-    "reaction": (("frequencies", "default", DATA, "--reaction", "h2o"), "has no reaction h2o; it has h2cnh_shift"),
+    "reaction": (("frequencies", "default", DATA, "--reaction", "h2o"), "has no reaction h2o; it has hcn_hnc"),
     "kind": (("frequencies", "default", DATA, "--kind", "md"), "holds no structure of kind md"),
     "periodic": (("frequencies", "emt", "{slab}", "--reference", "emt"), "periodic"),
     "missing": (("ts", "tblite", "nothing.xyz"), "no file 'nothing.xyz'"),

@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import ase.io
 import h5py
@@ -39,6 +40,7 @@ from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.structures.frame import Frame
 
 NAME = "reactions-wb97xd-631gd"
+FRAMES, REACTIONS = 1023, 25
 META = DatasetMeta("HF/STO-3G", "absolute", {"made": "in a test", "n": [1, 2.5]}, "notes with Å")
 
 
@@ -654,11 +656,11 @@ def test_splits_are_complete_disjoint_and_repeatable(bundled, name):
 
 def test_random_split_is_stratified(bundled):
     made = split(bundled, "random", 0)
-    assert (len(made.train), len(made.valid), len(made.test)) == (281, 35, 35)
+    tenth = round(0.1 * len(bundled))
+    assert (len(made.valid), len(made.test)) == (tenth, tenth)
     for part in (made.valid, made.test):
-        kinds = bundled.kinds[list(part)].tolist()
-        assert 14 <= kinds.count("irc") <= 17  # 156 of 351
-        assert kinds.count("ts") in (1, 2)
+        for kind, count in Counter(bundled.kinds.tolist()).items():
+            assert (bundled.kinds[list(part)] == kind).sum() == pytest.approx(0.1 * count, abs=1.5), kind
     assert split(bundled, "random", 0, fractions=(1, 0, 0)).valid == ()
 
 
@@ -667,15 +669,15 @@ def test_stationary_split_trains_on_stationary_and_mild(bundled):
     for index in made.train + made.valid:
         assert bundled.kinds[index] in ("reactant", "product", "ts") or bundled.temperatures[index] <= 600
     for index in made.test:
-        assert bundled.kinds[index] == "irc" or bundled.temperatures[index] > 600
-    assert len(made.train) + len(made.valid) == 13 * 9
-    assert len(split(bundled, "stationary", 0, mild=300).test) == 13 * (27 - 6)
+        assert bundled.kinds[index] in ("irc", "displaced") or bundled.temperatures[index] > 600
+    assert len(made.train) + len(made.valid) == REACTIONS * 9
+    assert len(bundled) - len(split(bundled, "stationary", 0, mild=300).test) == REACTIONS * 6
 
 
 def test_by_reaction_split_keeps_reactions_whole(bundled):
     made = split(bundled, "by-reaction", 0)
     parts = [set(bundled.reactions[list(part)]) for part in (made.train, made.valid, made.test)]
-    assert sum(map(len, parts)) == 13
+    assert sum(map(len, parts)) == REACTIONS
     assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
 
 
@@ -717,15 +719,16 @@ def test_recorded_splits_are_checked(bundled):
 
 
 def test_bundled_data(bundled):
-    assert len(bundled) == 351
+    assert len(bundled) == FRAMES
     assert bundled.name == NAME
     assert bundled.meta.level_of_theory == "wB97X-D/6-31G(d)"
-    assert "spherical" in bundled.meta.provenance["basis"]
+    assert bundled.meta.provenance["method"] == "pyscf"
     bundled.verify()
     assert all(bundled.coverage[label].all() for label in ("energy", "forces", "hessian"))
     assert np.array_equal(~np.isnan(bundled.temperatures), bundled.kinds == "nms")
     card = data_card(NAME)
     assert bundled.content_hash() in card
+    assert "Cartesian (6D) d functions" in card
     assert all(reaction in card for reaction in set(bundled.reactions))
     with pytest.raises(PHLError, match="unknown bundled data set"):
         data_card("x")
@@ -734,16 +737,21 @@ def test_bundled_data(bundled):
 def test_summary_of_the_bundled_data(bundled):
     summary = summarise(bundled)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary["frames"] == 351
-    assert summary["by_kind"] == {"irc": 156, "nms": 156, "product": 13, "reactant": 13, "ts": 13}
-    assert len(summary["by_reaction"]) == 13
+    assert summary["frames"] == FRAMES
+    once = dict.fromkeys(("product", "reactant", "ts"), REACTIONS)
+    sampled = {"displaced": 8 * REACTIONS, "nms": 18 * REACTIONS}
+    assert summary["by_kind"] == {"irc": FRAMES - 29 * REACTIONS, **once, **sampled}
+    assert len(summary["by_reaction"]) == REACTIONS
     assert set(summary["elements"]) == {"H", "C", "N", "O"}
-    assert summary["sizes"] == {"3": 27, "4": 216, "5": 108}
-    assert summary["coverage"] == {"energy": 351, "forces": 351, "stress": 0, "hessian": 351, "hvp": 0}
+    assert list(summary["sizes"]) == ["3", "4", "5", "6"]
+    assert summary["coverage"] == {"energy": FRAMES, "forces": FRAMES, "stress": 0, "hessian": FRAMES, "hvp": 0}
     assert summary["ranges"]["force_max"]["unit"] == "eV/Å"
     assert summary["ranges"]["hessian_asymmetry"]["max"] == 0
-    assert summary["ranges"]["hessian_sum_rule"]["max"] < 0.1
-    assert summary["outliers"] == {}
+    assert summary["ranges"]["hessian_sum_rule"]["max"] < 0.15
+    # pushed far up the wall, or of a Hessian as large: structures displaced at random
+    outliers = sorted({index for found in summary["outliers"].values() for index in found["frames"]})
+    assert set(bundled.kinds[outliers]) == {"displaced"}
+    assert len(outliers) <= 0.01 * FRAMES
 
 
 def test_summary_finds_outliers(frames):

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from phl_ase.calculator import PHLCalculator
-from phl_ase.datasets import Split, open_dataset, split
+from phl_ase.datasets import Split, open_dataset
 from phl_ase.potentials import read_card
 from phl_ase.scoring import frame_errors, mean_errors
 from phl_ase.structures import atoms_from_frame
@@ -62,14 +62,6 @@ def test_energy_does_not_change_with_orientation(calculator, frames):
         assert abs(first["energy"] - second["energy"]) <= 1e-9
 
 
-def judging(card, dataset):
-    """The frames that the model was judged by: of a committee those that no member saw."""
-    if "split" in card:
-        return Split.from_json(card["split"]).check(dataset).test
-    settings = card["config"]["data"]
-    return split(dataset, settings["split"], settings["split_seed"], fractions=tuple(settings["fractions"])).test
-
-
 @pytest.fixture(scope="module")
 def card():
     return read_card("default")["provenance"]
@@ -77,10 +69,10 @@ def card():
 
 @pytest.fixture(scope="module")
 def judged(card):
-    """Held-out frames, and what the model says of them."""
+    """Frames that no member saw, and what the model says of them."""
     dataset = open_dataset(card["data"])
     assert card["data_hash"] == dataset.content_hash()
-    frames = dataset.frames(judging(card, dataset))
+    frames = dataset.frames(Split.from_json(card["split"]).check(dataset).test)
     quiet = PHLCalculator("default", device="cpu", out_of_domain="ignore")
     return frames, quiet.evaluate([atoms_from_frame(f) for f in frames], ("energy", "forces", "hessian"))
 
@@ -92,7 +84,6 @@ def test_the_card_states_the_errors_that_the_model_has(card, judged):
     assert card["intended_use"]
 
 
-@pytest.mark.skipif(read_card("default")["architecture"] != "committee", reason="'default' is a single model")
 def test_the_uncertainties_are_those_that_the_card_states(card, judged):
     report = validate_uncertainty(*judged, system="test", potential="default")
     for name, value in card["in_domain"]["test"]["uncertainty"].items():

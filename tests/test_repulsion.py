@@ -145,10 +145,10 @@ def test_a_core_ends_with_the_neighbour_list(float64):
 
 @every_core
 def test_bonds_feel_no_core(name):
-    """The shortest distances of the bundled data: what the core adds there is 0.01 eV at most."""
+    """The shortest distances of the bundled data but for what was pushed up the wall: the core adds 0.01 eV at most."""
     core = core_named(name, (1, 6, 7, 8), 5.0)
     dataset = open_dataset("reactions-wb97xd-631gd")
-    for frame in dataset.frames(range(len(dataset))):
+    for frame in dataset.frames(np.flatnonzero(dataset.kinds != "displaced").tolist()):
         i, j = np.triu_indices(len(frame), 1)
         r = torch.as_tensor(np.linalg.norm(frame.positions[i] - frame.positions[j], axis=1))
         numbers = torch.as_tensor(frame.numbers)

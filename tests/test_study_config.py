@@ -89,7 +89,7 @@ def test_template_names_every_key_of_a_study():
     assert not missing
 
 
-@pytest.mark.parametrize("name", ["study.toml", "study_small.toml"])
+@pytest.mark.parametrize("name", ["study.toml", "study_variations.toml", "study_small.toml"])
 def test_workflows_can_be_read(name):
     config = read_study(WORKFLOWS / name)
     planned = plan(config)

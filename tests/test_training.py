@@ -51,7 +51,7 @@ SMALL = {
     "data": {"max_atoms": 3},
     # at these settings the untrained model's forces are a few eV/Å, like the labels
     "potential": {"channels": 8, "n_basis": 4, "cutoff": 3.0},
-    "training": {"epochs": 3, "batch_size": 8, "validate_every": 1, "warmup_epochs": 1, "device": "cpu"},
+    "training": {"epochs": 3, "batch_size": 12, "validate_every": 1, "warmup_epochs": 1, "device": "cpu"},
 }
 BUDGET = 2**31
 
@@ -582,10 +582,11 @@ def test_a_model_goes_on_from_another_at_a_new_level(finished, data):
     batch, _ = collate(moved, old.cutoffs)
     before, after = (evaluate(model, batch, ("energy", "forces")) for model in (old, new))
     torch.testing.assert_close(before.forces, after.forces, rtol=0, atol=1e-12)
-    rests = after.energy - torch.tensor([f.energy for f in moved], dtype=torch.float64)
+    labels = torch.tensor([f.energy for f in moved], dtype=torch.float64)
+    rests = after.energy - labels
     # what is left is what no energy per species can mend: orthogonal to the compositions
     counts = torch.tensor([[(f.numbers == z).sum() for z in old.species] for f in moved], dtype=torch.float64)
-    assert rests.abs().mean() < 1.0
+    assert rests.abs().mean() < 0.01 * (before.energy - labels).abs().mean()
     torch.testing.assert_close(counts.T @ rests, torch.zeros(len(old.species), dtype=torch.float64), rtol=0, atol=1e-6)
     assert float(new.scale) == float(old.scale)
     assert all(parameter.requires_grad for parameter in new.parameters())

@@ -26,7 +26,7 @@ from phl_ase.study.table import table_text
 from phl_ase.training import RunData, TrainConfig, parse_config, prepare_data
 from phl_ase.training.checkpoint import run_folder
 
-EPOCHS = 300
+EPOCHS = 150
 """Epochs of every scheme: about 7 minutes on two cores that do nothing else; E-F-H takes that long, the others less."""
 
 QUICK_EPOCHS = 5
@@ -41,7 +41,7 @@ DATA = {
     # a quarter to test on, and of the seeds from 0 on the first whose test part holds the TS of the reaction above
     # and at least two others: how well they are predicted had no part in the choice
     "fractions": (0.65, 0.10, 0.25),
-    "split_seed": 4,
+    "split_seed": 1,
 }
 """Which frames train and test: the same for every scheme."""
 

@@ -201,7 +201,7 @@ def differences(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Ro
     atoms = molecule("CH3CH2OH")
     vectors = np.random.default_rng(0).standard_normal((4, len(atoms), 3))
     exact = calculator.get_hvp(vectors, atoms)
-    single = PHLCalculator(device="cpu", dtype="float32")
+    single = PHLCalculator("default#1", device="cpu", dtype="float32")
     size = np.linalg.norm(exact)
     for step in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
         row: Row = {"step / Å": step}
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    calculator = PHLCalculator(device="cpu")
+    calculator = PHLCalculator("default#1", device="cpu")
     found: dict[str, Any] = {}
     if arguments.json and arguments.json.exists():
         found = json.loads(arguments.json.read_text(encoding="utf-8"))
@@ -247,7 +247,7 @@ def main() -> None:
         for row in PARTS[part](calculator, arguments):
             rows.append(row)
             load = os.getloadavg()[0]
-            origin = provenance(model="default", dtype="float64", threads=1, load=f"{load:.0f} processes wanted to run")
+            origin = provenance(model="default#1", dtype="float64", threads=1, load=f"{load:.0f} wanted to run")
             found[part] = {"provenance": origin, "rows": rows}
             print(shown(row), flush=True)
             if arguments.json:
