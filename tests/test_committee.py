@@ -32,7 +32,7 @@ from phl_ase.potentials import (
     save_committee,
     save_model,
 )
-from phl_ase.potentials.calibration import ONE_SIGMA, distances_seen, largest_uncertainty
+from phl_ase.potentials.calibration import ONE_SIGMA, distances_seen, largest_on_an_atom
 from phl_ase.potentials.stacked import side_by_side, stacked
 from phl_ase.structures import Frame, collate, frame_from_atoms
 
@@ -263,9 +263,25 @@ def test_components_that_vanish_by_symmetry_do_not_count(rng):
 def test_the_limit_is_above_nearly_all_held_out_frames(rng):
     frames, predictions = normal_frames(rng, 1.0, 400)
     found = Calibration.fit(frames, predictions, frames)
-    largest = np.array([found.forces * largest_uncertainty(row["forces_std"]) for row in predictions])
-    assert 0.0 <= np.mean(largest > found.forces_limit) <= 0.03
-    assert found.forces_limit < 5 * largest.max()
+    largest = np.array([found.forces * largest_on_an_atom(row["forces_std"]) for row in predictions])
+    limits = [found.limit(largest_on_an_atom(row["forces"])) for row in predictions]
+    assert 0.0 <= np.mean(largest > limits) <= 0.03
+    assert max(limits) < 5 * largest.max()
+
+
+def test_the_limit_follows_uncertainties_that_grow_with_the_forces(rng):
+    """Uncertainties that grow as (1 + F)^1.5, from forces of 1 to 150 eV/Å."""
+    frames, predictions = normal_frames(rng, 1.0, 400, spread=1e-3)
+    for frame, row in zip(frames, predictions, strict=True):
+        size, error = np.exp(rng.uniform(0, 5)), row["forces"] - frame.forces
+        frame.forces[:] = size * rng.normal(size=frame.forces.shape)
+        growth = (1 + largest_on_an_atom(frame.forces)) ** 1.5
+        row["forces"], row["forces_std"] = frame.forces + growth * error, growth * row["forces_std"]
+    found = Calibration.fit(frames, predictions, frames)
+    assert found.forces_exponent == pytest.approx(1.5, abs=0.1)
+    assert found.limit(0.0) == found.rest_limit
+    assert found.limit(3.0) / found.limit(0.0) == pytest.approx(4.0**found.forces_exponent)
+    assert found.limit(1e3) == found.forces_limit
 
 
 def test_what_cannot_be_calibrated_is_said(rng):
@@ -288,7 +304,9 @@ def test_distances_seen_are_those_of_the_nearest_images():
 
 
 def test_calibrations_come_back_from_plain_values():
-    assert Calibration.from_json(json.loads(json.dumps(SEEN.to_json()))) == SEEN
+    growing = Calibration(**{**vars(SEEN), "rest_limit": 0.1, "forces_exponent": 1.1})
+    for known in (SEEN, growing):
+        assert Calibration.from_json(json.loads(json.dumps(known.to_json(), allow_nan=False))) == known
 
 
 @pytest.mark.parametrize(
@@ -297,6 +315,8 @@ def test_calibrations_come_back_from_plain_values():
         {"energy": float("nan")},
         {"forces": -1.0},
         {"forces_limit": 0},
+        {"rest_limit": 1.0, "forces_exponent": -1.0},
+        {"rest_limit": 0.0},
         {"forces": "much"},
         {"shortest": {"H-Xx": 1.0}},
         {"shortest": {"H": 1.0}},
@@ -359,7 +379,7 @@ def test_uncertain_forces_are_outside_and_energies_alone_do_not_tell(members):
     atoms = rattled("CH4")
     known = calculator(members, SEEN)
     assert known.get_property("in_domain", atoms) is True
-    limit = 0.5 * largest_uncertainty(known.results["forces_std"])
+    limit = 0.5 * largest_on_an_atom(known.results["forces_std"])
     tight = calculator(members, Calibration(**{**vars(SEEN), "forces_limit": limit}))
     with pytest.warns(DomainWarning, match=r"the force on an atom is uncertain by .* eV/Å"):
         assert tight.get_property("in_domain", atoms) is False

@@ -388,7 +388,7 @@ class PHLCalculator(Calculator):
             one = {key: part_of(key, table, i, atoms) for key, table in tables.items()}
             found.append({key: finite(value, key, name) for key, value in one.items()})
         if self._watch is not None:
-            inside = self._watch.inside(batch, frames, names, tables.get("forces_std"))
+            inside = self._watch.inside(batch, frames, names, tables.get("forces"), tables.get("forces_std"))
             found = [{**one, IN_DOMAIN: known} for one, known in zip(found, inside, strict=True)]
         return found
 

@@ -13,7 +13,7 @@ from phl_ase.calculator.unpacking import stacked, to_numpy
 from phl_ase.derivatives import evaluate
 from phl_ase.errors import DomainError, DomainWarning, unknown
 from phl_ase.potentials import Calibration, Committee
-from phl_ase.potentials.calibration import MARGIN, largest_uncertainty
+from phl_ase.potentials.calibration import MARGIN, largest_on_an_atom
 from phl_ase.potentials.stacked import side_by_side
 from phl_ase.structures import Batch, Frame, Potential
 
@@ -95,7 +95,12 @@ class DomainWatch:
             self._farthest[number] = distance / MARGIN
 
     def inside(
-        self, batch: Batch, frames: Sequence[Frame], names: Sequence[str], forces_std: Array | None
+        self,
+        batch: Batch,
+        frames: Sequence[Frame],
+        names: Sequence[str],
+        forces: Array | None = None,
+        forces_std: Array | None = None,
     ) -> list[bool]:
         """Whether each system of a batch is inside.
 
@@ -103,22 +108,20 @@ class DomainWatch:
             batch: The systems.
             frames: The same.
             names: How a warning names them.
-            forces_std: Calibrated, of the whole batch ``(atoms, 3)`` eV/Å; ``None`` where no forces were asked for, of
-                which distances alone decide.
+            forces: Of the whole batch ``(atoms, 3)`` eV/Å; ``None`` where none were asked for: distances alone decide.
+            forces_std: Their uncertainties, calibrated, likewise.
 
         Raises:
             DomainError: For a structure outside, where that is the action.
         """
         reasons = self._misplaced(batch)
-        if forces_std is not None:
-            ends = np.cumsum([len(frame) for frame in frames])
-            for system, part in enumerate(np.split(forces_std, ends[:-1])):
-                if (value := largest_uncertainty(part)) > self.calibration.forces_limit:
-                    reasons.setdefault(
-                        system,
-                        f"the force on an atom is uncertain by {value:.2g} eV/Å, {self.calibration.forces_limit:.2g} "
-                        "at most where it was trained",
-                    )
+        if forces is not None and forces_std is not None:
+            ends = np.cumsum([len(frame) for frame in frames])[:-1]
+            for system, parts in enumerate(zip(np.split(forces, ends), np.split(forces_std, ends), strict=True)):
+                size, value = map(largest_on_an_atom, parts)
+                if value > (limit := self.calibration.limit(size)):
+                    said = f"uncertain by {value:.2g} eV/Å, {limit:.2g} at most where it was trained"
+                    reasons.setdefault(system, f"the force on an atom is {said}")
         for system, reason in reasons.items():
             self._act(frames[system], names[system], reason)
         return [system not in reasons for system in range(len(frames))]

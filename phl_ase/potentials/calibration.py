@@ -31,8 +31,10 @@ Of single held-out frames of the reactions that were trained on, 3.1 % have a pa
 1.1 % one below this share of it.
 """
 
-_QUANTILE = 2.5758
-"""Standard deviations of the 99.5th percentile of a normal distribution."""
+_QUANTILE = 2.3263
+"""Standard deviations of the 99th percentile of a normal distribution."""
+
+_SOFT = 1.0  # eV/Å: of forces below, the uncertainty no longer depends on their size
 
 _ZERO = 1e-8  # eV/Å: components below are zero by symmetry
 
@@ -46,6 +48,8 @@ class Calibration:
         forces: Factor of ``forces_std``.
         forces_limit: Uncertainty of an atom (root mean square of the calibrated ``forces_std`` of its components)
             above which a structure is outside of what was seen, eV/Å.
+        rest_limit: The same of a structure without forces, eV/Å; by default it has no limit of its own.
+        forces_exponent: How that grows with the forces, see :meth:`limit`.
         shortest: Shortest distance seen of each pair of elements, lower atomic number first, Å.
         farthest: Farthest nearest neighbour seen of an atom of each element, Å.
         frames: Number of frames that the factors were fitted on.
@@ -57,6 +61,8 @@ class Calibration:
     shortest: Mapping[tuple[int, int], float]
     farthest: Mapping[int, float]
     frames: int = 0
+    rest_limit: float = np.inf
+    forces_exponent: float = 0.0
 
     def __post_init__(self) -> None:
         numbers = {"energy": self.energy, "forces": self.forces, "forces_limit": self.forces_limit}
@@ -65,6 +71,10 @@ class Calibration:
         for name, value in {**numbers, **distances, **farthest}.items():
             if not (np.isfinite(value) and value > 0):
                 raise PHLError(f"calibration of a committee: {name} is {value}; expected a positive number")
+        if not self.rest_limit > 0:
+            raise PHLError(f"calibration of a committee: rest_limit is {self.rest_limit}; expected a positive number")
+        if not (np.isfinite(self.forces_exponent) and self.forces_exponent >= 0):
+            raise PHLError(f"calibration of a committee: forces_exponent is {self.forces_exponent}; expected 0 or more")
 
     @classmethod
     def fit(
@@ -72,8 +82,10 @@ class Calibration:
     ) -> Calibration:
         """Factors and limits.
 
-        The limit is the 99.5th percentile of a log-normal distribution fitted to the held-out frames' largest
-        uncertainty of an atom.
+        Limits are 99th percentiles of log-normal distributions fitted to the held-out frames' largest uncertainty of an
+        atom: one of all frames, and one whose logarithm is a straight line against that of the largest force. High up
+        a wall forces are large, and their uncertainty with them: the first limit alone lets unknown reactions pass, the
+        second alone atoms that fall into each other.
 
         Args:
             held_out: Labelled frames that no member was trained on or chosen by.
@@ -94,13 +106,31 @@ class Calibration:
             np.concatenate([(p["forces"] - f.forces).ravel() for f, p in rows]),
             np.concatenate([np.ravel(p["forces_std"]) for _, p in rows]),
         )
-        largest = np.log([forces * largest_uncertainty(p["forces_std"]) for _, p in rows])
-        limit = float(np.exp(largest.mean() + _QUANTILE * largest.std(ddof=1)))
-        return cls(energy, forces, limit, *distances_seen(seen), len(rows))
+        largest = np.log([forces * largest_on_an_atom(p["forces_std"]) for _, p in rows])
+        size = np.log([1 + largest_on_an_atom(p["forces"]) / _SOFT for _, p in rows])
+        exponent = max(0.0, float(np.polyfit(size, largest, 1)[0])) if np.ptp(size) > 0 else 0.0
+        limit, rest_limit = (
+            float(np.exp(values.mean() + _QUANTILE * values.std(ddof=1)))
+            for values in (largest, largest - exponent * size)
+        )
+        return cls(energy, forces, limit, *distances_seen(seen), len(rows), rest_limit, exponent)
+
+    def limit(self, largest_force: float) -> float:
+        """Uncertainty of an atom above which a structure is outside of what was seen, eV/Å.
+
+        The lower of ``forces_limit`` and ``rest_limit`` · (1 + F)^``forces_exponent``.
+
+        Args:
+            largest_force: F, the largest root mean square of the components of the force on an atom, eV/Å.
+        """
+        return min(self.forces_limit, self.rest_limit * (1.0 + largest_force / _SOFT) ** self.forces_exponent)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, element symbols for atomic numbers."""
-        numbers = {name: getattr(self, name) for name in ("energy", "forces", "forces_limit", "frames")}
+        names = ("energy", "forces", "forces_limit", "frames")
+        numbers = {name: getattr(self, name) for name in names}
+        if np.isfinite(self.rest_limit):
+            numbers |= {"rest_limit": self.rest_limit, "forces_exponent": self.forces_exponent}
         shortest = {_named(pair): round(float(value), 6) for pair, value in sorted(self.shortest.items())}
         farthest = {_named([z]): round(float(value), 6) for z, value in sorted(self.farthest.items())}
         return {**numbers, "shortest": shortest, "farthest": farthest}
@@ -116,15 +146,16 @@ class Calibration:
             shortest = {_pair(name): float(value) for name, value in values["shortest"].items()}
             farthest = {atomic_numbers[name]: float(value) for name, value in values["farthest"].items()}
             numbers = {name: float(values[name]) for name in ("energy", "forces", "forces_limit")}
+            numbers |= {n: float(values[n]) for n in ("rest_limit", "forces_exponent") if n in values}
             return cls(**numbers, shortest=shortest, farthest=farthest, frames=int(values.get("frames", 0)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, PHLError) else f"{type(error).__name__} {error}"
             raise PHLError(f"the calibration of a committee is broken ({reason})") from None
 
 
-def largest_uncertainty(forces_std: Array) -> float:
-    """The largest root mean square, over the components of an atom, of ``forces_std (n, 3)``, eV/Å."""
-    return float(np.sqrt(np.mean(np.square(forces_std), axis=1)).max())
+def largest_on_an_atom(forces: Array) -> float:
+    """The largest root mean square, over the components of an atom, of ``(n, 3)`` forces or their uncertainties."""
+    return float(np.sqrt(np.mean(np.square(forces), axis=1)).max())
 
 
 def distances_seen(frames: Iterable[Frame]) -> tuple[dict[tuple[int, int], float], dict[int, float]]:

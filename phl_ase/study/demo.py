@@ -27,7 +27,7 @@ from phl_ase.training import RunData, TrainConfig, parse_config, prepare_data
 from phl_ase.training.checkpoint import run_folder
 
 EPOCHS = 150
-"""Epochs of every scheme: about 7 minutes on two cores that do nothing else; E-F-H takes that long, the others less."""
+"""Epochs of every scheme: about 6 minutes on two cores that do nothing else; E-F-H takes that long, the others less."""
 
 QUICK_EPOCHS = 5
 QUICK_CHANNELS = 16
@@ -216,7 +216,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"Data: {data['data']} ({data['level_of_theory']}), molecules of up to {data['max_atoms']} atoms: "
         f"{data['frames']['train']} frames to train on, {data['frames']['valid']} to choose the model by, "
         f"{data['frames']['test']} to test; {config['training']['epochs']} epochs for every scheme.",
-        "near: stationary points and normal-mode samples up to 600 K; far: hotter samples, points on reaction paths.",
+        "near: stationary points and normal-mode samples up to 600 K; far: hotter samples, points on reaction paths, "
+        "structures displaced at random.",
         f"TSs not trained on: {', '.join(states['test'])}. TSs trained on: {', '.join(states['train']) or 'none'}. "
         "The split is random over frames, so other geometries of every reaction were in training.",
         f"{search['name']} ({search['reaction']}): the TS itself was in the {search['ts_in']} part; of the reaction's "
