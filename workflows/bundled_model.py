@@ -204,9 +204,11 @@ def _member(job: Job, member: int) -> Path:
 
 
 def _answers(job: Job, validator: str) -> Path:
-    # of these very weights and questions: what was asked of others is asked again
-    content = f"{job.settings.starts}".encode() + job.file.read_bytes()
-    return job.folder / f"{validator}-{hashlib.sha256(content).hexdigest()[:12]}.json"
+    # of these very weights and questions: what was asked of others is asked again; a calibration changes no answer
+    digest = hashlib.sha256(f"{job.settings.starts}".encode())
+    for member in range(job.size):
+        digest.update((_member(job, member) / "best.safetensors").read_bytes())
+    return job.folder / f"{validator}-{digest.hexdigest()[:12]}.json"
 
 
 # -------------------------------------------------------------------------------------------------------- in this one
