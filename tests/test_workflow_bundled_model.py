@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -68,11 +69,11 @@ def test_the_smallest_committee(tmp_path):
     command += ["--ask", "frequencies", "--starts", "1", "--target", str(target)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
-        try:
-            first.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            first.terminate()
-            assert "nothing is lost: run the same command again" in first.communicate(timeout=120)[1]
+        while not list((tmp_path / "runs").glob("*/member-*")):
+            assert first.poll() is None, first.communicate()[1]
+            time.sleep(0.1)
+        first.terminate()
+        assert "nothing is lost: run the same command again" in first.communicate(timeout=120)[1]
     done = subprocess.run(command, env=environment, timeout=600, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     card = read_card(target)
