@@ -136,7 +136,7 @@ def test_split(tmp_path):
 def test_info(tmp_path):
     result = phl("data", "info", DATA, "--histogram", tmp_path / "a.png", "--json", tmp_path / "a.json")
     assert result.exit_code == 0, result.output
-    assert "sizes: 41 of 3 atoms, " in result.stdout
+    assert "sizes: 41 of 3 atoms, 490 of 4 atoms, 410 of 5 atoms, 82 of 6 atoms" in result.stdout
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with open_dataset(DATA) as dataset:
         assert json.loads((tmp_path / "a.json").read_text()) == summarise(dataset)

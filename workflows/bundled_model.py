@@ -1,7 +1,9 @@
 """Train the bundled model ``default``, a committee, and write its card: what it may be used for, and its errors.
 
 python workflows/bundled_model.py --out runs/default --processes 2
-python workflows/bundled_model.py --out runs/default --processes 2 --out-of-domain 2
+python workflows/bundled_model.py --out runs/default --processes 2 --members 3 --epochs 240 --out-of-domain 2
+
+The second line made the one in the package.
 
 Members see the same frames but for the validation frames that choose each of them, and start from other weights. Two
 parts of the data are held out from all of them: one calibrates the spread, the other judges. Everything is kept in the
