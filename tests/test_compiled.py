@@ -10,14 +10,26 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
 from surfaces import cluster, crystal, painn
 
+from phl_ase import PHLCalculator
 from phl_ase.derivatives import evaluate
 from phl_ase.derivatives.compiled import CompileFailure
 from phl_ase.errors import NonFiniteError
 from phl_ase.objective import SCHEMES, CompiledLoss, with_curvature_targets
 from phl_ase.objective import compiled as objective_module
-from phl_ase.structures import BlockedNeighbours, blocks, blocks_pay, blocks_pay_for_hessians, collate, in_blocks
+from phl_ase.potentials import committee
+from phl_ase.potentials.painn import PaiNN
+from phl_ase.structures import (
+    BlockedNeighbours,
+    Neighbours,
+    blocks,
+    blocks_pay,
+    blocks_pay_for_hessians,
+    collate,
+    in_blocks,
+)
 from phl_ase.training.step import accumulate_gradients
 
 WEIGHTS = {"energy": 10.0, "forces": 1.0, "curvature": 0.5}
@@ -103,8 +115,22 @@ def test_lists_are_kept_where_blocks_would_be_empty(rng):
     assert not blocks_pay(batch, least_pairs=0)
 
 
+@pytest.fixture
+def forms(monkeypatch):
+    """The kinds of neighbours that PaiNN was asked with."""
+    seen = []
+    forward = PaiNN.forward
+
+    def noted(self, batch):
+        seen.append(type(batch.neighbours[self.config.cutoff]))
+        return forward(self, batch)
+
+    monkeypatch.setattr(PaiNN, "forward", noted)
+    return seen
+
+
 @pytest.mark.parametrize("periodic", [False, True])
-def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch):
+def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch, forms):
     """Systems of different size, padded; and cells whose atoms see their own images."""
     model = painn(layers=2, core="zbl")
     model.set_references(torch.tensor([-13.6, -1035.0, -2043.0]), 2.5)
@@ -113,14 +139,10 @@ def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch):
     batch, _ = collate(frames, model.cutoffs)
     assert blocks_pay_for_hessians(batch)
     needs = ("energy", "forces", "hessian", *["stress"] * periodic)
-    seen = []
-    forward = type(model).forward
-    monkeypatch.setattr(type(model), "forward", lambda self, batch: seen.append(batch) or forward(self, batch))
     dense = evaluate(model, batch, needs)
-    assert isinstance(next(iter(seen[-1].neighbours.values())), BlockedNeighbours)
     monkeypatch.setattr(type(model), "takes_blocks", False)
     listed = evaluate(model, batch, needs)
-    assert not isinstance(next(iter(seen[-1].neighbours.values())), BlockedNeighbours)
+    assert forms == [BlockedNeighbours, Neighbours]
     torch.testing.assert_close(dense.energy, listed.energy, rtol=1e-14, atol=1e-12)
     torch.testing.assert_close(dense.forces, listed.forces, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(dense.hessian, listed.hessian, rtol=1e-11, atol=1e-11)
@@ -132,6 +154,39 @@ def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch):
 def test_small_or_mostly_padded_systems_keep_lists_for_hessians(sizes, rng):
     batch, _ = collate(molecules(rng, *sizes), painn().cutoffs)
     assert not blocks_pay_for_hessians(batch)
+
+
+@pytest.mark.parametrize("sizes", [(17,), (14, 14, 12), (13, 13, 1)])
+def test_forces_in_blocks_are_those_of_lists(sizes, rng, monkeypatch, forms):
+    model = painn(layers=2, core="zbl")
+    batch, _ = collate(molecules(rng, *sizes), model.cutoffs)
+    blocked = evaluate(model, batch)
+    monkeypatch.setattr(type(model), "takes_blocks", False)
+    listed = evaluate(model, batch)
+    padded = len(batch.numbers) < 0.8 * len(sizes) * max(sizes)
+    assert forms == [Neighbours if padded else BlockedNeighbours, Neighbours]
+    torch.testing.assert_close(blocked.energy, listed.energy, rtol=1e-14, atol=1e-12)
+    torch.testing.assert_close(blocked.forces, listed.forces, rtol=1e-11, atol=1e-11)
+
+
+def test_few_pairs_are_listed(rng, forms):
+    model = painn()
+    batch, _ = collate(molecules(rng, 6, 6), model.cutoffs)
+    evaluate(model, batch)
+    assert forms == [Neighbours]
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_products_of_a_calculator_take_blocks(members, rng, monkeypatch, forms):
+    atoms = molecule("isobutane")
+    models = [painn(layers=2, seed=seed) for seed in range(members)]
+    vectors = rng.normal(size=(3, len(atoms), 3))
+    monkeypatch.setattr(committee, "SMALL", 0)  # members one by one
+    blocked = PHLCalculator(models).get_hvp(vectors, atoms)
+    assert forms == [BlockedNeighbours] * members
+    monkeypatch.setattr(type(models[0]), "takes_blocks", False)
+    np.testing.assert_allclose(blocked, PHLCalculator(models).get_hvp(vectors, atoms), rtol=0, atol=1e-10)
+    assert forms[members:] == [Neighbours] * members
 
 
 # ----------------------------------------------------------------------------------------------------- what is traced

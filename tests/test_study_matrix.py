@@ -32,7 +32,7 @@ from phl_ase.study.matrix.tables import Outcome, as_csv, as_json, as_text
 from phl_ase.study.matrix.verdicts import NOT_ASKED, NOT_SEEN, SEEN, UNDECIDED, claims, rows
 from phl_ase.study.matrix.worker import note_death
 from phl_ase.study.processes import reason_of_death, run_processes
-from phl_ase.study.worker import read_marker, write_marker
+from phl_ase.study.worker import read_marker, run, write_marker
 from phl_ase.training.checkpoint import run_folder
 
 RANDOM = Method("E-F-HVP-random", "fresh", 1, "rademacher")
@@ -370,6 +370,14 @@ def test_a_killed_process_is_seen_and_the_next_one_starts(tmp_path):
     work = {"killed": (signal.raise_signal, (signal.SIGKILL,)), "well": (time.sleep, (0.0,))}
     run_processes(work, 1, tick, [], tmp_path)
     assert reasons == {"killed": "the worker process was ended by SIGKILL (out of memory?)", "well": ""}
+
+
+def test_a_failed_run_leaves_its_traceback_in_a_file_and_standard_error_as_it_was(tmp_path):
+    before = sys.stderr
+    run(None, None, str(tmp_path))
+    assert sys.stderr is before
+    assert read_marker(tmp_path)["outcome"] == "failed"
+    assert (tmp_path / "errors.txt").read_text().startswith("Traceback")
 
 
 def test_a_death_is_put_down_to_what_was_under_way(tmp_path):

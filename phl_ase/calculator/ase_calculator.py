@@ -34,7 +34,7 @@ from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_vo
 from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, sparse_hessian
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
-from phl_ase.structures import Batch, Frame, PackedFrames, collate
+from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
 from phl_ase.vibrations import lowest_modes
 
 Array = np.ndarray
@@ -358,7 +358,9 @@ class PHLCalculator(Calculator):
         """H·v of vectors ``(K, n, 3)`` at the structure's geometry, as many at a time as the memory budget allows."""
         geometry = self._at(atoms)
         if geometry.graph is None:
-            geometry.graph = GradientGraph(self.potential, geometry.batch, curvature=True)
+            # one system has no padding: its rows stay what they were
+            batch, _ = in_faster_form(self.potential, geometry.batch, hessians=True)
+            geometry.graph = GradientGraph(self.potential, batch, curvature=True)
         graph, name = geometry.graph, _name(atoms)
 
         def products(vectors: Array) -> Array:

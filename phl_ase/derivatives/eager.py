@@ -12,7 +12,7 @@ from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.derivatives.hessian import hessians
 from phl_ase.derivatives.memory import default_budget
 from phl_ase.errors import PHLError, unknown
-from phl_ase.structures import Batch, Potential, Predictions, blocked, blocks_pay_for_hessians
+from phl_ase.structures import Batch, Potential, Predictions, in_faster_form
 
 QUANTITIES = ("energy", "forces", "stress", "hvp", "hessian")
 
@@ -51,8 +51,8 @@ def evaluate(
     if "hvp" in needs and probes is None:
         raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
     place: Tensor | None = None
-    if "hessian" in needs and "hvp" not in needs and _takes_blocks(potential, batch):
-        batch, place = blocked(batch)
+    if "hvp" not in needs:  # probes stand as the atoms do
+        batch, place = in_faster_form(potential, batch, hessians="hessian" in needs)
     graph = GradientGraph(
         potential,
         batch,
@@ -73,8 +73,3 @@ def evaluate(
         hvp=graph.products(probes) if "hvp" in needs and probes is not None else None,
         hessian=hessians(potential, batch, graph, budget) if "hessian" in needs else None,
     )
-
-
-def _takes_blocks(potential: Potential, batch: Batch) -> bool:
-    """Whether rows of Hessians are faster with the systems in blocks."""
-    return getattr(potential, "takes_blocks", False) and batch.atom_mask is None and blocks_pay_for_hessians(batch)

@@ -21,6 +21,7 @@ class Combination(nn.Module):
         cutoffs: Those of all members, ascending, Å.
         receptive_field: The largest of the members, Å.
         derivative_modes: Those that every member has, in the order of the first.
+        takes_blocks: Whether every member is faster on batches in blocks.
     """
 
     members: Sequence[Potential]
@@ -38,6 +39,7 @@ class Combination(nn.Module):
         self.species = _common_species(members)
         self.cutoffs = tuple(sorted({cutoff for m in members for cutoff in m.cutoffs}))
         self.receptive_field = max(m.receptive_field for m in members)
+        self.takes_blocks = all(getattr(m, "takes_blocks", False) for m in members)
         shared = set.intersection(*(set(m.derivative_modes) for m in members))
         self.derivative_modes = tuple(mode for mode in members[0].derivative_modes if mode in shared)
 

@@ -14,8 +14,9 @@ from phl_ase.potentials.combine import Combination
 from phl_ase.potentials.stacked import side_by_side, stacked
 from phl_ase.structures import Batch, Potential
 
-SMALL = 256
-"""Ordered pairs of a batch up to which a processor takes members side by side; larger ones it takes one by one."""
+SMALL = 1024
+"""Bytes of one number for each ordered pair of a batch (128 pairs in float64, 256 in float32) up to which a processor
+takes members side by side: three take 0.6 of the time of one after the other at 6 atoms, as long at 12."""
 
 _MUST_AGREE = ("level_of_theory", "energy_reference")
 
@@ -71,7 +72,7 @@ class Committee(Combination):
             return False
         # a GPU waits for operations at sizes where a processor has long been busy
         pairs = sum(len(pairs.i) for pairs in batch.neighbours.values())
-        return batch.positions.device.type == "cuda" or pairs <= SMALL
+        return batch.positions.device.type == "cuda" or pairs * batch.positions.itemsize <= SMALL
 
     def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
         """The energy of each member, eV, float64."""

@@ -2,7 +2,7 @@
 
 from phl_ase.structures.atoms import atoms_from_frame, charge_and_multiplicity, frame_from_atoms
 from phl_ase.structures.batch import Batch, Labels, Neighbours, Predictions, to_dense, to_flat
-from phl_ase.structures.blocks import BlockedNeighbours, blocked, blocks_pay, blocks_pay_for_hessians, in_blocks
+from phl_ase.structures.blocks import BlockedNeighbours, blocks_pay, blocks_pay_for_hessians, in_blocks, in_faster_form
 from phl_ase.structures.contracts import Potential
 from phl_ase.structures.frame import Frame
 from phl_ase.structures.neighbours import neighbour_list
@@ -18,13 +18,13 @@ __all__ = [
     "Potential",
     "Predictions",
     "atoms_from_frame",
-    "blocked",
     "blocks_pay",
     "blocks_pay_for_hessians",
     "charge_and_multiplicity",
     "collate",
     "frame_from_atoms",
     "in_blocks",
+    "in_faster_form",
     "neighbour_list",
     "to_dense",
     "to_flat",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ def run(config: Any, data: Any, folder: str) -> None:
         folder: The folder of the run, with its marker.
     """
     path, started = Path(folder), time.process_time()
-    with open(path / ERRORS, "a", encoding="utf-8") as errors:
+    with open(path / ERRORS, "a", encoding="utf-8") as errors, redirect_stderr(errors):
         # no progress bar of its own, and warnings not across the one bar there is
-        sys.stderr = errors
         outcome = _outcome(config, data, path)
     marker = read_marker(path)
     seconds = round(marker.get("cpu_seconds", 0.0) + time.process_time() - started, 3)

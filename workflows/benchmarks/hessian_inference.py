@@ -29,7 +29,7 @@ from phl_ase.curvature import finite_difference_hvp
 from phl_ase.derivatives import GradientGraph, evaluate
 from phl_ase.derivatives.sparsity import sparsity_of
 from phl_ase.results import provenance, write_json
-from phl_ase.structures import Batch, blocked, collate, frame_from_atoms
+from phl_ase.structures import Batch, collate, frame_from_atoms
 from phl_ase.vibrations import lowest_modes
 
 Array = np.ndarray
@@ -90,16 +90,15 @@ def batch_of(calculator: PHLCalculator, atoms: Atoms) -> Batch:
 def hessians(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Row]:
     """Full Hessians of molecules, alone and ten at once, in force calls of the same model.
 
-    A calculator's forces take lists of pairs; the best force call is the faster one of lists and blocks.
+    Beside them what both take where pairs are listed, as they are for small molecules.
     """
     for name, atoms in (("methane", molecule("CH4")), ("heptane", alkane(7)), ("(H2O)8", water(8))):
         batch = batch_of(calculator, atoms)
         force = fastest(lambda batch=batch: evaluate(calculator.potential, batch), 10)
         alone = fastest(lambda batch=batch: evaluate(calculator.potential, batch, ("hessian",)), 2)
         ten = fastest(lambda atoms=atoms: calculator.evaluate([atoms] * 10, ("hessian",)), 1) / 10
-        in_blocks = blocked(batch)[0]
-        force_in_blocks = fastest(lambda batch=in_blocks: evaluate(calculator.potential, batch), 10)
         calculator.potential.takes_blocks = False
+        force_by_lists = fastest(lambda batch=batch: evaluate(calculator.potential, batch), 10)
         by_lists = fastest(lambda batch=batch: evaluate(calculator.potential, batch, ("hessian",)), 2)
         del calculator.potential.takes_blocks
         yield {
@@ -108,10 +107,10 @@ def hessians(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Row]:
             "force ms": force,
             "Hessian ms": alone,
             "Hessian, one of ten at once, ms": ten,
-            "force in blocks ms": force_in_blocks,
+            "force by lists ms": force_by_lists,
             "Hessian by lists ms": by_lists,
             "Hessian in force calls": alone / force,
-            "Hessian in best force calls": alone / min(force, force_in_blocks),
+            "Hessian in best force calls": alone / min(force, force_by_lists),
             "finite differences in force calls": 6 * len(atoms),
         }
 

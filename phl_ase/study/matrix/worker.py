@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 import traceback
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,7 @@ def work(job: Job) -> None:
         if not is_trained(job):
             run(job.config, data, str(job.folder))
         if is_trained(job):
-            with open(job.folder / ERRORS, "a", encoding="utf-8") as errors:
-                sys.stderr = errors
+            with open(job.folder / ERRORS, "a", encoding="utf-8") as errors, redirect_stderr(errors):
                 _ask(job, dataset, data)
             if not (job.folder / ERRORS).stat().st_size:
                 (job.folder / ERRORS).unlink()
@@ -188,8 +187,7 @@ def time_steps(cells: dict[str, Cell], study: StudyConfig, target: Path) -> None
     torch.set_num_threads(1)
     log = target.with_suffix(".txt")
     content: dict[str, Any]
-    with open(log, "w", encoding="utf-8") as errors:
-        sys.stderr = errors
+    with open(log, "w", encoding="utf-8") as errors, redirect_stderr(errors):
         try:
             content = {"seconds": measure(cells, study)}
         except Stopped:
