@@ -88,10 +88,10 @@ class Surface:
 
 
 SURFACES = {
-    "dft": Surface("", "tblite", "xtb", "wB97X-D/6-31G(d)", (208,)),
+    "dft": Surface("", "tblite", "xtb", "wB97X-D/6-31G(d)", (750, 210)),
     "xtb": Surface("tblite", "tblite:GFN1-xTB", "", "GFN2-xTB", (1000, 3000, 300)),
 }
-HELD_OUT = {"xtb": {"valid": 64, "test": 130}, "dft": {"valid": 32, "test": 72}}
+HELD_OUT = {"xtb": {"valid": 64, "test": 130}, "dft": {"valid": 48, "test": 150}}
 
 
 # ---------------------------------------------------------------------------------------------------------- geometries
