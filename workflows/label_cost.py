@@ -39,7 +39,7 @@ from phl_ase.vibrations import harmonic_analysis
 MODEL = {"channels": 64, "layers": 2, "n_basis": 8, "cutoff": 5.0}
 BATCH = 8
 # optimiser steps, the same for every way: from scratch, from a pre-trained model, and of the pre-training
-STEPS, FINE_TUNING_STEPS, PRETRAINING_STEPS = 3000, 1000, 4000
+STEPS, FINE_TUNING_STEPS, PRETRAINING_STEPS = 12000, 4000, 4000
 RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 PRETRAINING_FRAMES = 800
 AFTER = 0.3  # share of frames and steps where a pre-training begins with the model of another one
