@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from torch.func import grad, jvp, vmap
 
 from phl_ase.calculator import PHLCalculator
@@ -211,12 +212,43 @@ def differences(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Ro
     yield {"step / Å": 0.0, "float64": 0.0, "float32": np.linalg.norm(single.get_hvp(vectors, atoms) - exact) / size}
 
 
+def cells(calculator: PHLCalculator, arguments: argparse.Namespace) -> Iterator[Row]:
+    """Energy, forces, stress and products of large periodic cells of diamond, the densest that there is.
+
+    Memory is the peak of the process; run this part alone.
+    """
+    for n in arguments.cells:
+        side = round((n / 8) ** (1 / 3))
+        atoms = bulk("C", "diamond", a=3.567, cubic=True) * (side, side, max(1, round(n / (8 * side**2))))
+        atoms.rattle(0.02, seed=0)
+        _, forces = once(lambda atoms=atoms: calculator.get_stress(atoms))
+        memory = peak_memory()
+        vector = np.random.default_rng(0).standard_normal((len(atoms), 3))
+        _, first = once(lambda atoms=atoms, vector=vector: calculator.get_hvp(vector, atoms))
+        _, again = once(lambda atoms=atoms, vector=vector: calculator.get_hvp(vector, atoms))
+        yield {
+            "atoms": len(atoms),
+            "neighbours of an atom": len(batch_of(calculator, atoms).neighbours[5.0].i) / len(atoms),
+            "energy, forces and stress s": forces,
+            "their peak GiB": memory,
+            "first product s": first,
+            "next product s": again,
+            "peak GiB": peak_memory(),
+        }
+
+
+def peak_memory() -> float:
+    """GiB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 PARTS: dict[str, Callable[[PHLCalculator, argparse.Namespace], Iterator[Row]]] = {
     "hessians": hessians,
     "differences": differences,
     "products": products,
     "modes": modes,
     "colouring": colouring,
+    "cells": cells,
 }
 
 
@@ -233,6 +265,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=300, help="atoms of the systems whose lowest modes are found")
     parser.add_argument("--sizes", type=int, nargs="+", default=[62, 152, 302, 1001, 3002])
     parser.add_argument("--largest-hessian", type=int, default=302, help="atoms up to which Hessians are taken")
+    parser.add_argument("--cells", type=int, nargs="+", default=[512, 2000], help="about so many atoms in a cell")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
