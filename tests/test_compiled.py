@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
+from ase.build import bulk, molecule
 from surfaces import cluster, crystal, painn
 
 from phl_ase import PHLCalculator
@@ -28,6 +28,7 @@ from phl_ase.structures import (
     blocks_pay,
     blocks_pay_for_hessians,
     collate,
+    frame_from_atoms,
     in_blocks,
 )
 from phl_ase.training.step import accumulate_gradients
@@ -167,6 +168,23 @@ def test_forces_in_blocks_are_those_of_lists(sizes, rng, monkeypatch, forms):
     assert forms == [Neighbours if padded else BlockedNeighbours, Neighbours]
     torch.testing.assert_close(blocked.energy, listed.energy, rtol=1e-14, atol=1e-12)
     torch.testing.assert_close(blocked.forces, listed.forces, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(("sparse", "crowded", "form"), [(0.1, 10**9, Neighbours), (0.1, 400, BlockedNeighbours)])
+def test_large_sparse_cells_take_blocks_once_lists_are_long(sparse, crowded, form, rng, monkeypatch, forms):
+    model = painn(layers=2)
+    frame = frame_from_atoms(bulk("Cu", "fcc", a=3.6, cubic=True) * 3)
+    batch, _ = collate([dataclasses.replace(frame, numbers=np.full(len(frame), model.species[0]))], model.cutoffs)
+    pairs = len(batch.neighbours[4.0].i)
+    monkeypatch.setattr(blocks, "SPARSE", sparse + pairs / 108**2)
+    monkeypatch.setattr(blocks, "FILLED_HESSIANS", 1.0)
+    monkeypatch.setattr(blocks, "CROWDED", crowded)
+    found = evaluate(model, batch, ("energy", "forces", "stress"))
+    assert forms == [form]
+    monkeypatch.setattr(type(model), "takes_blocks", False)
+    listed = evaluate(model, batch, ("energy", "forces", "stress"))
+    torch.testing.assert_close(found.forces, listed.forces, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(found.stress, listed.stress, rtol=1e-11, atol=1e-11)
 
 
 def test_few_pairs_are_listed(rng, forms):
