@@ -39,7 +39,7 @@ from phl_ase.vibrations import harmonic_analysis
 MODEL = {"channels": 64, "layers": 2, "n_basis": 8, "cutoff": 5.0}
 BATCH = 8
 # optimiser steps, the same for every way: from scratch, from a pre-trained model, and of the pre-training
-STEPS, FINE_TUNING_STEPS, PRETRAINING_STEPS = 12000, 4000, 4000
+STEPS, FINE_TUNING_STEPS, PRETRAINING_STEPS = 8000, 4000, 4000
 RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 PRETRAINING_FRAMES = 800
 AFTER = 0.3  # share of frames and steps where a pre-training begins with the model of another one
@@ -211,9 +211,10 @@ def cells(seeds: int, loss: dict[str, dict[str, float]]) -> list[Cell]:
     others = [way for way in WAYS if way not in MAIN]
     # from scratch or not, ways, budgets by their place, seed: what tells most first
     every = range(seeds)
-    first = [(True, MAIN, 0, seed) for seed in every] + [(True, MAIN, place, 0) for place in (1, 2)]
+    first = [(True, MAIN, 0, seed) for seed in every] + [(False, MAIN, 0, 0)]
+    first += [(True, MAIN, place, 0) for place in (1, 2)] + [(False, MAIN, 0, seed) for seed in every[1:]]
     later = [(True, MAIN, place, seed) for seed in every[1:] for place in (1, 2)]
-    later += [(start, ways, 0, seed) for start, ways in ((False, MAIN), (True, others)) for seed in every]
+    later += [(True, others, 0, seed) for seed in every]
     later += [(False, MAIN, place, seed) for seed in every for place in (1, 2)]
     # whether every way has had steps enough
     steps = [
