@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from phl_ase.errors import PHLError
 from phl_ase.results import Metric, Report, read_reports
 from phl_ase.scoring import ERRORS
+from phl_ase.study.matrix import budget
 from phl_ase.study.matrix.bars import Bars
 from phl_ase.study.matrix.cells import Arm, Cell, Method, Plan
 from phl_ase.study.matrix.config import parse_study
@@ -370,6 +372,26 @@ def test_a_killed_process_is_seen_and_the_next_one_starts(tmp_path):
     work = {"killed": (signal.raise_signal, (signal.SIGKILL,)), "well": (time.sleep, (0.0,))}
     run_processes(work, 1, tick, [], tmp_path)
     assert reasons == {"killed": "the worker process was ended by SIGKILL (out of memory?)", "well": ""}
+
+
+def test_steps_are_timed_on_one_thread(monkeypatch):
+    """The processor's clock counts threads that wait for each other: a step took ten times as long."""
+    used = []
+
+    def seconds(cell, config, data, epochs, clock):
+        used.append(torch.get_num_threads())
+        return float(epochs)
+
+    monkeypatch.setattr(budget, "_seconds", seconds)
+    config, threads = parse_study(TINY), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = budget.measure({"E-F": Cell(PLAIN, "random", 1.0, "epochs", 0)}, config)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert used == [1] * 4
+    assert len(found["E-F"]) == 2
 
 
 def test_a_failed_run_leaves_its_traceback_in_a_file_and_standard_error_as_it_was(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -154,18 +155,32 @@ def measure(cells: Mapping[str, Cell], config: StudyConfig) -> dict[str, list[fl
     batches = -(-len(train) // config.training.batch_size)
     more = -(-_STEPS // batches)
     seconds: dict[str, list[float]] = {key: [] for key in cells}
-    for _ in range(config.budget.rounds):
-        for key in list(seconds):
-            try:
-                short, long = (_seconds(cells[key], config, part, epochs, clock) for epochs in (1, 1 + more))
-            except Stopped:
-                raise
-            except PHLError:
-                del seconds[key]  # its cells fail by themselves, and say why
-                continue
-            seconds[key].append((long - short) / (more * batches))
+    with _one_thread():
+        for _ in range(config.budget.rounds):
+            for key in list(seconds):
+                try:
+                    short, long = (_seconds(cells[key], config, part, epochs, clock) for epochs in (1, 1 + more))
+                except Stopped:
+                    raise
+                except PHLError:
+                    del seconds[key]  # its cells fail by themselves, and say why
+                    continue
+                seconds[key].append((long - short) / (more * batches))
     # the difference of two short times may be anything on a machine with other work; all of them were not
     return {key: [s for s in values if s > 0] or [max(map(abs, values))] for key, values in seconds.items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As cells are trained; the processor's clock counts threads that wait for each other as well."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(cell: Cell, config: StudyConfig, data: RunData, epochs: int, clock: Callable[[], float]) -> float:

@@ -180,11 +180,8 @@ def note_death(folder: Path, reason: str) -> None:
 
 def time_steps(cells: dict[str, Cell], study: StudyConfig, target: Path) -> None:
     """Time an optimiser step of each cell in a process of its own; the result, or why there is none, in a file."""
-    import torch
-
     from phl_ase.study.matrix.budget import measure
 
-    torch.set_num_threads(1)
     log = target.with_suffix(".txt")
     content: dict[str, Any]
     with open(log, "w", encoding="utf-8") as errors, redirect_stderr(errors):
