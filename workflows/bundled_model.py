@@ -1,7 +1,7 @@
 """Train the bundled model ``default``, a committee, and write its card: what it may be used for, and its errors.
 
 python workflows/bundled_model.py --out runs/default --processes 2
-python workflows/bundled_model.py --out runs/default --processes 2 --members 3 --epochs 240 --out-of-domain 2
+python workflows/bundled_model.py --out runs/default --processes 2 --members 3 --epochs 480 --out-of-domain 2
 
 The second line made the one in the package.
 
