@@ -44,7 +44,7 @@ DATA = "reactions-wb97xd-631gd"
 BATCH = 16
 RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 CURVATURE = 0.05
-"""Weight of curvature: the best of three for products in ``label_cost.py`` when it took 1,000 steps; others are defaults."""
+"""Weight of curvature: the best of three for products in ``label_cost.py`` at 1,000 steps; others are defaults."""
 PRETRAINING = 1.5
 """Processor time of the pre-training, in those of a fine-tuning."""
 SEARCH_RMS, SEARCH_STEPS = 0.1, 100
