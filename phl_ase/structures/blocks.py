@@ -83,8 +83,7 @@ def blocks_pay_for_hessians(batch: Batch) -> bool:
         batch: Systems without padding.
     """
     pairs, rows = _pairs_and_rows(batch)
-    dense = rows >= LARGE and pairs >= FILLED_HESSIANS * batch.n_systems * rows**2
-    return dense or blocks_pay_for_forces(batch)
+    return (rows >= LARGE and pairs >= FILLED_HESSIANS * batch.n_systems * rows**2) or blocks_pay_for_forces(batch)
 
 
 def _pairs_and_rows(batch: Batch) -> tuple[int, int]:
@@ -143,11 +142,6 @@ def in_blocks(batch: Batch, labels: Labels) -> tuple[Batch, Labels]:
     )
 
 
-def _spread(values: Tensor, place: Int[Tensor, " atoms"], total: int, axis: int = 0) -> Tensor:
-    shape = (*values.shape[:axis], total, *values.shape[axis + 1 :])
-    return values.new_zeros(shape).index_copy(axis, place, values)
-
-
 def in_faster_form(
     potential: Potential, batch: Batch, *, hessians: bool = False
 ) -> tuple[Batch, Int[Tensor, " atoms"] | None]:
@@ -165,6 +159,11 @@ def in_faster_form(
         return batch, None
     pays = blocks_pay_for_hessians(batch) if hessians else blocks_pay_for_forces(batch)
     return blocked(batch) if pays else (batch, None)
+
+
+def _spread(values: Tensor, place: Int[Tensor, " atoms"], total: int, axis: int = 0) -> Tensor:
+    shape = (*values.shape[:axis], total, *values.shape[axis + 1 :])
+    return values.new_zeros(shape).index_copy(axis, place, values)
 
 
 def _mask(place: Int[Tensor, " atoms"], total: int) -> Bool[Tensor, " rows"]:
