@@ -42,42 +42,43 @@ def workflow(module, monkeypatch):
 
 
 def test_stationary_points_are_tested_and_nothing_twice(workflow, tmp_path):
-    found = workflow.parts(tmp_path)
+    found = workflow.parts(tmp_path, 0)
     kinds = {part: {frame.kind for frame in frames} for part, frames in found.items()}
     assert not {"ts", "reactant", "product"} & (kinds["train"] | kinds["valid"])
     assert sum(frame.kind == "ts" for frame in found["test"]) == REACTIONS
     places = [frame.positions.tobytes() for frames in found.values() for frame in frames]
     assert len(set(places)) == len(places)
-    again = workflow.parts(tmp_path)  # from its own files
+    again = workflow.parts(tmp_path, 0)  # from its own files
     for part, frames in found.items():
         assert [f.positions.tobytes() for f in again[part]] == [f.positions.tobytes() for f in frames]
 
 
 def test_a_recorded_product_is_all_that_is_known_of_a_hessian(workflow, tmp_path):
-    frames = workflow.parts(tmp_path)["train"][:5]
-    for known, frame in zip(workflow.labelled(frames, workflow.WAYS["HVP fixed"]), frames, strict=True):
+    frames = workflow.parts(tmp_path, 0)["train"][:5]
+    for known, frame in zip(workflow.labelled(frames, workflow.WAYS["HVP fixed"], 0), frames, strict=True):
         assert known.hessian is None
         product = frame.hessian @ known.probes[0].ravel()
         np.testing.assert_allclose(known.products[0].ravel(), product, rtol=0, atol=1e-10)
-    fresh = workflow.labelled(frames, workflow.WAYS["HVP fresh"])
+    fresh = workflow.labelled(frames, workflow.WAYS["HVP fresh"], 0)
     assert [f.hessian is not None for f in fresh] == [True] * 5
 
 
 def cells(rng) -> dict:
-    """Two ways of one potential, errors of the second a third of the first's; the second not searched."""
+    """Two ways of one potential and two seeds, errors of the second way a third of the first's; a third not begun."""
     n = 12
-    base = rng.uniform(1, 2, n)
+    base = rng.uniform(1, 2, (2, n))
 
-    def scores(factor: float) -> dict:
-        errors = {name: (factor * base).tolist() for name in ("energy", "forces", "hessian", "wavenumbers")}
+    def scores(factor: float, seed: int) -> dict:
+        errors = {name: (factor * base[seed]).tolist() for name in ("energy", "forces", "hessian", "wavenumbers")}
         return {"errors": errors, "kind": ["ts"] * n, "reaction": [f"r{i % 4}" for i in range(n)]}
 
     trained = {"epochs": 3, "cpu_seconds": 7.0, "best_epoch": 2, "validation": []}
-    return {
-        ("mace", "E-F"): {"trained": trained, "scores": scores(1.0), "searches": None},
-        ("mace", "HVP fixed"): {"trained": trained, "scores": scores(1 / 3), "searches": None},
-        ("mace", "HVP fresh"): {"trained": None, "scores": None, "searches": None},
-    }
+    found = {}
+    for seed in range(2):
+        found["mace", "E-F", seed] = {"trained": trained, "scores": scores(1.0, seed), "searches": None}
+        found["mace", "HVP fixed", seed] = {"trained": trained, "scores": scores(1 / 3, seed), "searches": None}
+        found["mace", "HVP fresh", seed] = {"trained": None, "scores": None, "searches": None}
+    return found
 
 
 def test_the_table_compares_with_the_same_potentials_ef_fine_tuning(module, rng):
@@ -85,11 +86,27 @@ def test_the_table_compares_with_the_same_potentials_ef_fine_tuning(module, rng)
     found = table.rows(cells(rng))
     assert "ratio_to_E-F" not in found[0]
     assert [found[1]["ratio_to_E-F"][name][0] for name in table.METRICS] == pytest.approx([1 / 3] * 4)
+    assert found[1]["seeds"] == [0, 1]
+    assert found[1]["cpu_seconds"] == [7.0, 7.0]
     said = table.text(found)
     assert said.count("× 0.33") == 4
     assert "nan" in said  # of the way that is not finished
     drawn = table.figure((found, ["E-F", "HVP fixed", "HVP fresh"]))
     assert len(drawn.axes) == len(table.METRICS) + 1
+
+
+def test_a_seed_that_is_not_finished_is_compared_with_no_other(module, rng):
+    table = module("finetuning_table")
+    known = cells(rng)
+    # frames of another seed are other frames: 9 times the errors there must not enter the ratio
+    known["mace", "HVP fixed", 1] = {**known["mace", "HVP fixed", 1], "scores": None}
+    errors = known["mace", "E-F", 1]["scores"]["errors"]
+    known["mace", "E-F", 1]["scores"]["errors"] = {name: [9 * e for e in one] for name, one in errors.items()}
+    found = table.rows(known)
+    assert found[0]["seeds"] == [0, 1]
+    assert found[1]["seeds"] == [0]
+    for ratios in ("ratio_to_E-F", "ratio_of_medians"):
+        assert [np.ravel(found[1][ratios][name])[0] for name in table.METRICS] == pytest.approx([1 / 3] * 4)
 
 
 @pytest.mark.foreign
@@ -101,14 +118,14 @@ def test_the_smallest_study_runs_and_goes_on_where_it_stopped(workflow, module, 
     monkeypatch.setattr(workflow, "SEARCH_STEPS", 1)
     out = tmp_path / "runs"
     out.mkdir()
-    workflow.run(out, ["graph-pes"], 0.2)
-    trained = out / "graph-pes-HVP_fixed" / "trained.json"
+    workflow.run(out, ["graph-pes"], 0.2, 1)
+    trained = out / "s0" / "graph-pes-HVP_fixed" / "trained.json"
     assert set(json.loads((trained.parent / "scores.json").read_text())["errors"]) >= {"energy", "hessian"}
     before = trained.stat().st_mtime_ns
     (trained.parent / "scores.json").unlink()
-    workflow.run(out, ["graph-pes"], 0.2)
+    workflow.run(out, ["graph-pes"], 0.2, 1)
     assert trained.stat().st_mtime_ns == before
-    workflow.report(out, tmp_path / "results.json", ["graph-pes"])
+    workflow.report(out, tmp_path / "results.json", ["graph-pes"], 1)
     content = json.loads((tmp_path / "results.json").read_text())
     assert not content["not_finished"]
     assert [row["way"] for row in content["rows"]] == ["before", "E-F", "HVP fixed", "HVP fresh"]

@@ -1,12 +1,12 @@
 """Fine-tuning models of other packages in equal time: energies and forces, or a Hessian-vector product a frame as well.
 
-    python workflows/finetuning.py run   --out runs/finetuning    # mace and graph-pes, or --potential NAME; restartable
-    python workflows/finetuning.py table --out runs/finetuning --json workflows/results/finetuning.json
+    python workflows/finetuning.py run   --out runs/finetuning --seeds 3   # restartable; or --potential NAME
+    python workflows/finetuning.py table --out runs/finetuning --seeds 3 --json workflows/results/finetuning.json
 
 Small models are trained from scratch on energies and forces, then every way goes on from the same model, on the same
 frames, for the same processor time. Time goes by the processor's clock, on one thread: a step's is measured first, and
 the number of epochs chosen from it. No training frame is a stationary point: all of these are tested, and a search
-starts near each transition state. Finished cells are kept.
+starts near each transition state. A seed draws frames, weights and the order of steps. Finished cells are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,7 @@ PRETRAINING = 1.5
 """Processor time of the pre-training, in those of a fine-tuning."""
 SEARCH_RMS, SEARCH_STEPS = 0.1, 100
 BEFORE = "before"
+PARTS = ("trained", "scores", "searches")
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,16 @@ WAYS = {
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def parts(out: Path) -> dict[str, list[Frame]]:
+def parts(out: Path, seed: int) -> dict[str, list[Frame]]:
     """Frames to train, choose and test with, written once: whatever becomes of the bundled data, a study has its own.
 
     All stationary points are tested, none is trained on; the others are divided at random, evenly over their kinds.
     """
-    folder = out / "data"
+    folder = out / f"s{seed}" / "data"
     if not (folder / "split.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with open_dataset(DATA) as dataset:
-            drawn = split(dataset, "random", 0)
+            drawn = split(dataset, "random", seed)
             moved = np.flatnonzero(np.isin(dataset.kinds, STATIONARY)).tolist()
             kept = {part: tuple(sorted(set(getattr(drawn, part)) - set(moved))) for part in ("train", "valid", "test")}
             kept["test"] = tuple(sorted({*kept["test"], *moved}))
@@ -97,18 +100,18 @@ def parts(out: Path) -> dict[str, list[Frame]]:
     return found
 
 
-def labelled(frames: Sequence[Frame], way: Way) -> list[Frame]:
+def labelled(frames: Sequence[Frame], way: Way, seed: int) -> list[Frame]:
     """What a way knows of the frames: with ``recorded`` products, these and no Hessian."""
     if not way.recorded:
         return list(frames)
-    probes = Probes("rademacher", way.recorded, 0)
+    probes = Probes("rademacher", way.recorded, seed)
     return [with_products(frame, probes) for frame in frames]
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def configuration(start: str, way: Way, epochs: int, rate: float) -> TrainConfig:
+def configuration(start: str, way: Way, epochs: int, rate: float, seed: int = 0) -> TrainConfig:
     """Configuration of a run from a model."""
     return parse_config(
         {
@@ -123,6 +126,7 @@ def configuration(start: str, way: Way, epochs: int, rate: float) -> TrainConfig
                 "epochs": epochs,
                 "batch_size": BATCH,
                 "learning_rate": rate,
+                "seed": seed,
                 "warmup_epochs": min(2, epochs - 1),
                 "validate_every": max(1, epochs // 15),
                 "dtype": "float64",
@@ -133,16 +137,18 @@ def configuration(start: str, way: Way, epochs: int, rate: float) -> TrainConfig
     )
 
 
-def trained(folder: Path, start: str, way: Way, frames: dict[str, list[Frame]], *, rate: float, seconds: float) -> str:
+def trained(
+    folder: Path, start: str, way: Way, frames: dict[str, list[Frame]], *, rate: float, seconds: float, seed: int
+) -> str:
     """A model trained from another for so many seconds of processor time, once; its file as configurations call it."""
     kind = start.partition(":")[0]
     model = folder / "run" / "best.model"
     if not (folder / "trained.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         # chosen among epochs by energies and forces, whatever the way
-        data = RunData(labelled(frames["train"], way), without_hessians(frames["valid"]))
+        data = RunData(labelled(frames["train"], way, seed), without_hessians(frames["valid"]))
         epochs = max(2, round(seconds / _seconds_of_epoch(folder, start, way, data, rate)))
-        config = configuration(start, way, epochs, rate)
+        config = configuration(start, way, epochs, rate, seed)
         with _counted(folder / "seconds.json"):
             result = train(config, data, folder / "run", resume=(folder / "run" / "config.json").exists())
         spent = json.loads((folder / "seconds.json").read_text())
@@ -157,7 +163,7 @@ def trained(folder: Path, start: str, way: Way, frames: dict[str, list[Frame]], 
                 "validation": losses,
             },
         )
-        print(f"{folder.name}: {epochs} epochs, {spent:.0f} s", flush=True)
+        print(f"{folder}: {epochs} epochs, {spent:.0f} s", flush=True)
     return f"{kind}:{model}"
 
 
@@ -196,7 +202,7 @@ def scored(folder: Path, model: str, frames: Sequence[Frame]) -> None:
     path = folder / "scores.json"
     if not path.exists():
         write_json(path, score(Path(model), list(frames)))
-        print(f"{folder.name}:", *(f"{name} {value:.3g}" for name, value in means(read(path)).items()), flush=True)
+        print(f"{folder}:", *(f"{name} {value:.3g}" for name, value in means(read(path)).items()), flush=True)
 
 
 def searched(folder: Path, model: str, frames: Sequence[Frame]) -> None:
@@ -218,7 +224,7 @@ def searched(folder: Path, model: str, frames: Sequence[Frame]) -> None:
         )
         found[name] = report.to_dict()
         write_json(path, found)
-        print(f"{folder.name}: {name}: {report.outcome}", flush=True)
+        print(f"{folder}: {name}: {report.outcome}", flush=True)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -229,54 +235,62 @@ def read(path: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------- what is run
 
 
-def folder_of(out: Path, kind: str, way: str) -> Path:
+def folder_of(out: Path, kind: str, way: str, seed: int) -> Path:
     """Where a cell is kept."""
-    return out / f"{kind}-{way.replace(' ', '_')}"
+    return out / f"s{seed}" / f"{kind}-{way.replace(' ', '_')}"
 
 
-def run(out: Path, kinds: Sequence[str], seconds: float) -> None:
+def run(out: Path, kinds: Sequence[str], seconds: float, seeds: int) -> None:
     """Everything that is not finished, the searches last."""
-    frames = parts(out)
-    models: dict[Path, str] = {}
-    for kind in kinds:
-        untrained = out / f"{kind}-untrained.model"
+    frames = {seed: parts(out, seed) for seed in range(seeds)}
+    models: dict[tuple[Path, int], str] = {}
+    for seed, kind in itertools.product(frames, kinds):
+        untrained = out / f"s{seed}" / f"{kind}-untrained.model"
         if not untrained.exists():
-            write_untrained(kind, frames["train"], untrained)
-        folder = folder_of(out, kind, BEFORE)
-        start = trained(folder, f"{kind}:{untrained}", WAYS["E-F"], frames, rate=RATE, seconds=PRETRAINING * seconds)
-        models[folder] = start
-        scored(folder, start, frames["test"])
-        for name, way in WAYS.items():
-            folder = folder_of(out, kind, name)
-            models[folder] = trained(folder, start, way, frames, rate=FINE_TUNING_RATE, seconds=seconds)
-            scored(folder, models[folder], frames["test"])
-    for folder, model in models.items():
-        searched(folder, model, frames["test"])
+            write_untrained(kind, frames[seed]["train"], untrained, seed)
+        start = f"{kind}:{untrained}"
+        tasks = [
+            (BEFORE, WAYS["E-F"], RATE, PRETRAINING * seconds),
+            *((name, way, FINE_TUNING_RATE, seconds) for name, way in WAYS.items()),
+        ]
+        for name, way, rate, limit in tasks:
+            folder = folder_of(out, kind, name, seed)
+            model = trained(folder, start, way, frames[seed], rate=rate, seconds=limit, seed=seed)
+            models[folder, seed] = model
+            scored(folder, model, frames[seed]["test"])
+            start = model if name == BEFORE else start
+    for (folder, seed), model in models.items():
+        searched(folder, model, frames[seed]["test"])
 
 
-def report(out: Path, target: Path | None, kinds: Sequence[str]) -> None:
+def report(out: Path, target: Path | None, kinds: Sequence[str], seeds: int) -> None:
     """Print the table; write the numbers as JSON and the figure beside the runs."""
     ways = [BEFORE, *WAYS]
-    files = {"trained": "trained.json", "scores": "scores.json", "searches": "searches.json"}
     cells = {
-        (kind, way): {
-            part: read(path) if (path := folder_of(out, kind, way) / file).exists() else None
-            for part, file in files.items()
+        (kind, way, seed): {
+            part: read(path) if (path := folder_of(out, kind, way, seed) / f"{part}.json").exists() else None
+            for part in PARTS
         }
         for kind in kinds
         for way in ways
+        for seed in range(seeds)
     }
     found = rows(cells)
     print(text(found))
-    missing = [f"{kind} {way}: {part}" for (kind, way), cell in cells.items() for part in cell if not cell[part]]
+    missing = [
+        f"{kind} {way}, seed {seed}: {part}"
+        for (kind, way, seed), cell in cells.items()
+        for part in cell
+        if not cell[part]
+    ]
     if missing:
         print(f"not finished: {', '.join(missing)}")
     (out / "finetuning.png").write_bytes(to_png(figure, (found, ways)))
     if target:
-        division = read(out / "data" / "split.json")
+        divisions = [read(out / f"s{seed}" / "data" / "split.json") for seed in range(seeds)]
         content = {
             "provenance": provenance(
-                command="python workflows/finetuning.py run --seconds … --out runs/finetuning; table --out … --json …",
+                command="python workflows/finetuning.py run --seconds … --out runs/finetuning --seeds …; table …",
                 threads=1,
             ),
             "settings": {
@@ -285,15 +299,17 @@ def report(out: Path, target: Path | None, kinds: Sequence[str]) -> None:
                 "batch": BATCH,
                 "loss": configuration("mace:", WAYS["HVP fixed"], 2, RATE).loss.model_dump(),
                 "learning_rate": {"from scratch": RATE, "fine-tuning": FINE_TUNING_RATE},
-                "frames": {part: len(division[part]) for part in ("train", "valid", "test")},
+                "frames": [{part: len(one[part]) for part in ("train", "valid", "test")} for one in divisions],
                 "data": DATA,
-                "data_hash": division["dataset"],
+                "data_hash": divisions[0]["dataset"],
                 "ways": {name: way.title for name, way in WAYS.items()},
                 "searches": {"start": f"{SEARCH_RMS} Å rms from the TS", "most_steps": SEARCH_STEPS},
             },
             "rows": found,
             "curves": {
-                f"{kind} {way}": cell["trained"]["validation"] for (kind, way), cell in cells.items() if cell["trained"]
+                f"{kind} {way}, seed {seed}": cell["trained"]["validation"]
+                for (kind, way, seed), cell in cells.items()
+                if cell["trained"]
             },
             "not_finished": missing,
         }
@@ -307,15 +323,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="where `table` writes the numbers")
     parser.add_argument("--potential", choices=SETTINGS, action="append", help="one of them; both by default")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--seconds", type=float, default=100.0, help="processor time of a fine-tuning")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     kinds = arguments.potential or list(SETTINGS)
     if arguments.task == "run":
-        run(arguments.out, kinds, arguments.seconds)
+        run(arguments.out, kinds, arguments.seconds, arguments.seeds)
     else:
-        report(arguments.out, arguments.json, kinds)
+        report(arguments.out, arguments.json, kinds, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 _NEIGHBOURS = 3.0  # in the mean, of molecules of this size
 
 
-def _mace(species: Sequence[int], energies: np.ndarray, scale: float) -> torch.nn.Module:
+def _mace(species: Sequence[int], energies: np.ndarray, scale: float, seed: int) -> torch.nn.Module:
     modules = vendor("mace.modules", "mace-torch", "mace")
     irreps = vendor("e3nn.o3", "e3nn", "mace").Irreps
     settings = SETTINGS["mace"]
     with contained(torch.float64):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model: torch.nn.Module = modules.ScaleShiftMACE(
             **{**settings, "hidden_irreps": irreps(settings["hidden_irreps"])},
             r_max=CUTOFF,
@@ -49,36 +49,37 @@ def _mace(species: Sequence[int], energies: np.ndarray, scale: float) -> torch.n
     return model
 
 
-def _graph_pes(species: Sequence[int], energies: np.ndarray, scale: float) -> torch.nn.Module:
+def _graph_pes(species: Sequence[int], energies: np.ndarray, scale: float, seed: int) -> torch.nn.Module:
     models = vendor("graph_pes.models", "graph-pes", "graph-pes")
     settings = {key: value for key, value in SETTINGS["graph-pes"].items() if key != "model"}
     with contained(torch.float64):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         painn = models.PaiNN(cutoff=CUTOFF, **settings)
         atoms = {chemical_symbols[z]: float(energy) for z, energy in zip(species, energies, strict=True)}
         model: torch.nn.Module = models.AdditionModel(offset=models.FixedOffset(**atoms), many_body=painn)
     return model
 
 
-MAKERS: dict[str, Callable[[Sequence[int], np.ndarray, float], torch.nn.Module]] = {
+MAKERS: dict[str, Callable[[Sequence[int], np.ndarray, float, int], torch.nn.Module]] = {
     "mace": _mace,
     "graph-pes": _graph_pes,
 }
-"""Prefix of an adapter -> an untrained model of species, energies of their atoms (eV) and an energy scale (eV)."""
+"""Prefix of an adapter -> an untrained model of species, energies of their atoms and a scale (eV), and a seed."""
 
 
-def write_untrained(kind: str, frames: Sequence[Frame], path: Path) -> str:
+def write_untrained(kind: str, frames: Sequence[Frame], path: Path, seed: int) -> str:
     """Write an untrained model whose energies per species are fitted to frames.
 
     Args:
         kind: Key of ``MAKERS``.
         frames: What it will be trained on.
         path: Where to.
+        seed: Of the weights.
 
     Returns:
         What a configuration calls it: ``mace:FILE``.
     """
     species = species_of(frames)
     energies = fit_reference_energies(frames, species)
-    torch.save(MAKERS[kind](species, energies, fit_scale(frames, energies, species)), path)
+    torch.save(MAKERS[kind](species, energies, fit_scale(frames, energies, species), seed), path)
     return f"{kind}:{path}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from label_cost_table import METRICS, numbers, observed
+from label_cost_table import METRICS, Record, numbers, observed
 from matplotlib.figure import Figure
 
 from phl_ase.plots.style import STYLES, empty, new_figure, panel, plain_ticks
@@ -19,42 +19,54 @@ BASELINE = "E-F"
 Row = dict[str, Any]
 
 
-def rows(cells: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Row]:
-    """Of every cell: errors, their ratios to those of the E-F fine-tuning on the same frames, and the funnel.
+def rows(cells: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> list[Row]:
+    """Of every way, over its seeds: errors, their ratios to the E-F fine-tuning's on the same frames, and the funnel.
 
     Args:
-        cells: (potential, way) -> ``trained``, ``scores`` and ``searches``, each ``None`` where it is not finished.
+        cells: (potential, way, seed) -> ``trained``, ``scores`` and ``searches``, each ``None`` where it is not
+            finished.
     """
-    found = []
-    for (kind, way), cell in cells.items():
-        row: Row = {"potential": kind, "way": way, **(cell["trained"] or {})}
-        row.pop("validation", None)
+    scores: dict[tuple[str, str], list[Record]] = {}
+    for (kind, way, seed), cell in cells.items():
+        one = scores.setdefault((kind, way), [])
         if cell["scores"]:
-            own = [{**cell["scores"], "seed": 0}]
-            row["errors"] = {metric: numbers(mean_estimate(observed(own, metric))) for metric in METRICS}
-            row["median_errors"] = medians(cell["scores"])
-            other = cells.get((kind, BASELINE), {}).get("scores")
-            if other and way != BASELINE:
-                base = [{**other, "seed": 0}]
-                row["ratio_of_medians"] = {
-                    metric: value / medians(other)[metric] for metric, value in row["median_errors"].items()
-                }
-                row["ratio_to_E-F"] = {
-                    metric: numbers(ratio_estimate(observed(own, metric), observed(base, metric))) for metric in METRICS
-                }
-        if cell["searches"]:
-            funnel = funnels(Report.from_dict(one) for one in cell["searches"].values())[0]
-            row["searches"] = {"starts": funnel.starts, "passed": dict(funnel.passed), "complete": funnel.complete}
-        found.append(row)
-    return found
+            one.append({**cell["scores"], "seed": seed})
+    return [_row(kind, way, cells, own, scores.get((kind, BASELINE), [])) for (kind, way), own in scores.items()]
 
 
-def medians(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Median error over the frames: a model whose curvature is singular somewhere has a mean that says little else."""
-    return {
-        metric: float(np.median([value for value in scores["errors"][metric] if value is not None]))
-        for metric in METRICS
-    }
+def _row(
+    kind: str,
+    way: str,
+    cells: Mapping[tuple[str, str, int], Mapping[str, Any]],
+    own: Sequence[Record],
+    base: Sequence[Record],
+) -> Row:
+    seeds = [seed for one_kind, one_way, seed in cells if (one_kind, one_way) == (kind, way)]
+    trained = [cells[kind, way, seed]["trained"] or {} for seed in seeds]
+    row: Row = {"potential": kind, "way": way, "seeds": [record["seed"] for record in own]}
+    for name in ("epochs", "asked_seconds", "cpu_seconds", "best_epoch"):
+        row[name] = [one[name] for one in trained if name in one]
+    if own:
+        row["errors"] = {metric: numbers(mean_estimate(observed(own, metric))) for metric in METRICS}
+        row["median_errors"] = medians(own)
+    shared = {record["seed"] for record in own} & {record["seed"] for record in base}
+    if shared and way != BASELINE:
+        own, base = ([record for record in records if record["seed"] in shared] for records in (own, base))
+        of, to = medians(own), medians(base)
+        row["ratio_of_medians"] = {metric: of[metric] / to[metric] for metric in METRICS}
+        row["ratio_to_E-F"] = {
+            metric: numbers(ratio_estimate(observed(own, metric), observed(base, metric))) for metric in METRICS
+        }
+    found = [cells[kind, way, seed]["searches"] or {} for seed in seeds]
+    if any(found):
+        funnel = funnels(Report.from_dict(one) for searches in found for one in searches.values())[0]
+        row["searches"] = {"starts": funnel.starts, "passed": dict(funnel.passed), "complete": funnel.complete}
+    return row
+
+
+def medians(records: Sequence[Record]) -> dict[str, float]:
+    """Median error over frames and seeds: a model whose curvature is singular somewhere has a mean that says little."""
+    return {metric: float(np.median(observed(records, metric).values)) for metric in METRICS}
 
 
 def text(found: Sequence[Row]) -> str:
@@ -72,7 +84,7 @@ def text(found: Sequence[Row]) -> str:
             parts.append(f"{said:>30s}")
         searches = row.get("searches")
         came = f"{searches['complete']}/{searches['starts']}" if searches else "-"
-        seconds = row.get("cpu_seconds", float("nan"))
+        seconds = np.mean(row["cpu_seconds"]) if row["cpu_seconds"] else float("nan")
         lines.append(f"{row['potential']:11s}{row['way']:11s}{seconds:6.0f}" + "".join(parts) + f"{came:>10s}")
     units = ", ".join(METRICS.values())
     return "\n".join([*lines, f"mean | median over the test frames: {units}; (×: to the E-F fine-tuning)"])
