@@ -1,5 +1,5 @@
 """Full Hessians from Hessian-vector products, all systems of a batch at once: systems, and atoms of one system that are
-far from each other, share the products.
+far from each other, share the products; those of rigid motions are known without one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from scipy import sparse
 from torch import Tensor
 
 from phl_ase.derivatives.graph import GradientGraph
+from phl_ase.derivatives.rigid import RigidMotions
 from phl_ase.derivatives.sparsity import Sparsity, sparsity_of, worthwhile_sparsity
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential, to_dense
+
+SMALL = 64
+"""Atoms of the largest system up to which products are saved by rigid motions: beyond, fewer than 3 %."""
 
 
 def hessians(
@@ -23,7 +27,8 @@ def hessians(
 ) -> Float[Tensor, "systems dense dense"]:
     """The Hessians of a batch, eV/Å², each in the upper left corner of a square of the largest, zero elsewhere.
 
-    Symmetrised: reverse mode rounds H_ab and H_ba differently.
+    Symmetrised: reverse mode rounds H_ab and H_ba differently. Of small systems products along rigid motions are not
+    computed, but for one that says whether the potential does have these symmetries.
 
     Args:
         potential: What the graph is of; says where its Hessian is zero.
@@ -37,8 +42,8 @@ def hessians(
     n_max = int(batch.sizes().max())
     sparsity = worthwhile_sparsity(potential, batch)
     if sparsity is None:
-        rows = torch.cat([part for _, part in _products(batch, graph, batch.slot, n_max, memory_budget)])
-        dense = to_dense(batch, rows, n_max).transpose(0, 1)
+        small = n_max <= SMALL and not graph.create_graph
+        dense = (_beside_rigid_motions if small else _row_by_row)(batch, graph, n_max, memory_budget)
         return 0.5 * (dense + dense.transpose(1, 2))
     blocks = _blocks(batch, graph, sparsity, memory_budget)
     rows, columns = (torch.as_tensor(a, device=blocks.device).long() for a in (sparsity.rows, sparsity.columns))
@@ -72,6 +77,28 @@ def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) ->
     size = 3 * len(batch.numbers)
     matrix = sparse.bsr_array((blocks, sparsity.columns, sparsity.pattern.indptr), shape=(size, size))
     return matrix.tocsr()
+
+
+def _row_by_row(
+    batch: Batch, graph: GradientGraph, n_max: int, memory_budget: int
+) -> Float[Tensor, "systems dense dense"]:
+    rows = torch.cat([part for _, part in _products(batch, graph, batch.slot, n_max, memory_budget)])
+    return to_dense(batch, rows, n_max).transpose(0, 1)
+
+
+def _beside_rigid_motions(
+    batch: Batch, graph: GradientGraph, n_max: int, memory_budget: int
+) -> Float[Tensor, "systems dense dense"]:
+    """H = (H·Q) Qᵀ + (H·R) Rᵀ with rigid motions R, whose products are known, and Q beside them."""
+    rigid = RigidMotions.of(batch, graph.gradient, n_max)
+    trial = rigid.motions.sum(-1, keepdim=True)
+    products = rigid.products_of(graph, torch.cat([rigid.others, trial], dim=-1), memory_budget)
+    products, tried = products[..., :-1], products[..., -1]
+    known = rigid.products
+    if not rigid.agree(tried, products):  # a field, a wall: the potential knows places or directions
+        known = rigid.products_of(graph, rigid.motions, memory_budget)
+    dense = products @ rigid.others.transpose(1, 2) + known @ rigid.motions.transpose(1, 2)
+    return dense.to(batch.positions.dtype)
 
 
 def directions(

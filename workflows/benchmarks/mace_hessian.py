@@ -21,6 +21,7 @@ import torch
 from ase.build import molecule
 
 from phl_ase import PHLCalculator
+from phl_ase.adapters.containment import vendor
 from phl_ase.files import write_atomic
 from phl_ase.results import plain, provenance
 
@@ -34,14 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    from e3nn import o3
     from foreign_models import mace_calculator, mace_module
 
+    vendor("mace.modules", "mace-torch", "mace")  # before e3nn, which it helps to load under torch of today
+    irreps = vendor("e3nn.o3", "e3nn", "mace").Irreps
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mace.model"
-        torch.save(mace_module(hidden_irreps=o3.Irreps("32x0e + 32x1o")), file)
+        torch.save(mace_module(hidden_irreps=irreps("32x0e + 32x1o")), file)
         own = mace_calculator(str(file))
         ours = PHLCalculator(f"mace:{file}", device="cpu")
         for name in MOLECULES:
