@@ -26,6 +26,7 @@ from phl_ase.study.matrix import budget
 from phl_ase.study.matrix.bars import Bars
 from phl_ase.study.matrix.cells import Arm, Cell, Method, Plan
 from phl_ase.study.matrix.config import parse_study
+from phl_ase.study.matrix.curves import learning_curves
 from phl_ase.study.matrix.gather import QUANTITIES, CellResult, by_arm, observations
 from phl_ase.study.matrix.page import REPORT, RESULTS, SCOREBOARD, write_outcome
 from phl_ase.study.matrix.pooling import pooled_accuracy
@@ -193,6 +194,23 @@ def test_curves_of_several_seeds_are_of_all_their_frames():
     expected = found.arrays["hessian_error"][inside].mean()
     assert found.arrays["hessian_by_displacement"][-1] == pytest.approx(expected)
     assert pooled_accuracy([]) is None
+
+
+def test_learning_curves_leave_out_the_seeds_that_wait(finished):
+    arms = []
+    for method, factor in ((RANDOM, 1.0), (PLAIN, 2.0)):
+        for fraction, frames in ((0.25, 200), (0.5, 400)):
+            done = cells(method, factor, training_frames=frames, gradient_calls=3 * frames)
+            moved = [dataclasses.replace(r, cell=dataclasses.replace(r.cell, fraction=fraction)) for r in done]
+            # the last seed waits: neither facts of its training nor reports
+            arms += [*moved[:2], CellResult(moved[2].cell, "not run", "waits", {"epochs": 10, "capped_from": 0})]
+    by = by_arm(arms)
+    outcome = dataclasses.replace(finished[1], cells=arms, arms=by, rows=rows(by), claims=[])
+    (drawn,) = learning_curves(outcome)
+    assert drawn.png().startswith(b"\x89PNG")
+    upper, lower = drawn.draw().axes[2], drawn.draw().axes[5]
+    assert [line.get_xdata().tolist() for line in upper.lines] == [[200, 400]] * 2
+    assert [line.get_xdata().tolist() for line in lower.lines] == [[600, 1200]] * 2
 
 
 # ------------------------------------------------------------------------------------------------ a study in its folder

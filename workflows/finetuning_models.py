@@ -16,7 +16,7 @@ from phl_ase.structures import Frame
 
 CUTOFF = 4.5  # Å
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mace": {"hidden_irreps": "16x0e + 16x1o", "num_interactions": 2, "max_ell": 2, "correlation": 2, "num_bessel": 8},
+    "mace": {"hidden_irreps": "32x0e + 32x1o", "num_interactions": 2, "max_ell": 2, "correlation": 2, "num_bessel": 8},
     "graph-pes": {"model": "PaiNN", "channels": 64, "layers": 2, "radial_features": 8},
 }
 """What the models are, by the prefix of their adapter."""

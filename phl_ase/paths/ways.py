@@ -45,7 +45,7 @@ WAYS: Mapping[str, Way] = {
 """Name -> way to run Sella."""
 
 RECOMMENDED: Mapping[str, str] = {EXACT: "hessian-every", DIFFERENCES: "gradients"}
-"""Where curvature comes from (``Curvature.source``) -> the way to take; measured on molecules of 3 to 5 atoms, where a
+"""Where curvature comes from (``Curvature.source``) -> the way to take; measured on molecules of 3 to 6 atoms, where a
 Hessian costs little more than forces. Of large molecules, ``hvp`` needs no Hessian."""
 
 

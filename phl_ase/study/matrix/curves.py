@@ -58,9 +58,10 @@ def _draw(outcome: Outcome, curves: dict[Method, Sequence[Arm]]) -> Figure:
                 colour, marker, line = outcome.styles[method]
                 rows = [outcome.row(arm, name, "all") for arm in arms]
                 points = [
-                    (np.mean([cell.facts.get(key, np.nan) for cell in outcome.arms[arm]]), r.mean)
+                    (np.mean(known), r.mean)
                     for arm, r in zip(arms, rows, strict=True)
-                    if r is not None
+                    # a cell that waits or failed has no facts
+                    if r is not None and (known := [cell.facts[key] for cell in outcome.arms[arm] if key in cell.facts])
                 ]
                 x, y = [p[0] for p in points], [p[1].value for p in points]
                 low, high = ([getattr(p[1], side) for p in points] for side in ("low", "high"))
