@@ -196,6 +196,18 @@ def test_curves_of_several_seeds_are_of_all_their_frames():
     assert pooled_accuracy([]) is None
 
 
+def test_no_two_methods_look_alike_and_the_colour_is_that_of_the_scheme(finished):
+    probes = ("rademacher", "gaussian", "sphere", "orthogonal")
+    fixed = [Method("E-F-HVP-random", "fixed", k, "rademacher") for k in (1, 2, 3, 4)]
+    methods = [PLAIN, *(Method("E-F-HVP-random", "fresh", 1, name) for name in probes), *fixed, FULL]
+    by = by_arm(cell for method in methods for cell in cells(method, 1.0))
+    styles = dataclasses.replace(finished[1], arms=by).styles
+    assert set(styles) == set(methods)
+    assert len({(colour, marker) for colour, marker, _ in styles.values()}) == len(methods)
+    assert len({colour for colour, _, _ in styles.values()}) == 3
+    assert len({styles[method][0] for method in methods if method.scheme == "E-F-HVP-random"}) == 1
+
+
 def test_learning_curves_leave_out_the_seeds_that_wait(finished):
     arms = []
     for method, factor in ((RANDOM, 1.0), (PLAIN, 2.0)):

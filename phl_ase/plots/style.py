@@ -28,6 +28,9 @@ STYLES = (
 COMPARED = STYLES[1:]
 """Those of what is compared with a reference, whose own is black."""
 
+MARKERS = (*(marker for _, marker, _ in COMPARED), "<", ">", "h", "p", "*", "d")
+"""More of them, where one colour stands for several things."""
+
 _FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 
 

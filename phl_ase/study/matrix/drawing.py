@@ -94,9 +94,7 @@ def cost(outcome: Outcome) -> Figure:
     left, right = figure.subplots(1, 2)
     _steps(left, outcome)
     panel(right)
-    for number, (method, (colour, marker, _)) in enumerate(outcome.styles.items()):
-        # beyond the palette the same colours come again, hollow
-        hollow = "none" if number >= len(COMPARED) else colour
+    for method, (colour, marker, _) in outcome.styles.items():
         points = [
             (cell.facts["cpu_seconds"], report.metric("hessian, all").value)
             for arm, cells in outcome.arms.items()
@@ -107,7 +105,7 @@ def cost(outcome: Outcome) -> Figure:
         ]
         if points:
             x, y = zip(*points, strict=True)
-            right.plot(x, y, marker, color=colour, markerfacecolor=hollow, markersize=6, label=method.label)
+            right.plot(x, y, marker, color=colour, markersize=6, label=method.label)
     if right.lines:
         right.set_xscale("log")
         right.set_yscale("log")

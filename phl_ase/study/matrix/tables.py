@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.plots.style import COMPARED
+from phl_ase.plots.style import COMPARED, MARKERS
 from phl_ase.results import plain, provenance
 from phl_ase.scoring import DRAWS
 from phl_ase.scoring.paired import MARGIN, Estimate
@@ -75,9 +75,19 @@ class Outcome:
 
     @property
     def styles(self) -> dict[Method, tuple[str, str, str]]:
-        """Colour, marker and line of each method, the same in every figure; those with fixed probes come last."""
+        """Colour, marker and line of each method, the same in every figure: the colour is that of the scheme.
+
+        Methods with fixed probes come last.
+        """
         methods = sorted(dict.fromkeys(arm.method for arm in self.arms), key=lambda method: method.regime == "fixed")
-        return {method: COMPARED[i % len(COMPARED)] for i, method in enumerate(methods)}
+        schemes = list(dict.fromkeys(method.scheme for method in methods))
+        found: dict[Method, tuple[str, str, str]] = {}
+        for method in methods:
+            place = schemes.index(method.scheme)
+            variant = sum(other.scheme == method.scheme for other in found)
+            line = COMPARED[(place + variant) % len(COMPARED)][2]
+            found[method] = (COMPARED[place % len(COMPARED)][0], MARKERS[(place + variant) % len(MARKERS)], line)
+        return found
 
     def seeds(self, arm: Arm) -> int:
         """How many seeds of an arm have answered anything."""
