@@ -31,7 +31,7 @@ PROMISES = {
         "quasi-irc -1: -",
         "imaginary modes: 1; path: both directions: the path ends",
     ),
-    "batched.py": ("26 molecules, 110 atoms; largest force 0.0", "after 25 fs at 300 K"),
+    "batched.py": ("50 molecules, 226 atoms; largest force 0.0", "after 25 fs at 300 K"),
     "path_integrals.py": (
         "8 beads, 40 steps; the conserved energy drifts by 0.00",
         "kinetic energy (centroid virial): 0.",

@@ -165,7 +165,7 @@ def test_the_numbers_are_those_of_the_calculator(given, dtype, tolerance, period
     state = engine.io.atoms_to_state(systems, model.device, model.dtype)
     before = state.positions.clone()
     output = model(state)
-    same(output, PHLCalculator(given, dtype=dtype), systems, tolerance)
+    same(output, PHLCalculator(given, dtype=dtype, out_of_domain="ignore"), systems, tolerance)
     assert torch.equal(before, state.positions)
     assert output["forces"].dtype == output["stress"].dtype == model.dtype
     assert not any(value.requires_grad for value in output.values())
@@ -191,14 +191,14 @@ def test_relaxations_end_in_the_minima_of_ase():
     model, calculator = model_class("default", "cpu"), PHLCalculator()
     systems = of_reactions(periodic=False)
     optimisers = getattr(engine, "Optimizer", engine.optimizers)
-    converged = engine.generate_force_convergence_fn(1e-3, include_cell_forces=False)
-    final = engine.optimize(systems, model, optimizer=optimisers.fire, convergence_fn=converged, max_steps=1000)
+    converged = engine.generate_force_convergence_fn(2e-4, include_cell_forces=False)
+    final = engine.optimize(systems, model, optimizer=optimisers.fire, convergence_fn=converged, max_steps=3000)
     relaxed = final.to_atoms()
     same(model(final), calculator, relaxed)
     for atoms, found, energy in zip(systems, relaxed, final.energy.tolist(), strict=True):
         atoms.calc = found.calc = calculator
         BFGS(atoms, logfile=None).run(fmax=1e-4)
-        # quadratic in what is left of the forces: (1e-3)²/2k with k of 1 eV/Å² for the softest mode
+        # quadratic in what is left of the forces: (2e-4)²/2k with k of 0.02 eV/Å² for the softest mode
         assert energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
         assert np.abs(found.get_all_distances() - atoms.get_all_distances()).max() < 1e-3
 
