@@ -87,7 +87,7 @@ def parts(out: Path, seed: int) -> dict[str, list[Frame]]:
 
     All stationary points are tested, none is trained on; the others are divided at random, evenly over their kinds.
     """
-    folder = out / f"s{seed}" / "data"
+    folder = seed_folder(out, seed) / "data"
     if not (folder / "split.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with open_dataset(DATA) as dataset:
@@ -238,9 +238,14 @@ def read(path: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------- what is run
 
 
+def seed_folder(out: Path, seed: int) -> Path:
+    """Where the frames, models and cells of a seed are kept."""
+    return out / f"s{seed}"
+
+
 def folder_of(out: Path, kind: str, way: str, seed: int) -> Path:
     """Where a cell is kept."""
-    return out / f"s{seed}" / f"{kind}-{way.replace(' ', '_')}"
+    return seed_folder(out, seed) / f"{kind}-{way.replace(' ', '_')}"
 
 
 def run(out: Path, kinds: Sequence[str], seconds: float, seeds: int) -> None:
@@ -248,7 +253,7 @@ def run(out: Path, kinds: Sequence[str], seconds: float, seeds: int) -> None:
     frames = {seed: parts(out, seed) for seed in range(seeds)}
     models: dict[tuple[Path, int], str] = {}
     for seed, kind in itertools.product(frames, kinds):
-        untrained = out / f"s{seed}" / f"{kind}-untrained.model"
+        untrained = seed_folder(out, seed) / f"{kind}-untrained.model"
         if not untrained.exists():
             write_untrained(kind, frames[seed]["train"], untrained, seed)
         start = f"{kind}:{untrained}"
@@ -291,7 +296,7 @@ def report(out: Path, target: Path | None, kinds: Sequence[str], seeds: int) -> 
         print(f"not finished: {', '.join(missing)}")
     (out / "finetuning.png").write_bytes(to_png(figure, (found, ways)))
     if target:
-        divisions = [read(out / f"s{seed}" / "data" / "split.json") for seed in range(seeds)]
+        divisions = [read(seed_folder(out, seed) / "data" / "split.json") for seed in range(seeds)]
         content = {
             "provenance": provenance(
                 command="python workflows/finetuning.py run --seconds … --out runs/finetuning --seeds …; table …",

@@ -17,6 +17,7 @@ from phl_ase.validators import funnels
 BASELINE = "E-F"
 
 Row = dict[str, Any]
+Cells = dict[int, Mapping[str, Any]]  # of one way, by seed
 
 
 def rows(cells: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> list[Row]:
@@ -26,23 +27,15 @@ def rows(cells: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> list[Row]:
         cells: (potential, way, seed) -> ``trained``, ``scores`` and ``searches``, each ``None`` where it is not
             finished.
     """
-    scores: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str], Cells] = {}
     for (kind, way, seed), cell in cells.items():
-        one = scores.setdefault((kind, way), [])
-        if cell["scores"]:
-            one.append({**cell["scores"], "seed": seed})
-    return [_row(kind, way, cells, own, scores.get((kind, BASELINE), [])) for (kind, way), own in scores.items()]
+        groups.setdefault((kind, way), {})[seed] = cell
+    return [_row(kind, way, of, groups.get((kind, BASELINE), {})) for (kind, way), of in groups.items()]
 
 
-def _row(
-    kind: str,
-    way: str,
-    cells: Mapping[tuple[str, str, int], Mapping[str, Any]],
-    own: Sequence[Record],
-    base: Sequence[Record],
-) -> Row:
-    seeds = [seed for one_kind, one_way, seed in cells if (one_kind, one_way) == (kind, way)]
-    trained = [cells[kind, way, seed]["trained"] or {} for seed in seeds]
+def _row(kind: str, way: str, cells: Cells, baseline: Cells) -> Row:
+    own, base = _scores(cells), _scores(baseline)
+    trained = [cell["trained"] or {} for cell in cells.values()]
     row: Row = {"potential": kind, "way": way, "seeds": [record["seed"] for record in own]}
     for name in ("epochs", "asked_seconds", "cpu_seconds", "best_epoch"):
         row[name] = [one[name] for one in trained if name in one]
@@ -57,11 +50,15 @@ def _row(
         row["ratio_to_E-F"] = {
             metric: numbers(ratio_estimate(observed(own, metric), observed(base, metric))) for metric in METRICS
         }
-    found = [cells[kind, way, seed]["searches"] or {} for seed in seeds]
+    found = [cell["searches"] or {} for cell in cells.values()]
     if any(found):
         funnel = funnels(Report.from_dict(one) for searches in found for one in searches.values())[0]
         row["searches"] = {"starts": funnel.starts, "passed": dict(funnel.passed), "complete": funnel.complete}
     return row
+
+
+def _scores(cells: Cells) -> list[Record]:
+    return [{**cell["scores"], "seed": seed} for seed, cell in cells.items() if cell["scores"]]
 
 
 def medians(records: Sequence[Record]) -> dict[str, float]:

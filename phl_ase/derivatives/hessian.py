@@ -91,8 +91,7 @@ def _beside_rigid_motions(
 ) -> Float[Tensor, "systems dense dense"]:
     """H = (H·Q) Qᵀ + (H·R) Rᵀ with rigid motions R, whose products are known, and Q beside them."""
     rigid = RigidMotions.of(batch, graph.gradient, n_max)
-    trial = rigid.motions.sum(-1, keepdim=True)
-    products = rigid.products_of(graph, torch.cat([rigid.others, trial], dim=-1), memory_budget)
+    products = rigid.products_of(graph, torch.cat([rigid.others, rigid.trial], dim=-1), memory_budget)
     products, tried = products[..., :-1], products[..., -1]
     known = rigid.products
     if not rigid.agree(tried, products):  # a field, a wall: the potential knows places or directions

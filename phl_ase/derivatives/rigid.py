@@ -50,20 +50,25 @@ class RigidMotions:
             gradient: ∂E/∂R, eV/Å.
             n_max: Atoms of the largest system.
         """
-        there = torch.ones_like(batch.positions)
-        if batch.atom_mask is not None:
-            there = there * batch.atom_mask.unsqueeze(-1)
-        there, positions, gradient = (
-            to_dense(batch, values.double().unsqueeze(0), n_max)[0].unflatten(-1, (n_max, 3))
-            for values in (there, batch.positions * there, gradient.detach())
+        sizes = batch.sizes()
+        # the atoms of a system stand before its padding, (systems, slots, 1)
+        there = (torch.arange(n_max, device=sizes.device) < sizes.unsqueeze(-1)).double().unsqueeze(-1)
+        positions, gradient = (
+            to_dense(batch, values.double().unsqueeze(0), n_max)[0].unflatten(-1, (n_max, 3)) * there
+            for values in (batch.positions, gradient.detach())
         )
-        sizes = there[..., 0].sum(1)
-        centres = positions.sum(1, keepdim=True) / sizes.reshape(-1, 1, 1)
+        weights = there / sizes.reshape(-1, 1, 1)
+        centres = (weights * positions).sum(1, keepdim=True)
         rotations, turned, kept = _rotations((positions - centres) * there, gradient, batch.pbc.any(-1))
-        translations = there.unsqueeze(2) * _axes(there) / sizes.sqrt().reshape(-1, 1, 1, 1)
+        translations = weights.sqrt().unsqueeze(2) * _axes(weights)
         motions = _columns(torch.cat([translations, rotations], dim=2))
         products = _columns(torch.cat([torch.zeros_like(translations), turned], dim=2))
-        return cls(batch, n_max, motions, products, _complement(motions, 3 + kept, 3 * sizes.long()))
+        return cls(batch, n_max, motions, products, _complement(motions, 3 + kept, 3 * sizes))
+
+    @property
+    def trial(self) -> Float[Tensor, "systems dense 1"]:
+        """The sum of the motions, whose product tells whether the potential has their symmetries."""
+        return self.motions.sum(-1, keepdim=True)
 
     def products_of(
         self, graph: GradientGraph, columns: Float[Tensor, "systems dense columns"], memory_budget: int
@@ -86,7 +91,7 @@ class RigidMotions:
         """Whether the products are those of the potential.
 
         Args:
-            tried: The product of the sum of the motions, computed.
+            tried: The product of the trial, computed.
             others: Products beside the motions, which say how large the Hessian is.
         """
         largest = torch.cat([others, tried.unsqueeze(-1)], dim=-1).abs().amax()

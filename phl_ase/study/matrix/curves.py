@@ -60,7 +60,7 @@ def _draw(outcome: Outcome, curves: dict[Method, Sequence[Arm]]) -> Figure:
                 points = [
                     (np.mean(known), r.mean)
                     for arm, r in zip(arms, rows, strict=True)
-                    # a cell that waits or failed has no facts
+                    # a cell that waits or failed lacks them
                     if r is not None and (known := [cell.facts[key] for cell in outcome.arms[arm] if key in cell.facts])
                 ]
                 x, y = [p[0] for p in points], [p[1].value for p in points]
