@@ -733,6 +733,33 @@ def never_better(monkeypatch):
 
 
 @pytest.mark.usefixtures("never_better")
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 3)])
+def test_the_best_weights_are_kept_or_the_last(tmp_path, data, keep, epoch):
+    config = configuration(training={"epochs": 3, "keep": keep, "dtype": "float64", "ema_decay": 0.9})
+    result = train(config, data, tmp_path / "run")
+    assert (result.best_epoch, result.best_loss) == (epoch, 1.0)
+    assert load_model(result.model).provenance["epoch"] == epoch
+    state = load_checkpoint(result.folder / LAST)
+    averaged = {k.removeprefix("module."): v for k, v in state["averaged"].items() if k != "n_averaged"}
+    kept = dict(load_model(result.model).state_dict())
+    assert all(torch.equal(kept[k], v) for k, v in averaged.items()) == (keep == "last")
+    again = train(config, data, tmp_path / "run", resume=True)
+    assert (again.best_epoch, again.best_loss) == (epoch, 1.0)
+
+
+def test_a_validation_that_is_not_finite_is_not_kept(tmp_path, data, monkeypatch):
+    losses = iter((2.0, 3.0, math.nan))
+
+    def mean_terms(run, frames):
+        return {"energy": next(losses) / run.weights["energy"]}
+
+    monkeypatch.setattr(trainer._Run, "_mean_terms", mean_terms)
+    result = train(configuration(training={"epochs": 3, "keep": "last"}), data, tmp_path / "run")
+    assert (result.best_epoch, result.best_loss) == (2, pytest.approx(3.0))
+    assert load_model(result.model).provenance["validation_loss"] == pytest.approx(3.0)
+
+
+@pytest.mark.usefixtures("never_better")
 def test_early_stopping(tmp_path, data):
     config = configuration(training={"epochs": 50, "early_stopping": 3, "dtype": "float64"})
     result = train(config, data, tmp_path / "run")

@@ -94,7 +94,7 @@ def _write_default(path: Path) -> Path:
 
 
 def _summary(result: TrainResult) -> str:
-    """The best validation in words and numbers, or that there was none."""
+    """The validation of what was kept in words and numbers, or that there was none."""
     from phl_ase.objective import TERMS
 
     best = next((r for r in result.records if r["epoch"] == result.best_epoch), None)
@@ -106,4 +106,4 @@ def _summary(result: TrainResult) -> str:
         if f"valid_{name}" in best
     ]
     shown = table(("root mean square error", "train", "valid", "unit"), rows)
-    return f"{shown}\nbest of {len(result.records)} epochs: {result.best_epoch}\nmodel: {result.model}"
+    return f"{shown}\nepoch kept: {result.best_epoch} of {len(result.records)}\nmodel: {result.model}"

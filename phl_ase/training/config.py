@@ -94,6 +94,9 @@ class TrainingSection(_Section):
     clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="averaged weights, used for evaluation")
     early_stopping: int | None = Field(None, ge=1, description="validations without gain before the run ends")
+    keep: Literal["best", "last"] = Field(
+        "best", description="the weights of the lowest validation loss, or those of the last epoch"
+    )
     validate_every: int = Field(5, ge=1, description="epochs")
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"

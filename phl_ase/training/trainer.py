@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -59,8 +60,8 @@ class TrainResult:
 
     Attributes:
         folder: Its folder: ``best.safetensors``, ``last.ckpt``, ``log.jsonl``, ``log.csv``, ``config.json``.
-        best_loss: Validation loss of the best model.
-        best_epoch: The epoch it was found in.
+        best_loss: Validation loss of the model that was kept: of the best one, or with ``keep = "last"`` the last one.
+        best_epoch: The epoch it is from.
         records: One record per epoch.
     """
 
@@ -71,7 +72,7 @@ class TrainResult:
 
     @property
     def model(self) -> Path:
-        """File of the best model; in the vendor's format where the run started from a foreign one."""
+        """File of the model that was kept; in the vendor's format where the run started from a foreign one."""
         foreign = self.folder / FOREIGN
         return foreign if foreign.is_file() else self.folder / BEST
 
@@ -114,7 +115,7 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
             run.start()
         with signals_noticed() as noticed:
             run.loop(noticed)
-        return TrainResult(path, run.at.best_loss, run.at.best_epoch, tuple(run.log.records))
+        return TrainResult(path, *run.kept(), tuple(run.log.records))
 
 
 class _Run:
@@ -350,15 +351,25 @@ class _Run:
 
     def _judge(self, loss: float) -> None:
         at, training = self.at, self.config.training
-        if loss < at.best_loss:
+        better = loss < at.best_loss
+        if better or (training.keep == "last" and math.isfinite(loss)):
+            self._save_kept(loss)
+        if better:
             at.best_loss, at.best_epoch, at.stale = loss, at.epoch, 0
-            self._save_best()
             return
         at.stale += 1
         if training.schedule == "plateau" and at.stale % training.plateau_patience == 0:
             at.halvings += 1
 
-    def _save_best(self) -> None:
+    def kept(self) -> tuple[float, int]:
+        """Validation loss and epoch of the model that is kept."""
+        if self.config.training.keep == "best":
+            return self.at.best_loss, self.at.best_epoch
+        losses = {r["epoch"]: r["valid_loss"] for r in self.log.records if math.isfinite(r.get("valid_loss", math.nan))}
+        last = max(losses, default=-1)
+        return losses.get(last, math.inf), last
+
+    def _save_kept(self, loss: float) -> None:
         if not self.processes.is_first:
             return
         card = {
@@ -366,7 +377,7 @@ class _Run:
             "scheme": self.config.scheme.model_dump(),
             "config": self.config.to_json(),
             "epoch": self.at.epoch,
-            "validation_loss": self.at.best_loss,
+            "validation_loss": loss,
             "versions": {"phl_ase": __version__, "torch": torch.__version__},
             **({"started_from": self.started_from} if self.started_from else {}),
         }
