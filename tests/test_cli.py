@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -24,10 +25,11 @@ from phl_ase import __version__
 from phl_ase.cli import app
 from phl_ase.cli.app import COMMANDS, GROUPS
 from phl_ase.cli.output import table
+from phl_ase.cli.train import _summary
 from phl_ase.datasets import open_dataset, write_dataset
 from phl_ase.results import read_reports
 from phl_ase.scoring import ERRORS
-from phl_ase.training import TrainConfig, read_config
+from phl_ase.training import TrainConfig, TrainResult, read_config
 from phl_ase.training.checkpoint import load_checkpoint
 
 DATA = "reactions-wb97xd-631gd"
@@ -166,6 +168,24 @@ def test_train_leaves_a_model_and_says_how_good_it_is(run):
     assert f"model: {run / 'best.safetensors'}" in result.output
     assert phl("train", "--resume", "--out", run).output == result.output  # the run knows its configuration
     assert result.stderr == ""  # no progress where nobody looks
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept", "said"),
+    [
+        ((2.0, 1.0), 2, "epoch kept: 2 of 2"),
+        ((1.0, 1.25), 1, "epoch kept: 1 of 2 (validation loss 1; 1.25 in the last one, 25.0% more: tr"),
+        ((0.0, 1.0), 1, "epoch kept: 1 of 2 (validation loss 0; 1 in the last one: training.keep"),
+        ((1.0, math.nan), 1, "epoch kept: 1 of 2"),
+    ],
+)
+def test_summary_says_what_the_last_epoch_would_have_been(tmp_path, losses, kept, said):
+    records = tuple(
+        {"epoch": n + 1, "train_energy": 1.0, "valid_energy": 1.0, "valid_loss": loss} for n, loss in enumerate(losses)
+    )
+    line = _summary(TrainResult(tmp_path, losses[kept - 1], kept, records)).splitlines()[-2]
+    assert line.startswith(said)
+    assert ("(" in line) == ("(" in said)
 
 
 def test_set_overrides(config, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,4 +107,14 @@ def _summary(result: TrainResult) -> str:
         if f"valid_{name}" in best
     ]
     shown = table(("root mean square error", "train", "valid", "unit"), rows)
-    return f"{shown}\nepoch kept: {result.best_epoch} of {len(result.records)}\nmodel: {result.model}"
+    kept = f"epoch kept: {result.best_epoch} of {len(result.records)}{_how_close(best, result.records[-1])}"
+    return f"{shown}\n{kept}\nmodel: {result.model}"
+
+
+def _how_close(best: dict[str, Any], last: dict[str, Any]) -> str:
+    """How much worse the last epoch was, where it is not the one that was kept: often a single frame decides."""
+    if best is last or not math.isfinite(last.get("valid_loss", math.nan)):
+        return ""
+    low, high = best["valid_loss"], last["valid_loss"]
+    more = f", {high / low - 1.0:.1%} more" if low > 0 else ""
+    return f' (validation loss {low:.4g}; {high:.4g} in the last one{more}: training.keep = "last" would keep that)'
