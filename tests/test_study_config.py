@@ -129,6 +129,17 @@ def test_every_cell_once_and_a_folder_each():
     assert [cell.seed for cell in cells[:24]] == [0] * 24
 
 
+def test_fresh_cells_with_more_products_have_folders_of_their_own():
+    asked = [CellSection(scheme="E-F-HVP-random", regime="fresh", n_probes=k) for k in (1, 2, 4)]
+    planned = plan(StudyConfig(matrix=(), cell=tuple(asked)))
+    assert [cell.method.label for cell in planned.cells] == [
+        "E-F-HVP-random",
+        "E-F-HVP-random, K=2",
+        "E-F-HVP-random, K=4",
+    ]
+    assert len({cell.name for cell in planned.cells}) == 3
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [

@@ -36,8 +36,11 @@ class Method:
     def label(self) -> str:
         """Its name in tables and figures."""
         family = f" ({self.probes})" if self.draws and self.probes != SCHEMES[self.scheme].probes else ""
-        fixed = f", fixed K={self.n_probes}" if self.regime == "fixed" else ""
-        return f"{self.scheme}{family}{fixed}"
+        if self.regime == "fixed":
+            products = f", fixed K={self.n_probes}"
+        else:
+            products = f", K={self.n_probes}" if self.n_probes > 1 else ""
+        return f"{self.scheme}{family}{products}"
 
     @property
     def draws(self) -> bool:
