@@ -12,6 +12,7 @@ from phl_ase.potentials import read_card
 from phl_ase.scoring import frame_errors, mean_errors
 from phl_ase.structures import atoms_from_frame
 from phl_ase.validators.uncertainty import validate_uncertainty
+from phl_ase.vibrations import harmonic_analysis
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,28 @@ def test_the_uncertainties_are_those_that_the_card_states(card, judged):
     assert report.metric("forces within 2 std").value >= 75.0
     assert report.metric("frames in domain").value >= 90.0
     assert min(card["in_domain"]["noticed"][f"coordinates times {scale}"] for scale in (0.8, 1.5)) >= 90.0
+
+
+@pytest.mark.parametrize(("kinds", "most"), [(("reactant", "product"), 10.0), (("ts",), 10.0)])
+def test_frequencies_of_its_reactions(card, kinds, most):
+    dataset = open_dataset(card["data"])
+    frames = [frame for frame in dataset if frame.kind in kinds]
+    calculator = PHLCalculator("default", device="cpu", out_of_domain="ignore")
+    found = calculator.evaluate([atoms_from_frame(frame) for frame in frames], ("hessian",))
+    errors = []
+    for frame, answer in zip(frames, found, strict=True):
+        atoms = atoms_from_frame(frame)
+        own, reference = (harmonic_analysis(atoms, h).wavenumbers for h in (answer["hessian"], frame.hessian))
+        errors.append(np.abs(own - reference).mean())
+    group = "TSs" if kinds == ("ts",) else "minima"
+    stated = card["in_domain"]["downstream"]["frequency error"][group]
+    assert len(errors) == stated["number"]
+    assert np.mean(errors) == pytest.approx(stated["mean"], rel=1e-3)
+    assert np.mean(errors) <= most
+
+
+def test_what_it_finds_of_its_reactions(card):
+    downstream = card["in_domain"]["downstream"]
+    assert downstream["TS searches that pass all stages"]["reactions"]["mean"] >= 95.0
+    assert downstream["barrier error of TSs found"]["reactions"]["mean"] <= 1.0
+    assert downstream["path profile RMSE"]["reactions"]["mean"] <= 0.5
