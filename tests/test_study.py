@@ -96,6 +96,17 @@ def test_fingerprint_sees_settings_and_frames_and_not_the_device(data):
     assert fingerprint(config, data) != fingerprint(config, fewer)
 
 
+def test_a_key_that_came_later_leaves_runs_what_they_were(data):
+    config = tiny()
+    before = config.to_json()
+    del before["training"]["keep"]  # a configuration of before there was such a key
+    assert config.identity() == parse_config(before).identity()
+    assert "keep" not in config.identity()["training"]
+    last = parse_config(config.to_json() | {"training": config.to_json()["training"] | {"keep": "last"}})
+    assert last.identity()["training"]["keep"] == "last"
+    assert fingerprint(last, data) != fingerprint(config, data)
+
+
 def test_the_longest_run_is_thought_the_longest():
     costs = [relative_cost(tiny(name)) for name in SCHEMES]
     assert costs == sorted(costs)

@@ -109,9 +109,7 @@ def relative_cost(config: TrainConfig) -> float:
 
 def fingerprint(config: TrainConfig, data: RunData) -> str:
     """A sha256 of everything a run's result depends on: configuration (but for the device) and frames."""
-    values = config.to_json()
-    values["training"].pop("device")
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode())
     for part in (data.train, data.valid):
         digest.update(f"|{len(part)}".encode())
         for frame in part:
@@ -130,7 +128,7 @@ def _finished(folder: Path, config: TrainConfig, print_of_run: str) -> bool:
     if not marker and not folder.exists():
         new_folder(folder)
     elif marker.get("fingerprint", print_of_run) != print_of_run:
-        changed = _changed(marker.get("config", {}), config.to_json()) or "training data"
+        changed = _changed(marker.get("config", {}), config.identity()) or "training data"
         raise PHLError(f"{folder} holds a run with another {changed}; choose another folder")
     elif marker.get("outcome") == "trained" and (folder / BEST).exists():
         return True

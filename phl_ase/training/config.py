@@ -106,6 +106,10 @@ class TrainingSection(_Section):
     checkpoint_seconds: float = Field(60.0, ge=0, description="least time between checkpoints")
 
 
+# keys that came when runs and studies had been kept already: at their defaults these are the same runs
+_ADDED = (("training", "keep", "best"),)
+
+
 class TrainConfig(_Section):
     """Everything a run depends on."""
 
@@ -119,6 +123,15 @@ class TrainConfig(_Section):
     def to_json(self) -> dict[str, Any]:
         """Plain values, enough to read the configuration again."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Plain values of all that a trained model depends on, but for the device: what a run is recognised by."""
+        values = self.to_json()
+        values["training"].pop("device")
+        for section, key, default in _ADDED:
+            if values[section][key] == default:
+                values[section].pop(key)
+        return values
 
 
 def parse_config(values: Mapping[str, Any], name: str = "configuration") -> TrainConfig:

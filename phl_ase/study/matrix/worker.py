@@ -65,9 +65,7 @@ def digest(*parts: Any) -> str:
 
 def model_digest(config: TrainConfig, fraction: float, data_hash: str) -> str:
     """Of everything that a trained model depends on, but for the device."""
-    values = config.to_json()
-    values["training"].pop("device")
-    return digest(values, fraction, data_hash)
+    return digest(config.identity(), fraction, data_hash)
 
 
 def is_trained(job: Job) -> bool:
