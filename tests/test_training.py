@@ -959,6 +959,27 @@ def test_two_processes_have_the_gradient_of_one(model, data, tmp_path):
 
 
 @pytest.mark.no_typecheck
+def test_gradients_of_a_compiled_loss_lie_in_memory_like_their_parameters(model, data):
+    # inductor is free to return them transposed, and a fused optimiser would then step along the wrong components
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    given = [torch.randn(p.shape[::-1], dtype=p.dtype).permute(*range(p.dim())[::-1]) for p in parameters]
+    assert any(g.stride() != p.stride() for g, p in zip(given, parameters, strict=True))
+    batch, labels = collate(data.train[:2], model.cutoffs)
+    for times in (1, 2):
+        accumulate_gradients(
+            model,
+            batch,
+            labels,
+            {"energy": 1.0},
+            memory_budget=2**20,
+            compiled=lambda batch, labels, weights: (dict.fromkeys(weights, 0.0), given),
+        )
+        for parameter, gradient in zip(parameters, given, strict=True):
+            assert torch.equal(parameter.grad, times * gradient)
+            assert parameter.grad.stride() == parameter.stride()
+
+
+@pytest.mark.no_typecheck
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # compiling takes minutes where cores are shared
 def test_a_compiled_run_learns_like_an_eager_one(tmp_path, data):

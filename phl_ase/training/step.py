@@ -127,7 +127,10 @@ def _compiled_sums(
         sums = {name: sums[name] + (done[0][name] if weights[name] or not row else 0.0) for name in sums}
         gradients = done[1] if gradients is None else [a + b for a, b in zip(gradients, done[1], strict=True)]
     for parameter, gradient in zip(_trainable(potential), gradients or (), strict=True):
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if parameter.grad is None:
+            # laid out like the parameter: fused optimisers take both by their places in memory
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad += gradient
     return sums
 
 
