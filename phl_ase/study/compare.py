@@ -152,7 +152,7 @@ def new_folder(folder: Path) -> None:
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    keys = [f"{s}.{k}" for s in new for k in new[s] if old.get(s, {}).get(k) != new[s][k] and k != "device"]
+    keys = [f"{s}.{k}" for s in new for k in new[s] if old.get(s, {}).get(k) != new[s][k]]
     return ", ".join(keys)
 
 

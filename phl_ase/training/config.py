@@ -106,7 +106,7 @@ class TrainingSection(_Section):
     checkpoint_seconds: float = Field(60.0, ge=0, description="least time between checkpoints")
 
 
-# keys that came when runs and studies had been kept already: at their defaults these are the same runs
+# keys that came when runs and studies had been kept already, and what these did
 _ADDED = (("training", "keep", "best"),)
 
 
@@ -128,8 +128,8 @@ class TrainConfig(_Section):
         """Plain values of all that a trained model depends on, but for the device: what a run is recognised by."""
         values = self.to_json()
         values["training"].pop("device")
-        for section, key, default in _ADDED:
-            if values[section][key] == default:
+        for section, key, before in _ADDED:
+            if values[section][key] == before:
                 values[section].pop(key)
         return values
 
