@@ -18,6 +18,7 @@ from ase.build import molecule
 
 from phl_ase import PHLCalculator, PHLError
 from phl_ase.adapters import load_foreign
+from phl_ase.adapters.tensor_products import own_products, use_matrix_products
 from phl_ase.training import parse_config, prepare_data, train
 
 pytestmark = [pytest.mark.foreign, pytest.mark.mace]
@@ -55,6 +56,60 @@ def test_another_kind_of_module_needs_trust(file, tmp_path):
     finally:
         del sys.modules["elsewhere"]
     assert trusted == pytest.approx(PHLCalculator(f"mace:{file}").get_potential_energy(atoms), abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hidden", ["8x0e", "8x0e + 8x1o", "4x0e + 4x1o + 4x2e"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_messages_by_products_of_matrices_are_those_of_e3nn(hidden, dtype):
+    """Values, gradients, and gradients of these along a direction."""
+    pytest.importorskip("mace.modules")
+    from e3nn.o3 import Irreps
+
+    module = foreign_models.mace_module(dtype, hidden_irreps=Irreps(hidden), max_ell=3)
+    products = [part.conv_tp for part in module.interactions]
+    generator = torch.Generator().manual_seed(0)
+    for product in products:
+        shapes = product.irreps_in1.dim, product.irreps_in2.dim, product.weight_numel
+        inputs = [torch.randn(7, n, generator=generator, dtype=dtype).requires_grad_() for n in shapes]
+        along = [torch.randn(7, n, generator=generator, dtype=dtype) for n in shapes]
+        mixing = torch.randn(7, product.irreps_out.dim, generator=generator, dtype=dtype)
+
+        def derivatives(product=product, inputs=inputs, along=along, mixing=mixing):
+            values = product(*inputs)
+            first = torch.autograd.grad((values * mixing).sum(), inputs, create_graph=True)
+            second = torch.autograd.grad(sum((g * v).sum() for g, v in zip(first, along, strict=True)), inputs)
+            return values, *first, *second
+
+        expected = derivatives()
+        assert use_matrix_products(product) == 1
+        for got, wanted in zip(derivatives(), expected, strict=True):
+            error = 3e-15 if dtype == torch.float64 else 2e-6
+            assert (got - wanted).abs().max() <= error * max(wanted.abs().max().item(), 1.0)
+        with own_products(product):
+            assert "forward" not in vars(product)
+        assert "forward" in vars(product)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_another_tensor_product_is_left_to_e3nn():
+    pytest.importorskip("mace.modules")
+    from e3nn.o3 import FullyConnectedTensorProduct, Irreps, TensorProduct
+
+    paths = [(0, 0, 0, "uvu", True), (1, 0, 1, "uvu", True)]
+    unequal = TensorProduct(Irreps("4x0e + 2x1o"), Irreps("1x0e"), Irreps("4x0e + 2x1o"), paths, shared_weights=False)
+    full = FullyConnectedTensorProduct("4x0e", "1x0e", "4x0e")
+    assert use_matrix_products(torch.nn.ModuleList([unequal, full])) == 0
+
+
+def test_a_written_file_holds_nothing_of_ours(file, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        potential = load_foreign(f"mace:{file}")
+        written = potential.write(tmp_path / "written.model")
+    with zipfile.ZipFile(written) as archive:
+        assert not [name for name in archive.namelist() if b"phl_ase" in archive.read(name)]
+    assert any("forward" in vars(part) for part in potential.module.modules())
 
 
 def test_a_float32_file_in_float64(tmp_path):

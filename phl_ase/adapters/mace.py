@@ -2,7 +2,8 @@
 
 Such a pickle holds Python source (torch.fx graphs) and TorchScript that e3nn generated, which unpickling would run. Its
 settings and tensors say all that is needed: they are read as records, the module is built anew by MACE's own
-constructor, and the tensors are put into it.
+constructor, and the tensors are put into it. Its products with spherical harmonics are computed in another way
+(``tensor_products``), but for files that are written.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from phl_ase.adapters.containment import contained, vendor
 from phl_ase.adapters.foreign import Foreign, existing, index_of
 from phl_ase.adapters.reading import Record, not_trusted, read_records, read_trusted
+from phl_ase.adapters.tensor_products import own_products, use_matrix_products
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch
 
@@ -46,6 +48,7 @@ class MaceEnergy(Foreign):
         cutoff = float(module.r_max)
         layers = int(module.num_interactions)
         super().__init__(module, tuple(int(z) for z in module.atomic_numbers), cutoff, layers * cutoff)
+        use_matrix_products(module)
         self.head = head
         self.features = tuple(getattr(module, "embedding_specs", None) or ())
         if strange := sorted(set(self.features) - {_CHARGE, _SPIN}):
@@ -53,6 +56,11 @@ class MaceEnergy(Foreign):
                 f"the MACE model wants {', '.join(strange)} besides charge and spin; expected one that does not"
             )
         self.takes_charge = _CHARGE in self.features
+
+    def write(self, path: str | Path) -> Path:
+        """As :meth:`Foreign.write`: a module of MACE's own parts alone."""
+        with own_products(self.module):
+            return super().write(path)
 
     @property
     def reference_energies(self) -> Float[Tensor, " species"]:  # type: ignore[override]

@@ -11,7 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phl_ase.derivatives.memory import CACHE_FRIENDLY, SavedBytes, counting_saved_bytes, rows_per_chunk
+from phl_ase.derivatives.memory import (
+    CACHE_FRIENDLY,
+    SavedBytes,
+    counting_saved_bytes,
+    keep_freed_memory,
+    rows_per_chunk,
+)
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential
 
@@ -51,6 +57,8 @@ class GradientGraph:
     ) -> None:
         self.create_graph = create_graph
         self._batched = "batched" in potential.derivative_modes
+        if curvature and measured:
+            keep_freed_memory()
         self.positions = batch.positions.detach().requires_grad_()
         strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
         with torch.enable_grad(), _count(curvature and measured) as saved:
