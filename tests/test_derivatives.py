@@ -157,7 +157,7 @@ def test_many_vectors_are_one_at_a_time(name, mode, rng, generator, monkeypatch)
     together = evaluate(potential, batch, ("hvp",), probes=probes).hvp
     single = torch.cat([evaluate(potential, batch, ("hvp",), probes=v[None]).hvp for v in probes])
     torch.testing.assert_close(together, single, rtol=1e-11, atol=1e-11)
-    monkeypatch.setattr(graph_module, "CACHE_FRIENDLY", 1)  # chunks of one
+    monkeypatch.setattr(graph_module, "CPU_CHUNK", 1)  # chunks of one
     chunked = evaluate(potential, batch, ("hvp",), probes=probes).hvp
     torch.testing.assert_close(chunked, together, rtol=1e-11, atol=1e-11)
 

@@ -148,7 +148,7 @@ def peak_bytes(function) -> int:
 
 def test_the_budget_is_kept(rng, monkeypatch):
     """Rows taken together allocate no more than the budget, whatever it is; fewer rows, less memory."""
-    monkeypatch.setattr(graph_module, "CACHE_FRIENDLY", 2**40)  # as on a GPU: as many rows as the budget allows
+    monkeypatch.setattr(graph_module, "CPU_CHUNK", 2**40)  # as on a GPU: as many rows as the budget allows
     model = painn(channels=32)
     batch = batch_of(model, cluster(rng, 12))
     graph = GradientGraph(model, batch, curvature=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from phl_ase.derivatives import CACHE_FRIENDLY, GradientGraph
+from phl_ase.derivatives import CPU_CHUNK, GradientGraph
 from phl_ase.structures import PackedFrames, Potential
 
 _MANY = 64
@@ -51,7 +51,7 @@ def groups_of(
     batch = packed.select([int(middle)])[0].to(device, dtype)
     graph = GradientGraph(potential, batch, curvature=True)
     each = elements * max(graph.saved_bytes, 1) / max(elements[middle], 1)
-    limit = memory_budget / _ROWS if device.type == "cuda" else float(min(memory_budget, CACHE_FRIENDLY))
+    limit = memory_budget / _ROWS if device.type == "cuda" else float(min(memory_budget, CPU_CHUNK))
     return _split(order, sizes, each, limit, _ALIKE if wants_rows else np.inf)
 
 

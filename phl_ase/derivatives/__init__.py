@@ -4,10 +4,10 @@ from phl_ase.derivatives.device import choose_device
 from phl_ase.derivatives.eager import QUANTITIES, evaluate
 from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.derivatives.hessian import sparse_hessian
-from phl_ase.derivatives.memory import CACHE_FRIENDLY, default_budget, rows_per_chunk
+from phl_ase.derivatives.memory import CPU_CHUNK, default_budget, rows_per_chunk
 
 __all__ = [
-    "CACHE_FRIENDLY",
+    "CPU_CHUNK",
     "QUANTITIES",
     "GradientGraph",
     "choose_device",

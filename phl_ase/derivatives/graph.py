@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phl_ase.derivatives.memory import (
-    CACHE_FRIENDLY,
+    CPU_CHUNK,
     SavedBytes,
     counting_saved_bytes,
     keep_freed_memory,
@@ -77,7 +77,7 @@ class GradientGraph:
         self.saved_bytes = saved.total if saved is not None else 0
 
     def rows_together(self, memory_budget: int | None = None) -> int:
-        """How many products to vectorise: all on a GPU, on a CPU as many as stay in its cache; within the budget.
+        """How many products to vectorise: all on a GPU, on a CPU as many as gain by it; within the budget.
 
         Args:
             memory_budget: Bytes that they may use; ``None`` for no bound, where the caller sees to it.
@@ -90,7 +90,7 @@ class GradientGraph:
             return 1
         if self.positions.device.type == "cuda":
             return allowed
-        return min(allowed, max(1, CACHE_FRIENDLY // max(self.saved_bytes, 1)))
+        return min(allowed, max(1, CPU_CHUNK // max(self.saved_bytes, 1)))
 
     def products(
         self, vectors: Float[Tensor, "probes atoms 3"], memory_budget: int | None = None

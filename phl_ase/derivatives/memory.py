@@ -18,8 +18,8 @@ from torch import Tensor
 
 from phl_ase.errors import PHLError
 
-CACHE_FRIENDLY = 2**27
-"""Bytes of saved tensors per chunk of rows beyond which a CPU loses by vectorising more rows (its cache overflows)."""
+CPU_CHUNK = 2**27
+"""Bytes of saved tensors that a chunk of rows may have on a CPU: more of them gain nothing."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT, _LARGEST_FROM_HEAP = 2**29, 2**25  # bytes; glibc takes no larger one for the second
