@@ -56,17 +56,17 @@ def drawn(model, frames, scheme="E-F-HVP-random", n_probes=1, dtype=torch.float6
     return batch.to(dtype=dtype), labels.to(dtype=dtype)
 
 
-def gradient(model, batch, labels, loss=None):
+def gradient(model, batch, labels, loss=None, **options):
     model.zero_grad(set_to_none=True)
     weights = {name: w for name, w in WEIGHTS.items() if name != "curvature" or labels.probes is not None}
-    result = accumulate_gradients(model, batch, labels, weights, memory_budget=2**31, compiled=loss)
+    result = accumulate_gradients(model, batch, labels, weights, memory_budget=2**31, compiled=loss, **options)
     return result, torch.cat([p.grad.ravel() for p in model.parameters()])
 
 
-def assert_same(model, batch, labels, loss):
+def assert_same(model, batch, labels, loss, **options):
     """Losses and gradients of the compiled and the eager step."""
-    result, vector = gradient(model, batch, labels, loss)
-    expected, reference = gradient(model, batch, labels)
+    result, vector = gradient(model, batch, labels, loss, **options)
+    expected, reference = gradient(model, batch, labels, **options)
     tolerance = TOLERANCE[batch.positions.dtype]
     assert (vector - reference).norm() <= tolerance * reference.norm()
     assert result.sums == pytest.approx(expected.sums, rel=tolerance)
@@ -313,6 +313,19 @@ def test_a_loss_that_is_not_finite_names_the_frame(rng, monkeypatch):
     frames[1] = dataclasses.replace(frames[1], forces=np.full((3, 3), 1e200))
     with pytest.raises(NonFiniteError, match=r"forces loss is not finite for frames \[1\]"):
         gradient(model, *drawn(model, frames), CompiledLoss(model))
+
+
+@pytest.mark.no_typecheck
+@pytest.mark.timeout(600)
+def test_the_traced_loss_by_differences(rng, without_compiler):
+    """One trace for all sizes, as with exact products."""
+    model = painn(channels=4, n_basis=3, layers=1)
+    loss = CompiledLoss(model, differences=True)
+    for frames, options in ((molecules(rng, 4, 3), {}), (molecules(rng, 2, 6, 5), {"n_probes": 2})):
+        batch, labels = drawn(model, frames, **options)
+        assert_same(model, batch, labels, loss, differences=True)
+    assert loss.failure is None
+    assert len(without_compiler) == 1
 
 
 # --------------------------------------------------------------------------------------------------- with the compiler

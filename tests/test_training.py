@@ -551,6 +551,19 @@ def test_recorded_products_alone_train(tmp_path, data):
     assert np.isfinite(record["valid_curvature"])
 
 
+def test_products_by_differences_train_as_exact_ones_do(tmp_path, data):
+    """The same frames and probes in the same order: the losses of all epochs, and the models, are nearly the same."""
+    ways, ends = ("exact", "differences"), []
+    for products in ways:
+        config = configuration(scheme={"products": products}, training={"dtype": "float64"})
+        records = train(config, data, tmp_path / products).records
+        ends.append([record["train_curvature"] for record in records])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-4)
+    assert ends[1] != ends[0]
+    with pytest.raises(PHLError, match=r"scheme\.products.*'exact' or 'differences'"):
+        configuration(scheme={"products": "approximate"})
+
+
 def test_an_absent_label_never_counts_as_a_zero_loss(model, data):
     """The loss of frames with labels is the same beside frames without."""
     weights = {"energy": 1.0, "forces": 1.0, "curvature": 1.0}

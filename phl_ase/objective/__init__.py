@@ -1,6 +1,7 @@
 """The objective: loss terms and training schemes (design: arXiv:2603.04523)."""
 
 from phl_ase.objective.compiled import CompiledLoss
+from phl_ase.objective.displaced import predictions_by_differences
 from phl_ase.objective.schemes import REGIMES, SCHEMES, Scheme, check_regime, scheme, with_curvature_targets
 from phl_ase.objective.terms import TERMS, LossTerm
 
@@ -12,6 +13,7 @@ __all__ = [
     "LossTerm",
     "Scheme",
     "check_regime",
+    "predictions_by_differences",
     "scheme",
     "with_curvature_targets",
 ]

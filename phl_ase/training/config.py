@@ -65,6 +65,9 @@ class SchemeSection(_Section):
     regime: str = Field("fresh", description="fresh: new probes every minibatch; fixed: the same ones throughout")
     n_probes: int = Field(1, ge=1, description="probes per frame, K")
     probes: str | None = Field(None, description="another probe family than the scheme's own")
+    products: Literal["exact", "differences"] = Field(
+        "exact", description="of forces at two places: cheaper, no third derivatives, errors of 1e-4 in float32"
+    )
 
 
 class LossSection(_Section):
@@ -107,7 +110,7 @@ class TrainingSection(_Section):
 
 
 # keys that came when runs and studies had been kept already, and what these did
-_ADDED = (("training", "keep", "best"),)
+_ADDED = (("training", "keep", "best"), ("scheme", "products", "exact"))
 
 
 class TrainConfig(_Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from phl_ase.derivatives import GradientGraph, rows_per_chunk, stress_of
 from phl_ase.errors import NonFiniteError
-from phl_ase.objective import TERMS, CompiledLoss
+from phl_ase.objective import TERMS, CompiledLoss, predictions_by_differences
 from phl_ase.potentials import Model
 from phl_ase.structures import Batch, Labels, Potential, Predictions, blocks_pay, in_blocks
 
@@ -47,6 +48,7 @@ def accumulate_gradients(
     memory_budget: int,
     counts: Mapping[str, int] | None = None,
     compiled: CompiledLoss | None = None,
+    differences: bool = False,
 ) -> StepResult:
     """Add the gradient of the loss to the ``.grad`` of the potential's parameters.
 
@@ -58,6 +60,7 @@ def accumulate_gradients(
         memory_budget: Bytes for the Hessian rows taken together.
         counts: Global label counts when the batch is one process's share of a larger one.
         compiled: The compiled loss, taken where it can be; Hessian rows then one by one.
+        differences: Take products as differences of gradients, one probe after the other.
 
     Raises:
         NonFiniteError: When the loss is not finite, naming frames and term.
@@ -72,19 +75,16 @@ def accumulate_gradients(
     mean = {name: weight / max(total[name], 1) for name, weight in weights.items() if local[name]}
     sums = None if compiled is None else _compiled_sums(compiled, potential, batch, labels, mean)
     if sums is None:
-        sums = _eager_sums(potential, batch, labels, mean, memory_budget, stress="stress" in weights)
+        parts = _by_differences if differences else functools.partial(_predictions, memory_budget=memory_budget)
+        sums = _eager_sums(potential, batch, mean, parts(potential, batch, labels, mean, stress="stress" in weights))
     return StepResult(dict.fromkeys(weights, 0.0) | sums, local)
 
 
-def _eager_sums(
-    potential: Model, batch: Batch, labels: Labels, mean: Mapping[str, float], memory_budget: int, *, stress: bool
-) -> dict[str, float]:
-    """Sums of the terms, gradients of their weighted sum added to the parameters, Hessian rows in chunks."""
+def _eager_sums(potential: Model, batch: Batch, mean: Mapping[str, float], parts: Iterator[_Part]) -> dict[str, float]:
+    """Sums of the terms, gradients of their weighted sum added to the parameters, Hessian rows in parts."""
     sums = dict.fromkeys(mean, 0.0)
     parameters = _trainable(potential)
-    for predictions, part_labels, names, last in _predictions(
-        potential, batch, labels, mean, memory_budget, stress=stress
-    ):
+    for predictions, part_labels, names, last in parts:
         terms = {name: TERMS[name].total(batch, predictions, part_labels) for name in names}
         for name, value in terms.items():
             sums[name] += float(value.detach())
@@ -140,10 +140,27 @@ def _one_probe(labels: Labels, row: int | None) -> Labels:
     return dataclasses.replace(labels, probes=labels.probes[row : row + 1], products=labels.products[row : row + 1])
 
 
+_Part = tuple[Predictions, Labels, list[str], bool]
+"""Predictions to take the loss of, their labels, the terms to add, and whether the graph is not needed any more."""
+
+
+def _by_differences(
+    potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], *, stress: bool
+) -> Iterator[_Part]:
+    """A part for each probe, from gradients at two places; the first gives the other terms too."""
+    if "curvature" not in names or labels.probes is None or labels.products is None:
+        yield from _predictions(potential, batch, labels, names, memory_budget=2**63, stress=stress)
+        return
+    for row in range(len(labels.probes)):
+        one = _one_probe(labels, row)
+        predictions = predictions_by_differences(potential, batch, labels.probes[row : row + 1], stress=stress)
+        yield predictions, one, ["curvature"] if row else list(names), True
+
+
 def _predictions(
-    potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], memory_budget: int, *, stress: bool
-) -> Iterator[tuple[Predictions, Labels, list[str], bool]]:
-    """Predictions to take the loss of, chunk by chunk: (predictions, labels, terms to add, whether it is the last)."""
+    potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], *, memory_budget: int, stress: bool
+) -> Iterator[_Part]:
+    """Chunks of products that fit together."""
     graph = GradientGraph(
         potential,
         batch,

@@ -140,7 +140,8 @@ class _Run:
         self.train_set = PackedFrames([*data.train, *replay], self.model.cutoffs)
         self.valid_set = PackedFrames(data.valid, self.model.cutoffs)
         self.replay_valid_set = PackedFrames(replay_valid, self.model.cutoffs) if replay_valid else None
-        self.compiled = CompiledLoss(self.model) if training.compile else None
+        self.differences = config.scheme.products == "differences"
+        self.compiled = CompiledLoss(self.model, differences=self.differences) if training.compile else None
         self.at = _Position()
         self._saved_at = time.monotonic()
 
@@ -278,6 +279,7 @@ class _Run:
             memory_budget=self.config.training.memory_budget_mb * 2**20,
             counts=counts,
             compiled=self.compiled,
+            differences=self.differences,
         )
         return StepResult(result.sums, counts)
 
