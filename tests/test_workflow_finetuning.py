@@ -128,6 +128,6 @@ def test_the_smallest_study_runs_and_goes_on_where_it_stopped(workflow, module, 
     workflow.report(out, tmp_path / "results.json", ["graph-pes"], 1)
     content = json.loads((tmp_path / "results.json").read_text())
     assert not content["not_finished"]
-    assert [row["way"] for row in content["rows"]] == ["before", "E-F", "HVP fixed", "HVP fresh"]
+    assert [row["way"] for row in content["rows"]] == ["before", *workflow.WAYS]
     assert content["rows"][0]["searches"]["starts"] == REACTIONS
     assert (out / "finetuning.png").read_bytes().startswith(b"\x89PNG")

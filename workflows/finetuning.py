@@ -65,17 +65,20 @@ class Way:
         scheme: Training scheme.
         recorded: Products that a frame carries, which is then all that is known of its Hessian; 0 where a Hessian is
             given.
+        products: How they are taken of the model, as configurations say it.
     """
 
     title: str
     scheme: str
     recorded: int = 0
+    products: str = "exact"
 
 
 WAYS = {
     "E-F": Way("energies and forces", "E-F"),
     "HVP fixed": Way("and one recorded product a frame", "E-F-HVP-random", 1),
     "HVP fresh": Way("and new products of Hessians", "E-F-HVP-random"),
+    "HVP fresh differences": Way("the same, by differences of forces", "E-F-HVP-random", products="differences"),
 }
 
 
@@ -124,6 +127,7 @@ def configuration(start: str, way: Way, epochs: int, rate: float, seed: int = 0)
                 "name": way.scheme,
                 "regime": "fixed" if way.recorded else "fresh",
                 "n_probes": max(1, way.recorded),
+                "products": way.products,
             },
             "training": {
                 "epochs": epochs,
