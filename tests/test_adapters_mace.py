@@ -86,6 +86,8 @@ def test_messages_by_products_of_matrices_are_those_of_e3nn(hidden, dtype):
         for got, wanted in zip(derivatives(), expected, strict=True):
             error = 3e-15 if dtype == torch.float64 else 2e-6
             assert (got - wanted).abs().max() <= error * max(wanted.abs().max().item(), 1.0)
+        nothing = [torch.zeros(0, n, dtype=dtype) for n in shapes]
+        assert product(*nothing).shape == (0, product.irreps_out.dim)
         with own_products(product):
             assert "forward" not in vars(product)
         assert "forward" in vars(product)

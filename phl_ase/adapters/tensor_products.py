@@ -69,7 +69,8 @@ class MatrixProducts:
         mixed = []
         for part, dim, coupling in zip(parts, self._dims, couplings, strict=True):
             if coupling.shape[1]:
-                left, right = part.reshape(edges, channels, dim), (harmonics @ coupling).reshape(edges, dim, -1)
+                left = part.reshape(edges, channels, dim)
+                right = (harmonics @ coupling).reshape(edges, dim, coupling.shape[1] // dim)  # also without edges
                 # matrices of one column and one row: multiplying numbers is faster
                 mixed.append(left * right if dim == 1 else left @ right)
         weights = weight.reshape(edges, len(spread), channels).transpose(1, 2) @ spread
