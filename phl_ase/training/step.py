@@ -75,7 +75,8 @@ def accumulate_gradients(
     mean = {name: weight / max(total[name], 1) for name, weight in weights.items() if local[name]}
     sums = None if compiled is None else _compiled_sums(compiled, potential, batch, labels, mean)
     if sums is None:
-        parts = _by_differences if differences else functools.partial(_predictions, memory_budget=memory_budget)
+        by_differences = differences and "curvature" in mean
+        parts = _by_differences if by_differences else functools.partial(_predictions, memory_budget=memory_budget)
         sums = _eager_sums(potential, batch, mean, parts(potential, batch, labels, mean, stress="stress" in weights))
     return StepResult(dict.fromkeys(weights, 0.0) | sums, local)
 
@@ -148,9 +149,7 @@ def _by_differences(
     potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], *, stress: bool
 ) -> Iterator[_Part]:
     """A part for each probe, from gradients at two places; the first gives the other terms too."""
-    if "curvature" not in names or labels.probes is None or labels.products is None:
-        yield from _predictions(potential, batch, labels, names, memory_budget=2**63, stress=stress)
-        return
+    assert labels.probes is not None  # the term of curvature is there where systems carry products
     for row in range(len(labels.probes)):
         one = _one_probe(labels, row)
         predictions = predictions_by_differences(potential, batch, labels.probes[row : row + 1], stress=stress)
