@@ -15,7 +15,7 @@ from surfaces import cluster, crystal, painn
 
 from phl_ase import PHLCalculator
 from phl_ase.derivatives import evaluate
-from phl_ase.derivatives.compiled import CompileFailure
+from phl_ase.derivatives.compiled import CompileFailure, compiled
 from phl_ase.errors import NonFiniteError
 from phl_ase.objective import SCHEMES, CompiledLoss, with_curvature_targets
 from phl_ase.objective import compiled as objective_module
@@ -239,6 +239,39 @@ def test_the_traced_loss_has_the_gradient_of_the_eager_one(layers, rng, without_
     batch, labels = drawn(model, molecules(rng, 4, 3))
     _, vector = gradient(model, batch, labels, loss)
     _difference_quotient(model, batch, labels, vector, loss)
+
+
+@pytest.mark.parametrize("axes", [("systems", "rows"), ("atoms",)])
+def test_no_product_is_read_across(axes, rng, without_compiler, monkeypatch):
+    """Of matrices and of batches of them, and sums of those; what is also wanted as it is stays as it is."""
+    graphs = []
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, examples: graphs.append(graph) or graph)
+    shape = (*(4, 5)[: len(axes)], 3)
+    values = {name: torch.as_tensor(rng.normal(size=shape)) for name in "ab"}
+
+    def function(given):
+        a, b = given["a"], given["b"]
+        product = torch.mm if a.dim() == 2 else torch.bmm  # ``@`` puts views between
+        one, two, kept = product(a, b.mT), product(a + 1, b.mT), product(2 * a, b.mT)
+        return [(one + two).mT * product(b, a.mT), product(a - 1, b.mT).mT, kept.mT.exp(), kept]
+
+    made = compiled(function, values, dict.fromkeys(values, axes))
+    for found, expected in zip(made(values), function(values), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    (graph,) = graphs
+    assert len(_read_across(graph)) == 1  # ``kept``
+
+
+def _read_across(graph):
+    """Products, and sums with one, that are transposed."""
+
+    def holds_a_product(node):
+        if getattr(node, "target", None) is torch.ops.aten.add.Tensor:
+            return any(holds_a_product(term) for term in node.args)
+        return getattr(node, "target", None) in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default)
+
+    permuted = [node.args[0] for node in graph.graph.nodes if node.target is torch.ops.aten.permute.default]
+    return [node for node in permuted if holds_a_product(node)]
 
 
 def _difference_quotient(model, batch, labels, vector, loss=None, h=1e-4):

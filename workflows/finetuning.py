@@ -48,7 +48,7 @@ RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 CURVATURE = 0.05
 """Weight of curvature: the best of three for products in ``label_cost.py`` at 1,000 steps; others are defaults."""
 PRETRAINING = 1.5
-"""Processor time of the pre-training, in those of a fine-tuning."""
+"""Processor time of the pre-training, in those of a fine-tuning, unless it is said."""
 SEARCH_RMS, SEARCH_STEPS = 0.1, 100
 SEARCHED = 0
 """The seed whose models search: searches take as long as training."""
@@ -252,9 +252,17 @@ def folder_of(out: Path, kind: str, way: str, seed: int) -> Path:
     return seed_folder(out, seed) / f"{kind}-{way.replace(' ', '_')}"
 
 
-def run(out: Path, kinds: Sequence[str], seconds: float, seeds: int) -> None:
-    """Everything that is not finished, the searches last."""
-    frames = {seed: parts(out, seed) for seed in range(seeds)}
+def run(
+    out: Path,
+    kinds: Sequence[str],
+    ways: Sequence[str],
+    times: tuple[float, float],
+    seeds: Sequence[int],
+    *,
+    search: bool = True,
+) -> None:
+    """Everything that is not finished, the searches last; ``times`` are those of pre-training and of fine-tuning."""
+    frames = {seed: parts(out, seed) for seed in seeds}
     models: dict[tuple[Path, int], str] = {}
     for seed, kind in itertools.product(frames, kinds):
         untrained = seed_folder(out, seed) / f"{kind}-untrained.model"
@@ -262,8 +270,8 @@ def run(out: Path, kinds: Sequence[str], seconds: float, seeds: int) -> None:
             write_untrained(kind, frames[seed]["train"], untrained, seed)
         start = f"{kind}:{untrained}"
         tasks = [
-            (BEFORE, WAYS["E-F"], RATE, PRETRAINING * seconds),
-            *((name, way, FINE_TUNING_RATE, seconds) for name, way in WAYS.items()),
+            (BEFORE, WAYS["E-F"], RATE, times[0]),
+            *((name, WAYS[name], FINE_TUNING_RATE, times[1]) for name in ways),
         ]
         for name, way, rate, limit in tasks:
             folder = folder_of(out, kind, name, seed)
@@ -272,7 +280,7 @@ def run(out: Path, kinds: Sequence[str], seconds: float, seeds: int) -> None:
             scored(folder, model, frames[seed]["test"])
             start = model if name == BEFORE else start
     for (folder, seed), model in models.items():
-        if seed == SEARCHED:
+        if search and seed == SEARCHED:
             searched(folder, model, frames[seed]["test"])
 
 
@@ -336,14 +344,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="where `table` writes the numbers")
     parser.add_argument("--potential", choices=SETTINGS, action="append", help="one of them; both by default")
+    parser.add_argument("--way", choices=WAYS, action="append", help="one of them; all by default")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--seconds", type=float, default=100.0, help="processor time of a fine-tuning")
+    parser.add_argument("--pretraining", type=float, help="of the pre-training; one and a half of these by default")
+    parser.add_argument("--no-searches", action="store_true", help="train and score alone")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     kinds = arguments.potential or list(SETTINGS)
     if arguments.task == "run":
-        run(arguments.out, kinds, arguments.seconds, arguments.seeds)
+        ways = arguments.way or list(WAYS)
+        times = (arguments.pretraining or PRETRAINING * arguments.seconds, arguments.seconds)
+        run(arguments.out, kinds, ways, times, range(arguments.seeds), search=not arguments.no_searches)
     else:
         report(arguments.out, arguments.json, kinds, arguments.seeds)
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phl_ase.derivatives.layout import lay_out_products
+
 Function = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 
 SIZES = {"systems": 17, "rows": 13, "atoms": 211, "edges": 2503}
@@ -80,6 +82,7 @@ def _traced(
 
     with mode, torch.enable_grad():
         graph = make_fx(flat, decomposition_table=select_decomp_table(), _allow_non_fake_inputs=True)(*examples)
+    lay_out_products(graph.graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph, examples

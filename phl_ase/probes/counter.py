@@ -5,6 +5,7 @@ Vectorised over tensors on any device; the same counters give the same numbers e
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -18,21 +19,35 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def _logical_shift(x: Tensor, bits: int) -> Tensor:
     # torch shifts signed integers arithmetically: clear the copies of the sign bit
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return torch.bitwise_right_shift(x, bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
+    # in place on the first sum: these are many small operations in every training step
     x = x + _GOLDEN
-    x = (x ^ _logical_shift(x, 30)) * _MIX_1
-    x = (x ^ _logical_shift(x, 27)) * _MIX_2
-    return x ^ _logical_shift(x, 31)
+    x.bitwise_xor_(_logical_shift(x, 30)).mul_(_MIX_1)
+    x.bitwise_xor_(_logical_shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_logical_shift(x, 31))
 
 
-def hash_counters(*counters: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """Hash broadcastable integer counters into 64 random bits each."""
-    state = torch.zeros_like(counters[0])
-    for counter in counters:
-        state = _mix(state ^ _mix(counter))
+def hash_counters(*counters: int | Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Hash broadcastable integer counters into 64 random bits each.
+
+    Args:
+        counters: Numbers, and after them tensors; at least one is a tensor.
+    """
+    numbers = tuple(counter for counter in counters if isinstance(counter, int))
+    state = _hash_of(numbers)
+    for counter in counters[len(numbers) :]:
+        state = _mix(torch.bitwise_xor(_mix(torch.as_tensor(counter)), state))
+    return state
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_of(numbers: tuple[int, ...]) -> Int[Tensor, ""]:
+    state = torch.zeros((), dtype=torch.int64)
+    for number in numbers:
+        state = _mix(state ^ _mix(torch.tensor(number)))
     return state
 
 

@@ -155,8 +155,7 @@ def draw_probes(
     family = check_family(name, n_probes, int(sizes.min()))
     k = 3 * n_max if family.complete else n_probes
     device = batch.positions.device
-    counters = [torch.tensor(value, device=device) for value in (seed, epoch)]
-    probe = hash_counters(*counters, frame_id.unsqueeze(0), torch.arange(k, device=device).unsqueeze(1))
+    probe = hash_counters(seed, epoch, frame_id.unsqueeze(0), torch.arange(k, device=device).unsqueeze(1))
     component = hash_counters(probe.unsqueeze(-1), torch.arange(3 * n_max, device=device))
     size = 3.0 * sizes.to(torch.float64)
     dense = family.fill(component, probe, size) * _inside(component, size)
