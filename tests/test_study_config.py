@@ -12,7 +12,15 @@ from pydantic import BaseModel
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
-from phl_ase.study.matrix.budget import cell_data, gradient_calls, length, speed_ratio, subset, train_config
+from phl_ase.study.matrix.budget import (
+    cell_data,
+    cost_key,
+    gradient_calls,
+    length,
+    speed_ratio,
+    subset,
+    train_config,
+)
 from phl_ase.study.matrix.cells import Cell, Method, methods, plan
 from phl_ase.study.matrix.config import CellSection, MatrixSection, StudyConfig, parse_study, read_study
 from phl_ase.study.matrix.template import TEMPLATE, write_template
@@ -140,9 +148,30 @@ def test_fresh_cells_with_more_products_have_folders_of_their_own():
     assert len({cell.name for cell in planned.cells}) == 3
 
 
+def test_products_by_differences_are_methods_of_their_own():
+    """With names, folders, times and training configurations of their own; nothing else has them."""
+    config = parse_study({"matrix": [{"products": ["exact", "differences"], "seeds": [0]}]})
+    planned = plan(config)
+    labels = [cell.method.label for cell in planned.cells]
+    assert labels == [
+        "E-F",
+        "E-F-HVP-onehot",
+        "E-F-HVP-onehot, by differences",
+        "E-F-HVP-random",
+        "E-F-HVP-random, by differences",
+        "E-F-H",
+    ]
+    assert len({cell.name for cell in planned.cells}) == len({cost_key(cell.method) for cell in planned.cells}) == 6
+    taken = {cell.method.label: train_config(cell, config).scheme.products for cell in planned.cells}
+    assert [label for label, products in taken.items() if products == "differences"] == [labels[2], labels[4]]
+    named = {"scheme": "E-F-HVP-random", "products": "differences"}
+    assert plan(parse_study({"matrix": [], "cell": [named]})).cells == (planned.cells[4],)
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
+        ({"scheme": "E-F", "products": "exact"}, "E-F learns no curvature: it has no products"),
         ({"scheme": "E-F", "regime": "fixed"}, "E-F learns no curvature: it has no regime"),
         ({"scheme": "E-F-H", "n_probes": 2, "regime": "fresh"}, "E-F-H takes the whole Hessian: it has no regime, n_"),
         ({"scheme": "E-F-HVP-onehot", "probes": "gaussian"}, "no probes 'gaussian'; valid: onehot"),

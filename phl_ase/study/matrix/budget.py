@@ -69,8 +69,10 @@ def time_method(config: StudyConfig) -> Method:
 
 
 def cost_key(method: Method) -> str:
-    """Methods that take equally long: those of one scheme and number of probes, whatever the regime."""
-    return f"{method.scheme} K={method.n_probes}" if method.draws else method.scheme
+    """Methods that take equally long: those of one scheme, number of probes and kind of products, in any regime."""
+    if not method.draws:
+        return method.scheme
+    return f"{method.scheme} K={method.n_probes}{'' if method.products == 'exact' else ' by differences'}"
 
 
 def train_config(
@@ -87,7 +89,7 @@ def train_config(
     method = cell.method
     scheme: dict[str, Any] = {"name": method.scheme}
     if method.draws:
-        scheme |= {"regime": method.regime, "n_probes": method.n_probes, "probes": method.probes}
+        scheme |= {name: getattr(method, name) for name in ("regime", "n_probes", "probes", "products")}
     chosen = config.weights.get(method.scheme, {}) if weights is None else weights
     # equally many validations, so that none has more chances to be chosen
     base = config.budget.epochs_of.get(cell.split, config.budget.epochs)

@@ -25,12 +25,14 @@ class Method:
         regime: ``fresh`` or ``fixed``; empty where there are no probes to draw.
         n_probes: K; 0 where there are no probes to draw.
         probes: Probe family; empty where curvature is not supervised.
+        products: How a product of the model is taken along a probe that is drawn: ``exact`` or ``differences``.
     """
 
     scheme: str
     regime: str = ""
     n_probes: int = 0
     probes: str = ""
+    products: str = "exact"
 
     @property
     def label(self) -> str:
@@ -40,7 +42,7 @@ class Method:
             products = f", fixed K={self.n_probes}"
         else:
             products = f", K={self.n_probes}" if self.n_probes > 1 else ""
-        return f"{self.scheme}{family}{products}"
+        return f"{self.scheme}{family}{products}{'' if self.products == 'exact' else ', by differences'}"
 
     @property
     def draws(self) -> bool:
@@ -158,7 +160,7 @@ def methods(block: MatrixSection) -> list[Method]:
         families = block.probes if scheme == RANDOM else (str(own),)
         for regime, family in itertools.product(block.regimes, families):
             counts = block.n_probes if regime == "fixed" else (1,)
-            found += [Method(scheme, regime, count, family) for count in counts]
+            found += [Method(scheme, regime, *rest) for rest in itertools.product(counts, (family,), block.products)]
     return list(dict.fromkeys(found))
 
 
@@ -166,7 +168,13 @@ def _named(asked: CellSection) -> Cell:
     own = SCHEMES[asked.scheme].probes or ""
     drawn = draws_probes(asked.scheme)
     method = (
-        Method(asked.scheme, asked.regime or "fresh", asked.n_probes or 1, asked.probes or own)
+        Method(
+            asked.scheme,
+            asked.regime or "fresh",
+            asked.n_probes or 1,
+            asked.probes or own,
+            asked.products or "exact",
+        )
         if drawn
         else Method(asked.scheme, probes=own)
     )
@@ -181,6 +189,7 @@ def _section(cell: Cell) -> CellSection:
         regime=method.regime or None,
         n_probes=method.n_probes or None,
         probes=method.probes if method.draws else None,
+        products=method.products if method.draws else None,  # type: ignore[arg-type]
         split=cell.split,
         seed=cell.seed,
         fraction=cell.fraction,
@@ -196,7 +205,7 @@ def _why_not(asked: CellSection) -> str:
         return f"unknown split {asked.split!r}; valid: {', '.join(sorted(SPLITS))}"
     if not 0 < asked.fraction <= 1:
         return f"fraction is {asked.fraction:g}; expected more than 0, up to 1"
-    given = [key for key in ("regime", "n_probes", "probes") if getattr(asked, key) is not None]
+    given = [key for key in ("regime", "n_probes", "probes", "products") if getattr(asked, key) is not None]
     if not draws_probes(asked.scheme):
         why = "learns no curvature" if SCHEMES[asked.scheme].probes is None else "takes the whole Hessian"
         return f"{asked.scheme} {why}: it has no {', '.join(given)}" if given else ""
@@ -219,6 +228,7 @@ def _name(asked: CellSection) -> str:
         asked.regime,
         None if asked.n_probes is None else f"K={asked.n_probes}",
         asked.probes,
+        asked.products,
         asked.split,
         f"f{asked.fraction:g}",
         asked.budget,

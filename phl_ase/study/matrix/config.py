@@ -29,6 +29,7 @@ class MatrixSection(Section):
     regimes: tuple[Literal["fresh", "fixed"], ...] = ("fresh",)
     n_probes: tuple[int, ...] = Field((1,), description="K of the fixed regime; fresh probes are one for each frame")
     probes: tuple[str, ...] = Field(("rademacher",), description="families of E-F-HVP-random")
+    products: tuple[Literal["exact", "differences"], ...] = Field(("exact",), description="as in phl train's scheme")
     splits: tuple[str, ...] = ("random",)
     seeds: tuple[int, ...] = Field((0, 1, 2), description="of split, weights, batches and probes")
     fractions: tuple[float, ...] = Field((1.0,), description="of the training frames, for learning curves")
@@ -42,6 +43,7 @@ class CellSection(Section):
     regime: Literal["fresh", "fixed"] | None = None
     n_probes: int | None = None
     probes: str | None = None
+    products: Literal["exact", "differences"] | None = None
     split: str = "random"
     seed: int = Field(0, ge=0)
     fraction: float = 1.0

@@ -169,6 +169,7 @@ _COLUMNS = (
     "regime",
     "n_probes",
     "probes",
+    "products",
     "split",
     "fraction",
     "budget",

@@ -89,6 +89,7 @@ mesh = [10, 10, 10]
 [[matrix]]
 schemes = ["E-F", "E-F-HVP-onehot", "E-F-HVP-random", "E-F-H"]
 regimes = ["fresh"]                # fresh: probes drawn anew for every minibatch; fixed: the same K of each frame
+products = ["exact"]               # differences: of forces at two places, a cheaper step
 splits = ["random"]                # random, stationary, by-reaction
 seeds = [0, 1, 2]                  # of split, weights, batches and probes
 fractions = [1.0]                  # of the training frames
@@ -106,6 +107,7 @@ probes = ["rademacher"]            # of E-F-HVP-random: rademacher, gaussian, sp
 # regime = "fixed"
 # n_probes = 4
 # probes = "orthogonal"
+# products = "differences"
 # split = "random"
 # seed = 0
 # fraction = 0.5
