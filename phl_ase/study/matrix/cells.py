@@ -189,7 +189,7 @@ def _section(cell: Cell) -> CellSection:
         regime=method.regime or None,
         n_probes=method.n_probes or None,
         probes=method.probes if method.draws else None,
-        products=method.products if method.draws else None,  # type: ignore[arg-type]
+        products=method.products if method.draws else None,
         split=cell.split,
         seed=cell.seed,
         fraction=cell.fraction,
