@@ -77,11 +77,12 @@ def later_messages(
     """The same from the features of atoms: scalars, scalars along the unit vector, and vectors let through."""
     scalar, vector = blocks
     (systems, n, columns), channels, atoms = scalar.shape, v.shape[-1], x.shape[0]
-    x_scalar, x_along, x_through = x.reshape(systems, n, 1, 3 * channels).split(channels, dim=-1)
+    x_scalar, x_along, x_through = x.split(channels, dim=-1)
     w_scalar, w_along, w_through = weight.split(channels, dim=-1)
-    four = torch.cat([x_scalar, x_through * v.reshape(systems, n, 3, channels)], dim=2)
+    four = torch.cat([x_scalar.unsqueeze(1), x_through.unsqueeze(1) * v], dim=1)
     w_four = torch.stack([w_scalar, w_through, w_through, w_through], dim=1)
-    features = (four.unsqueeze(2) * w_four).reshape(systems, columns, 4 * channels)
-    along = (x_along * w_along).reshape(systems, columns, channels)
+    # in two steps: symbolic shapes do not cancel when systems, rows and basis change places at once
+    features = (four.unsqueeze(1) * w_four).reshape(systems, n, -1, 4 * channels).reshape(systems, columns, 4 * channels)
+    along = (x_along.unsqueeze(1) * w_along).reshape(systems, n, -1, channels).reshape(systems, columns, channels)
     ds, through = torch.bmm(scalar, features).reshape(atoms, 4, channels).split([1, 3], dim=1)
     return ds.squeeze(1), torch.bmm(vector, along).reshape(atoms, 3, channels) + through
