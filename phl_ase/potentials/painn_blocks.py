@@ -76,13 +76,13 @@ def later_messages(
 ) -> tuple[Tensor, Tensor]:
     """The same from the features of atoms: scalars, scalars along the unit vector, and vectors let through."""
     scalar, vector = blocks
-    (systems, n, columns), channels, atoms = scalar.shape, v.shape[-1], x.shape[0]
+    (systems, n, _), channels, atoms = scalar.shape, v.shape[-1], x.shape[0]
     x_scalar, x_along, x_through = x.split(channels, dim=-1)
     w_scalar, w_along, w_through = weight.split(channels, dim=-1)
     four = torch.cat([x_scalar.unsqueeze(1), x_through.unsqueeze(1) * v], dim=1)
     w_four = torch.stack([w_scalar, w_through, w_through, w_through], dim=1)
     # in two steps: symbolic shapes do not cancel when systems, rows and basis change places at once
-    features = (four.unsqueeze(1) * w_four).reshape(systems, n, -1, 4 * channels).reshape(systems, columns, 4 * channels)
-    along = (x_along.unsqueeze(1) * w_along).reshape(systems, n, -1, channels).reshape(systems, columns, channels)
+    features = (four.unsqueeze(1) * w_four).reshape(systems, n, -1, 4 * channels).flatten(1, 2)
+    along = (x_along.unsqueeze(1) * w_along).reshape(systems, n, -1, channels).flatten(1, 2)
     ds, through = torch.bmm(scalar, features).reshape(atoms, 4, channels).split([1, 3], dim=1)
     return ds.squeeze(1), torch.bmm(vector, along).reshape(atoms, 3, channels) + through
