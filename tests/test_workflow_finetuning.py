@@ -125,7 +125,7 @@ def test_the_smallest_study_runs_and_goes_on_where_it_stopped(workflow, module, 
     (trained.parent / "scores.json").unlink()
     workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), [0])
     assert trained.stat().st_mtime_ns == before
-    workflow.report(out, tmp_path / "results.json", ["graph-pes"], 1)
+    workflow.report(out, tmp_path / "results.json", ["graph-pes"], list(workflow.WAYS), 1)
     content = json.loads((tmp_path / "results.json").read_text())
     assert not content["not_finished"]
     assert [row["way"] for row in content["rows"]] == ["before", *workflow.WAYS]

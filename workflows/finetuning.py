@@ -284,9 +284,9 @@ def run(
             searched(folder, model, frames[seed]["test"])
 
 
-def report(out: Path, target: Path | None, kinds: Sequence[str], seeds: int) -> None:
+def report(out: Path, target: Path | None, kinds: Sequence[str], asked: Sequence[str], seeds: int) -> None:
     """Print the table; write the numbers as JSON and the figure beside the runs."""
-    ways = [BEFORE, *WAYS]
+    ways = [BEFORE, *asked]
     cells = {
         (kind, way, seed): {
             part: read(path) if (path := folder_of(out, kind, way, seed) / f"{part}.json").exists() else None
@@ -323,7 +323,7 @@ def report(out: Path, target: Path | None, kinds: Sequence[str], seeds: int) -> 
                 "frames": [{part: len(one[part]) for part in ("train", "valid", "test")} for one in divisions],
                 "data": DATA,
                 "data_hash": divisions[0]["dataset"],
-                "ways": {name: way.title for name, way in WAYS.items()},
+                "ways": {name: WAYS[name].title for name in asked},
                 "searches": {"start": f"{SEARCH_RMS} Å rms from the TS", "most_steps": SEARCH_STEPS},
             },
             "rows": found,
@@ -353,12 +353,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     kinds = arguments.potential or list(SETTINGS)
+    ways = arguments.way or list(WAYS)
     if arguments.task == "run":
-        ways = arguments.way or list(WAYS)
         times = (arguments.pretraining or PRETRAINING * arguments.seconds, arguments.seconds)
         run(arguments.out, kinds, ways, times, range(arguments.seeds), search=not arguments.no_searches)
     else:
-        report(arguments.out, arguments.json, kinds, arguments.seeds)
+        report(arguments.out, arguments.json, kinds, ways, arguments.seeds)
 
 
 if __name__ == "__main__":
