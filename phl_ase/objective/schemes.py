@@ -98,7 +98,8 @@ def with_curvature_targets(
     )
     n_max = labels.hessian.shape[-1] // 3
     dtype = labels.hessian.dtype
-    probes = torch.where(labels.has_hessian[batch.system].unsqueeze(-1), drawn.vectors.to(dtype), 0.0)
+    has_hessian = labels.has_hessian.index_select(0, batch.system).unsqueeze(-1)
+    probes = torch.where(has_hessian, drawn.vectors.to(dtype), 0.0)
     products = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, probes, n_max))
     counts = torch.where(labels.has_hessian, drawn.n_probes, 0)
     flat = to_flat(batch, products, n_max)

@@ -30,17 +30,24 @@ def _mix(x: Tensor) -> Tensor:
     return x.bitwise_xor_(_logical_shift(x, 31))
 
 
-def hash_counters(*counters: int | Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+def hash_counters(*counters: int | Int[Tensor, "..."] | range) -> Int[Tensor, "..."]:
     """Hash broadcastable integer counters into 64 random bits each.
 
     Args:
-        counters: Numbers, and after them tensors; at least one is a tensor.
+        counters: Numbers, then tensors, then ranges, which run along the last axis; at least one is a tensor.
     """
     numbers = tuple(counter for counter in counters if isinstance(counter, int))
     state = _hash_of(numbers)
     for counter in counters[len(numbers) :]:
-        state = _mix(torch.bitwise_xor(_mix(torch.as_tensor(counter)), state))
+        mixed = _mix_range(counter, state.device) if isinstance(counter, range) else _mix(torch.as_tensor(counter))
+        state = _mix(torch.bitwise_xor(mixed, state))
     return state
+
+
+# what every step asks for again is kept, and read alone
+@functools.lru_cache(maxsize=256)
+def _mix_range(counters: range, device: torch.device) -> Int[Tensor, " counters"]:
+    return _mix(torch.arange(counters.start, counters.stop, counters.step, device=device))
 
 
 @functools.lru_cache(maxsize=256)

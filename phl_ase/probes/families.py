@@ -154,9 +154,8 @@ def draw_probes(
     n_max = int(sizes.max())
     family = check_family(name, n_probes, int(sizes.min()))
     k = 3 * n_max if family.complete else n_probes
-    device = batch.positions.device
-    probe = hash_counters(seed, epoch, frame_id.unsqueeze(0), torch.arange(k, device=device).unsqueeze(1))
-    component = hash_counters(probe.unsqueeze(-1), torch.arange(3 * n_max, device=device))
+    probe = hash_counters(seed, epoch, frame_id.unsqueeze(1), range(k)).T
+    component = hash_counters(probe.unsqueeze(-1), range(3 * n_max))
     size = 3.0 * sizes.to(torch.float64)
     dense = family.fill(component, probe, size) * _inside(component, size)
     valid = 3 * sizes if family.complete else torch.full_like(sizes, k)
