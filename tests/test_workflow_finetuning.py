@@ -118,12 +118,12 @@ def test_the_smallest_study_runs_and_goes_on_where_it_stopped(workflow, module, 
     monkeypatch.setattr(workflow, "SEARCH_STEPS", 1)
     out = tmp_path / "runs"
     out.mkdir()
-    workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), [0])
+    workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), 1)
     trained = out / "s0" / "graph-pes-HVP_fixed" / "trained.json"
     assert set(json.loads((trained.parent / "scores.json").read_text())["errors"]) >= {"energy", "hessian"}
     before = trained.stat().st_mtime_ns
     (trained.parent / "scores.json").unlink()
-    workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), [0])
+    workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), 1)
     assert trained.stat().st_mtime_ns == before
     workflow.report(out, tmp_path / "results.json", ["graph-pes"], list(workflow.WAYS), 1)
     content = json.loads((tmp_path / "results.json").read_text())

@@ -51,7 +51,7 @@ PRETRAINING = 1.5
 """Processor time of the pre-training, in those of a fine-tuning, unless it is said."""
 SEARCH_RMS, SEARCH_STEPS = 0.1, 100
 SEARCHED = 0
-"""The seed whose models search: searches take as long as training."""
+"""The seed whose models search."""
 BEFORE = "before"
 PARTS = ("trained", "scores", "searches")
 
@@ -257,12 +257,12 @@ def run(
     kinds: Sequence[str],
     ways: Sequence[str],
     times: tuple[float, float],
-    seeds: Sequence[int],
+    seeds: int,
     *,
     search: bool = True,
 ) -> None:
     """Everything that is not finished, the searches last; ``times`` are those of pre-training and of fine-tuning."""
-    frames = {seed: parts(out, seed) for seed in seeds}
+    frames = {seed: parts(out, seed) for seed in range(seeds)}
     models: dict[tuple[Path, int], str] = {}
     for seed, kind in itertools.product(frames, kinds):
         untrained = seed_folder(out, seed) / f"{kind}-untrained.model"
@@ -356,7 +356,7 @@ def main() -> None:
     ways = arguments.way or list(WAYS)
     if arguments.task == "run":
         times = (arguments.pretraining or PRETRAINING * arguments.seconds, arguments.seconds)
-        run(arguments.out, kinds, ways, times, range(arguments.seeds), search=not arguments.no_searches)
+        run(arguments.out, kinds, ways, times, arguments.seeds, search=not arguments.no_searches)
     else:
         report(arguments.out, arguments.json, kinds, ways, arguments.seeds)
 

@@ -6,6 +6,7 @@ Vectorised over tensors on any device; the same counters give the same numbers e
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import torch
@@ -34,28 +35,26 @@ def hash_counters(*counters: int | Int[Tensor, "..."] | range) -> Int[Tensor, ".
     """Hash broadcastable integer counters into 64 random bits each.
 
     Args:
-        counters: Numbers, then tensors, then ranges, which run along the last axis; at least one is a tensor.
+        counters: Numbers, tensors, and ranges, which run along the last axis; what a number or a range comes to is
+            kept, for every step asks for the same ones again.
     """
-    numbers = tuple(counter for counter in counters if isinstance(counter, int))
-    state = _hash_of(numbers)
-    for counter in counters[len(numbers) :]:
-        mixed = _mix_range(counter, state.device) if isinstance(counter, range) else _mix(torch.as_tensor(counter))
-        state = _mix(torch.bitwise_xor(mixed, state))
-    return state
+    numbers = tuple(itertools.takewhile(lambda counter: isinstance(counter, int), counters))
+    return functools.reduce(_absorbed, counters[len(numbers) :], _hash_of(numbers))
 
 
-# what every step asks for again is kept, and read alone
-@functools.lru_cache(maxsize=256)
-def _mix_range(counters: range, device: torch.device) -> Int[Tensor, " counters"]:
-    return _mix(torch.arange(counters.start, counters.stop, counters.step, device=device))
+def _absorbed(state: Tensor, counter: int | Tensor | range) -> Tensor:
+    mixed = _mix_range(counter, state.device) if isinstance(counter, range) else _mix(torch.as_tensor(counter))
+    return _mix(torch.bitwise_xor(mixed, state))
 
 
 @functools.lru_cache(maxsize=256)
 def _hash_of(numbers: tuple[int, ...]) -> Int[Tensor, ""]:
-    state = torch.zeros((), dtype=torch.int64)
-    for number in numbers:
-        state = _mix(state ^ _mix(torch.tensor(number)))
-    return state
+    return functools.reduce(_absorbed, numbers, torch.zeros((), dtype=torch.int64))
+
+
+@functools.lru_cache(maxsize=256)
+def _mix_range(counters: range, device: torch.device) -> Int[Tensor, " counters"]:
+    return _mix(torch.arange(counters.start, counters.stop, counters.step, device=device))
 
 
 def uniform(bits: Int[Tensor, "..."]) -> Float[Tensor, "..."]:

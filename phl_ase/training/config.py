@@ -104,7 +104,7 @@ class TrainingSection(_Section):
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
-    compile: bool = Field(False, description="torch.compile the loss: steps take half as long after a minute or two")
+    compile: bool = Field(False, description="torch.compile the loss: halves steps of small molecules, not E-F-H's")
     memory_budget_mb: int = Field(512, ge=1, description="for the Hessian rows taken together")
     checkpoint_seconds: float = Field(60.0, ge=0, description="least time between checkpoints")
 

@@ -39,10 +39,10 @@ class Method:
         """Its name in tables and figures."""
         family = f" ({self.probes})" if self.draws and self.probes != SCHEMES[self.scheme].probes else ""
         if self.regime == "fixed":
-            products = f", fixed K={self.n_probes}"
+            count = f", fixed K={self.n_probes}"
         else:
-            products = f", K={self.n_probes}" if self.n_probes > 1 else ""
-        return f"{self.scheme}{family}{products}{'' if self.products == 'exact' else ', by differences'}"
+            count = f", K={self.n_probes}" if self.n_probes > 1 else ""
+        return f"{self.scheme}{family}{count}{'' if self.products == 'exact' else ', by differences'}"
 
     @property
     def draws(self) -> bool:
@@ -158,9 +158,9 @@ def methods(block: MatrixSection) -> list[Method]:
             found.append(Method(scheme, probes=own or ""))
             continue
         families = block.probes if scheme == RANDOM else (str(own),)
-        for regime, family in itertools.product(block.regimes, families):
+        for regime, family, products in itertools.product(block.regimes, families, block.products):
             counts = block.n_probes if regime == "fixed" else (1,)
-            found += [Method(scheme, regime, *rest) for rest in itertools.product(counts, (family,), block.products)]
+            found += [Method(scheme, regime, count, family, products) for count in counts]
     return list(dict.fromkeys(found))
 
 
