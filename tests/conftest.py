@@ -25,7 +25,7 @@ if TYPECHECK:
 
 torch.set_num_threads(1)
 
-_CUDA = pytest.param(
+CUDA = pytest.param(
     "cuda",
     marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
 )
@@ -51,10 +51,22 @@ def pytest_pyfunc_call(pyfuncitem) -> bool | None:
     return True
 
 
-@pytest.fixture(params=["cpu", _CUDA])
+@pytest.fixture(params=["cpu", "another", CUDA])
 def device(request) -> torch.device:
-    """Each device in turn; the CUDA case runs under ``-m gpu`` where there is one."""
-    return torch.device(request.param)
+    """Each device in turn; the CUDA case runs under ``-m gpu`` where there is one, one that is made up everywhere."""
+    return request.getfixturevalue("another_device") if request.param == "another" else torch.device(request.param)
+
+
+@pytest.fixture
+def another_device(monkeypatch) -> torch.device:
+    """A device other than the CPU, which :mod:`another_device` makes of the CPU's memory."""
+    another = pytest.importorskip("another_device", reason="this torch takes no devices made in Python")
+    monkeypatch.setattr("phl_ase.derivatives.device.TYPES", ("cpu", "cuda", another.NAME))
+    # modules give numbers of another type to the parameters that they have; such a tensor holds its own
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    yield another.DEVICE
+    torch.__future__.set_overwrite_module_params_on_conversion(before)
 
 
 @pytest.fixture

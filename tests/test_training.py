@@ -153,7 +153,9 @@ train(config, prepare_data(config), sys.argv[2])
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, data):
     values = settings(training={"epochs": 15, "checkpoint_seconds": 0.0})
-    process = subprocess.Popen([sys.executable, "-c", _UNTIL_KILLED, json.dumps(values), str(tmp_path / "killed")])
+    command = [sys.executable, "-c", _UNTIL_KILLED, json.dumps(values), str(tmp_path / "killed")]
+    # sums over other numbers of threads are rounded otherwise
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     log = tmp_path / "killed" / LOG
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") >= 3):

@@ -51,7 +51,7 @@ def groups_of(
     batch = packed.select([int(middle)])[0].to(device, dtype)
     graph = GradientGraph(potential, batch, curvature=True)
     each = elements * max(graph.saved_bytes, 1) / max(elements[middle], 1)
-    limit = memory_budget / _ROWS if device.type == "cuda" else float(min(memory_budget, CPU_CHUNK))
+    limit = memory_budget / _ROWS if device.type != "cpu" else float(min(memory_budget, CPU_CHUNK))
     return _split(order, sizes, each, limit, _ALIKE if wants_rows else np.inf)
 
 

@@ -6,6 +6,9 @@ import torch
 
 from phl_ase.errors import PHLError
 
+TYPES = ("cpu", "cuda")
+"""Types of devices that potentials are run on."""
+
 
 def choose_device(name: str) -> torch.device:
     """The device of a name; ``"auto"`` takes a CUDA device where there is one.
@@ -19,7 +22,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in TYPES:
         raise PHLError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise PHLError(f"device {name!r} was asked for, but torch finds no CUDA device; use device='cpu' or 'auto'")

@@ -88,7 +88,7 @@ class GradientGraph:
         allowed = 2**31 if memory_budget is None else rows_per_chunk(self.saved_bytes, memory_budget)
         if not self._batched:
             return 1
-        if self.positions.device.type == "cuda":
+        if self.positions.device.type != "cpu":
             return allowed
         return min(allowed, max(1, CPU_CHUNK // max(self.saved_bytes, 1)))
 

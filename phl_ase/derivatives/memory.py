@@ -57,7 +57,9 @@ def counting_saved_bytes() -> Iterator[SavedBytes]:
 def default_budget(device: torch.device) -> int:
     """Bytes: half of what is free on the device; of a CPU's memory as the operating system and the container say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
+        # what torch keeps of freed tensors is free for new ones
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + kept) // 2
     return _available_memory() // 2
 
 

@@ -72,7 +72,7 @@ class Committee(Combination):
             return False
         # a GPU waits for operations at sizes where a processor has long been busy
         pairs = sum(len(pairs.i) for pairs in batch.neighbours.values())
-        return batch.positions.device.type == "cuda" or pairs * batch.positions.itemsize <= SMALL
+        return batch.positions.device.type != "cpu" or pairs * batch.positions.itemsize <= SMALL
 
     def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
         """The energy of each member, eV, float64."""

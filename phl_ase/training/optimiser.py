@@ -87,7 +87,8 @@ def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
     """How averaged weights follow: exponentially, faster during the first steps, which are soon to be forgotten."""
 
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        weight = 1.0 - min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        steps = float(count)
+        weight = 1.0 - min(decay, (1.0 + steps) / (10.0 + steps))
         torch._foreach_lerp_(averaged, current, weight)
 
     return torch.no_grad()(update)

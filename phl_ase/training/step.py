@@ -35,8 +35,11 @@ class StepResult:
 
 
 def label_counts(labels: Labels, weights: Mapping[str, float]) -> dict[str, int]:
-    """Number of systems that carry the label of each weighted term."""
-    return {name: int(TERMS[name].present(labels).sum()) for name in weights}
+    """Number of systems that carry the label of each weighted term; from a GPU in one transfer."""
+    if not weights:
+        return {}
+    present = torch.stack([TERMS[name].present(labels) for name in weights])
+    return dict(zip(weights, present.sum(-1).tolist(), strict=True))
 
 
 def accumulate_gradients(
@@ -86,15 +89,19 @@ def _eager_sums(potential: Model, batch: Batch, mean: Mapping[str, float], parts
     sums = dict.fromkeys(mean, 0.0)
     parameters = _trainable(potential)
     for predictions, part_labels, names, last in parts:
+        if not names:
+            continue
         terms = {name: TERMS[name].total(batch, predictions, part_labels) for name in names}
-        for name, value in terms.items():
-            sums[name] += float(value.detach())
-            if not torch.isfinite(value):
-                raise NonFiniteError(_blame(name, batch, predictions, part_labels))
         loss = sum(mean[name] * value for name, value in terms.items())
         if isinstance(loss, Tensor) and loss.requires_grad:
             # towards the parameters only: what leads back to the positions alone is not differentiated a third time
             loss.backward(retain_graph=not last, inputs=parameters)
+        # read after everything has been asked for, and in one transfer: a GPU is not waited for in between
+        values = torch.stack([value.detach().double() for value in terms.values()]).tolist()
+        for name, value in zip(terms, values, strict=True):
+            sums[name] += value
+            if not math.isfinite(value):
+                raise NonFiniteError(_blame(name, batch, predictions, part_labels))
     return sums
 
 

@@ -1,0 +1,135 @@
+"""What runs on the CPU runs on another device, to the same numbers, and does not wait for it at every turn."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from conftest import CUDA
+
+from phl_ase import PHLCalculator
+from phl_ase.derivatives import default_budget
+from phl_ase.training import RunData, TrainConfig, parse_config, prepare_data, train, trainer
+
+SCHEMES = (
+    {"name": "E-F"},
+    {"name": "E-F-HVP-onehot", "regime": "fixed"},
+    {"name": "E-F-HVP-random", "n_probes": 2},
+    {"name": "E-F-HVP-random", "products": "differences"},
+    {"name": "E-F-H"},
+)
+
+
+def configuration(device: torch.device | str, **sections) -> TrainConfig:
+    training = {"epochs": 2, "batch_size": 16, "validate_every": 1, "warmup_epochs": 1, "dtype": "float64"}
+    return parse_config(
+        {
+            "data": {"max_atoms": 3},
+            "potential": {"channels": 8, "n_basis": 4, "cutoff": 3.0},
+            **sections,
+            "training": {**training, "device": str(device), **sections.get("training", {})},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> RunData:
+    return prepare_data(configuration("cpu"))
+
+
+@pytest.mark.parametrize("mixed", [lambda a, b: a * b, lambda a, b: a @ b.T, lambda a, b: torch.cat([a, b])])
+def test_tensors_of_two_devices_do_not_mix(another_device, mixed):
+    here, there = torch.ones(2, 3), torch.ones(2, 3, device=another_device)
+    with pytest.raises(RuntimeError, match="are on the CPU"):
+        mixed(there, here)
+    assert torch.equal(mixed(there, here.to(another_device)).cpu(), mixed(here, here))
+
+
+def test_transfers_are_counted(another_device):
+    from another_device import counting_transfers
+
+    with counting_transfers() as transfers:
+        values = torch.arange(4.0, device=another_device).square()
+        assert not transfers
+        assert float(values.sum()) == 14.0
+        assert values.tolist() == [0.0, 1.0, 4.0, 9.0]
+    assert len(transfers) == 2
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: "-".join(map(str, scheme.values())))
+def test_training(tmp_path, data, device, scheme):
+    here, there = (
+        train(configuration(place, scheme=scheme), data, tmp_path / name).records[-1]
+        for name, place in (("here", "cpu"), ("there", device))
+    )
+    assert list(here) == list(there)
+    assert all(there[name] == pytest.approx(here[name], rel=1e-8) for name in here if name != "seconds")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: "-".join(map(str, scheme.values())))
+def test_a_step_hardly_waits_for_the_device(tmp_path, data, another_device, scheme, monkeypatch):
+    from another_device import counting_transfers
+
+    counts = []
+    step = trainer._Run._step
+
+    def counted(run, *arguments):
+        with counting_transfers() as transfers:
+            done = step(run, *arguments)
+        counts.append(len(transfers))
+        return done
+
+    monkeypatch.setattr(trainer._Run, "_step", counted)
+    train(configuration(another_device, scheme=scheme, training={"epochs": 1}), data, tmp_path / "run")
+    # two for the counts of labels, one or two for blocks, one each for the loss, the norm of its gradient, the average;
+    # one more for each further chunk of rows or probe
+    assert counts
+    assert max(counts) <= 7
+
+
+@pytest.mark.no_typecheck
+@pytest.mark.parametrize("device", [pytest.param("another", marks=pytest.mark.slow), CUDA], indirect=True)
+def test_compiled_training(tmp_path, data, device):
+    """Where the device has no compiler, a warning says that it goes on without."""
+    warns = pytest.warns(RuntimeWarning, match="without compiling") if device.type == "another" else nullcontext()
+    one = {"scheme": {"name": "E-F-HVP-random"}, "potential": {"layers": 1, "channels": 8, "n_basis": 4, "cutoff": 3.0}}
+    with warns:
+        compiled = train(
+            configuration(device, **one, training={"epochs": 1, "compile": True}), data, tmp_path / "compiled"
+        )
+    eager = train(configuration("cpu", **one, training={"epochs": 1}), data, tmp_path / "eager")
+    for name in ("train_energy", "train_forces", "train_curvature"):
+        assert compiled.records[-1][name] == pytest.approx(eager.records[-1][name], rel=1e-8)
+
+
+def test_hessians_of_the_bundled_committee(device):
+    # on a GPU its members are evaluated as one, in chunks of as many rows as memory takes
+    structures = [molecule(name) for name in ("CH4", "H2O", "HCN", "N2")]
+    here, there = (
+        PHLCalculator("default", device=str(place), out_of_domain="ignore").evaluate(structures, ["energy", "hessian"])
+        for place in ("cpu", device)
+    )
+    for expected, got in zip(here, there, strict=True):
+        assert got["energy"] == pytest.approx(expected["energy"], abs=1e-9)
+        np.testing.assert_allclose(got["hessian"], expected["hessian"], rtol=0, atol=1e-9)
+
+
+def test_memory_that_torch_keeps_is_free(monkeypatch):
+    said = {"mem_get_info": (6 * 2**30, 80 * 2**30), "memory_reserved": 5 * 2**30, "memory_allocated": 3 * 2**30}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert default_budget(torch.device("cuda")) == 4 * 2**30
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_memory_is_free_again():
+    device = torch.device("cuda")
+    before = default_budget(device)
+    kept = torch.empty(2**28, device=device)
+    assert default_budget(device) <= before - 2**29
+    del kept
+    assert default_budget(device) == pytest.approx(before, rel=0.01)
