@@ -33,6 +33,8 @@ _MADE = (
     _aten.arange.start_step,
     _aten._to_copy.default,
     _aten.copy_.default,
+    _aten.tril_indices.default,
+    _aten.triu_indices.default,
     _aten.view.default,
 )
 

@@ -71,6 +71,19 @@ def test_energies_and_forces_are_the_vendors_own(written):
 
 
 @over_vendors
+def test_another_device(written, device):
+    name, file = written
+    systems = [molecule("H2O"), molecule("CH3CH2OH")]
+    here, there = (
+        PHLCalculator(f"{name}:{file}", device=str(place)).evaluate(systems, ["energy", "hessian"])
+        for place in ("cpu", device)
+    )
+    for expected, got in zip(here, there, strict=True):
+        assert got["energy"] == pytest.approx(expected["energy"], abs=VENDORS[name].tolerance)
+        np.testing.assert_allclose(got["hessian"], expected["hessian"], rtol=0, atol=1e-6)
+
+
+@over_vendors
 def test_stress_is_the_derivative_of_the_energy_in_the_strain(written):
     name, file = written
     calculator = PHLCalculator(f"{name}:{file}")

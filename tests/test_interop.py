@@ -142,6 +142,7 @@ def same(output, calculator, systems, tolerance=1e-10) -> None:
     """A model's numbers are the calculator's, forces relative to the largest where that is more than 1 eV/Å."""
     periodic = bool(systems[0].pbc.any())
     expected = calculator.evaluate(systems, ["energy", "forces", *["stress"] * periodic])
+    output = {name: value.cpu() for name, value in output.items()}
     energy, forces = output["energy"], output["forces"].double().numpy()
     assert energy.dtype == torch.float64
     # energies are sums of the atoms' own, exact, and of the model's, some 10 eV
@@ -158,14 +159,14 @@ def same(output, calculator, systems, tolerance=1e-10) -> None:
 @pytest.mark.parametrize("periodic", [False, True], ids=["molecules", "cells"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-6)])
 @pytest.mark.parametrize("given", ["default", ["default", "default"]], ids=["model", "committee"])
-def test_the_numbers_are_those_of_the_calculator(given, dtype, tolerance, periodic):
+def test_the_numbers_are_those_of_the_calculator(given, dtype, tolerance, periodic, device):
     engine, model_class = simulation()
-    model = model_class(given, "cpu", dtype=getattr(torch, dtype))
+    model = model_class(given, device, dtype=getattr(torch, dtype))
     systems = of_reactions(periodic)
     state = engine.io.atoms_to_state(systems, model.device, model.dtype)
     before = state.positions.clone()
     output = model(state)
-    same(output, PHLCalculator(given, dtype=dtype, out_of_domain="ignore"), systems, tolerance)
+    same(output, PHLCalculator(given, "cpu", dtype=dtype, out_of_domain="ignore"), systems, tolerance)
     assert torch.equal(before, state.positions)
     assert output["forces"].dtype == output["stress"].dtype == model.dtype
     assert not any(value.requires_grad for value in output.values())
