@@ -33,7 +33,7 @@ from phl_ase.structures import (
 )
 from phl_ase.training.step import accumulate_gradients
 
-WEIGHTS = {"energy": 10.0, "forces": 1.0, "curvature": 0.5}
+WEIGHTS = {"energy": 10.0, "forces": 1.0, "stress": 2.0, "curvature": 0.5}
 # float64: order of sums alone differs; float32: six digits less rounding of three derivatives
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -48,6 +48,16 @@ def molecules(rng, *sizes):
     return [labelled(cluster(rng, n, frame_id=k), rng) for k, n in enumerate(sizes)]
 
 
+def cells(rng, *sizes):
+    """Labelled with stress too."""
+    frames = [labelled(crystal(rng, n), rng) for n in sizes]
+    stresses = rng.normal(size=(len(sizes), 3, 3))
+    return [
+        dataclasses.replace(frame, stress=s + s.T, frame_id=k)
+        for k, (frame, s) in enumerate(zip(frames, stresses, strict=True))
+    ]
+
+
 def drawn(model, frames, scheme="E-F-HVP-random", n_probes=1, dtype=torch.float64):
     batch, labels = collate(frames, model.cutoffs)
     family = SCHEMES[scheme].probes
@@ -58,7 +68,8 @@ def drawn(model, frames, scheme="E-F-HVP-random", n_probes=1, dtype=torch.float6
 
 def gradient(model, batch, labels, loss=None, **options):
     model.zero_grad(set_to_none=True)
-    weights = {name: w for name, w in WEIGHTS.items() if name != "curvature" or labels.probes is not None}
+    absent = {"curvature": labels.probes is None, "stress": not labels.has_stress.any()}
+    weights = {name: w for name, w in WEIGHTS.items() if not absent.get(name)}
     result = accumulate_gradients(model, batch, labels, weights, memory_budget=2**31, compiled=loss, **options)
     return result, torch.cat([p.grad.ravel() for p in model.parameters()])
 
@@ -241,6 +252,18 @@ def test_the_traced_loss_has_the_gradient_of_the_eager_one(layers, rng, without_
     _difference_quotient(model, batch, labels, vector, loss)
 
 
+@pytest.mark.no_typecheck
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("differences", [False, True], ids=["exact", "differences"])
+def test_the_traced_loss_of_cells_with_stress(differences, rng, without_compiler):
+    model = painn(channels=4, n_basis=3, layers=1)
+    loss = CompiledLoss(model, differences=differences)
+    for sizes in ((4, 3), (2, 4, 3)):
+        assert_same(model, *drawn(model, cells(rng, *sizes)), loss, differences=differences)
+    assert loss.failure is None
+    assert len(without_compiler) == 1
+
+
 @pytest.mark.parametrize("axes", [("systems", "rows"), ("atoms",)])
 def test_no_product_is_read_across(axes, rng, without_compiler):
     """Of matrices and of batches of them, and sums of those; what is also wanted as it is stays as it is."""
@@ -378,3 +401,16 @@ def test_the_compiled_loss_has_the_gradient_of_the_eager_one(schemes, dtype, rng
         batch, labels = drawn(model, molecules(rng, 4, 3), schemes[0])
         _, vector = gradient(model, batch, labels, loss)
         _difference_quotient(model, batch, labels, vector, loss)
+
+
+@pytest.mark.no_typecheck
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_compiled_loss_of_cells_with_stress(dtype, rng):
+    """In float32 sums of a hundred pairs an atom are rounded more than those of a molecule, which is no failure."""
+    model = painn(channels=8, n_basis=4).to(dtype)
+    loss = CompiledLoss(model)
+    for sizes in ((3, 4, 2), (4, 2, 3, 4)):
+        assert_same(model, *drawn(model, cells(rng, *sizes), dtype=dtype), loss)
+    assert loss.failure is None

@@ -463,13 +463,6 @@ def test_settings_that_do_not_go_with_the_data_are_refused_at_the_start(tmp_path
     assert not (tmp_path / "run" / CONFIG).exists()  # the folder can be used again
 
 
-def test_stress_and_compile_do_not_go_together_yet(tmp_path, data):
-    labelled = [dataclasses.replace(frame, stress=np.zeros((3, 3))) for frame in data.train]
-    config = configuration(loss={"stress": 1.0}, training={"compile": True})
-    with pytest.raises(PHLError, match="compile does not do stress yet"):
-        train(config, dataclasses.replace(data, train=labelled), tmp_path / "run")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_gpu_is_said():
     with pytest.raises(PHLError, match=r"no CUDA device.*'cpu'"):

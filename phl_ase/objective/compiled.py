@@ -95,9 +95,9 @@ class CompiledLoss:
         if len(checked) >= _CHECKS or sizes in checked:
             return True
         checked.add(sizes)
-        # what differences amplify is the rounding of the dtype computed in, also where sums are float64
-        coarsest = values["batch.positions"].dtype if self.differences else torch.float64
-        return all(_close(a, b, coarsest) for a, b in zip(results, eager(values), strict=True))
+        # rounded as the dtype computed in, also where sums are float64
+        computed = values["batch.positions"].dtype
+        return all(_close(a, b, computed) for a, b in zip(results, eager(values), strict=True))
 
     def _state(self) -> dict[str, Tensor]:
         state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
@@ -205,8 +205,7 @@ def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tu
     )
 
 
-def _close(result: Tensor, expected: Tensor, coarsest: torch.dtype) -> bool:
+def _close(result: Tensor, expected: Tensor, computed: torch.dtype) -> bool:
     """Equal but for rounding, or both not finite: what diverged is for the loss to say."""
-    precision = torch.float64 if expected.dtype == coarsest == torch.float64 else torch.float32
     error = (result - expected).norm() / expected.norm().clamp(min=1e-30)
-    return bool(error <= torch.finfo(precision).eps ** 0.4 or not torch.isfinite(expected).all())
+    return bool(error <= torch.finfo(computed).eps ** 0.4 or not torch.isfinite(expected).all())

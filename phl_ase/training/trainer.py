@@ -127,8 +127,6 @@ class _Run:
         check_replay(config, data)
         self.family = curvature_family(config, [*data.train, *data.replay])
         self.weights = term_weights(config, [*data.train, *data.replay])
-        if training.compile and "stress" in self.weights:
-            raise PHLError("training.compile does not do stress yet; set training.compile=false or loss.stress=0")
         model = new_model(config, data.train, data.replay)
         replay, replay_valid = frames_to_replay(config.replay, data.replay, data.replay_valid, model)
         self.model = model.to(device=self.device, dtype=self.dtype)
