@@ -455,12 +455,40 @@ def test_binary_and_missing_configurations_are_refused(tmp_path):
         ({"training": {"device": "warp"}}, "unknown device 'warp'"),
         ({"loss": {"stress": 1.0}}, r"loss\.stress is 1\.0, but no training frame carries stress; set it to 0"),
         ({"loss": {"energy": 0.0, "forces": 0.0, "curvature": 0.0}}, "nothing to learn"),
+        (
+            {"training": {"matmul_precision": "high", "dtype": "float64"}},
+            r'training\.matmul_precision is "high", which does not act on training\.dtype="float64"',
+        ),
+        (
+            {"training": {"matmul_precision": "medium"}, "scheme": {"products": "differences"}},
+            r'"medium", which spoils scheme\.products="differences"; use "exact", or "highest"',
+        ),
     ],
 )
 def test_settings_that_do_not_go_with_the_data_are_refused_at_the_start(tmp_path, data, changes, message):
     with pytest.raises(PHLError, match=message):
         train(configuration(**changes), data, tmp_path / "run")
     assert not (tmp_path / "run" / CONFIG).exists()  # the folder can be used again
+
+
+@pytest.mark.parametrize("asked", ["highest", "high"])
+def test_factors_are_rounded_only_where_a_run_asks_for_it(tmp_path, data, monkeypatch, asked):
+    """Whatever the process has set, which is as it was afterwards."""
+    seen = []
+
+    def step(*arguments, **options):
+        seen.append(torch.get_float32_matmul_precision())
+        return accumulate_gradients(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "accumulate_gradients", step)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        train(configuration(training={"epochs": 1, "matmul_precision": asked}), data, tmp_path / "run")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [asked] * len(seen) != []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -105,12 +105,15 @@ class TrainingSection(_Section):
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     compile: bool = Field(False, description="torch.compile the loss: halves steps of small molecules, not E-F-H's")
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest", description="torch's word for products of float32 matrices on GPUs: float32, TF32 or bfloat16"
+    )
     memory_budget_mb: int = Field(512, ge=1, description="for the Hessian rows taken together")
     checkpoint_seconds: float = Field(60.0, ge=0, description="least time between checkpoints")
 
 
 # keys that came when runs and studies had been kept already, and what these did
-_ADDED = (("training", "keep", "best"), ("scheme", "products", "exact"))
+_ADDED = (("training", "keep", "best"), ("training", "matmul_precision", "highest"), ("scheme", "products", "exact"))
 
 
 class TrainConfig(_Section):

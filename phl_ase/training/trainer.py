@@ -40,6 +40,7 @@ from phl_ase.training.checkpoint import (
 from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import RunLog
 from phl_ase.training.optimiser import moving_average, new_optimiser, rate_of, set_rate
+from phl_ase.training.precision import check_precision, matmul_precision
 from phl_ase.training.processes import Processes, processes_of_run
 from phl_ase.training.replay import frames_to_replay
 from phl_ase.training.schedule import curvature_weight, learning_rate
@@ -125,6 +126,7 @@ class _Run:
         self.device = processes.device(choose_device(training.device))
         self.dtype = _DTYPES[training.dtype]
         check_replay(config, data)
+        check_precision(config)
         self.family = curvature_family(config, [*data.train, *data.replay])
         self.weights = term_weights(config, [*data.train, *data.replay])
         model = new_model(config, data.train, data.replay)
@@ -244,7 +246,8 @@ class _Run:
         self.optimiser.zero_grad(set_to_none=True)
         failure = None
         try:
-            result = self._accumulate(processes.share(chosen), weights)
+            with matmul_precision(training.matmul_precision):
+                result = self._accumulate(processes.share(chosen), weights)
         except NonFiniteError as error:
             failure, result = self._placed(error), StepResult(dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0))
         # one message for the sums, failures and signals of all
