@@ -113,7 +113,7 @@ def of_training(epochs: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
                 found = PHLCalculator(result.model, device="cpu").evaluate(structures, list(SHOWN))
             errors = frame_errors(data.test, found)
             row = {"precision": name, "seed": seed, "epochs": epochs, "frames": len(structures), "seconds": seconds}
-            row |= {label: ERRORS[label].scale * float(np.mean(errors[label])) for label in SHOWN}
+            row |= {label: float(np.mean(errors[label])) for label in SHOWN}
             rows.append(row)
             print(shown(row), flush=True)
     return rows
