@@ -124,6 +124,11 @@ def test_memory_that_torch_keeps_is_free(monkeypatch):
     assert default_budget(torch.device("cuda")) == 4 * 2**30
 
 
+def test_one_row_may_take_three_quarters_of_a_processors_memory(monkeypatch):
+    monkeypatch.setattr("phl_ase.derivatives.memory._available_memory", lambda: 8 * 2**30)
+    assert default_budget(torch.device("cpu")) == 6 * 2**30
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_memory_is_free_again():

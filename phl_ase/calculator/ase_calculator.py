@@ -65,7 +65,8 @@ class PHLCalculator(Calculator):
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ….
         dtype: ``"float64"``, or ``"float32"`` (faster on a GPU; forces good to about 1e-5 eV/Å). What comes out is
             float64 either way.
-        memory_budget: Bytes that Hessian rows taken together may use; by default half of what the device has free.
+        memory_budget: Bytes that Hessian rows taken together may use; by default half of what a GPU has free, 3/4 of
+            what a CPU has.
         trust: Allow a foreign model whose loading runs code from its file.
         out_of_domain: What a calibrated committee does about a structure outside of its domain: ``"warn"`` (a
             :class:`DomainWarning`, once for each composition), ``"ignore"``, or ``"error"`` (a :class:`DomainError`).

@@ -34,7 +34,8 @@ def evaluate(
         needs: Which of energy, forces, stress, hvp, hessian to compute; nothing else is paid for.
         probes: Vectors for the Hessian-vector products, dimensionless; needed for ``"hvp"``.
         create_graph: Keep the graph, so that a loss of the result can be differentiated in the parameters.
-        memory_budget: Bytes that Hessian rows taken together may use; by default half of what the device has free.
+        memory_budget: Bytes that Hessian rows taken together may use; by default half of what a GPU has free, 3/4 of
+            what a CPU has.
 
     Returns:
         The quantities asked for, in eV, eV/Å, eV/Å³ and eV/Å².

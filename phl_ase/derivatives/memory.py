@@ -55,12 +55,15 @@ def counting_saved_bytes() -> Iterator[SavedBytes]:
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes: half of what is free on the device; of a CPU's memory as the operating system and the container say."""
+    """Bytes: half of what is free on a GPU; of a CPU's memory, as the operating system and the container say, 3/4.
+
+    Rows on a CPU are few at a time (``CPU_CHUNK``): there the budget only says whether one of a large system fits.
+    """
     if device.type == "cuda":
         # what torch keeps of freed tensors is free for new ones
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + kept) // 2
-    return _available_memory() // 2
+    return 3 * _available_memory() // 4
 
 
 def _available_memory() -> int:
