@@ -412,6 +412,7 @@ def test_batch_passes_through_torch_func(batch_and_labels):
     torch.testing.assert_close(products, expected)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.12", reason="torch.compile of gradients of gradients fails in torch 2.11")
 @pytest.mark.no_typecheck
 def test_batch_passes_through_compilation(batch_and_labels):
     """One graph without a break: frozen dataclasses that hold a dictionary of neighbour lists can be arguments."""

@@ -133,7 +133,7 @@ def _strained(batch: Batch, graph: GradientGraph, strain: Tensor) -> Batch:
     # out of place; the antisymmetric part is a rotation and takes no part in the stress
     symmetric = 0.5 * (strain + strain.transpose(-1, -2))
     positions = graph.positions + torch.einsum("na,nab->nb", graph.positions, symmetric.index_select(0, batch.system))
-    return batch.moved(positions, batch.cell + batch.cell @ symmetric)
+    return batch.moved(positions, batch.cell + torch.bmm(batch.cell, symmetric))
 
 
 def stress_of(batch: Batch, strain_gradient: Float[Tensor, "systems 3 3"]) -> Float[Tensor, "systems 3 3"]:

@@ -96,7 +96,9 @@ class _Update(nn.Module):
         self.out = nn.Linear(channels, (2 if last else 3) * channels)
 
     def forward(self, s: Tensor, v: Tensor):
-        left, right = self.mix(v).split(self.channels, dim=-1)
+        # flat, as products of three axes are of fixed size in traces of torch 2.11
+        mixed = self.mix(v.flatten(0, 1)).reshape(v.shape[0], 3, 2 * self.channels)
+        left, right = mixed.split(self.channels, dim=-1)
         norm = torch.sqrt(1.0 + (right * right).sum(1)) - 1.0
         gates = self.out(nn.functional.silu(self.hidden(torch.cat([s, norm], dim=-1)))).split(self.channels, dim=-1)
         s = s + gates[0] + gates[1] * (left * right).sum(1)

@@ -65,7 +65,9 @@ def first_messages(
     features = (x.unsqueeze(1) * weight).flatten(0, 1)
     along_scalar, along_vector = features.split(x.shape[-1] // 2, dim=-1)
     scalar, vector = density.split([1, 3], dim=1)
-    return scalar.squeeze(1) @ along_scalar, vector @ along_vector
+    # flat, as products of three axes are of fixed size in traces of torch 2.11
+    along = vector.flatten(0, 1) @ along_vector
+    return scalar.squeeze(1) @ along_scalar, along.reshape(density.shape[0], 3, along_vector.shape[-1])
 
 
 def later_messages(
