@@ -135,7 +135,7 @@ def _inner(value: Any) -> Any:
 
 def _outer(value: Any, same: dict[int, AnotherTensor]) -> Any:
     if isinstance(value, Tensor):
-        return same.get(id(value)) if id(value) in same else AnotherTensor(value)
+        return same[id(value)] if id(value) in same else AnotherTensor(value)
     return type(value)(_outer(part, same) for part in value) if isinstance(value, (list, tuple)) else value
 
 

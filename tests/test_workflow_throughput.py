@@ -15,10 +15,9 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "workflows" / "benchmarks"
 
 @pytest.fixture
 def throughput(monkeypatch):
-    """The script, each call once."""
+    """The script, for small molecules."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("throughput")
-    monkeypatch.setattr(module, "ROUNDS", 1)
     monkeypatch.setattr(module, "ATOMS", 5)
     monkeypatch.setattr(module, "WATERS", 1)
     yield module

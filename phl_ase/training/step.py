@@ -76,6 +76,8 @@ def accumulate_gradients(
         batch, labels = in_blocks(batch, labels) if blocks_pay(batch, **least) else (batch, labels)
     # of terms without labels nothing is computed
     mean = {name: weight / max(total[name], 1) for name, weight in weights.items() if local[name]}
+    if not mean:
+        return StepResult(dict.fromkeys(weights, 0.0), local)
     sums = None if compiled is None else _compiled_sums(compiled, potential, batch, labels, mean)
     if sums is None:
         by_differences = differences and "curvature" in mean
@@ -89,8 +91,6 @@ def _eager_sums(potential: Model, batch: Batch, mean: Mapping[str, float], parts
     sums = dict.fromkeys(mean, 0.0)
     parameters = _trainable(potential)
     for predictions, part_labels, names, last in parts:
-        if not names:
-            continue
         terms = {name: TERMS[name].total(batch, predictions, part_labels) for name in names}
         loss = sum(mean[name] * value for name, value in terms.items())
         if isinstance(loss, Tensor) and loss.requires_grad:
@@ -120,8 +120,6 @@ def _compiled_sums(
 
     That is also the case where a loss is not finite: eager mode says which frame's.
     """
-    if not mean:
-        return None
     has_products = "curvature" in mean and labels.probes is not None and labels.products is not None
     sums = dict.fromkeys(mean, 0.0)
     gradients: list[Tensor] | None = None

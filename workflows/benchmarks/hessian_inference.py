@@ -65,6 +65,14 @@ def water(n_molecules: int) -> Atoms:
     return cluster
 
 
+def diamond(n_atoms: int) -> Atoms:
+    """A cell of about so many atoms, off their places."""
+    side = round((n_atoms / 8) ** (1 / 3))
+    atoms: Atoms = bulk("C", "diamond", a=3.567, cubic=True) * (side, side, max(1, round(n_atoms / (8 * side**2))))
+    atoms.rattle(0.02, seed=0)
+    return atoms
+
+
 def fastest(function: Callable[[], Any], rounds: int = 5) -> float:
     """Processor time of the fastest of some calls after one that warms up, ms."""
     function()
@@ -225,9 +233,7 @@ def cells(calculator: PHLCalculator, arguments: argparse.Namespace) -> Iterator[
     Memory is the peak of the process; run this part alone.
     """
     for n in arguments.cells:
-        side = round((n / 8) ** (1 / 3))
-        atoms = bulk("C", "diamond", a=3.567, cubic=True) * (side, side, max(1, round(n / (8 * side**2))))
-        atoms.rattle(0.02, seed=0)
+        atoms = diamond(n)
         _, forces = once(lambda atoms=atoms: calculator.get_stress(atoms))
         memory = peak_memory()
         vector = np.random.default_rng(0).standard_normal((len(atoms), 3))

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.build import bulk
-from hessian_inference import water
+from hessian_inference import diamond, water
 from training_step import COMPILED, SPECIES, our_steps, random_molecules
 
 from phl_ase import PHLCalculator, PHLError
@@ -27,6 +26,7 @@ from phl_ase.objective import CompiledLoss
 from phl_ase.potentials import PaiNN, PaiNNConfig
 from phl_ase.results import provenance, write_json
 from phl_ase.structures import collate
+from phl_ase.training.precision import matmul_precision
 
 Row = dict[str, Any]
 ROUNDS = 5
@@ -76,7 +76,6 @@ class Clock:
 def training(clock: Clock, arguments: argparse.Namespace) -> Iterator[Row]:
     """Training steps on molecules of 20 atoms: molecules a second, and the share of E-F's."""
     for precision in arguments.precisions:
-        torch.set_float32_matmul_precision(precision)
         for systems in arguments.batches:
             model = PaiNN(PaiNNConfig(SPECIES, channels=64, layers=2, n_basis=8)).float().to(clock.device)
             batch, labels = collate(random_molecules(ATOMS, systems), model.cutoffs)
@@ -93,13 +92,13 @@ def training(clock: Clock, arguments: argparse.Namespace) -> Iterator[Row]:
             row: Row = {"systems": systems, "matmul precision": precision, "molecules a second": {}, "peak GiB": {}}
             for name, step in steps.items():
                 clock.forget()
-                seconds, failure = tried(functools.partial(clock.fastest, step))
+                with matmul_precision(precision):
+                    seconds, failure = tried(functools.partial(clock.fastest, step))
                 row["molecules a second"][name] = failure or systems / seconds
                 row["peak GiB"][name] = clock.peak()
             row["compiler failed"] = [loss.failure for loss in (losses or {}).values() if loss.failure]
             row["share of E-F"] = shares(row["molecules a second"])
             yield row
-    torch.set_float32_matmul_precision("highest")
 
 
 def shares(rates: dict[str, Any]) -> dict[str, float]:
@@ -143,9 +142,7 @@ def cells(clock: Clock, arguments: argparse.Namespace) -> Iterator[Row]:
     for dtype in ("float32", "float64"):
         calculator = PHLCalculator("default#1", device=str(clock.device), dtype=dtype)
         for n in arguments.cells:
-            side = round((n / 8) ** (1 / 3))
-            atoms = bulk("C", "diamond", a=3.567, cubic=True) * (side, side, max(1, round(n / (8 * side**2))))
-            atoms.rattle(0.02, seed=0)
+            atoms = diamond(n)
             vector = np.random.default_rng(0).standard_normal((len(atoms), 3))
             row: Row = {"atoms": len(atoms), "dtype": dtype}
             wanted = {
