@@ -31,4 +31,4 @@ minimum = relax(reactant)
 print(f"HCN: {minimum.outcome} in {minimum.steps} steps")
 barrier = found.energy - minimum.energy
 print(f"barrier: {barrier:.3f} eV, {barrier * 23.0605:.1f} kcal/mol")
-# Sella can be used directly, too: Sella(guess, order=1, hessian_function=calc.get_hessian)
+# Sella can be used directly, too: Sella(guess, internal=True, hessian_function=calc.get_hessian)
