@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from test_cli import DATA, mistake, phl
 
 from phl_ase.datasets import Dataset, DatasetMeta, open_dataset, summarise, write_dataset
@@ -166,3 +168,51 @@ def test_a_newer_or_linked_data_set_is_refused(tmp_path):
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file.attrs["schema"] = 2
     assert "is newer than 1" in mistake("data", "split", tmp_path / "a.h5", "-o", tmp_path / "parts")
+
+
+# ---------------------------------------------------------------------------------------------- labels under other keys
+
+
+def test_every_command_that_reads_labels_takes_their_keys(tmp_path, source):
+    result = phl("data", "info", source, "--key", "energy=energy_of_mine", "--json", tmp_path / "info.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "info.json").read_text())["coverage"]["energy"] == 3
+
+    result = phl("data", "export", source, "-o", tmp_path / "b.extxyz", "--key", "energy=energy_of_mine")
+    assert result.exit_code == 0, result.output
+    assert [frame.energy for frame in open_dataset(tmp_path / "b.extxyz")] == [-76.0, -75.0, -74.0]
+
+    result = phl("data", "split", source, "-o", tmp_path / "parts", "--key", "energy=energy_of_mine")
+    assert result.exit_code == 0, result.output
+    assert open_dataset(tmp_path / "parts" / "train.h5")[0].energy is not None
+
+    result = phl("data", "merge", source, source, "-o", tmp_path / "c.h5", "--key", "energy=energy_of_mine")
+    assert result.exit_code == 0, result.output
+    assert open_dataset(tmp_path / "c.h5").coverage["energy"].all()
+
+
+def test_evaluate_takes_the_keys_of_labels(tmp_path):
+    atoms = bulk_of_copper()
+    atoms.info["mine"] = 1.25
+    ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
+    words = ("evaluate", "emt", tmp_path / "a.xyz", "--key", "energy=mine", "--json", tmp_path / "a.json")
+    result = phl(*words)
+    assert result.exit_code == 0, result.output
+    atoms.calc = EMT()
+    expected = 1000 * abs(atoms.get_potential_energy() - 1.25) / len(atoms)
+    report = json.loads((tmp_path / "a.json").read_text())
+    errors = [m["value"] for m in report["metrics"] if "energy" in m["name"].lower() and m["unit"] == "meV/atom"]
+    assert errors
+    np.testing.assert_allclose(errors[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("words", [["energy"], ["=mine"], ["energy=mine", "energy=yours"]])
+def test_keys_of_another_form_are_refused(source, words):
+    options = [word for key in words for word in ("--key", key)]
+    assert "--key" in mistake("data", "info", source, *options)
+
+
+def bulk_of_copper() -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    return atoms

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from phl_ase.cli.options import Keys, pairs
 from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json, table
 
 _COUNTED = 30
@@ -17,10 +18,6 @@ DatasetName = Annotated[
     str, typer.Argument(metavar="DATASET", help="A bundled name, our HDF5, or anything ase.io reads.")
 ]
 
-Keys = Annotated[
-    list[str] | None,
-    typer.Option("--key", metavar="LABEL=KEY", help="A label under another key, as energy=dft_energy (ASE's files)."),
-]
 Units = Annotated[
     list[str] | None,
     typer.Option("--unit", metavar="LABEL=UNIT", help="The unit of a label in the file, as hessian=Ha/Bohr^2."),
@@ -40,16 +37,17 @@ def info(
             help="Draw how energies (eV/atom), forces (eV/Å) and Hessians (eV/Å²) spread.",
         ),
     ] = None,
+    key: Keys = None,
 ) -> None:
     """What a data set holds: frames, kinds of geometry, labels, ranges with units, outliers.
 
     phl data info reactions-wb97xd-631gd
-    phl data info mine.extxyz --json mine.json --plot mine.png
+    phl data info mine.extxyz --key energy=dft_energy --json mine.json --plot mine.png
     """
     check_outputs(json, plot)
     from phl_ase.datasets import open_dataset, summarise
 
-    with open_dataset(file) as dataset:
+    with open_dataset(file, keys=pairs(key)) as dataset:
         summary = summarise(dataset)
         typer.echo(_shown(summary))
         save_json(json, summary)
@@ -105,8 +103,8 @@ def import_(
         file,
         output,
         format=format,
-        keys=_pairs(key or [], "--key", "energy=dft_energy"),
-        units=_pairs(unit or [], "--unit", "energy=Ha"),
+        keys=pairs(key),
+        units=pairs(unit, "--unit", "energy=Ha"),
         level=level,
         energy_reference=energy_reference,
         structures=structures,
@@ -123,6 +121,7 @@ def export(
     format: Annotated[
         str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, deepmd; by the suffix of FILE otherwise.")
     ] = "",
+    key: Keys = None,
 ) -> None:
     """Write a data set in a foreign format: energies in eV, forces in eV/Å, Hessians and HVPs in eV/Å².
 
@@ -134,7 +133,7 @@ def export(
     from phl_ase.datasets import EXPORTERS, exporter_of, open_dataset
 
     name = exporter_of(output, format)
-    with open_dataset(dataset) as source:
+    with open_dataset(dataset, keys=pairs(key)) as source:
         EXPORTERS[name].write(source, output)
         typer.echo(f"{output}: {len(source)} frames as {name}")
         lost = ", ".join(["level of theory", "energy reference", *EXPORTERS[name].loses])
@@ -148,6 +147,7 @@ def merge(
         bool,
         typer.Option("--allow-mixed", help="Merge different levels of theory or energy references (eV) all the same."),
     ] = False,
+    key: Keys = None,
 ) -> None:
     """Put data sets of one level of theory one after another into one file; frames that stand twice are counted.
 
@@ -158,7 +158,7 @@ def merge(
     from phl_ase.datasets import open_dataset
 
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(open_dataset(name)) for name in datasets]
+        sources = [stack.enter_context(open_dataset(name, keys=pairs(key))) for name in datasets]
         content_hash, tally = merged(sources, output, allow_mixed=allow_mixed)
     typer.echo(f"{output}: {tally.seen} frames of {len(datasets)} data sets, content hash {content_hash}")
     typer.echo("\n".join(tally.lines()))
@@ -175,6 +175,7 @@ def split(
     mild: Annotated[
         float, typer.Option("--mild", help="Highest temperature of a mild sample, K (stationary).")
     ] = 600.0,
+    key: Keys = None,
 ) -> None:
     """Split a data set into the files train.h5, valid.h5 and test.h5, and record the split in split.json.
 
@@ -184,18 +185,9 @@ def split(
     from phl_ase.datasets import open_dataset, write_split
     from phl_ase.datasets import split as divided
 
-    with open_dataset(dataset) as source:
+    with open_dataset(dataset, keys=pairs(key)) as source:
         counts = write_split(source, divided(source, by, seed, fractions=fractions, mild=mild), output)
     typer.echo(f"{output}: {', '.join(f'{part} {count}' for part, count in counts.items())} frames, split {by!r}")
-
-
-def _pairs(words: list[str], option: str, example: str) -> dict[str, str]:
-    from phl_ase.errors import PHLError
-
-    wrong = [word for word in words if not all(word.partition("="))]
-    if wrong:
-        raise PHLError(f"{option} {wrong[0]!r}; expected LABEL=…, as {option} {example}")
-    return dict(word.split("=", 1) for word in words)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.options import Device, Dtype, Keys, Model, Trust, pairs
 from phl_ase.cli.output import check_outputs, save_json, save_plot, table
 from phl_ase.errors import DomainWarning, PHLError, unknown
 
@@ -54,6 +54,7 @@ def evaluate(
     part: Annotated[str, typer.Option(help="Part of the split: train, valid, test or all.")] = "test",
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of a split given by name.")] = 0,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave systems of more atoms out.")] = None,
+    key: Keys = None,
     device: Device = "auto",
     dtype: Dtype = "float64",
     trust: Trust = False,
@@ -68,6 +69,7 @@ def evaluate(
     phl evaluate default reactions-wb97xd-631gd --split default --reliability reliability.png
 
     phl evaluate run/best.safetensors reactions-wb97xd-631gd --split run/split.json
+    phl evaluate run/best.safetensors mine.extxyz --key energy=dft_energy --key forces=dft_forces
     phl evaluate tblite reactions-wb97xd-631gd --energies relative --json errors.json --plot errors.png
     """
     check_outputs(json, plot)
@@ -79,7 +81,7 @@ def evaluate(
 
     if energies not in ENERGIES:
         raise unknown("way to compare energies", energies, ENERGIES)
-    with open_dataset(dataset) as opened:
+    with open_dataset(dataset, keys=pairs(key)) as opened:
         indices = [
             i for i in _chosen(opened, split, part, split_seed) if max_atoms is None or opened.sizes[i] <= max_atoms
         ]

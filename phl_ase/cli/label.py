@@ -22,7 +22,7 @@ from phl_ase.cli.labelling import (
     label_method,
     label_request,
 )
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.options import Device, Keys, Trust, pairs
 from phl_ase.cli.output import check_target, save_json, table
 from phl_ase.cli.stopping import terminated_as_interrupted
 
@@ -58,6 +58,7 @@ def label(
     keep_going: KeepGoing = True,
     retry: Retry = False,
     work: Work = None,
+    key: Keys = None,
     json: JsonFile = None,
     device: Device = "auto",
     trust: Trust = False,
@@ -83,7 +84,7 @@ def label(
     )
     how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_going": keep_going, "retry": retry}
     labels_by = label_method(method, settings or [], device, trust)
-    with open_dataset(structures) as frames, terminated_as_interrupted():
+    with open_dataset(structures, keys=pairs(key)) as frames, terminated_as_interrupted():
         try:
             result = label_dataset(frames, labels_by, out, request=request, work=work, **how)
         except KeyboardInterrupt:

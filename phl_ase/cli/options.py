@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from phl_ase.errors import PHLError
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -18,3 +20,29 @@ Dtype = Annotated[str, typer.Option("--dtype", help="float64 or float32, for the
 Trust = Annotated[
     bool, typer.Option("--trust", help="Load models whose file runs code. Only for files of people you trust.")
 ]
+
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key",
+        metavar="LABEL=KEY",
+        help="A label that a file of ASE keeps under another name, as energy=dft_energy. Repeat as needed.",
+    ),
+]
+
+
+def pairs(words: list[str] | None, option: str = "--key", example: str = "energy=dft_energy") -> dict[str, str]:
+    """Return ``NAME=VALUE`` words as a mapping.
+
+    Raises:
+        PHLError: For a word of another form, or a name that stands twice.
+    """
+    split = [word.partition("=") for word in words or ()]
+    wrong = [name + equals + value for name, equals, value in split if not (name and equals and value)]
+    if wrong:
+        raise PHLError(f"{option} {wrong[0]!r}; expected LABEL=…, as {option} {example}")
+    found: dict[str, str] = {}
+    for name, _, value in split:
+        if found.setdefault(name, value) != value:
+            raise PHLError(f"{option} says two things of {name}: {found[name]} and {value}; expected one")
+    return found
