@@ -35,9 +35,21 @@ ALLOWED: dict[str, set[str]] = {
     "potentials": {"structures"},
     "derivatives": {"structures"},
     "probes": {"structures"},
+    # what a model has seen, by the content of its training frames
+    "trained_on": {"structures", "datasets"},
     # the loss and the schemes, then what minimises them; training writes its errors as results
     "objective": {"structures", "datasets", "potentials", "derivatives", "probes"},
-    "training": {"structures", "datasets", "potentials", "adapters", "derivatives", "probes", "objective", "results"},
+    "training": {
+        "structures",
+        "datasets",
+        "potentials",
+        "adapters",
+        "derivatives",
+        "probes",
+        "objective",
+        "results",
+        "trained_on",
+    },
     # potentials of other packages
     "adapters": {"structures", "potentials"},
     # a potential at work; the conformance checks return a Report
@@ -71,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         "probes",
         "objective",
         "training",
+        "trained_on",
         "calculator",
         "resolver",
         "conformance",

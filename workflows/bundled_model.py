@@ -39,6 +39,7 @@ from phl_ase.study.matrix.asked import FrequenciesSection, SearchSection, Valida
 from phl_ase.study.matrix.gather import QUANTITIES
 from phl_ase.study.matrix.questions import VALIDATORS, Asked
 from phl_ase.study.processes import reason_of_death, run_processes
+from phl_ase.trained_on import training_record
 from phl_ase.training import RunData, parse_config, train
 from phl_ase.training.signals import signals_noticed
 from phl_ase.validators.uncertainty import validate_uncertainty
@@ -299,7 +300,8 @@ def _calibrate(job: Job) -> None:
     atoms = [atoms_from_frame(frame) for frame in held_out]
     predictions = PHLCalculator(members, device="cpu").evaluate(atoms, ("energy", "forces"))
     calibration = Calibration.fit(held_out, predictions, job.frames("pool"))
-    save_committee(job.file, members, job.provenance, calibration)
+    seen = training_record(job.frames("pool"), held_out)
+    save_committee(job.file, members, {**job.provenance, **seen}, calibration)
 
 
 def _judged(job: Job, asked: Sequence[str]) -> dict[str, Any]:
@@ -368,6 +370,8 @@ def _card(job: Job, cards: dict[str, Any]) -> dict[str, Any]:
         "test_errors": cards["in-domain"]["test"]["errors"],
         "error_units": {name: kind.unit for name, kind in ERRORS.items()},
         **{name.replace("-", "_"): card for name, card in cards.items()},
+        # the members' own cards record what each has learnt from
+        **training_record(job.frames("pool"), job.frames("calibration")),
     }
 
 

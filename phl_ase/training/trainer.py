@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from phl_ase.objective import TERMS, CompiledLoss, with_curvature_targets
 from phl_ase.potentials import Model, save_model
 from phl_ase.progress import Progress
 from phl_ase.structures import Frame, PackedFrames
+from phl_ase.trained_on import training_record
 from phl_ase.training.batches import batches_of_epoch, batches_with_replay
 from phl_ase.training.checkpoint import (
     BEST,
@@ -144,6 +146,12 @@ class _Run:
         self.compiled = CompiledLoss(self.model, differences=self.differences) if training.compile else None
         self.at = _Position()
         self._saved_at = time.monotonic()
+
+    @cached_property
+    def seen(self) -> dict[str, Any]:
+        """What the card says of the structures that the model has learnt from and was chosen by."""
+        data = self.data
+        return training_record([*data.train, *data.replay], data.valid)
 
     @property
     def average(self) -> Model:
@@ -377,6 +385,7 @@ class _Run:
             return
         card = {
             **self.data.provenance,
+            **self.seen,
             "scheme": self.config.scheme.model_dump(),
             "config": self.config.to_json(),
             "epoch": self.at.epoch,

@@ -1,0 +1,171 @@
+"""What a model has seen: the same structures are found in copies of any name, order, precision and orientation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from scipy.spatial.transform import Rotation
+
+from phl_ase.calculator import PHLCalculator
+from phl_ase.datasets import MemoryDataset, Split, open_dataset, split
+from phl_ase.errors import PHLError
+from phl_ase.potentials import PaiNN, PaiNNConfig, load_model, read_card
+from phl_ase.structures import frame_from_atoms
+from phl_ase.structures.fingerprints import StructureSet, invariants
+from phl_ase.trained_on import KEY, trained_on, training_record
+from phl_ase.training import parse_config, prepare_data, train
+
+DATA = "reactions-wb97xd-631gd"
+
+
+@pytest.fixture(scope="module")
+def frames():
+    with open_dataset(DATA) as data:
+        return data.frames(range(len(data)))
+
+
+def moved(change):
+    """Frames whose positions are changed by a function of (positions, generator)."""
+
+    def of(frames):
+        generator = np.random.default_rng(0)
+        return [dataclasses.replace(f, positions=change(np.array(f.positions), generator)) for f in frames]
+
+    return of
+
+
+def reordered(frames):
+    generator = np.random.default_rng(1)
+    orders = [generator.permutation(len(f)) for f in frames]
+    return [
+        dataclasses.replace(f, numbers=f.numbers[order], positions=f.positions[order])
+        for f, order in zip(frames, orders, strict=True)
+    ]
+
+
+def relabelled(frames):
+    return [
+        dataclasses.replace(f, energy=0.0, forces=None, hessian=None, kind="", reaction="", frame_id=7) for f in frames
+    ]
+
+
+COPIES = {
+    "relabelled": relabelled,
+    "float32, far from the origin": moved(lambda x, _: (x + 50.0).astype(np.float32)),
+    "four decimals": moved(lambda x, _: x.round(4)),
+    "rotated": moved(lambda x, g: Rotation.random(random_state=g).apply(x) + g.normal(size=3)),
+    "mirrored": moved(lambda x, _: x * [1, 1, -1]),
+    "atoms in another order": reordered,
+}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_is_the_same_structure(frames, copy):
+    assert StructureSet.of(frames).contains(COPIES[copy](frames)).all()
+
+
+def test_displaced_by_a_hundredth_of_an_angstrom_is_another_structure(frames):
+    displaced = moved(lambda x, g: x + g.normal(scale=0.01, size=x.shape))(frames)
+    assert StructureSet.of(frames).contains(displaced).mean() < 0.01
+
+
+def test_what_counts_as_the_same_has_the_same_distances_and_energy(frames):
+    """Reactions share molecules and paths have mirror images: 40 of the bundled frames repeat another one."""
+    values = invariants(frames)
+    formulas = [tuple(sorted(f.numbers.tolist())) for f in frames]
+    same = [
+        (a, b)
+        for a in range(len(frames))
+        for b in range(a)
+        if formulas[a] == formulas[b] and np.abs(values[a] - values[b]).max() < 1e-3
+    ]
+    assert len(same) > 30
+    for a, b in same:
+        distances = [
+            np.sort(np.linalg.norm(f.positions[:, None] - f.positions, axis=-1), None) for f in (frames[a], frames[b])
+        ]
+        assert np.abs(distances[0] - distances[1]).max() < 1e-3
+        assert abs(frames[a].energy - frames[b].energy) < 1e-3  # a hundredth of a kcal/mol
+
+
+def test_another_charge_or_element_is_another_structure(frames):
+    known = StructureSet.of(frames[:1])
+    other = np.array(frames[0].numbers)
+    other[other > 1] += 1
+    changed = [dataclasses.replace(frames[0], charge=1), dataclasses.replace(frames[0], numbers=other)]
+    assert known.contains(changed).tolist() == [False, False]
+
+
+def test_crystals_whose_atoms_are_wrapped_and_whose_cell_is_turned():
+    atoms = bulk("NaCl", "rocksalt", 5.64) * (2, 2, 1)
+    atoms.rattle(0.05, seed=0)
+    copy = atoms.copy()
+    copy.positions += 3.0
+    copy.wrap()
+    copy.rotate(40, (1, 2, 3), rotate_cell=True)
+    strained = atoms.copy()
+    strained.set_cell(1.01 * strained.cell.array, scale_atoms=True)
+    known = StructureSet.of([frame_from_atoms(atoms)])
+    assert known.contains([frame_from_atoms(copy), frame_from_atoms(strained)]).tolist() == [True, False]
+
+
+def test_the_record_survives_json_at_eight_characters_a_structure(frames):
+    record = training_record(frames[:500], frames[500:600])
+    assert len(json.dumps(record)) < 8 * 600 + 200
+    back = StructureSet.from_json(json.loads(json.dumps(record))[KEY]["train"])
+    assert back == StructureSet.of(frames[:500])
+
+
+@pytest.mark.parametrize("broken", [None, [], {}, {"version": 1, "digests": "???"}, {"version": 9, "digests": ""}])
+def test_a_broken_record_is_an_error(broken):
+    with pytest.raises(PHLError, match="record of structures"):
+        StructureSet.from_json(broken)
+
+
+def test_training_records_what_it_saw(tmp_path, frames):
+    config = parse_config(
+        {
+            "data": {"max_atoms": 3},
+            "potential": {"channels": 4, "n_basis": 4, "cutoff": 3.0, "layers": 1},
+            "scheme": {"name": "E-F"},
+            "training": {"epochs": 1, "device": "cpu"},
+        }
+    )
+    data = prepare_data(config)
+    result = train(config, data, tmp_path / "run")
+    seen = trained_on(load_model(result.model))
+    assert seen.known
+    assert seen.seen(data.train).all()
+    assert seen.seen(data.valid, valid=True).all()
+    assert not seen.seen([f for f in frames if len(f) > 3]).any()
+
+    # what it was trained on before counts as well
+    further = parse_config({"potential": {"from": str(result.model)}, "training": {"epochs": 1, "device": "cpu"}})
+    others = dataclasses.replace(data, train=data.test, test=())
+    tuned = trained_on(load_model(train(further, others, tmp_path / "tuned").model))
+    assert tuned.known
+    assert tuned.seen([*data.train, *data.test]).all()
+
+
+def test_what_the_bundled_model_has_seen(frames):
+    """The part of the frames that its card says judged it was not trained on, but for repeats; the others were."""
+    recorded = Split.from_json(read_card("default")["provenance"]["split"])
+    seen = trained_on(PHLCalculator("default", device="cpu"))
+    assert seen.known
+    assert seen.seen([frames[i] for i in recorded.train]).all()
+    assert seen.seen([frames[i] for i in recorded.test]).mean() < 0.1
+    data = MemoryDataset(relabelled(frames), open_dataset(DATA).meta)
+    test = [data[i] for i in split(data, "random", 0).test]
+    assert seen.seen(test).sum() > 75  # of 103: a random split of another seed tests nothing
+
+
+def test_methods_have_seen_nothing_and_unknown_is_not_nothing():
+    assert not trained_on(EMT())
+    unrecorded = trained_on(PaiNN(PaiNNConfig(species=(1,), channels=4, layers=1)))
+    assert unrecorded
+    assert not unrecorded.known
