@@ -25,6 +25,10 @@ class DomainError(PHLError):
     """The same, where the calculator was told not to answer: ``PHLCalculator(out_of_domain="error")``."""
 
 
+class ExplodedError(DomainError, NonFiniteError):
+    """A structure fell apart into atoms on which no force acts: a run came here that should not go on."""
+
+
 def unknown(what: str, got: object, valid: Iterable[object]) -> PHLError:
     """The error for a name that a table does not hold.
 

@@ -23,6 +23,7 @@ from phl_ase.errors import PHLError
 from phl_ase.potentials import (
     Calibration,
     Committee,
+    Domain,
     LennardJones,
     PaiNN,
     PaiNNConfig,
@@ -32,7 +33,7 @@ from phl_ase.potentials import (
     save_committee,
     save_model,
 )
-from phl_ase.potentials.calibration import ONE_SIGMA, distances_seen, largest_on_an_atom
+from phl_ase.potentials.calibration import ONE_SIGMA, largest_on_an_atom
 from phl_ase.potentials.stacked import side_by_side, stacked
 from phl_ase.structures import Frame, collate, frame_from_atoms
 
@@ -42,8 +43,7 @@ SEEN = Calibration(
     energy=1.5,
     forces=2.0,
     forces_limit=1e3,
-    shortest={(1, 1): 0.7, (1, 6): 1.0, (6, 6): 1.2},
-    farthest={1: 1.2, 6: 1.6},
+    domain=Domain({(1, 1): 0.7, (1, 6): 1.0, (6, 6): 1.2}, {1: 1.2, 6: 1.6}),
     frames=30,
 )
 
@@ -294,15 +294,6 @@ def test_what_cannot_be_calibrated_is_said(rng):
         Calibration.fit(frames, predictions, frames)
 
 
-def test_distances_seen_are_those_of_the_nearest_images():
-    chain = Atoms("CH", [[0.2, 0, 0], [2.9, 0, 0]], cell=[4.0, 9.0, 9.0], pbc=True)
-    water = molecule("H2O")
-    shortest, farthest = distances_seen([frame_from_atoms(atoms) for atoms in (chain, water, Atoms("C"))])
-    assert shortest[1, 6] == pytest.approx(1.3)
-    assert shortest[1, 8] == pytest.approx(water.get_distance(0, 1))
-    assert farthest == pytest.approx({1: 1.3, 6: 1.3, 8: water.get_distance(0, 1)})
-
-
 def test_calibrations_come_back_from_plain_values():
     growing = Calibration(**{**vars(SEEN), "rest_limit": 0.1, "forces_exponent": 1.1})
     for known in (SEEN, growing):
@@ -348,7 +339,7 @@ def stretched() -> Atoms:
 
 OUTSIDE = {
     "nearer than any": (compressed, r"C and H are 0\.93 Å apart, 1\.00 Å at least"),
-    "farther than any": (stretched, r"an atom H is 3\.\d\d Å from its nearest neighbour, 1\.20 Å at most"),
+    "farther than any": (stretched, r"an atom H is 3\.\d\d Å from the next one, 1\.20 Å at most"),
     "no neighbour": (lambda: Atoms("C"), "an atom C has no neighbour, 1.60 Å at most"),
 }
 
@@ -370,7 +361,7 @@ def test_what_is_outside_is_said(members, case):
 
 
 def test_pairs_of_elements_that_never_met_are_outside(members):
-    alone = Calibration(1.0, 1.0, 1e3, {(1, 1): 0.7}, {1: 1.2, 6: 1.6})
+    alone = Calibration(1.0, 1.0, 1e3, Domain({(1, 1): 0.7}, {1: 1.2, 6: 1.6}))
     with pytest.warns(DomainWarning, match=r"C and H never stood within 1\.09 Å"):
         calculator(members, alone).get_property("energy", molecule("CH4"))
 
@@ -583,7 +574,7 @@ def test_evaluate_shows_the_uncertainty_of_a_committee(tmp_path):
     members = [PaiNN(PaiNNConfig(**settings), torch.Generator().manual_seed(seed)).double() for seed in (1, 2)]
     parts = split(dataset, "random", 0)
     file = save_committee(
-        tmp_path / "c", members, {"split": parts.to_json()}, Calibration(1, 1, 9, {(1, 1): 1}, {1: 1})
+        tmp_path / "c", members, {"split": parts.to_json()}, Calibration(1, 1, 9, Domain({(1, 1): 1}, {1: 1}))
     )
 
     def phl(*words):

@@ -53,8 +53,10 @@ class PHLCalculator(Calculator):
     cell has a volume) and ``hessian`` (``(3n, 3n)`` eV/Å², by :meth:`get_property`). Energy and forces come together,
     a Hessian brings them along. A committee gives its mean, and ``energy_std`` and ``forces_std`` in ``results``:
     sample standard deviations, per component, times the factors of a calibrated committee, so that they are the errors
-    to expect. One such also says whether a structure is ``in_domain``: no two atoms nearer than any pair
-    of these elements in training, no force more uncertain than there. Beyond ASE's own rules, a change of ``charge``,
+    to expect. A model whose card records what it was trained on also says whether a structure is ``in_domain``: no two
+    atoms nearer than any pair of these elements in training and none farther from all others, no molecule that training
+    never showed alone, and of a calibrated committee no force more uncertain than there. Beyond ASE's own rules, a
+    change of ``charge``,
     ``multiplicity`` or ``spin`` in ``atoms.info`` is a new calculation; initial charges and magnetic moments, which no
     potential reads, are none. A charge that the model does not take is refused; of a multiplicity that it does not tell
     apart a warning says so, once.
@@ -68,8 +70,9 @@ class PHLCalculator(Calculator):
         memory_budget: Bytes that Hessian rows taken together may use; by default half of what a GPU has free, 3/4 of
             what a CPU has.
         trust: Allow a foreign model whose loading runs code from its file.
-        out_of_domain: What a calibrated committee does about a structure outside of its domain: ``"warn"`` (a
-            :class:`DomainWarning`, once for each composition), ``"ignore"``, or ``"error"`` (a :class:`DomainError`).
+        out_of_domain: What to do about a structure outside of the domain: ``"warn"`` (a :class:`DomainWarning`, once
+            for each composition; an error only where a structure fell apart into atoms on which no force acts),
+            ``"ignore"``, or ``"error"`` (a :class:`DomainError`).
 
     Raises:
         PHLError: For a model, device, dtype or action that does not exist, or a committee whose members do not agree.
@@ -95,8 +98,8 @@ class PHLCalculator(Calculator):
         self.memory_budget = memory_budget
         self.parameters.update(model=label_of(model), device=str(self.device), dtype=dtype)
         self._watch = watch_of(self.potential, out_of_domain)
-        spread = results_of_spread(self.potential)
-        self.implemented_properties = ["energy", "free_energy", "forces", "stress", "hessian", *spread]
+        more = results_of_spread(self.potential) + [IN_DOMAIN] * self._knows_domain
+        self.implemented_properties = ["energy", "free_energy", "forces", "stress", "hessian", *more]
         self._dtype = DTYPES[dtype]
         self._geometry: Geometry | None = None
         self._modes: tuple[Any, Array] | None = None
@@ -132,7 +135,7 @@ class PHLCalculator(Calculator):
             needs.append("stress")
         if "hessian" in properties:
             needs.append("hessian")
-        (found,) = self._predict(geometry.batch, [geometry.frame], [_name(atoms)], needs)
+        (found,) = self._predict(geometry.batch, [geometry.frame], [_name(atoms)], needs, refuse_atoms=True)
         self.results.update(found, free_energy=found["energy"])
 
     def export_properties(self) -> Properties:
@@ -235,7 +238,9 @@ class PHLCalculator(Calculator):
             NonFiniteError: For NaN or infinity in the structure or the Hessian.
         """
         atoms = self._atoms_or_last(atoms)
-        matrix = sparse_hessian(self.potential, self._at(atoms).batch, memory_budget=self._budget())
+        geometry = self._at(atoms)
+        matrix = sparse_hessian(self.potential, geometry.batch, memory_budget=self._budget())
+        self._look_at(geometry)
         finite(matrix.data, "a Hessian", _name(atoms))
         return matrix
 
@@ -284,8 +289,8 @@ class PHLCalculator(Calculator):
 
         Returns:
             For each structure the quantities asked for, shapes and units as elsewhere; from a committee also
-            ``energy_std`` and ``forces_std`` beside energy and forces, and ``in_domain`` where it is calibrated (by
-            distances alone where no forces are asked for).
+            ``energy_std`` and ``forces_std`` beside energy and forces, and ``in_domain`` where the domain is known (by
+            the geometry alone where no forces are asked for).
 
         Raises:
             PHLError: For an unknown quantity, or a structure (named by its place) that the model cannot answer for.
@@ -355,6 +360,15 @@ class PHLCalculator(Calculator):
             last = self._geometry = Geometry(atoms.copy(), frame, self._collate([frame]))
         return last
 
+    @property
+    def _knows_domain(self) -> bool:
+        return self._watch is not None and self._watch.domain is not None
+
+    def _look_at(self, geometry: Geometry) -> None:
+        """Warn of a geometry outside of the domain, where nothing but curvature may be asked for."""
+        if self._watch is not None:
+            self._watch.inside(geometry.batch, [geometry.frame], [_name(geometry.atoms)], refuse_atoms=True)
+
     def _products(self, atoms: Atoms) -> Callable[[Array], Array]:
         """H·v of vectors ``(K, n, 3)`` at the structure's geometry, as many at a time as the memory budget allows."""
         geometry = self._at(atoms)
@@ -362,6 +376,7 @@ class PHLCalculator(Calculator):
             # one system has no padding: its rows stay what they were
             batch, _ = in_faster_form(self.potential, geometry.batch, hessians=True)
             geometry.graph = GradientGraph(self.potential, batch, curvature=True)
+            self._look_at(geometry)
         graph, name = geometry.graph, _name(atoms)
 
         def products(vectors: Array) -> Array:
@@ -374,7 +389,13 @@ class PHLCalculator(Calculator):
         return products
 
     def _predict(
-        self, batch: Batch, frames: Sequence[Frame], names: Sequence[str], needs: list[str]
+        self,
+        batch: Batch,
+        frames: Sequence[Frame],
+        names: Sequence[str],
+        needs: list[str],
+        *,
+        refuse_atoms: bool = False,
     ) -> list[dict[str, Any]]:
         """The quantities of each system of a batch, and their spread over a committee."""
         if "stress" in needs:
@@ -391,8 +412,10 @@ class PHLCalculator(Calculator):
             one = {key: part_of(key, table, i, atoms) for key, table in tables.items()}
             found.append({key: finite(value, key, name) for key, value in one.items()})
         if self._watch is not None:
-            inside = self._watch.inside(batch, frames, names, tables.get("forces"), tables.get("forces_std"))
-            found = [{**one, IN_DOMAIN: known} for one, known in zip(found, inside, strict=True)]
+            spread = tables.get("forces"), tables.get("forces_std")
+            inside = self._watch.inside(batch, frames, names, *spread, refuse_atoms=refuse_atoms)
+            if self._knows_domain:
+                found = [{**one, IN_DOMAIN: known} for one, known in zip(found, inside, strict=True)]
         return found
 
 

@@ -1,19 +1,20 @@
-"""What a committee says beyond its mean: how far its members disagree, and whether it saw anything like a structure."""
+"""Beyond a potential's mean: how far the members of a committee disagree, and whether training saw such structures."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from phl_ase.calculator.unpacking import stacked, to_numpy
 from phl_ase.derivatives import evaluate
-from phl_ase.errors import DomainError, DomainWarning, unknown
-from phl_ase.potentials import Calibration, Committee
-from phl_ase.potentials.calibration import MARGIN, largest_on_an_atom
+from phl_ase.errors import DomainError, DomainWarning, ExplodedError, unknown
+from phl_ase.potentials import Calibration, Committee, Domain, domain_of
+from phl_ase.potentials.calibration import largest_on_an_atom
+from phl_ase.potentials.domain import BOND_SCALES, MARGIN, Pairs
 from phl_ase.potentials.stacked import side_by_side
 from phl_ase.structures import Batch, Frame, Potential
 
@@ -23,7 +24,7 @@ WITH_SPREAD = ("energy", "forces")
 """Quantities that come with the spread of a committee."""
 
 IN_DOMAIN = "in_domain"
-"""Name of the result that says whether a calibrated committee saw anything like a structure."""
+"""Name of the result that says whether a structure is like those of the training."""
 
 
 ACTIONS = ("warn", "ignore", "error")
@@ -67,32 +68,35 @@ def _by_member(table: Array, count: int) -> Array:
     return table.reshape(count, -1, *table.shape[1:])
 
 
-@dataclass
 class DomainWatch:
-    """Says of structures whether a committee saw anything like them, and warns once for each composition.
+    """Says of structures whether a model saw anything like them, and warns once for each composition.
 
-    Three things put a structure outside: two atoms nearer to each other than any pair of these elements was in training
-    (or a pair of elements that never met), an atom farther from all others than any of its element was, and an
-    uncertainty of the force on an atom above the calibration's limit.
+    Outside are: two atoms nearer to each other than any pair of these elements was in training (or a pair of elements
+    that never met), an atom farther from all others than any of its element was, a molecule that training never showed
+    alone (:meth:`phl_ase.potentials.Domain.unknown`), and, of a calibrated committee, an uncertainty of the force on an
+    atom above its limit. Where nothing is known of the training: structures in which no atom has a neighbour.
+
+    Args:
+        domain: What was seen; ``None`` where nothing is known.
+        calibration: Limits of the uncertainty, of a calibrated committee.
+        action: What to do, one of ``ACTIONS``.
 
     Attributes:
-        calibration: What was seen.
-        action: What to do, one of ``ACTIONS``.
         warned: Compositions that were warned of.
     """
 
-    calibration: Calibration
-    action: str = "warn"
-    warned: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        size = len(chemical_symbols)
+    def __init__(self, domain: Domain | None, calibration: Calibration | None = None, action: str = "warn") -> None:
+        self.domain, self.calibration, self.action = domain, calibration, action
+        self.warned: set[str] = set()
+        self._last: tuple[Any, str] = (None, "")
+        known, size = domain or Domain(), len(chemical_symbols)
         # what never met is too near at any distance, what was never seen too far
         self._nearest, self._farthest = np.full((size, size), np.inf), np.zeros(size)
-        for (low, high), distance in self.calibration.shortest.items():
+        for (low, high), distance in known.shortest.items():
             self._nearest[[low, high], [high, low]] = MARGIN * distance
-        for number, distance in self.calibration.farthest.items():
+        for number, distance in known.farthest.items():
             self._farthest[number] = distance / MARGIN
+        self._free_atom = np.array([symbol in known.molecules for symbol in chemical_symbols])
 
     def inside(
         self,
@@ -101,6 +105,8 @@ class DomainWatch:
         names: Sequence[str],
         forces: Array | None = None,
         forces_std: Array | None = None,
+        *,
+        refuse_atoms: bool = False,
     ) -> list[bool]:
         """Whether each system of a batch is inside.
 
@@ -108,82 +114,143 @@ class DomainWatch:
             batch: The systems.
             frames: The same.
             names: How a warning names them.
-            forces: Of the whole batch ``(atoms, 3)`` eV/Å; ``None`` where none were asked for: distances alone decide.
+            forces: Of the whole batch ``(atoms, 3)`` eV/Å; ``None`` where none were asked for: the geometry alone
+                decides.
             forces_std: Their uncertainties, calibrated, likewise.
+            refuse_atoms: Refuse a structure that fell apart into single atoms even where others are only warned of.
+                Its forces are zero, so that a search that exploded would count as converged.
 
         Raises:
             DomainError: For a structure outside, where that is the action.
+            ExplodedError: For one that fell apart, see ``refuse_atoms``.
         """
-        reasons = self._misplaced(batch)
-        if forces is not None and forces_std is not None:
-            ends = np.cumsum([len(frame) for frame in frames])[:-1]
-            for system, parts in enumerate(zip(np.split(forces, ends), np.split(forces_std, ends), strict=True)):
+        if self.domain is None and len(frames) == 1 and any(len(pairs.i) for pairs in batch.neighbours.values()):
+            return [True]
+        reasons: dict[int, str] = {}
+        ends, cutoff = np.cumsum([len(frame) for frame in frames]), max(batch.neighbours)
+        for system, pairs in enumerate(_pairs_of_systems(batch, ends)):
+            fell_apart = len(pairs.numbers) > 1 and len(pairs.i) == 0
+            if self.domain is not None:
+                reason = self._misplaced(pairs, cutoff) or self._strange(pairs)
+            else:
+                reason = f"no atom has a neighbour within {cutoff:.2f} Å, so that no force acts" if fell_apart else ""
+            if reason and fell_apart and refuse_atoms and self.domain is not None and self.action == "warn":
+                raise ExplodedError(
+                    f"{names[system]} fell apart: {reason}, and no force acts on any atom; check the structure that "
+                    "the run began with (out_of_domain='ignore' computes it all the same)"
+                )
+            if reason:
+                reasons[system] = reason
+        if self.calibration is not None and forces is not None and forces_std is not None:
+            for system, parts in enumerate(zip(*(np.split(a, ends[:-1]) for a in (forces, forces_std)), strict=True)):
                 size, value = map(largest_on_an_atom, parts)
                 if value > (limit := self.calibration.limit(size)):
-                    said = f"uncertain by {value:.2g} eV/Å, {limit:.2g} at most where it was trained"
-                    reasons.setdefault(system, f"the force on an atom is {said}")
+                    reasons.setdefault(system, _uncertain(value, limit))
         for system, reason in reasons.items():
             self._act(frames[system], names[system], reason)
         return [system not in reasons for system in range(len(frames))]
 
-    def _misplaced(self, batch: Batch) -> dict[int, str]:
-        """System → the first atom of it that is farther from all others, or pair that is nearer, than any seen."""
-        cutoff = max(batch.neighbours)
-        pairs = batch.neighbours[cutoff]
-        distances = np.linalg.norm(to_numpy(batch.vectors(cutoff)), axis=1)
-        i, j, numbers, system = (t.cpu().numpy() for t in (pairs.i, pairs.j, batch.numbers, batch.system))
+    def _misplaced(self, pairs: Pairs, cutoff: float) -> str:
+        """Why the distances of a structure are outside of those seen; empty where they are not."""
+        numbers, i, j = pairs.numbers, pairs.i, pairs.j
         nearest = np.full(len(numbers), np.inf)
-        np.minimum.at(nearest, i, distances)
-        reasons: dict[int, str] = {}
-        for atom in np.flatnonzero(nearest > self._farthest[numbers]):
-            reasons.setdefault(int(system[atom]), self._alone(int(numbers[atom]), float(nearest[atom])))
-        for pair in np.flatnonzero(distances < self._nearest[numbers[i], numbers[j]]):
-            said = self._said(int(numbers[i[pair]]), int(numbers[j[pair]]), float(distances[pair]))
-            reasons.setdefault(int(system[i[pair]]), said)
-        return reasons
+        np.minimum.at(nearest, i, pairs.distances)
+        farthest = self._farthest[numbers]
+        # of an atom beyond the cutoff a model sees no more than of a free one
+        known = (nearest <= farthest) | (np.isinf(nearest) & ((farthest >= cutoff) | self._free_atom[numbers]))
+        if not known.all():
+            atom = int(np.flatnonzero(~known)[0])
+            symbol = chemical_symbols[numbers[atom]]
+            if not farthest[atom]:
+                return f"it never saw {symbol} beside another atom"
+            where = "has no neighbour" if np.isinf(nearest[atom]) else f"is {nearest[atom]:.2f} Å from the next one"
+            return f"an atom {symbol} {where}, {MARGIN * farthest[atom]:.2f} Å at most where it was trained"
+        limits = self._nearest[numbers[i], numbers[j]]
+        if not (near := pairs.distances < limits).any():
+            return ""
+        pair = int(np.flatnonzero(near)[0])
+        named = f"{chemical_symbols[numbers[i[pair]]]} and {chemical_symbols[numbers[j[pair]]]}"
+        if np.isinf(limits[pair]):
+            return f"{named} never stood within {pairs.distances[pair]:.2f} Å of each other where it was trained"
+        shortest = limits[pair] / MARGIN
+        return f"{named} are {pairs.distances[pair]:.2f} Å apart, {shortest:.2f} Å at least where it was trained"
 
-    def _alone(self, number: int, distance: float) -> str:
-        where = "has no neighbour" if np.isinf(distance) else f"is {distance:.2f} Å from its nearest neighbour"
-        limit = MARGIN * self._farthest[number]
-        return f"an atom {chemical_symbols[number]} {where}, {limit:.2f} Å at most where it was trained"
-
-    def _said(self, first: int, second: int, distance: float) -> str:
-        named = f"{chemical_symbols[first]} and {chemical_symbols[second]}"
-        limit = self._nearest[first, second]
-        if np.isinf(limit):
-            return f"{named} never stood within {distance:.2f} Å, nor anywhere in one molecule, where it was trained"
-        return f"{named} are {distance:.2f} Å apart, {limit / MARGIN:.2f} Å at least where it was trained"
+    def _strange(self, pairs: Pairs) -> str:
+        """Why the molecules of a structure are unknown; looked for again only when a bond has changed."""
+        if self.domain is None or not self.domain.molecules:
+            return ""
+        loose, tight = (pairs.bonded(scale) for scale in BOND_SCALES)
+        parts = [pairs.numbers, pairs.i[loose], pairs.j[loose], tight[loose]]
+        parts += [] if pairs.shifts is None else [pairs.shifts[loose]]
+        bonds = tuple(part.tobytes() for part in parts)
+        before, reason = self._last
+        if before != bonds:
+            unknown, reason = self.domain.unknown(pairs), ""
+            if unknown:
+                beside = [group for formula in unknown if (group := self.domain.beside(formula))]
+                rest = f", only in {beside[0]}" if beside else ""
+                reason = f"{' and '.join(unknown[:3])} never stood alone in a frame that it was trained on{rest}"
+            self._last = (bonds, reason)
+        return reason
 
     def _act(self, frame: Frame, name: str, reason: str) -> None:
-        said = f"{name} is far outside of what the model was trained on: {reason}; its results may be far off"
+        said = f"{name} is outside of what the model was trained on: {reason}"
         if self.action == "error":
             raise DomainError(f"{said} (out_of_domain='error' refuses it)")
         composition = str(sorted(frame.numbers.tolist()))
         if self.action == "warn" and composition not in self.warned:
             self.warned.add(composition)
+            more = "" if self.domain is None else f"; see results['{IN_DOMAIN}']"
             warnings.warn(
-                f"{said}. Of this composition no more is said: results['{IN_DOMAIN}'] tells of every structure, "
-                "out_of_domain='ignore' turns this off",
+                f"{said}; its results may be far off. Further warnings for this composition are suppressed{more} "
+                "(out_of_domain='ignore' turns this one off too)",
                 DomainWarning,
                 stacklevel=2,
             )
 
 
+def _pairs_of_systems(batch: Batch, ends: Array) -> Iterator[Pairs]:
+    """The pairs of each system within the longest cutoff."""
+    cutoff = max(batch.neighbours)
+    neighbours = batch.neighbours[cutoff]
+    distances = np.linalg.norm(to_numpy(batch.vectors(cutoff)), axis=1)
+    numbers, i, j = (t.cpu().numpy() for t in (batch.numbers, neighbours.i, neighbours.j))
+    shifts = None if neighbours.shifts is None else to_numpy(neighbours.shifts)
+    first = 0
+    for start, end, last in zip([0, *ends[:-1]], ends, np.searchsorted(i, ends), strict=True):
+        edges = slice(first, first := int(last))
+        yield Pairs(
+            numbers[start:end],
+            i[edges] - start,
+            j[edges] - start,
+            distances[edges],
+            None if shifts is None else shifts[edges],
+        )
+
+
+def _uncertain(value: float, limit: float) -> str:
+    digits = next((d for d in (2, 3, 4) if f"{value:.{d}g}" != f"{limit:.{d}g}"), 5)
+    return (
+        f"the force on an atom is uncertain by {value:.{digits}g} eV/Å, more than the {limit:.{digits}g} eV/Å that are "
+        "usual for forces of its size in the training data"
+    )
+
+
 def watch_of(potential: Potential, action: str) -> DomainWatch | None:
-    """What watches over the domain of a calibrated committee; ``None`` for other potentials.
+    """What watches over the domain of a potential; ``None`` where every atom is a neighbour of every other.
 
     Raises:
-        PHLError: For an action that is not in ``ACTIONS``.
+        PHLError: For an action that is not in ``ACTIONS``, or a card whose domain is broken.
     """
     if action not in ACTIONS:
         raise unknown("action for structures out of domain", action, ACTIONS)
-    if not (isinstance(potential, Committee) and potential.calibration):
+    domain = domain_of(potential)
+    if domain is None and not np.isfinite(max(potential.cutoffs, default=np.inf)):
         return None
-    return DomainWatch(potential.calibration, action)
+    return DomainWatch(domain, getattr(potential, "calibration", None), action)
 
 
 def results_of_spread(potential: Potential) -> list[str]:
     """Names of the results that a potential gives beside its mean."""
-    if not isinstance(potential, Committee) or len(potential.members) < 2:
-        return []
-    return [f"{name}_std" for name in WITH_SPREAD] + ([IN_DOMAIN] if potential.calibration else [])
+    spread = isinstance(potential, Committee) and len(potential.members) > 1
+    return [f"{name}_std" for name in WITH_SPREAD] if spread else []

@@ -4,6 +4,7 @@ from phl_ase.potentials.analytic import Harmonic, LennardJones, Morse, PairPoten
 from phl_ase.potentials.calibration import Calibration
 from phl_ase.potentials.combine import Sum
 from phl_ase.potentials.committee import Committee
+from phl_ase.potentials.domain import Domain, domain_of
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.model_file import bundled_models, load_model, load_saved, read_card, save_committee, save_model
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
@@ -18,6 +19,7 @@ __all__ = [
     "Calibration",
     "Committee",
     "Core",
+    "Domain",
     "Harmonic",
     "LennardJones",
     "Model",
@@ -27,6 +29,7 @@ __all__ = [
     "PairPotential",
     "Sum",
     "bundled_models",
+    "domain_of",
     "load_model",
     "load_saved",
     "read_card",

@@ -13,23 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
-from ase.geometry import get_distances
 
 from phl_ase.errors import PHLError
+from phl_ase.potentials.domain import Domain
 from phl_ase.structures import Frame
 
 Array = np.ndarray
 
 ONE_SIGMA = 0.6826894921370859
 """Share of a normal distribution within one standard deviation."""
-
-MARGIN = 0.97
-"""Of the shortest distance seen, below which a pair counts as closer than any; its inverse of the farthest.
-
-Of single held-out frames of the reactions that were trained on, 3.1 % have a pair below the shortest seen itself, and
-1.1 % one below this share of it.
-"""
 
 _QUANTILE = 2.3263
 """Standard deviations of the 99th percentile of a normal distribution."""
@@ -50,25 +42,21 @@ class Calibration:
             above which a structure is outside of what was seen, eV/Å.
         rest_limit: The same of a structure without forces, eV/Å; by default it has no limit of its own.
         forces_exponent: How that grows with the forces, see :meth:`limit`.
-        shortest: Shortest distance seen of each pair of elements, lower atomic number first, Å.
-        farthest: Farthest nearest neighbour seen of an atom of each element, Å.
+        domain: Distances and molecules that were seen.
         frames: Number of frames that the factors were fitted on.
     """
 
     energy: float
     forces: float
     forces_limit: float
-    shortest: Mapping[tuple[int, int], float]
-    farthest: Mapping[int, float]
+    domain: Domain
     frames: int = 0
     rest_limit: float = np.inf
     forces_exponent: float = 0.0
 
     def __post_init__(self) -> None:
         numbers = {"energy": self.energy, "forces": self.forces, "forces_limit": self.forces_limit}
-        distances = {f"shortest distance {_named(pair)}": value for pair, value in self.shortest.items()}
-        farthest = {f"farthest neighbour {_named([z])}": value for z, value in self.farthest.items()}
-        for name, value in {**numbers, **distances, **farthest}.items():
+        for name, value in numbers.items():
             if not (np.isfinite(value) and value > 0):
                 raise PHLError(f"calibration of a committee: {name} is {value}; expected a positive number")
         if not self.rest_limit > 0:
@@ -113,7 +101,7 @@ class Calibration:
             float(np.exp(values.mean() + _QUANTILE * values.std(ddof=1)))
             for values in (largest, largest - exponent * size)
         )
-        return cls(energy, forces, limit, *distances_seen(seen), len(rows), rest_limit, exponent)
+        return cls(energy, forces, limit, Domain.fit(seen), len(rows), rest_limit, exponent)
 
     def limit(self, largest_force: float) -> float:
         """Uncertainty of an atom above which a structure is outside of what was seen, eV/Å.
@@ -131,9 +119,7 @@ class Calibration:
         numbers = {name: getattr(self, name) for name in names}
         if np.isfinite(self.rest_limit):
             numbers |= {"rest_limit": self.rest_limit, "forces_exponent": self.forces_exponent}
-        shortest = {_named(pair): round(float(value), 6) for pair, value in sorted(self.shortest.items())}
-        farthest = {_named([z]): round(float(value), 6) for z, value in sorted(self.farthest.items())}
-        return {**numbers, "shortest": shortest, "farthest": farthest}
+        return {**numbers, **self.domain.to_json()}
 
     @classmethod
     def from_json(cls, values: Any) -> Calibration:
@@ -143,11 +129,9 @@ class Calibration:
             PHLError: For anything else.
         """
         try:
-            shortest = {_pair(name): float(value) for name, value in values["shortest"].items()}
-            farthest = {atomic_numbers[name]: float(value) for name, value in values["farthest"].items()}
             numbers = {name: float(values[name]) for name in ("energy", "forces", "forces_limit")}
             numbers |= {n: float(values[n]) for n in ("rest_limit", "forces_exponent") if n in values}
-            return cls(**numbers, shortest=shortest, farthest=farthest, frames=int(values.get("frames", 0)))
+            return cls(**numbers, domain=Domain.from_json(values), frames=int(values.get("frames", 0)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, PHLError) else f"{type(error).__name__} {error}"
             raise PHLError(f"the calibration of a committee is broken ({reason})") from None
@@ -158,40 +142,8 @@ def largest_on_an_atom(forces: Array) -> float:
     return float(np.sqrt(np.mean(np.square(forces), axis=1)).max())
 
 
-def distances_seen(frames: Iterable[Frame]) -> tuple[dict[tuple[int, int], float], dict[int, float]]:
-    """How near and how far from each other atoms stand in frames; nearest images where periodic.
-
-    Returns:
-        Shortest distance of each pair of elements, lower atomic number first, and the farthest nearest neighbour of an
-        atom of each element, Å.
-    """
-    shortest: dict[tuple[int, int], float] = {}
-    farthest: dict[int, float] = {}
-    for frame in frames:
-        if len(frame) < 2:
-            continue
-        _, distances = get_distances(frame.positions, cell=frame.cell, pbc=frame.pbc)
-        numbers = frame.numbers.tolist()
-        for first, second in zip(*np.triu_indices(len(frame), 1), strict=True):
-            pair = (min(numbers[first], numbers[second]), max(numbers[first], numbers[second]))
-            shortest[pair] = min(shortest.get(pair, np.inf), float(distances[first, second]))
-        np.fill_diagonal(distances, np.inf)
-        for number, nearest in zip(numbers, distances.min(axis=1).tolist(), strict=True):
-            farthest[number] = max(farthest.get(number, 0.0), nearest)
-    return shortest, farthest
-
-
 def _factor(errors: Array, spreads: Array) -> float:
     known = spreads > _ZERO
     if not known.any():
         raise PHLError("the members of the committee do not differ: there is no spread to calibrate")
     return float(np.quantile(np.abs(errors[known]) / spreads[known], ONE_SIGMA))
-
-
-def _named(pair: Iterable[int]) -> str:
-    return "-".join(chemical_symbols[z] for z in pair)
-
-
-def _pair(name: str) -> tuple[int, int]:
-    low, high = sorted(atomic_numbers[symbol] for symbol in name.split("-"))
-    return low, high

@@ -22,6 +22,7 @@ from phl_ase.errors import PHLError, unknown
 from phl_ase.files import write_atomic
 from phl_ase.potentials.calibration import Calibration
 from phl_ase.potentials.committee import Committee
+from phl_ase.potentials.domain import domain_of
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.registry import build_model
 
@@ -153,6 +154,8 @@ def _built(
         model = build_model(card["architecture"], {**card["config"], "species": tuple(card["config"]["species"])})
         # assigned, not copied: a new model is float32, and what was trained in float64 would be rounded
         model.load_state_dict(tensors, assign=True)
+        model.provenance = card["provenance"]
+        domain_of(model)  # a broken one is found here rather than by the first structure
     except PHLError as error:
         raise PHLError(f"{name}: {error}") from None
     except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
@@ -161,7 +164,6 @@ def _built(
     for key, value in model.state_dict().items():
         if not torch.isfinite(value).all():
             raise PHLError(f"{name}: the weights {key} hold NaN or infinity; train the model again")
-    model.provenance = card["provenance"]
     return model.to(device=device, dtype=dtype).requires_grad_(False).eval()
 
 

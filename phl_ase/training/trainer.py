@@ -22,7 +22,7 @@ from phl_ase.derivatives import choose_device, evaluate
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.files import write_atomic
 from phl_ase.objective import TERMS, CompiledLoss, with_curvature_targets
-from phl_ase.potentials import Model, save_model
+from phl_ase.potentials import Domain, Model, save_model
 from phl_ase.progress import Progress
 from phl_ase.structures import Frame, PackedFrames
 from phl_ase.trained_on import training_record
@@ -136,6 +136,7 @@ class _Run:
         self.model = model.to(device=self.device, dtype=self.dtype)
         # of a model that was trained already, what its card says of its training
         self.started_from = dict(self.model.provenance)
+        self.known_before = self.started_from.pop("domain", None)
         check_species(self.model, data)
         self.averaged = torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=moving_average(training.ema_decay))
         self.optimiser = new_optimiser(self.model, training)
@@ -390,6 +391,7 @@ class _Run:
             "config": self.config.to_json(),
             "epoch": self.at.epoch,
             "validation_loss": loss,
+            "domain": self.domain,
             "versions": {"phl_ase": __version__, "torch": torch.__version__},
             **({"started_from": self.started_from} if self.started_from else {}),
         }
@@ -398,6 +400,14 @@ class _Run:
             write_atomic(self.folder / CARD, json.dumps({**self.average.card(), "provenance": card}, indent=1).encode())
         else:
             save_model(self.folder / BEST, self.average, card)
+
+    @cached_property
+    def domain(self) -> dict[str, Any]:
+        """What the model saw in this run, and how near atoms came in the training of the model it started from."""
+        seen = Domain.fit([*self.data.train, *self.data.replay])
+        if self.known_before is not None:
+            seen = seen.joined(Domain.from_json(self.known_before), with_molecules=False)
+        return seen.to_json()
 
     def _out_of_patience(self) -> bool:
         training = self.config.training

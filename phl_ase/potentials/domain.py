@@ -1,0 +1,288 @@
+"""The domain of a model: distances and molecules of its training frames, kept on its card and compared with new ones.
+
+Energies are learnt of whole frames, so a molecule that was only ever seen beside another one has an unknown energy: the
+errors of the two cancel. A molecule counts as known once a frame held it alone (or several of it and nothing else),
+and several count as known together once a frame held them so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, reduce
+from math import gcd
+from typing import Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.formula import Formula
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from phl_ase.errors import PHLError
+from phl_ase.structures import Frame
+from phl_ase.structures.neighbours import neighbour_list
+
+Array = np.ndarray
+Molecules = tuple[str, ...]
+"""Formulas of the molecules of a structure; ``[CuO]`` for one that periodic images continue without end."""
+
+MARGIN = 0.97
+"""Of the shortest distance seen, below which a pair counts as closer than any; its inverse of the farthest.
+
+Of single held-out frames of the reactions that were trained on, 3.1 % have a pair below the shortest seen itself, and
+1.1 % one below this share of it.
+"""
+
+BOND_SCALES = (1.7, 1.3)
+"""Times the sum of covalent radii, below which atoms belong to one molecule: loosely, so that bonds of a transition
+state hold, and tightly, so that hydrogen bonds do not."""
+
+LONGEST_BOND = 4.0
+"""Å; no model has a shorter cutoff, and what is beyond a cutoff cannot be told apart from what is not there."""
+
+_REACH = 6.0  # Å: of periodic and large frames, pairs beyond say nothing new
+_LARGE = 100  # atoms of a molecule from which on not all its pairs are looked at
+_MOST = 2000  # entries of ``molecules`` on a card
+_ENTRY = re.compile(r"(\d{1,6} )?(\[[A-Za-z]{1,240}\]|[A-Z][A-Za-z0-9]{0,240})")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a model has seen in training.
+
+    Attributes:
+        shortest: Shortest distance of each pair of elements, lower atomic number first, Å.
+        farthest: Farthest nearest neighbour of an atom of each element, Å.
+        molecules: What frames consisted of, as written by :func:`group`: a molecule alone, or several together. Empty
+            where that was not recorded (files of earlier versions): nothing is said about it then.
+        listed_atoms: Atoms of the largest frames whose molecules are listed, where there are too many to list them all;
+            of larger structures nothing is said.
+    """
+
+    shortest: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    farthest: Mapping[int, float] = field(default_factory=dict)
+    molecules: frozenset[str] = frozenset()
+    listed_atoms: int | None = None
+
+    def __post_init__(self) -> None:
+        distances = {f"shortest distance {_named(pair)}": value for pair, value in self.shortest.items()}
+        farthest = {f"farthest neighbour {_named([z])}": value for z, value in self.farthest.items()}
+        for name, value in {**distances, **farthest}.items():
+            if not (np.isfinite(value) and value > 0):
+                raise PHLError(f"domain of a model: {name} is {value}; expected a positive number")
+
+    @classmethod
+    def fit(cls, frames: Iterable[Frame]) -> Domain:
+        """Return the domain of a model trained on frames; nearest images where periodic."""
+        shortest: dict[tuple[int, int], float] = {}
+        farthest: dict[int, float] = {}
+        sizes: dict[str, int] = {}
+        for frame in frames:
+            pairs = Pairs.of_frame(frame)
+            _extend(shortest, farthest, pairs)
+            loose, tight = (split_molecules(pairs, scale)[1] for scale in BOND_SCALES)
+            # parts that are loosely one molecule (a stretched bond) do not count as seen apart
+            for found in (loose, tight) if len(loose) > 1 else (loose,):
+                known = group(found)
+                sizes[known] = min(len(frame), sizes.get(known, len(frame)))
+        listed = None
+        if len(sizes) > _MOST:
+            listed = sorted(sizes.values())[_MOST] - 1
+            sizes = {known: size for known, size in sizes.items() if size <= listed}
+        return cls(shortest, farthest, frozenset(sizes), listed)
+
+    def joined(self, other: Domain, *, with_molecules: bool = True) -> Domain:
+        """Return the domain of a model that saw what either did.
+
+        Args:
+            other: Another domain.
+            with_molecules: Whether its molecules are known too, not only how near atoms may come.
+        """
+        shortest = dict(self.shortest)
+        for pair, distance in other.shortest.items():
+            shortest[pair] = min(distance, shortest.get(pair, np.inf))
+        farthest = dict(self.farthest)
+        for number, distance in other.farthest.items():
+            farthest[number] = max(distance, farthest.get(number, 0.0))
+        if not with_molecules:
+            return Domain(shortest, farthest, self.molecules, self.listed_atoms)
+        # where one side recorded none, nothing can be said of molecules
+        both = self.molecules | other.molecules if self.molecules and other.molecules else frozenset()
+        listed = [one.listed_atoms for one in (self, other) if one.listed_atoms is not None]
+        return Domain(shortest, farthest, both, min(listed, default=None))
+
+    def unknown(self, pairs: Pairs) -> Molecules:
+        """Return the molecules of a structure whose energy training cannot have determined; empty where there are none.
+
+        Args:
+            pairs: Of one structure.
+        """
+        if not self.molecules or (self.listed_atoms is not None and len(pairs.numbers) > self.listed_atoms):
+            return ()
+        (loose, formulas), (tight, parts) = (split_molecules(pairs, scale) for scale in BOND_SCALES)
+        strange = [k for k, formula in enumerate(formulas) if formula not in self.molecules]
+        if not strange or group([formulas[k] for k in strange]) in self.molecules:
+            return ()
+        inside = np.unique(tight[np.isin(loose, strange)])
+        rest = [parts[k] for k in inside if parts[k] not in self.molecules]
+        if not rest or group(rest) in self.molecules:
+            return ()
+        return tuple(dict.fromkeys(formulas[k] for k in strange))
+
+    def beside(self, formula: str) -> str | None:
+        """Return a group of the training frames that holds a molecule beside others; ``None`` where there is none."""
+        groups = [g for g in self.molecules if " + " in g and formula in g.split(" ")]
+        return min(groups, key=lambda g: (len(g.split(" ")), g), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, element symbols for atomic numbers."""
+        shortest = {_named(pair): round(float(value), 6) for pair, value in sorted(self.shortest.items())}
+        farthest = {_named([z]): round(float(value), 6) for z, value in sorted(self.farthest.items())}
+        listed = {} if self.listed_atoms is None else {"listed_atoms": self.listed_atoms}
+        seen = {"molecules": sorted(self.molecules)} if self.molecules else {}
+        return {"shortest": shortest, "farthest": farthest, **seen, **listed}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Domain:
+        """Return the domain that :meth:`to_json` wrote; what earlier versions did not write is empty.
+
+        Raises:
+            PHLError: For anything else.
+        """
+        try:
+            shortest = {_pair(name): float(value) for name, value in values["shortest"].items()}
+            farthest = {atomic_numbers[name]: float(value) for name, value in values["farthest"].items()}
+            seen = values.get("molecules", [])
+            if not isinstance(seen, list) or not all(isinstance(entry, str) for entry in seen):
+                raise TypeError("molecules are no list of formulas")
+            if strange := [one for one in seen if not all(map(_ENTRY.fullmatch, one.split(" + ")))]:
+                raise ValueError(f"{strange[0][:60]!r} is no formula")
+            listed = values.get("listed_atoms")
+            return cls(shortest, farthest, frozenset(seen), None if listed is None else int(listed))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = str(error) if isinstance(error, PHLError) else f"{type(error).__name__} {error}"
+            raise PHLError(f"the domain on the card of a model is broken ({reason})") from None
+
+
+def domain_of(potential: Any) -> Domain | None:
+    """Return what is known of a potential's training: of a committee or a sum that of its members together.
+
+    Raises:
+        PHLError: For a card whose domain is broken.
+    """
+    calibration, provenance = getattr(potential, "calibration", None), getattr(potential, "provenance", None)
+    if calibration is not None:
+        known: Domain = calibration.domain
+        return known
+    if isinstance(provenance, Mapping) and provenance.get("domain") is not None:
+        return Domain.from_json(provenance["domain"])
+    parts = [one for member in getattr(potential, "members", ()) if (one := domain_of(member)) is not None]
+    return reduce(Domain.joined, parts) if parts else None
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Atoms of one structure, and its ordered pairs of neighbours.
+
+    Attributes:
+        numbers: Atomic numbers ``(n,)``.
+        i: First atom ``(edges,)``.
+        j: Second atom ``(edges,)``.
+        distances: ``(edges,)`` Å.
+        shifts: Lattice shifts of the second ``(edges, 3)``; ``None`` where not periodic.
+    """
+
+    numbers: Array
+    i: Array
+    j: Array
+    distances: Array
+    shifts: Array | None = None
+
+    @classmethod
+    def of_frame(cls, frame: Frame) -> Pairs:
+        """Return the pairs of a frame: all of a small molecule, of others those within 6 Å."""
+        periodic = bool(np.any(frame.pbc))
+        reach = _REACH if periodic or len(frame) > _LARGE else np.inf
+        i, j, shifts = neighbour_list(frame.positions, frame.cell, frame.pbc, reach, f"frame {frame.frame_id}")
+        vectors = frame.positions[j] - frame.positions[i] + shifts @ frame.cell
+        distances = np.sqrt(np.einsum("ea,ea->e", vectors, vectors))
+        return cls(np.asarray(frame.numbers), i, j, distances, shifts if periodic else None)
+
+    def bonded(self, scale: float) -> Array:
+        """Return which pairs stand within so many times the sum of their covalent radii ``(edges,)``."""
+        radii = covalent_radii[self.numbers]
+        limit = np.minimum(scale * (radii[self.i] + radii[self.j]), LONGEST_BOND)
+        return np.asarray(self.distances < limit)
+
+
+def split_molecules(pairs: Pairs, scale: float) -> tuple[Array, Molecules]:
+    """Return the molecule of each atom ``(n,)``, counted from 0, and the formula of each molecule.
+
+    Args:
+        pairs: Of one structure.
+        scale: One of ``BOND_SCALES``.
+    """
+    n, bonds = len(pairs.numbers), pairs.bonded(scale)
+    i, j = pairs.i[bonds], pairs.j[bonds]
+    _, label = connected_components(coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, n)), directed=False)
+    endless: set[int] = set()
+    if pairs.shifts is not None and pairs.shifts[bonds].any():
+        # walk along the bonds from one atom of each molecule: where two ways disagree, it has no end
+        shifts, offset = pairs.shifts[bonds], np.zeros((n, 3), dtype=pairs.shifts.dtype)
+        reached = np.zeros(n, dtype=bool)
+        reached[np.unique(label, return_index=True)[1]] = True
+        while (new := reached[i] & ~reached[j]).any():
+            offset[j[new]] = offset[i[new]] + shifts[new]
+            reached[j[new]] = True
+        endless = set(label[i[(offset[i] + shifts != offset[j]).any(axis=1)]].tolist())
+    parts = np.split(pairs.numbers[np.argsort(label, kind="stable")], np.cumsum(np.bincount(label))[:-1])
+    return label, tuple(_formula(tuple(sorted(part.tolist())), k in endless) for k, part in enumerate(parts))
+
+
+def group(formulas: Sequence[str]) -> str:
+    """Return one text for molecules that stand together: ``CO + H2``, ``2 H2O + NH3``; ``H2O`` for any number of it."""
+    counts = Counter(formulas)
+    common = gcd(*counts.values())
+    return " + ".join(f"{k // common} {name}" if k > common else name for name, k in sorted(counts.items()))
+
+
+@lru_cache(maxsize=10_000)
+def _formula(numbers: tuple[int, ...], endless: bool) -> str:
+    symbols = Counter(chemical_symbols[z] for z in numbers)
+    return f"[{''.join(sorted(symbols))}]" if endless else str(Formula.from_dict(symbols).format("hill"))
+
+
+def _extend(shortest: dict[tuple[int, int], float], farthest: dict[int, float], pairs: Pairs) -> None:
+    """Take the distances of a structure into what was seen."""
+    first, second = pairs.numbers[pairs.i], pairs.numbers[pairs.j]
+    # the longest first, so that the shortest of each pair of elements is what remains
+    order = np.argsort(-pairs.distances, kind="stable")
+    for low, high, distance in _last_of_each(first[order], second[order], pairs.distances[order]):
+        shortest[low, high] = min(distance, shortest.get((low, high), np.inf))
+    nearest = np.full(len(pairs.numbers), np.inf)
+    np.minimum.at(nearest, pairs.i, pairs.distances)
+    for number in np.unique(pairs.numbers):
+        met = nearest[(pairs.numbers == number) & np.isfinite(nearest)]
+        if len(met):
+            farthest[int(number)] = max(float(met.max()), farthest.get(int(number), 0.0))
+
+
+def _last_of_each(first: Array, second: Array, distances: Array) -> Iterator[tuple[int, int, float]]:
+    size = len(chemical_symbols)
+    table = np.zeros(size * size)
+    codes = np.minimum(first, second) * size + np.maximum(first, second)
+    table[codes] = distances
+    for code in np.unique(codes).tolist():
+        yield code // size, code % size, float(table[code])
+
+
+def _named(pair: Iterable[int]) -> str:
+    return "-".join(chemical_symbols[z] for z in pair)
+
+
+def _pair(name: str) -> tuple[int, int]:
+    low, high = sorted(atomic_numbers[symbol] for symbol in name.split("-"))
+    return low, high
