@@ -22,6 +22,14 @@ _REASONS = {
 }
 
 
+def is_there(path: Path) -> bool:
+    """Return whether a path exists; a text that no file system takes as a name does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that replaces it when the block ends well and vanishes when it does not.

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from phl_ase.adapters import ADAPTERS
+from phl_ase.adapters import ADAPTERS, check_foreign
 from phl_ase.errors import PHLError, reason_of
+from phl_ase.potentials.cards import card_of, find_model
 from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
 
@@ -46,21 +47,42 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
         PHLError: For a text that stands for nothing, a missing package, a method of another version, or code that is
             not trusted.
     """
+    check_method(text, trust=trust)
     prefix, _, rest = text.partition(":")
     if prefix in METHODS:
         return METHODS[prefix](rest, Options(device, dtype, trust))
-    if not text:
-        raise PHLError(f"no model or method was given; valid: {_valid()}")
 
     from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
 
-    try:
-        return PHLCalculator(text, device=device, dtype=dtype)
-    except PHLError as error:
-        if not str(error).startswith("unknown model"):
-            raise
-        # what is no file either may have been meant for a method
-        raise PHLError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
+    return PHLCalculator(text, device=device, dtype=dtype)
+
+
+def check_method(text: str, *, trust: bool = False) -> None:
+    """Check that a MODEL or METHOD stands for something, without importing what it needs.
+
+    Args:
+        text: As in :func:`resolve_calculator`.
+        trust: Whether code that the text names may run.
+
+    Raises:
+        PHLError: For a text that stands for nothing, a missing file, one that is no model file, or code that is not
+            trusted.
+    """
+    prefix, _, rest = text.partition(":")
+    if prefix in ADAPTERS:
+        check_foreign(text)
+    elif prefix == "ase":
+        _check_code(rest, trust)
+    elif not text:
+        raise PHLError(f"no model or method was given; valid: {_valid()}")
+    elif prefix not in METHODS:
+        try:
+            card_of(find_model(text)[0])
+        except PHLError as error:
+            if not str(error).startswith("unknown model"):
+                raise
+            # what is no file either may have been meant for a method
+            raise PHLError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
 
 
 def _reference(name: str) -> Callable[[str, Options], Any]:
@@ -70,17 +92,21 @@ def _reference(name: str) -> Callable[[str, Options], Any]:
     return make
 
 
-def _code(rest: str, options: Options) -> Any:
+def _check_code(rest: str, trust: bool) -> None:
     module_name, colon, factory = rest.partition(":")
     if not (module_name and colon and factory):
         raise PHLError(
             f"got 'ase:{rest}'; expected ase:package.module:factory, for example ase:ase.calculators.emt:EMT"
         )
-    if not options.trust:
+    if not trust:
         raise PHLError(
             f"'ase:{rest}' runs the code of {module_name}; if you trust it, say so: --trust on the command line, "
             "trust=True in Python"
         )
+
+
+def _code(rest: str, options: Options) -> Any:
+    module_name, _, factory = rest.partition(":")
     try:
         made = getattr(importlib.import_module(module_name), factory)()
     except Exception as error:  # whatever foreign code raises is one line here; the cause keeps the rest

@@ -99,6 +99,54 @@ def test_help_comes_in_less_than_a_second_and_loads_nothing_heavy():
     assert all(f"  {name} " in done.stdout for name in (*COMMANDS, *GROUPS))
 
 
+HEAVY = ("torch", "scipy", "jax", "sella", "phonopy", "matplotlib", "pyscf", "networkx", "sympy")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("models",),
+        ("models", "default"),
+        ("data", "info", "nofile"),
+        ("data", "info", DATA),
+        ("check", "nofile"),
+        ("check", "mace:medium"),
+        ("train", "nofile", "-o", "run"),
+        ("train", "CONFIG", "-o", "run", "--set", "data.source=nofile"),
+        ("train", "CONFIG", "-o", "run", "--set", "potential.from=nofile"),
+        ("evaluate", "default", "nofile"),
+        ("evaluate", "nofile", DATA),
+        ("validate", "ts", "default", "nofile"),
+        ("validate", "ts", "default", DATA, "--reference", "nofile"),
+        ("validate", "irc", "default", "nofile"),
+        ("validate", "frequencies", "default", "nofile"),
+        ("validate", "phonons", "default", "nofile"),
+        ("label", "nofile", "--with", "tblite", "-o", "x.h5"),
+        ("reactions", "nofile", "--with", "tblite", "-o", "x.h5"),
+        ("sample", "nofile", "--with", "tblite", "-o", "x.xyz"),
+    ],
+    ids=" ".join,
+)
+def test_inputs_are_checked_before_anything_heavy_is_loaded(words, tmp_path, config):
+    """A mistyped name, and what needs no model, must not cost the seconds in which torch and JAX are imported."""
+    words = [str(config) if word == "CONFIG" else word for word in words]
+    code = (
+        "import sys\nfrom phl_ase.cli import main\ntry:\n    main(sys.argv[1:])\n"
+        f"finally:\n    print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path
+    )
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+    assert done.returncode == (2 if "nofile" in " ".join(words) or "mace:medium" in words else 0)
+
+
+def test_the_calculator_loads_torch_and_little_else():
+    code = f"import sys\nfrom phl_ase import PHLCalculator\nprint(sorted(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "['scipy', 'torch']"
+
+
 def test_python_m_is_phl():
     done = subprocess.run([*PHL, "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == f"phl {__version__}\n"
@@ -126,7 +174,7 @@ def test_defects_keep_their_traceback(run, monkeypatch):
     def defect(*arguments, **options):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("phl_ase.potentials.model_file.read_card", defect)
+    monkeypatch.setattr("phl_ase.potentials.cards.read_card", defect)
     with pytest.raises(RuntimeError, match="a defect"):
         phl("models", run / "best.safetensors")
 
@@ -436,11 +484,11 @@ def test_models_lists_and_shows(run):
 
 def test_models_lists_short_facts_of_bundled_models(run, monkeypatch):
     bundled = {"small": run / "best.safetensors"}
-    monkeypatch.setattr("phl_ase.potentials.model_file.bundled_models", lambda: bundled)
+    monkeypatch.setattr("phl_ase.potentials.cards.bundled_models", lambda: bundled)
     head, _, row = phl("models").output.splitlines()
     assert head.split("  ")[0] == "model"
     assert row.split() == ["small", "H", "C", "N", "wB97X-D/6-31G(d)", "E-F-HVP-random", "painn"]
-    monkeypatch.setattr("phl_ase.potentials.model_file.bundled_models", dict)
+    monkeypatch.setattr("phl_ase.potentials.cards.bundled_models", dict)
     assert "'phl demo' or 'phl train' makes one" in phl("models").output
 
 

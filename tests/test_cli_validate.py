@@ -272,7 +272,7 @@ MISTAKES = {
     "reaction": (("frequencies", "default", DATA, "--reaction", "h2o"), "has no reaction h2o; it has hcn_hnc"),
     "kind": (("frequencies", "default", DATA, "--kind", "md"), "holds no structure of kind md"),
     "periodic": (("frequencies", "emt", "{slab}", "--reference", "emt"), "periodic"),
-    "missing": (("ts", "tblite", "nothing.xyz"), "no file 'nothing.xyz'"),
+    "missing": (("ts", "tblite", "nothing.xyz"), "no data set 'nothing.xyz': no such file"),
     "way": (("ts", "tblite", DATA, "--way", "fast"), "unknown way to run Sella 'fast'; valid: all, gradients"),
     "atoms": (("ts", "tblite", "{water}", "--product", "{ammonia}"), "same atoms"),
     "guess": (("ts", "tblite", "{water}", "--product", "{water}", "--guess", "magic"), "unknown .* 'magic'"),

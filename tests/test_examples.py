@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phl_ase.potentials.model_file import bundled_models
+from phl_ase.potentials.cards import bundled_models
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save
 
 from phl_ase.errors import PHLError
-from phl_ase.potentials import PaiNN, PaiNNConfig
-from phl_ase.potentials.model_file import bundled_models, load_model, load_saved, read_card, save_model
+from phl_ase.potentials import PaiNN, PaiNNConfig, bundled_models, load_model, load_saved, read_card, save_model
 from phl_ase.structures import Frame, collate
 
 CARD = {"level_of_theory": "HF/STO-3G", "energy_reference": "absolute", "scheme": {"name": "E-F-H"}, "note": "Å²"}

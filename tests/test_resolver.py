@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
+from phl_ase.adapters import ADAPTERS
 from phl_ase.calculator import PHLCalculator
 from phl_ase.errors import PHLError
 from phl_ase.potentials import PaiNN, PaiNNConfig
@@ -77,13 +78,19 @@ def test_code_that_does_not_work(methods):
         assert "expected ase:package.module:factory" in mistake(text, trust=True)
 
 
-def test_foreign_models(monkeypatch):
+def test_foreign_models(monkeypatch, tmp_path):
     assert "expected mace:FILE" in mistake("mace")
-    assert "model file 'something' does not exist" in mistake("mace:something")
+    message = mistake("mace:medium")
+    assert "model file 'medium' does not exist" in message
+    assert "mace_mp(model='medium') leaves them in ~/.cache/mace" in message
+    for name in ADAPTERS:
+        assert ADAPTERS[name].source in mistake(f"{name}:medium")
     made = []
     monkeypatch.setattr("phl_ase.calculator.PHLCalculator", lambda text, **options: made.append((text, options)))
-    resolve_calculator("graph-pes:model.pt", device="cpu", dtype="float32", trust=True)
-    assert made == [("graph-pes:model.pt", {"device": "cpu", "dtype": "float32", "trust": True})]
+    file = tmp_path / "model.pt"
+    file.touch()
+    resolve_calculator(f"graph-pes:{file}", device="cpu", dtype="float32", trust=True)
+    assert made == [(f"graph-pes:{file}", {"device": "cpu", "dtype": "float32", "trust": True})]
 
 
 def test_unknown():
@@ -93,7 +100,7 @@ def test_unknown():
         assert name in message
         assert name in mistake("")
     assert "does not exist" in mistake("nowhere/model.safetensors")
-    assert "unknown device" in mistake("emt-like", device="abacus")
+    assert "unknown device" in mistake("default", device="abacus")
 
 
 def test_tblite_missing(monkeypatch):

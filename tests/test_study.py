@@ -19,7 +19,7 @@ import pytest
 
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
-from phl_ase.potentials.model_file import read_card
+from phl_ase.potentials.cards import read_card
 from phl_ase.results import Metric, Report
 from phl_ase.study import demo, render_report, render_reports, run_demo, train_schemes
 from phl_ase.study.compare import fingerprint, relative_cost

@@ -31,7 +31,7 @@ from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import BaseDataset, Split, open_dataset, split
 from phl_ase.errors import PHLError
 from phl_ase.potentials import Calibration, load_model, save_committee
-from phl_ase.potentials.model_file import BUNDLED_FOLDER
+from phl_ase.potentials.cards import BUNDLED_FOLDER
 from phl_ase.results import read_reports, write_json
 from phl_ase.scoring import ERRORS, frame_errors, mean_errors
 from phl_ase.structures import Frame, atoms_from_frame

@@ -16,7 +16,6 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties, all_outputs
-from ase.vibrations import VibrationsData
 from scipy import sparse
 
 from phl_ase.calculator.grouping import groups_of
@@ -35,7 +34,7 @@ from phl_ase.derivatives import GradientGraph, choose_device, default_budget, ev
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
 from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
-from phl_ase.vibrations import lowest_modes
+from phl_ase.vibrations import free_atoms, lowest_modes
 
 Array = np.ndarray
 
@@ -181,7 +180,7 @@ class PHLCalculator(Calculator):
         if isinstance(indices, str):
             if indices != "free":
                 raise PHLError(f"indices are {indices!r}; expected 'free' or atom numbers")
-            indices = VibrationsData.indices_from_constraints(atoms)
+            indices = free_atoms(atoms)
         chosen = checked_indices(indices, len(atoms))
         rows = coordinates_of(chosen)
         known = len(chosen) == len(atoms) or ("hessian" in self.results and not self.check_state(atoms))

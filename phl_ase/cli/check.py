@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Trust
 from phl_ase.errors import PHLError
 
@@ -32,6 +33,7 @@ def check(
 
     phl check mace:MACE.model ani:ani.pt --markdown
     """
+    check_inputs(methods=models, trust=trust)
     from phl_ase.conformance import check_potential
     from phl_ase.conformance import markdown as table_of
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Keys, Model, Trust, pairs
 from phl_ase.cli.output import check_outputs, save_json, save_plot, table
 from phl_ase.errors import DomainWarning, PHLError, unknown
@@ -74,6 +75,7 @@ def evaluate(
     """
     check_outputs(json, plot)
     check_outputs(None, reliability)
+    check_inputs(methods=[model], files=[dataset], trust=trust)
     from phl_ase.datasets import open_dataset
     from phl_ase.resolver import resolve_calculator
     from phl_ase.scoring import ENERGIES
@@ -179,7 +181,7 @@ def _recorded(path: Path, dataset: BaseDataset) -> Any:
 
 def _of_model(name: str) -> Any:
     """The split that the card of a model tells; ``None`` for what is no model."""
-    from phl_ase.potentials.model_file import bundled_models, read_card
+    from phl_ase.potentials.cards import bundled_models, read_card
 
     if name not in bundled_models() and Path(name).suffix != ".safetensors":
         return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import (
     EstimateError,
     Family,
@@ -76,6 +77,7 @@ def label(
     """
     check_target(out, "data set")
     check_target(json, "JSON file")
+    check_inputs(methods=[method], files=[structures], trust=trust)
     from phl_ase.datasets import open_dataset
     from phl_ase.reference import label_dataset
 

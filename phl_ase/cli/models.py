@@ -22,7 +22,7 @@ def models(
     phl models run/best.safetensors      the card: architecture, species, level of theory, data, scheme, errors
     phl models default#1                 that of one member of a committee
     """
-    from phl_ase.potentials.model_file import bundled_models
+    from phl_ase.potentials.cards import bundled_models
 
     if model is not None:
         typer.echo(_card(model))
@@ -36,7 +36,7 @@ def models(
 
 def _card(model: str) -> str:
     """A card as JSON; members of a committee by name, whole numbers of a list in one line."""
-    from phl_ase.potentials.model_file import COMMITTEE, read_card
+    from phl_ase.potentials.cards import COMMITTEE, read_card
 
     card = read_card(model)
     if card["architecture"] == COMMITTEE:
@@ -49,7 +49,7 @@ def _card(model: str) -> str:
 def _facts(names: list[str]) -> list[tuple[Any, ...]]:
     from ase.data import chemical_symbols
 
-    from phl_ase.potentials.model_file import read_card
+    from phl_ase.potentials.cards import read_card
 
     rows = []
     for name in names:

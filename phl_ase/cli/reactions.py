@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import (
     EstimateError,
     Family,
@@ -106,6 +107,7 @@ def reactions(
     """
     check_target(out, "data set")
     check_target(json, "JSON file")
+    check_inputs(methods=[method], files=[structures, product], trust=trust)
     from phl_ase.reactions import ReactionSettings, build_reactions, read_way
 
     request = label_request(

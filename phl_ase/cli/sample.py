@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import Settings, With, label_method
 from phl_ase.cli.options import Device, Trust
 from phl_ase.cli.output import check_target, table
@@ -88,6 +89,7 @@ def sample(
         raise PHLError(f"{out} exists; choose another name, or delete it")
     if out.suffix.lower() not in (".xyz", ".extxyz"):
         raise PHLError(f"cannot write {out}: expected a name ending in .xyz or .extxyz")
+    check_inputs(methods=[method], files=[structures], trust=trust)
     from phl_ase.cli.validate.inputs import read_structures
     from phl_ase.progress import Progress
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.output import table
 from phl_ase.errors import PHLError
 
@@ -52,11 +53,14 @@ def train(
         return
     if out is None:
         raise PHLError("no output folder: add --out FOLDER, where the run keeps its model and logs")
+    configuration = _configuration(config, out, resume, settings or [])
+    check_inputs(
+        methods=[configuration.potential.start], files=[configuration.data.source, configuration.replay.source]
+    )
     from phl_ase.training import prepare_data
     from phl_ase.training import train as run
     from phl_ase.training.processes import is_first_process
 
-    configuration = _configuration(config, out, resume, settings or [])
     result = run(configuration, prepare_data(configuration), out, resume=resume)
     if is_first_process():
         typer.echo(_summary(result))

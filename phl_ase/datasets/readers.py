@@ -16,7 +16,7 @@ from phl_ase.datasets.labelled import check_keys, hessian_asymmetry, labelled_at
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.store import Dataset
 from phl_ase.errors import PHLError, unknown
-from phl_ase.files import replacing
+from phl_ase.files import is_there, replacing
 from phl_ase.structures.frame import Frame
 
 _FOLDER = Path(__file__).parent / "bundled"
@@ -40,15 +40,27 @@ def open_dataset(source: str | PathLike[str], *, keys: Mapping[str, str] | None 
         PHLError: For a missing, unreadable or empty file, or a broken frame.
     """
     check_keys(keys)
+    path = find_dataset(source)
     if str(source) in BUNDLED and not keys:
-        return Dataset(BUNDLED[str(source)], name=str(source))
-    path = Path(source)
-    if not path.exists():
-        names = ", ".join(sorted(BUNDLED))
-        raise PHLError(f"no data set {str(source)!r}: no such file, and not a bundled name ({names})")
+        return Dataset(path, name=str(source))
     if path.is_dir():
         raise PHLError(f"{path} is a folder; expected a file: name the data set inside it")
     return READERS.get(path.suffix.lower(), _read_images)(path, keys)
+
+
+def find_dataset(source: str | PathLike[str]) -> Path:
+    """Return the file of a data set or of structures, unread: that of a bundled name, or the path itself.
+
+    Raises:
+        PHLError: When there is none.
+    """
+    if str(source) in BUNDLED:
+        return BUNDLED[str(source)]
+    path = Path(source)
+    if not is_there(path):
+        names = ", ".join(sorted(BUNDLED))
+        raise PHLError(f"no data set {str(source)!r}: no such file, and not a bundled name ({names})")
+    return path
 
 
 def _read_store(path: Path, keys: Mapping[str, str] | None) -> Dataset:

@@ -9,7 +9,6 @@ Loading never runs code from the file: tensors are read by safetensors, the card
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
 from phl_ase.potentials.calibration import Calibration
+from phl_ase.potentials.cards import COMMITTEE, COMMITTEE_SCHEMA, SCHEMA, card_of, find_model, member_card
 from phl_ase.potentials.committee import Committee
 from phl_ase.potentials.domain import domain_of
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.registry import build_model
-
-SCHEMA = 1
-COMMITTEE_SCHEMA = 2
-COMMITTEE = "committee"
-BUNDLED_FOLDER = Path(__file__).parent / "bundled"
-
-
-def bundled_models() -> dict[str, Path]:
-    """Names and files of the models that come with the package."""
-    return {path.stem: path for path in sorted(BUNDLED_FOLDER.glob("*.safetensors"))}
 
 
 def save_model(path: str | Path, model: Model, provenance: Mapping[str, Any]) -> Path:
@@ -89,18 +79,6 @@ def _write(path: str | Path, card: Mapping[str, Any], tensors: Mapping[str, torc
     content = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_atomic(path, save(content, metadata={"phl_ase": json.dumps(card, ensure_ascii=False)}))
     return path
-
-
-def read_card(source: str | Path) -> dict[str, Any]:
-    """The card of a model or committee, without loading its weights.
-
-    Args:
-        source: A bundled name or a file; ``…#2`` for the second member of a committee.
-
-    Raises:
-        PHLError: As :func:`load_model`.
-    """
-    return _read(source)[1]
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Model:
@@ -169,64 +147,22 @@ def _built(
 
 def _read(source: str | Path) -> tuple[Path, dict[str, Any], dict[str, torch.Tensor]]:
     """File, card and weights of a model, a committee, or the member of a committee that ``#`` names."""
-    name, separator, number = str(source).rpartition("#")
-    if not separator or not number.isdecimal() or Path(source).is_file():
-        path = _locate(source)
-        return path, *_open(path)
-    path = _locate(name)
-    card, tensors = _open(path)
-    members = len(card["config"]["members"]) if card["architecture"] == COMMITTEE else 1
-    if not 1 <= int(number) <= members:
-        raise PHLError(f"{name} has no member #{number}; it has {members}, counted from 1")
-    return path, *_member(path, card, tensors, int(number))
+    path, number = find_model(source)
+    card = card_of(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            # cloned: how a tensor is aligned in the file changes the last bits of matrix products
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PHLError(f"{path.name}: not a readable model file ({error}); expected a .safetensors file") from None
+    return (path, card, tensors) if number is None else (path, *_member(path, card, tensors, number))
 
 
 def _member(
     path: Path, card: dict[str, Any], tensors: dict[str, torch.Tensor], number: int
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Card and weights of a member; of a single model, which is its only member, its own."""
-    if card["architecture"] != COMMITTEE:
+    own, start = member_card(path, card, number), f"{number}."
+    if own is card:
         return card, tensors
-    start = f"{number}."
-    try:
-        entry = card["config"]["members"][number - 1]
-        own = {"schema": SCHEMA, **{key: entry[key] for key in ("architecture", "config", "provenance")}}
-    except (KeyError, TypeError, IndexError):
-        raise PHLError(f"{path.name}: the card of member #{number} is broken; the file is damaged") from None
     return own, {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
-
-
-def _locate(source: str | Path) -> Path:
-    bundled = bundled_models()
-    if str(source) in bundled:
-        return bundled[str(source)]
-    path = Path(source)
-    if path.is_file():
-        return path
-    if path.suffix or os.sep in str(source):
-        raise PHLError(f"model file {str(source)!r} does not exist; bundled models: {', '.join(bundled) or 'none'}")
-    raise unknown("model", str(source), [*bundled, "a path to a .safetensors file"])
-
-
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # cloned: how a tensor is aligned in the file changes the last bits of matrix products
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PHLError(f"{path.name}: not a readable model file ({error}); expected a .safetensors file") from None
-    try:
-        card = json.loads(metadata["phl_ase"])
-        schema, _, _, _ = card["schema"], card["architecture"], card["config"]["species"], card["provenance"]
-    except (KeyError, TypeError, ValueError):
-        raise PHLError(f"{path.name}: has no phl_ase card; expected a model written by 'phl train'") from None
-    committee = card["architecture"] == COMMITTEE
-    if schema != (COMMITTEE_SCHEMA if committee else SCHEMA):
-        raise PHLError(
-            f"{path.name}: has card schema {schema}, this version reads {SCHEMA} of models and {COMMITTEE_SCHEMA} of "
-            "committees; upgrade phl_ase"
-        )
-    if committee and not (isinstance(card["config"].get("members"), list) and len(card["config"]["members"]) > 1):
-        raise PHLError(f"{path.name}: the card of the committee names no members; the file is damaged")
-    return card, tensors

@@ -6,17 +6,17 @@ al., doi:10.1088/2632-2153/ac3eb3 (z-scores; error against uncertainty in groups
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, spearmanr
 
 Array = np.ndarray
 
 CONFIDENCES = np.linspace(0.0, 1.0, 101)
 """Confidences at which the calibration curve is read."""
 
-ONE_SIGMA, TWO_SIGMA = 2 * norm.cdf(1.0) - 1, 2 * norm.cdf(2.0) - 1
+ONE_SIGMA, TWO_SIGMA = math.erf(1 / math.sqrt(2)), math.erf(math.sqrt(2))
 """Shares of a normal distribution within one and two standard deviations."""
 
 
@@ -53,6 +53,8 @@ def reliability(errors: Array, stds: Array, *, zero: float = 0.0) -> Reliability
         stds: Of each error, in its unit.
         zero: What is no larger is left out: uncertainties that vanish by symmetry, with errors of rounding.
     """
+    from scipy.stats import norm, spearmanr  # half a second to load
+
     known = stds > zero
     size, stds = np.abs(errors[known]), stds[known]
     if not len(size):

@@ -1,12 +1,25 @@
 """Structures: frames, batches, neighbour lists, and the types every other room speaks in."""
 
-from phl_ase.structures.atoms import atoms_from_frame, charge_and_multiplicity, frame_from_atoms
-from phl_ase.structures.batch import Batch, Labels, Neighbours, Predictions, to_dense, to_flat
-from phl_ase.structures.blocks import BlockedNeighbours, blocks_pay, blocks_pay_for_hessians, in_blocks, in_faster_form
-from phl_ase.structures.contracts import Potential
-from phl_ase.structures.frame import Frame
-from phl_ase.structures.neighbours import neighbour_list
-from phl_ase.structures.packing import PackedFrames, collate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from phl_ase.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from phl_ase.structures.atoms import atoms_from_frame, charge_and_multiplicity, frame_from_atoms
+    from phl_ase.structures.batch import Batch, Labels, Neighbours, Predictions, to_dense, to_flat
+    from phl_ase.structures.blocks import (
+        BlockedNeighbours,
+        blocks_pay,
+        blocks_pay_for_hessians,
+        in_blocks,
+        in_faster_form,
+    )
+    from phl_ase.structures.contracts import Potential
+    from phl_ase.structures.frame import Frame
+    from phl_ase.structures.neighbours import neighbour_list
+    from phl_ase.structures.packing import PackedFrames, collate
 
 __all__ = [
     "Batch",
@@ -29,3 +42,15 @@ __all__ = [
     "to_dense",
     "to_flat",
 ]
+
+_HOMES = {
+    "atoms": ("atoms_from_frame", "charge_and_multiplicity", "frame_from_atoms"),
+    "batch": ("Batch", "Labels", "Neighbours", "Predictions", "to_dense", "to_flat"),
+    "blocks": ("BlockedNeighbours", "blocks_pay", "blocks_pay_for_hessians", "in_blocks", "in_faster_form"),
+    "contracts": ("Potential",),
+    "frame": ("Frame",),
+    "neighbours": ("neighbour_list",),
+    "packing": ("PackedFrames", "collate"),
+}
+
+__getattr__ = lazy_exports(__name__, _HOMES)

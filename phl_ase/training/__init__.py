@@ -1,9 +1,16 @@
 """Training: configuration, the loop, checkpoints and logs."""
 
-from phl_ase.derivatives import choose_device
-from phl_ase.training.config import TrainConfig, default_toml, parse_config, read_config
-from phl_ase.training.setup import RunData, prepare_data
-from phl_ase.training.trainer import Stopped, TrainResult, train
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from phl_ase.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from phl_ase.derivatives import choose_device
+    from phl_ase.training.config import TrainConfig, default_toml, parse_config, read_config
+    from phl_ase.training.setup import RunData, prepare_data
+    from phl_ase.training.trainer import Stopped, TrainResult, train
 
 __all__ = [
     "RunData",
@@ -17,3 +24,12 @@ __all__ = [
     "read_config",
     "train",
 ]
+
+_HOMES = {
+    "phl_ase.derivatives": ("choose_device",),
+    "config": ("TrainConfig", "default_toml", "parse_config", "read_config"),
+    "setup": ("RunData", "prepare_data"),
+    "trainer": ("Stopped", "TrainResult", "train"),
+}
+
+__getattr__ = lazy_exports(__name__, _HOMES)

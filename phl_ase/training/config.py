@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from phl_ase.errors import PHLError
-from phl_ase.potentials.painn import PaiNNConfig
-from phl_ase.potentials.repulsion import CORES
 
 
 class _Section(BaseModel):
@@ -195,18 +192,22 @@ def default_toml() -> str:
         fields = kind.model_fields.items()
         lines += [_toml_line(item.alias or key, item.default, item.description) for key, item in fields]
         if section == "potential":
-            defaults = {f.name: f.default for f in dataclasses.fields(PaiNNConfig)}
-            lines += [_toml_line(key, defaults[key], comment) for key, comment in _PAINN_COMMENTS.items()]
+            lines += _painn_lines()
     return "\n".join(lines) + "\n"
 
 
-_PAINN_COMMENTS = {
-    "channels": "width of the features",
-    "layers": "message-passing layers",
-    "cutoff": "Å",
-    "n_basis": "radial functions",
-    "core": f"repulsive core under the network: {', '.join(CORES)}",
-}
+def _painn_lines() -> list[str]:
+    """The settings of PaiNN; only these need the architectures, and with them torch."""
+    from phl_ase.potentials import CORES, PaiNNConfig
+
+    comments = {
+        "channels": "width of the features",
+        "layers": "message-passing layers",
+        "cutoff": "Å",
+        "n_basis": "radial functions",
+        "core": f"repulsive core under the network: {', '.join(CORES)}",
+    }
+    return [_toml_line(key, getattr(PaiNNConfig, key), comment) for key, comment in comments.items()]
 
 
 def _toml_line(key: str, value: Any, description: str | None) -> str:

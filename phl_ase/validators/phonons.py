@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from scipy.stats import wasserstein_distance
 
 from phl_ase.curvature import Curvature
 from phl_ase.errors import NonFiniteError, PHLError, attempt, reason_of
@@ -245,6 +244,8 @@ def _remarks(phonon: Phonopy, calculator: Any, got: Phonons, residual: tuple[Met
 
 
 def _metrics(got: Phonons, expected: Phonons, temperature: float) -> tuple[Metric, ...]:
+    from scipy.stats import wasserstein_distance  # half a second to load
+
     errors = np.abs(got.frequencies - expected.frequencies)
     dos_distance = wasserstein_distance(
         got.mesh_frequencies.ravel(),

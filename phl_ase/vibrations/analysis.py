@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.units import invcm
-from ase.vibrations import VibrationsData
 
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.rigid import complement, rigid_motions_of
 from phl_ase.vibrations.selection import positive_masses, vibrating_atoms, vibrating_block
+
+if TYPE_CHECKING:
+    from ase.vibrations import VibrationsData
 
 Array = np.ndarray
 
@@ -92,6 +94,8 @@ class HarmonicAnalysis:
         ASE does not project: from a projected analysis it gets the projected Hessian, so that it finds the same
         wavenumbers and, beside them, a zero for each motion that was removed.
         """
+        from ase.vibrations import VibrationsData  # loads matplotlib
+
         return VibrationsData.from_2d(self.atoms, self.hessian, self.indices.tolist())
 
     def table(self) -> str:

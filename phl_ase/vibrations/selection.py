@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.vibrations import VibrationsData
 
 from phl_ase.errors import NonFiniteError, PHLError
 
@@ -15,6 +14,8 @@ Array = np.ndarray
 
 def free_atoms(atoms: Atoms) -> Array:
     """Indices of the atoms that no ``FixAtoms`` or ``FixCartesian`` holds ``(m,)``; other constraints are not seen."""
+    from ase.vibrations import VibrationsData  # loads matplotlib
+
     return np.array(VibrationsData.indices_from_constraints(atoms), dtype=int)
 
 

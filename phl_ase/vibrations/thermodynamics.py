@@ -7,27 +7,36 @@ function: they are left out and counted.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.thermochemistry import HarmonicThermo, IdealGasThermo, MSRRHOThermo, QuasiHarmonicThermo
 from ase.units import invcm
 
 from phl_ase.errors import PHLError, unknown
 from phl_ase.vibrations.analysis import HarmonicAnalysis, Shape
 
+if TYPE_CHECKING:
+    from ase.thermochemistry import HarmonicThermo, IdealGasThermo
+
 _GRIMME_TAU = 100.0  # cm⁻¹, as in the paper; ASE's own default is that of another one
+
+
+def _ase(name: str) -> Any:
+    """Return a class of ``ase.thermochemistry``, which loads matplotlib."""
+    return getattr(importlib.import_module("ase.thermochemistry"), name)
+
 
 THERMOCHEMISTRY_MODELS: dict[str, Callable[[Sequence[float], Atoms], HarmonicThermo]] = {
     # harmonic oscillators
-    "ideal gas": lambda energies, atoms: HarmonicThermo(energies),
+    "ideal gas": lambda energies, atoms: _ase("HarmonicThermo")(energies),
     # below 100 cm⁻¹ raised to it: R. F. Ribeiro et al., J. Phys. Chem. B 115, 14556 (2011), doi:10.1021/jp205508z
-    "quasi-harmonic": lambda energies, atoms: QuasiHarmonicThermo(energies),
+    "quasi-harmonic": lambda energies, atoms: _ase("QuasiHarmonicThermo")(energies),
     # entropy of soft modes that of free rotors: S. Grimme, Chem. Eur. J. 18, 9955 (2012), doi:10.1002/chem.201200497
-    "quasi-RRHO": lambda energies, atoms: MSRRHOThermo(energies, atoms, tau=_GRIMME_TAU),
+    "quasi-RRHO": lambda energies, atoms: _ase("MSRRHOThermo")(energies, atoms, tau=_GRIMME_TAU),
 }
 """Model -> vibrations of these energies (eV), as one of ASE's classes."""
 
@@ -138,7 +147,7 @@ def thermochemistry(
 
 def _without_vibrations(analysis: HarmonicAnalysis, energy: float, symmetry_number: int, spin: float) -> IdealGasThermo:
     """Translations, rotations and spin alone."""
-    return IdealGasThermo(
+    gas: IdealGasThermo = _ase("IdealGasThermo")(
         vib_energies=[],
         geometry=_shape(analysis),
         potentialenergy=energy,
@@ -147,6 +156,7 @@ def _without_vibrations(analysis: HarmonicAnalysis, energy: float, symmetry_numb
         spin=spin,
         vib_selection="all",
     )
+    return gas
 
 
 def _shape(analysis: HarmonicAnalysis) -> Shape:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
@@ -69,6 +70,7 @@ def frequencies(
     phl validate frequencies run/best.safetensors molecules.xyz --reference tblite --json frequencies.json
     """
     check_outputs(json, plot)
+    check_inputs(methods=[model, reference], files=[structures], trust=trust)
     from phl_ase.resolver import resolve_calculator
     from phl_ase.validators import validate_frequencies, validate_relaxed_frequencies
 

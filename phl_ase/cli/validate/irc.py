@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
@@ -67,6 +68,7 @@ def irc(
     phl validate irc run/best.safetensors ts.xyz --reference tblite --trajectories paths
     """
     check_outputs(json, plot)
+    check_inputs(methods=[model, reference], files=[structures], trust=trust)
     make_folder(trajectories, "trajectories")
     from phl_ase.curvature import curvature_of
     from phl_ase.paths.irc import INTEGRATORS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot, table
 from phl_ase.cli.validate.options import JsonFile, PlotFile
@@ -75,6 +76,7 @@ def phonons(
     phl validate phonons run/best.safetensors phonopy_disp.yaml --reference emt --plot bands.png --write force-constants
     """
     check_outputs(json, plot)
+    check_inputs(methods=[model, None if reference == DISPLACEMENTS else reference], files=[crystal], trust=trust)
     folder = make_folder(write, "force constants")
     from phl_ase.resolver import resolve_calculator
     from phl_ase.validators import validate_phonons

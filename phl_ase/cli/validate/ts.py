@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, check_target, save_plot, table
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory
@@ -87,6 +88,7 @@ def ts(
     phl validate ts tblite reactant.xyz --product product.xyz --write ts.extxyz
     """
     check_outputs(json, plot)
+    check_inputs(methods=[model, reference], files=[structures, product], trust=trust)
     check_target(write, "structures")
     make_folder(trajectories, "trajectories")
     from phl_ase.resolver import resolve_calculator
