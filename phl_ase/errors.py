@@ -40,7 +40,17 @@ def unknown(what: str, got: object, valid: Iterable[object]) -> PHLError:
     Returns:
         The error, to be raised by the caller.
     """
-    return PHLError(f"unknown {what} {got!r}; valid: {', '.join(sorted(map(str, valid)))}")
+    return PHLError(f"unknown {what} {shortened(got)}; valid: {', '.join(sorted(map(str, valid)))}")
+
+
+def shortened(value: object, limit: int = 80) -> str:
+    """Return a value as an error echoes it: its ``repr``, cut where it is long."""
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "size", 0) == 1:
+        value = value.item()  # nan, not np.float64(nan)
+    # never the repr of the whole: a key of a file may be megabytes
+    text = repr(value[: 2 * limit] if isinstance(value, str | bytes) else value)
+    cut = len(text) > limit or (isinstance(value, str | bytes) and len(value) > limit)
+    return f"{text[:limit]}…" if cut else text
 
 
 def missing_package(package: str, extra: str, purpose: str) -> PHLError:

@@ -5,28 +5,68 @@ Constants come from ASE's CODATA set, so that numbers round-trip through ASE exa
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 from ase import units as _ase
 
 from phl_ase.errors import unknown
 
+_ENERGIES = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "Ha": _ase.Hartree,
+    "mHa": 1e-3 * _ase.Hartree,
+    "Ry": _ase.Rydberg,
+    "kcal/mol": _ase.kcal / _ase.mol,
+    "kJ/mol": _ase.kJ / _ase.mol,
+}
+_LENGTHS = {"Å": 1.0, "Bohr": _ase.Bohr, "nm": 10.0, "pm": 0.01}
+_QUOTIENTS = {"force": ("", 1), "hessian": ("²", 2), "stress": ("³", 3)}
+"""Dimension -> (superscript, power) of the length that an energy is divided by."""
+
 # unit name -> (dimension, size in the internal unit of that dimension)
 _UNITS: dict[str, tuple[str, float]] = {
-    "eV": ("energy", 1.0),
-    "meV": ("energy", 1e-3),
-    "Ha": ("energy", _ase.Hartree),
-    "kcal/mol": ("energy", _ase.kcal / _ase.mol),
-    "kJ/mol": ("energy", _ase.kJ / _ase.mol),
-    "Å": ("length", 1.0),
-    "Bohr": ("length", _ase.Bohr),
-    "eV/Å": ("force", 1.0),
-    "meV/Å": ("force", 1e-3),
-    "Ha/Bohr": ("force", _ase.Hartree / _ase.Bohr),
-    "eV/Å²": ("hessian", 1.0),
-    "Ha/Bohr²": ("hessian", _ase.Hartree / _ase.Bohr**2),
-    "eV/Å³": ("stress", 1.0),
+    **{name: ("energy", size) for name, size in _ENERGIES.items()},
+    **{name: ("length", size) for name, size in _LENGTHS.items()},
+    **{
+        f"{energy}/{length}{superscript}": (dimension, of_energy / of_length**power)
+        for dimension, (superscript, power) in _QUOTIENTS.items()
+        for energy, of_energy in _ENERGIES.items()
+        for length, of_length in _LENGTHS.items()
+    },
     "GPa": ("stress", _ase.GPa),
+    "kbar": ("stress", 0.1 * _ase.GPa),
+    "bar": ("stress", 1e-4 * _ase.GPa),
 }
+
+# as programs and people write them, in lower case -> as the table has them
+_SPELLINGS = {
+    **{
+        name.lower(): name for name in ("eV", "Ha", "Ry", "kcal", "kJ", "mol", "Bohr", "nm", "pm", "GPa", "kbar", "bar")
+    },
+    **dict.fromkeys(("hartree", "hartrees", "eh"), "Ha"),
+    **dict.fromkeys(("mhartree", "mha"), "mHa"),
+    **dict.fromkeys(("rydberg", "rydbergs"), "Ry"),
+    **dict.fromkeys(("å", "a", "ang", "angstrom", "angstroms", "ångström"), "Å"),
+    **dict.fromkeys(("a0", "bohrs"), "Bohr"),
+}
+
+
+def canonical(unit: str) -> str:
+    """Return a unit as the table of this module writes it: ``hartree/bohr^2`` as ``Ha/Bohr²``.
+
+    Args:
+        unit: Any spelling; one that is unknown is returned as it is.
+    """
+    # NFC: the sign for Ångström, U+212B, is the letter Å
+    plain = unicodedata.normalize("NFC", unit.strip()).replace("**", "^").replace("^2", "²").replace("^3", "³")
+    parts = []
+    for part in plain.split("/"):
+        base = part.strip().rstrip("²³")
+        known = base if base in _UNITS else _SPELLINGS.get(base.lower(), base)
+        parts.append(known + part.strip()[len(base) :])
+    return "/".join(parts)
 
 
 def convert(value, unit: str, to: str):
@@ -34,15 +74,18 @@ def convert(value, unit: str, to: str):
 
     Args:
         value: A number or an array.
-        unit: The unit it is in; the valid names are the keys of the table in this module.
+        unit: The unit it is in: an energy (eV, Ha, kcal/mol, …), a length (Å, Bohr, …), an energy over a power of a
+            length, GPa or kbar; see :func:`canonical` for other spellings.
         to: The unit wanted.
 
     Raises:
         PHLError: For an unknown unit or two units of different dimension.
     """
+    unit, to = canonical(unit), canonical(to)
     for name in (unit, to):
         if name not in _UNITS:
-            raise unknown("unit", name, _UNITS)
+            kinds = ("an energy/length", "energy/length² or energy/length³ of these")
+            raise unknown("unit", name, [*_ENERGIES, *_LENGTHS, "GPa", "kbar", "bar", *kinds])
     (dimension, size), (target_dimension, target_size) = _UNITS[unit], _UNITS[to]
     if dimension != target_dimension:
         raise unknown(f"unit of {dimension}", to, [n for n, (d, _) in _UNITS.items() if d == dimension])

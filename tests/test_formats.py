@@ -152,7 +152,7 @@ def test_extxyz_of_mace_and_of_other_keys(tmp_path):
     assert report.meta.provenance["duplicates"]["pairs"] == [[0, 1]]
     (frame, _), _ = imported(tmp_path / "a.xyz", tmp_path, keys={"energy": "dft"})
     assert frame.energy == -2.5
-    with pytest.raises(PHLError, match=r"no frame has 'nothing' for energy; found: .*forces under REF_forces"):
+    with pytest.raises(PHLError, match=r"no frame has 'nothing' for energy; keys seen: .*REF_forces"):
         import_dataset(tmp_path / "a.xyz", tmp_path / "b.h5", keys={"energy": "nothing"})
     with pytest.raises(PHLError, match="unknown label in the key mapping 'energies'"):
         import_dataset(tmp_path / "a.xyz", tmp_path / "b.h5", keys={"energies": "dft"})
@@ -596,6 +596,18 @@ def test_deepmd(tmp_path):
     assert not got[0].pbc.any()
 
 
+def test_frames_of_a_periodic_deepmd_without_a_box_are_refused(tmp_path):
+    folder = write_deepmd(tmp_path / "a", molecules(4), box=np.diag([5.0, 6.0, 7.0]))
+    boxes = np.load(folder / "set.001" / "box.npy")
+    boxes[1] = 0.0
+    np.save(folder / "set.001" / "box.npy", boxes)
+    got, report = imported(folder, tmp_path)
+    assert (len(got), report.refused) == (3, 1)
+    refusal = report.meta.provenance["refusals"][0]
+    assert refusal["frame"] == "a/set.001: frame 1"
+    assert "is periodic along a, but that cell vector is zero" in refusal["reason"]
+
+
 def _object_array(folder):
     np.save(
         folder / "set.000" / "energy.npy", np.array([_Malicious(os.mkdir, str(folder / "it ran")), 1], dtype=object)
@@ -621,6 +633,10 @@ def _no_box(folder):
     (folder / "nopbc").unlink()
 
 
+def _no_type_map(folder):
+    (folder / "type_map.raw").unlink()
+
+
 def _bad_types(folder):
     (folder / "type.raw").write_text("0 1 2")
 
@@ -637,6 +653,7 @@ def _no_npy(folder):
         (_absurd_shape, "coord.npy: declares shape"),
         (_narrow, r"force.npy: has shape \(2, 8\); expected \(2, 9\) for 3 atoms"),
         (_no_box, "lacks box.npy; a system without a cell needs a file nopbc"),
+        (_no_type_map, "has no type_map.raw, so nothing says which elements its types 0, 1 are; write that file"),
         (_bad_types, "type.raw: holds '2'; expected a number from 0 to 1"),
         (_no_npy, "energy.npy: is not a .npy file"),
     ],

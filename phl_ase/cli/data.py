@@ -20,7 +20,11 @@ DatasetName = Annotated[
 
 Units = Annotated[
     list[str] | None,
-    typer.Option("--unit", metavar="LABEL=UNIT", help="The unit of a label in the file, as hessian=Ha/Bohr^2."),
+    typer.Option(
+        "--unit",
+        metavar="LABEL=UNIT",
+        help="The unit of a label in the file, as hessian=Ha/Bohr^2; forces=-Ha/Bohr for gradients.",
+    ),
 ]
 NewDataset = Annotated[Path, typer.Option("--output", "-o", metavar="DATASET.h5", help="The data set to write.")]
 
@@ -214,6 +218,8 @@ def _shown(summary: dict[str, Any]) -> str:
     ]
     if summary["notes"]:
         head.append(f"notes: {summary['notes']}")
+    if summary["keys_not_read"]:
+        head.append(f"keys not read (a label under one: --key LABEL=KEY): {', '.join(summary['keys_not_read'])}")
     labels = table(("label", "frames"), list(summary["coverage"].items()))
     ranges = table(
         ("measure", "unit", "min", "mean", "max"),

@@ -245,8 +245,17 @@ def _scored(
     with Progress("evaluate", len(indices)) as progress:
         scored = score_batches(batches())
     if all(np.isnan(values).all() for values in scored.errors.values()):
-        raise PHLError(f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare")
+        raise PHLError(
+            f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare"
+            + _keys(dataset)
+        )
     return scored
+
+
+def _keys(dataset: BaseDataset) -> str:
+    """Where labels may have been missed."""
+    left = ", ".join(dataset.keys_not_read)
+    return f"; keys that were not read: {left}: a label under one of them is read by --key LABEL=KEY" if left else ""
 
 
 def _stationary(dataset: BaseDataset) -> Iterator[Frame]:

@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from phl_ase.datasets.schema import LABELS, RAGGED, ContentHash, DatasetMeta, blocks, checked, counts, offsets_name
+from phl_ase.datasets.schema import LABELS, RAGGED, ContentHash, DatasetMeta, blocks, counts, offsets_name, plausible
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
@@ -86,6 +86,12 @@ class BaseDataset(ABC):
         """Which frames carry energy, forces, stress, hessian, hvp: label -> bool ``(frames,)``."""
         return {label: _fixed(np.diff(self.offsets(ragged)) > 0) for label, ragged in LABELS.items()}
 
+    @property
+    def keys_not_read(self) -> tuple[str, ...]:
+        """Keys of the file of ASE that the frames come from, which no label was read from."""
+        kept = self.meta.provenance.get("keys_not_read", ())
+        return tuple(str(key)[:100] for key in kept) if isinstance(kept, list | tuple) else ()
+
     def __getitem__(self, index: SupportsIndex) -> Frame:
         """One frame, its ``frame_id`` the index; negative indices count from the end.
 
@@ -139,7 +145,7 @@ class MemoryDataset(BaseDataset):
         self.name = name
         self.meta = DatasetMeta() if meta is None else meta
         self._frames = [
-            dataclasses.replace(checked(frame, f"{name}: frame {index}"), frame_id=index)
+            dataclasses.replace(plausible(frame, f"{name}: frame {index}"), frame_id=index)
             for index, frame in enumerate(frames)
         ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phl_ase.datasets.formats import FORMATS, Entry, Format, Options, format_of
-from phl_ase.datasets.labelled import check_keys
+from phl_ase.datasets.labelled import check_keys, keys_not_read, no_such_key
 from phl_ase.datasets.schema import LABELS, UNITS, DatasetMeta
 from phl_ase.datasets.spool import Spool, spooled
 from phl_ase.datasets.tally import Tally
@@ -19,6 +19,7 @@ from phl_ase.structures.frame import Frame
 from phl_ase.units import convert
 
 _CONVERTED = ("positions", "cell", "energy", "forces", "stress", "hessian", "products")
+_SIGNED = ("forces", "stress", "hessian", "products")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def import_dataset(
         level: Level of theory; that of the published data, where the format says it, when empty.
         energy_reference: What energies are relative to; likewise.
         units: Label (positions, cell, energy, forces, stress, hessian, products) -> its unit in the file, where that is
-            not the format's: a name of :mod:`phl_ase.units`, ``^2`` for ²; the Hessian and products are dE²/dR².
+            not the format's: a name of :mod:`phl_ase.units`; the Hessian and products are d²E/dR². A minus sign before
+            it turns the sign: ``-Ha/Bohr`` for forces that are stored as gradients.
         structures: Where the structures are, for formats that hold labels alone.
 
     Raises:
@@ -101,7 +103,9 @@ def import_dataset(
         _check_taken(tally, spool, path, options)
         converted = {"units_converted": dict(units)} if units else {}
         origin = {"source": path.name, "format": name, "units_of_source": reader.units, **converted}
-        meta = _counted(said, origin, tally)
+        found = [(label, key) for label, places in tally.places.items() for key in places]
+        left = {"keys_not_read": keys_not_read(options.seen, found)} if reader.keyed else {}
+        meta = _counted(said, {**origin, **left}, tally)
         content_hash = spool.finish(meta)
     coverage = {label: spool.covered[ragged] for label, ragged in LABELS.items()}
     lines = tuple(_lines(name, meta, coverage, tally, spool.frames))
@@ -143,9 +147,17 @@ def _factors(units: Mapping[str, str]) -> dict[str, float]:
     unknown_labels = [label for label in units if label not in _CONVERTED]
     if unknown_labels:
         raise unknown("label with a unit", unknown_labels[0], _CONVERTED)
-    plain = {label: unit.replace("^2", "²").replace("^3", "³") for label, unit in units.items()}
-    # from ours to theirs, so that an error lists the units that the label may have
-    return {label: 1.0 / convert(1.0, UNITS[label], unit) for label, unit in plain.items()}
+    factors = {}
+    for label, text in units.items():
+        unit = text.strip().lstrip("-−")
+        sign = -1.0 if unit != text.strip() else 1.0
+        if sign < 0 and label not in _SIGNED:
+            raise PHLError(
+                f"the unit of {label} is {text!r}; only {', '.join(_SIGNED)} may be stored with another sign"
+            )
+        # from ours to theirs, so that an error lists the units that the label may have
+        factors[label] = sign / convert(1.0, UNITS[label], unit)
+    return factors
 
 
 def _converted(frame: Frame, factors: Mapping[str, float]) -> Frame:
@@ -174,8 +186,7 @@ def _check_taken(tally: Tally, spool: Spool, path: Path, options: Options) -> No
         raise PHLError(f"{path}: all {tally.seen} frames were refused; the first, {first.name}: {first.reason}")
     for label, key in options.keys.items():
         if key not in tally.places.get(label, {}):
-            seen = ", ".join(f"{known} under {place}" for known, places in tally.places.items() for place in places)
-            raise PHLError(f"{path}: no frame has {key!r} for {label}; found: {seen or 'no labels'}")
+            raise PHLError(no_such_key(path, label, key, options.seen))
 
 
 def _counted(said: DatasetMeta, origin: Mapping[str, Any], tally: Tally) -> DatasetMeta:
@@ -202,6 +213,8 @@ def _lines(name: str, meta: DatasetMeta, coverage: Mapping[str, int], tally: Tal
         f"level of theory: {meta.level_of_theory or 'unknown (say it with --level)'}; "
         f"energies: {meta.energy_reference or 'unknown'}"
     )
+    if left := meta.provenance.get("keys_not_read"):
+        yield f"keys not read (a label under one: --key LABEL=KEY): {', '.join(left)}"
     yield from tally.lines()
     for refusal in tally.refusals:
         yield f"refused {refusal.name}: {refusal.reason}"

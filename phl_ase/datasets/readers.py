@@ -12,10 +12,19 @@ from pathlib import Path
 from ase import Atoms
 
 from phl_ase.datasets.base import BaseDataset, MemoryDataset
-from phl_ase.datasets.labelled import check_keys, hessian_asymmetry, labelled_atoms, labelled_frame
+from phl_ase.datasets.labelled import (
+    check_keys,
+    hessian_asymmetry,
+    keys_not_read,
+    labelled_atoms,
+    labelled_frame,
+    no_such_key,
+    seen_keys,
+)
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.store import Dataset
-from phl_ase.errors import PHLError, unknown
+from phl_ase.datasets.xyz import is_xyz, parsed_xyz, xyz_texts
+from phl_ase.errors import PHLError, shortened, unknown
 from phl_ase.files import is_there, replacing
 from phl_ase.structures.frame import Frame
 
@@ -41,7 +50,9 @@ def open_dataset(source: str | PathLike[str], *, keys: Mapping[str, str] | None 
     """
     check_keys(keys)
     path = find_dataset(source)
-    if str(source) in BUNDLED and not keys:
+    if str(source) in BUNDLED:
+        if keys:
+            raise PHLError(f"{source} is a bundled data set, whose labels have fixed names; {_leave_out(keys)}")
         return Dataset(path, name=str(source))
     if path.is_dir():
         raise PHLError(f"{path} is a folder; expected a file: name the data set inside it")
@@ -59,13 +70,17 @@ def find_dataset(source: str | PathLike[str]) -> Path:
     path = Path(source)
     if not is_there(path):
         names = ", ".join(sorted(BUNDLED))
-        raise PHLError(f"no data set {str(source)!r}: no such file, and not a bundled name ({names})")
+        raise PHLError(f"no data set {shortened(str(source))}: no such file, and not a bundled name ({names})")
     return path
+
+
+def _leave_out(keys: Mapping[str, str]) -> str:
+    return f"leave out the key mapping ({', '.join(keys)})"
 
 
 def _read_store(path: Path, keys: Mapping[str, str] | None) -> Dataset:
     if keys:
-        raise PHLError(f"{path} is HDF5, whose labels have fixed names; leave out the key mapping ({', '.join(keys)})")
+        raise PHLError(f"{path} is HDF5, whose labels have fixed names; {_leave_out(keys)}")
     return Dataset(path)
 
 
@@ -74,6 +89,20 @@ def _images_of_ase(path: Path) -> list[Atoms]:
 
     # absolute, since ASE takes some relative names for data-base servers
     return list(ase.io.iread(str(path.resolve()), index=":", do_not_split_by_at_sign=True))
+
+
+def _images_of_xyz(path: Path) -> list[Atoms]:
+    images = []
+    for index, text in enumerate(xyz_texts(path)):
+        try:
+            images.append(parsed_xyz(text))
+        except Exception as error:  # ASE's reader raises anything at all on a broken frame
+            raise PHLError(f"{path}: frame {index} cannot be read: {_reason(error)}") from error
+    return images
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _images_of_database(path: Path) -> list[Atoms]:
@@ -88,42 +117,45 @@ def read_images(source: str | PathLike[str], *, images_of: Callable[[Path], list
 
     Args:
         source: The file.
-        images_of: What reads it; ASE's own choice by default.
+        images_of: What reads it; by default our reader for XYZ, and ASE's own choice for all else.
 
     Raises:
         PHLError: For a missing, unreadable or empty file.
     """
     path = Path(source)
     if not path.is_file():
-        raise PHLError(f"no file {str(source)!r}; expected structures: .xyz, .extxyz, .traj, .cif, …")
+        raise PHLError(f"no file {shortened(str(source))}; expected structures: .xyz, .extxyz, .traj, .cif, …")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ASE warns about what the checks of labels report
-            images = (images_of or _images_of_ase)(path)
+            images = (images_of or (_images_of_xyz if is_xyz(path) else _images_of_ase))(path)
+    except PHLError:
+        raise
     except Exception as error:  # readers of ASE raise anything at all on a broken file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise PHLError(f"{path} cannot be read by ASE ({reason}); expected .h5, .extxyz, .traj, .db, …") from error
+        raise PHLError(
+            f"{path} cannot be read by ASE ({_reason(error)}); expected .h5, .extxyz, .traj, .db, …"
+        ) from error
     if not images:
         raise PHLError(f"{path}: holds no structures; expected at least one")
     return images
 
 
 def _read_images(
-    path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] = _images_of_ase
+    path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] | None = None
 ) -> MemoryDataset:
     images = read_images(path, images_of=images_of)
     pairs = [labelled_frame(atoms, f"{path}: frame {i}", keys=keys) for i, atoms in enumerate(images)]
     found = Counter((label, key) for _, where in pairs for label, key in where.items())
+    seen = set().union(*map(seen_keys, images))
     for label, key in (keys or {}).items():
         if (label, key) not in found:
-            seen = sorted({*images[0].info, *images[0].arrays} - {"numbers", "positions"})
-            raise PHLError(f"{path}: no frame has {key!r} for {label}; the first has: {', '.join(seen) or 'nothing'}")
+            raise PHLError(no_such_key(path, label, key, seen))
     uneven = max(hessian_asymmetry(atoms, where) for atoms, (_, where) in zip(images, pairs, strict=True))
     notes = f"Hessians of the source were asymmetric by up to {uneven:.2g} eV/Å²; averaged." if uneven else ""
     places: dict[str, str] = {}
     for label, key in sorted(found):
         places[label] = f"{places[label]}, {key}" if label in places else key
-    provenance = {"source": path.name, "keys": places}
+    provenance = {"source": path.name, "keys": places, "keys_not_read": keys_not_read(seen, found)}
     return MemoryDataset([frame for frame, _ in pairs], DatasetMeta(provenance=provenance, notes=notes), name=str(path))
 
 

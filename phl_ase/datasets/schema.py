@@ -67,6 +67,20 @@ COLUMNS = {
 REQUIRED = ("numbers", "positions", "pbc", "charge", "multiplicity", "kind", "reaction")
 RAGGED = tuple(dict.fromkeys(c.ragged for c in COLUMNS.values() if c.ragged))
 UNITS = {name: column.unit for name, column in COLUMNS.items() if column.unit}
+FLAT = 1e-3
+"""Volume of a cell over that of a box with its edges, below which its vectors count as parallel (0.06°)."""
+LARGEST = {
+    "positions": 1e7,
+    "cell": 1e7,
+    "energy": 1e7,
+    "forces": 1e7,
+    "stress": 1e7,
+    "hessian": 1e9,
+    "probes": 1e7,
+    "products": 1e9,
+}
+"""Largest value that can be meant, in the unit of the column, the energy's for each atom: all electrons of the heaviest
+atom are bound by 1.5e6 eV. What is larger is a mistake, and would overflow in squares."""
 LABELS = {"energy": "energy", "forces": "forces", "stress": "stress", "hessian": "hessian", "hvp": "probes"}
 """Label -> the offsets that say which frames carry it."""
 
@@ -149,8 +163,36 @@ def symmetrised(hessian: Array, name: str) -> Array:
     return 0.5 * (hessian + hessian.T)
 
 
+def check_cell(cell: Array, pbc: Array, name: str) -> None:
+    """Check that the cell vectors along which a structure is periodic span what they should.
+
+    Args:
+        cell: Rows are lattice vectors ``(3, 3)`` Å.
+        pbc: Periodic directions ``(3,)``.
+        name: How an error names the frame.
+
+    Raises:
+        PHLError: For a vector of zero length, or parallel ones.
+    """
+    vectors = np.asarray(cell, dtype=float)[np.asarray(pbc, dtype=bool)]
+    if not len(vectors):
+        return
+    lengths = np.linalg.norm(vectors, axis=1)
+    if lengths.min() == 0.0:
+        which = "abc"[int(np.flatnonzero(pbc)[int(lengths.argmin())])]
+        raise PHLError(f"{name}: is periodic along {which}, but that cell vector is zero; give the cell, or no pbc")
+    units = vectors / lengths[:, None]
+    # √det of the Gram matrix: the volume (area) of the cell over that of a box with its edges
+    spanned = float(np.sqrt(max(0.0, np.linalg.det(units @ units.T))))
+    if spanned < FLAT:
+        raise PHLError(
+            f"{name}: its cell vectors {np.round(vectors, 4).tolist()} are parallel or lie in a plane; expected "
+            f"{len(vectors)} that span the directions in which it is periodic"
+        )
+
+
 def checked(frame: Frame, name: str) -> Frame:
-    """Check a frame beyond :meth:`Frame.check`: species, multiplicity, cell, arc length, temperature.
+    """Check a frame beyond :meth:`Frame.check`: species, multiplicity, shape of the cell, arc length, temperature.
 
     Raises:
         PHLError: Naming the frame and what is wrong with it.
@@ -169,13 +211,40 @@ def checked(frame: Frame, name: str) -> Frame:
     return frame
 
 
+def plausible(frame: Frame, name: str) -> Frame:
+    """Check a frame that comes from outside beyond :func:`checked`: its cell, its charge, the size of its numbers.
+
+    Raises:
+        PHLError: Naming the frame and what cannot be meant.
+    """
+    checked(frame, name)
+    check_cell(frame.cell, frame.pbc, name)
+    nuclei = int(np.sum(frame.numbers, dtype=np.int64))
+    if abs(frame.charge) > nuclei:
+        raise PHLError(f"{name}: charge {frame.charge:.6g}; expected at most that of its nuclei, {nuclei}")
+    if frame.multiplicity > 2 * nuclei + 1:
+        raise PHLError(
+            f"{name}: multiplicity {frame.multiplicity:.6g}; expected 2S+1 of at most {2 * nuclei} electrons"
+        )
+    for label, limit in LARGEST.items():
+        value = getattr(frame, label)
+        largest = 0.0 if value is None else float(np.max(np.abs(value), initial=0.0))
+        if largest > (limit * len(frame) if label == "energy" else limit):
+            of = " an atom" if label == "energy" else ""
+            raise PHLError(
+                f"{name}: {label} as large as {largest:.3g} {UNITS[label]}; expected at most {limit:.0e} {UNITS[label]}"
+                f"{of}: is it in another unit?"
+            )
+    return frame
+
+
 def storable(frame: Frame, name: str) -> Frame:
     """Check what only writing demands: names that fit, a Hessian that is symmetric.
 
     Raises:
         PHLError: Naming the frame and what is wrong with it.
     """
-    checked(frame, name)
+    plausible(frame, name)
     for label, text in (("kind", frame.kind), ("reaction", frame.reaction)):
         if len(text.encode()) > NAME_BYTES or "\0" in text:
             raise PHLError(f"{name}: {label} is {text[:40]!r}…; expected at most {NAME_BYTES} bytes without NUL")

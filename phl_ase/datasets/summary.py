@@ -89,9 +89,10 @@ def summarise(dataset: BaseDataset) -> dict[str, Any]:
 
     Returns:
         Values that JSON holds: ``name``, ``frames``, ``atoms``, ``level_of_theory``, ``energy_reference``,
-        ``content_hash``, ``notes``, counts ``by_kind``, ``by_reaction`` (reaction -> kind -> count), ``elements``
-        (symbol -> frames), ``sizes`` (atoms -> frames), ``charges``, ``periodic``, ``coverage`` (label -> frames),
-        ``ranges`` (measure -> min, mean, max, unit, meaning) and ``outliers`` (measure -> limit, count, first frames).
+        ``content_hash``, ``notes``, ``keys_not_read``, counts ``by_kind``, ``by_reaction`` (reaction -> kind -> count),
+        ``elements`` (symbol -> frames), ``sizes`` (atoms -> frames), ``charges``, ``periodic``, ``coverage`` (label ->
+        frames), ``ranges`` (measure -> min, mean, max, unit, meaning) and ``outliers`` (measure -> limit, count, first
+        frames).
     """
     table = measures(dataset)
     kinds = [kind or "unknown" for kind in dataset.kinds.tolist()]
@@ -113,6 +114,7 @@ def summarise(dataset: BaseDataset) -> dict[str, Any]:
         "energy_reference": dataset.meta.energy_reference or "unknown",
         "content_hash": dataset.content_hash(),
         "notes": dataset.meta.notes,
+        "keys_not_read": list(dataset.keys_not_read),
         "by_kind": dict(sorted(Counter(kinds).items())),
         "by_reaction": {name: dict(sorted(count.items())) for name, count in sorted(by_reaction.items())},
         "elements": {chemical_symbols[z]: count for z, count in sorted(elements.items())},

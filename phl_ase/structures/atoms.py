@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, shortened
 from phl_ase.structures.frame import Frame
 
 
@@ -20,8 +20,8 @@ def charge_and_multiplicity(atoms: Atoms) -> tuple[int, int]:
     charge: Any = atoms.info.get("charge", 0)
     multiplicity: Any = atoms.info.get("multiplicity", atoms.info.get("spin", 1))
     for name, value in (("charge", charge), ("multiplicity", multiplicity)):
-        if not isinstance(value, (int, float, np.integer, np.floating)) or int(value) != value:
-            raise PHLError(f"atoms.info[{name!r}] is {value!r}; expected a whole number")
+        if not isinstance(value, (int, float, np.integer, np.floating)) or not np.isfinite(value) or value % 1:
+            raise PHLError(f"atoms.info[{name!r}] is {shortened(value)}; expected a whole number")
     if multiplicity < 1:
         raise PHLError(f"atoms.info['multiplicity'] is {multiplicity!r}; expected 2S+1, at least 1")
     return int(charge), int(multiplicity)
@@ -40,7 +40,10 @@ def frame_from_atoms(atoms: Atoms, name: str = "structure") -> Frame:
             f"{name}: the position of atom {bad} is {atoms.positions[bad].tolist()}; expected finite numbers "
             "(did an optimiser or a dynamics step explode?)"
         )
-    charge, multiplicity = charge_and_multiplicity(atoms)
+    try:
+        charge, multiplicity = charge_and_multiplicity(atoms)
+    except PHLError as error:
+        raise PHLError(f"{name}: {error}") from None
     return Frame(
         numbers=atoms.numbers.astype(np.int64),
         positions=np.array(atoms.positions, dtype=float),

@@ -65,6 +65,7 @@ def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> Run
     """
     data = config.data
     opened = dataset if dataset is not None else open_dataset(data.source, keys=data.keys or None)
+    _check_keys(config, opened)
     parts = split(opened, data.split, data.split_seed, fractions=data.fractions)
     largest = data.max_atoms or max(opened.sizes)
     frames = {
@@ -85,6 +86,22 @@ def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> Run
     if card:
         provenance["replay"] = card
     return RunData(frames["train"], frames["valid"], frames["test"], parts.to_json(), provenance, replay, replay_valid)
+
+
+def _check_keys(config: TrainConfig, dataset: BaseDataset) -> None:
+    """Refuse data whose labels seem to stand under keys that nobody named.
+
+    Raises:
+        PHLError: When a weighted label is on no frame, but the file has keys that were not read.
+    """
+    terms = ("energy", "forces", "stress")
+    absent = [term for term in terms if getattr(config.loss, term) > 0 and not dataset.coverage[term].any()]
+    if absent and dataset.keys_not_read:
+        raise PHLError(
+            f"no frame of {dataset.name} has a known key for {absent[0]}; keys that were not read: "
+            f'{", ".join(dataset.keys_not_read)}; say which it is with data.keys ({absent[0]} = "its key"; '
+            f"phl data import --key for HDF5), or set loss.{absent[0]} = 0"
+        )
 
 
 def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None:

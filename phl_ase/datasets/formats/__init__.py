@@ -17,7 +17,7 @@ from phl_ase.errors import PHLError, unknown
 FORMATS: Mapping[str, Format] = {
     "extxyz": Format(
         "extended XYZ: keys of phl and MACE",
-        of_ase.suffix_in(".xyz", ".extxyz"),
+        of_ase.recognises_xyz,
         of_ase.read_extxyz,
         keyed=True,
     ),

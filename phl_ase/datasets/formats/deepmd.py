@@ -19,6 +19,7 @@ from ase.formula import Formula
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.datasets.formats.npy import Rows, opened
+from phl_ase.datasets.schema import check_cell
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
@@ -63,6 +64,12 @@ def _words(path: Path) -> list[str]:
 
 
 def _numbers(system: Path) -> Array:
+    if not (system / "type_map.raw").exists():
+        kinds = sorted(set(_words(system / "type.raw")))
+        raise PHLError(
+            f"{system}: has no type_map.raw, so nothing says which elements its types {', '.join(kinds[:8])} are; "
+            "write that file: one symbol for each type, in the order of their numbers"
+        )
     names = _words(system / "type_map.raw")
     unknown = [name for name in names if name not in atomic_numbers]
     if unknown:
@@ -103,6 +110,7 @@ def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: 
     row = {name: array.row(index).reshape(-1) for name, array in arrays.items()}
     values: dict[str, Any] = {"positions": row["coord"].reshape(n, 3)}
     if periodic:
+        check_cell(row["box"].reshape(3, 3), np.ones(3, dtype=bool), "box.npy")
         values.update(cell=row["box"].reshape(3, 3), pbc=np.ones(3, dtype=bool))
     if "energy" in row:
         values["energy"] = float(row["energy"][0])

@@ -34,10 +34,12 @@ class Options:
     Attributes:
         keys: Label -> key, for formats whose keys users choose.
         structures: Entries of the file that holds the structures, for labels that are stored without them.
+        seen: Filled by readers of formats whose keys users choose: the keys that the frames carry.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
     structures: Callable[[], Iterator[Entry]] | None = None
+    seen: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,13 +10,12 @@ from pathlib import Path
 from ase import Atoms
 
 from phl_ase.datasets.formats.entry import Entry, Found, Options
-from phl_ase.datasets.labelled import frame_as_found
+from phl_ase.datasets.labelled import frame_as_found, seen_keys
+from phl_ase.datasets.xyz import is_xyz, parsed_xyz, xyz_texts
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
 _PAGE = 500
-_LINE = 2**26
-"""Longest line of an XYZ file, characters: a Hessian row of 800 atoms has 10⁵."""
 
 
 def _reason(error: Exception) -> str:
@@ -30,8 +28,11 @@ def _entry(name: str, atoms_of: Callable[[], Atoms], options: Options) -> Entry:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # ASE warns about what the checks of labels report
                 atoms = atoms_of()
+        except PHLError as error:
+            raise PHLError(f"{name}: {error}") from None
         except Exception as error:  # readers of ASE raise anything at all on a broken frame
             raise PHLError(f"{name}: cannot be read by ASE ({_reason(error)})") from error
+        options.seen.update(seen_keys(atoms))
         return frame_as_found(atoms, name, keys=options.keys)
 
     return Entry(name, build)
@@ -40,49 +41,11 @@ def _entry(name: str, atoms_of: Callable[[], Atoms], options: Options) -> Entry:
 def read_extxyz(path: Path, options: Options) -> Iterator[Entry]:
     """Frames of an extended XYZ file, one at a time.
 
-    ASE's own iterators either index the whole file first or misread frames of ten atoms and more (3.29), so the file is
-    cut into frames here and each is parsed by ASE.
-
     Raises:
         PHLError: When the file is no XYZ text, or ends within a frame.
     """
-    with path.open(encoding="utf-8", errors="strict") as file:
-        index = 0
-        try:
-            while text := _next_frame(file, f"{path}: frame {index}"):
-                yield _entry(f"{path.name}: frame {index}", partial(_parsed, text), options)
-                index += 1
-        except UnicodeDecodeError as error:
-            raise PHLError(f"{path}: is not UTF-8 text at frame {index}; expected extended XYZ") from error
-
-
-def _next_frame(file: io.TextIOBase, where: str) -> str:
-    first = file.readline(_LINE)
-    while first and not first.strip():
-        first = file.readline(_LINE)
-    if not first:
-        return ""
-    try:
-        number = int(first)
-    except ValueError as error:
-        raise PHLError(f"{where}: starts with {first.strip()[:40]!r}; expected the number of its atoms") from error
-    if number < 1:
-        raise PHLError(f"{where}: declares {number} atoms; expected at least one")
-    lines = [first]
-    for _ in range(number + 1):
-        line = file.readline(_LINE)
-        if not line:
-            raise PHLError(
-                f"{where}: the file ends after {len(lines) - 2} of {number} atoms: it is truncated; copy it again"
-            )
-        lines.append(line)
-    return "".join(lines)
-
-
-def _parsed(text: str) -> Atoms:
-    import ase.io
-
-    return next(ase.io.iread(io.StringIO(text), index=0, format="extxyz"))
+    for index, text in enumerate(xyz_texts(path)):
+        yield _entry(f"{path.name}: frame {index}", partial(parsed_xyz, text), options)
 
 
 def read_database(path: Path, options: Options) -> Iterator[Entry]:
@@ -132,6 +95,11 @@ def read_any(path: Path, options: Options) -> Iterator[Entry]:
 
 def _same(atoms: Atoms) -> Atoms:
     return atoms
+
+
+def recognises_xyz(path: Path) -> bool:
+    """Recognises XYZ files by their name, compressed or not."""
+    return path.is_file() and is_xyz(path)
 
 
 def suffix_in(*suffixes: str) -> Callable[[Path], bool]:
