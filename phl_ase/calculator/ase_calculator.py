@@ -34,7 +34,7 @@ from phl_ase.derivatives import GradientGraph, choose_device, default_budget, ev
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
 from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
-from phl_ase.vibrations import free_atoms, lowest_modes
+from phl_ase.vibrations import free_atoms, free_motions, lowest_modes
 
 Array = np.ndarray
 
@@ -163,7 +163,7 @@ class PHLCalculator(Calculator):
             atoms: The structure; the last one by default.
             layout: ``"3n3n"`` (Sella), ``"n3n3"`` (ASE's ``VibrationsData``) or ``"nn33"`` (phonopy's force constants).
             indices: Atoms of a partial Hessian, ascending, at the cost of their rows alone; ``"free"`` for those that
-                no ``FixAtoms`` or ``FixCartesian`` holds, as in ``ase.vibrations.Vibrations``.
+                the constraints leave some motion (:func:`phl_ase.vibrations.free_atoms`).
 
         Returns:
             Symmetrised, float64, C-contiguous, eV/Å², for the m atoms chosen: ``(3m, 3m)``, ``(m, 3, m, 3)`` or
@@ -248,8 +248,8 @@ class PHLCalculator(Calculator):
     ) -> tuple[Array, Array]:
         """The k modes of lowest curvature from products alone, translations and rotations projected out.
 
-        A geometry of the same atoms as the last one asked for starts from the modes found there. Atoms that a
-        constraint holds do not move, as in :func:`phl_ase.vibrations.harmonic_analysis`;
+        A geometry of the same atoms as the last one asked for starts from the modes found there. Constraints are
+        projected out, as in :func:`phl_ase.vibrations.harmonic_analysis`;
         :func:`phl_ase.vibrations.lowest_modes` does the same for any calculator and tells more.
 
         Args:
@@ -269,7 +269,12 @@ class PHLCalculator(Calculator):
         same = (tuple(atoms.numbers), tuple(atoms.pbc))
         tolerance = _MODE_TOLERANCE[self._dtype] if tolerance is None else tolerance
         start = self._modes[1] if self._modes is not None and self._modes[0] == same else None
-        found = lowest_modes(atoms, self.get_hvp, k, start=start, tolerance=tolerance, max_products=max_products)
+        # lengths and angles that are held have forces, which belong to the curvature
+        curved = bool(atoms.constraints) and free_motions(atoms).is_curved
+        forces = self.get_property("forces", atoms) if curved else None
+        found = lowest_modes(
+            atoms, self.get_hvp, k, start=start, tolerance=tolerance, max_products=max_products, forces=forces
+        )
         if not found.converged:
             warnings.warn(f"{_name(atoms)}: {found.sentence}; raise max_products or tolerance", stacklevel=2)
         self._modes = (same, found.start)

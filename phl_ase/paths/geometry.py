@@ -10,7 +10,7 @@ from ase.geometry import find_mic
 from scipy.spatial.transform import Rotation
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.vibrations import free_atoms, rigid_motions
+from phl_ase.vibrations import free_motions, rigid_motions
 
 
 def displaced(atoms: Atoms, rms: float, seed: int | np.random.Generator) -> Atoms:
@@ -18,7 +18,8 @@ def displaced(atoms: Atoms, rms: float, seed: int | np.random.Generator) -> Atom
 
     The displacement is Gaussian, freed of (unweighted) translations and rotations to first order, then scaled. What is
     left is orthogonal to every rotation, so that :func:`rmsd` of the two structures is ``rms`` as well. Where
-    constraints fix atoms, only the others move and nothing is removed; periodic structures lose the translation alone.
+    constraints fix atoms, only the others move and rigid motions stay; what other constraints hold is projected out,
+    and lengths and angles that they hold are restored. Periodic structures lose the translation alone.
 
     Args:
         atoms: The structure; it is not changed.
@@ -33,17 +34,24 @@ def displaced(atoms: Atoms, rms: float, seed: int | np.random.Generator) -> Atom
     """
     if not (np.isfinite(rms) and rms > 0):
         raise PHLError(f"rms is {rms!r} Å; expected a positive number, for example 0.1")
-    free = free_atoms(atoms)
+    if len(atoms) == 0:
+        raise PHLError("nothing to displace in a structure without atoms; expected two or more")
+    motions = free_motions(atoms)
+    free = motions.atoms
     direction = np.random.default_rng(seed).standard_normal(3 * len(free))
-    if len(free) == len(atoms) and len(atoms) > 0:
-        rigid = rigid_motions(atoms.positions, np.ones(len(atoms)), rotations=not np.any(atoms.pbc))
-        direction -= rigid @ (rigid.T @ direction)
-    size = np.sqrt(np.sum(direction**2) / max(len(free), 1))
+    if motions.is_whole:
+        removed = rigid_motions(atoms.positions, np.ones(len(atoms)), rotations=not np.any(atoms.pbc))
+    else:
+        removed = motions.directions(np.ones(len(free)))
+    direction -= removed @ (removed.T @ direction)
+    size = np.sqrt(np.sum(direction**2) / len(free))
     # a lone atom can only be translated: what the projection leaves of it is rounding
     if not size > 1e-8:
         raise PHLError(f"nothing to displace in a structure with {len(free)} free atoms; expected two or more")
     copy = atoms.copy()
-    copy.positions[free] += (rms / size) * direction.reshape(-1, 3)
+    moved = copy.positions.copy()
+    moved[free] += (rms / size) * direction.reshape(-1, 3)
+    copy.positions[:] = motions.restore(atoms, moved)
     return copy
 
 

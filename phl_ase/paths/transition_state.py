@@ -18,7 +18,8 @@ from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import PHLError, attempt
 from phl_ase.paths.counting import CountingHessian, CountingProducts
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
-from phl_ase.vibrations import HarmonicAnalysis, finite_difference_hessian, free_atoms, harmonic_analysis
+from phl_ase.vibrations import HarmonicAnalysis, finite_difference_hessian, free_atoms, free_motions, harmonic_analysis
+from phl_ase.vibrations.constraints import count_from_zero
 
 Array = np.ndarray
 
@@ -171,6 +172,7 @@ def _sella(
     working: Atoms, hessians: CountingHessian | None, products: CountingProducts | None, options: dict[str, Any]
 ) -> Any:
     """Sella with the curvature that there is; imported here, because it loads JAX, which takes seconds."""
+    count_from_zero(working)
     if products is None:
         from sella import Sella
 
@@ -187,7 +189,10 @@ def _analysed(
 
     def analyse() -> tuple[HarmonicAnalysis, str]:
         matrix, source = _final_hessian(search.atoms, hessians, products)
-        return harmonic_analysis(search.atoms, matrix), source
+        # lengths and angles that are held have forces, which belong to the curvature
+        curved = bool(search.atoms.constraints) and free_motions(search.atoms).is_curved
+        forces = search.atoms.get_forces(apply_constraint=False) if curved else None
+        return harmonic_analysis(search.atoms, matrix, forces=forces), source
 
     answer = attempt(analyse)
     if answer.value is None:

@@ -23,7 +23,7 @@ from phl_ase.paths.irc import STATIONARY
 from phl_ase.reactions.guesses import closest_atoms
 from phl_ase.reactions.settings import SOFTEST
 from phl_ase.units import wavenumbers
-from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
+from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis
 
 Array = np.ndarray
 
@@ -65,9 +65,14 @@ def draw_normal_modes(
     stiff = np.maximum(np.abs(analysis.wavenumbers), softest)
     eigenvalues = (stiff / float(wavenumbers(1.0))) ** 2
     amplitudes = rng.standard_normal(len(stiff)) * np.sqrt(kB * temperature / eigenvalues)
+    return _moved(analysis, np.tensordot(amplitudes, analysis.displacements, axes=1))
+
+
+def _moved(analysis: HarmonicAnalysis, displacement: Array) -> Array:
+    """Positions displaced along modes; lengths and angles that constraints hold stay as they are."""
     positions = analysis.atoms.positions.copy()
-    positions[analysis.indices] += np.tensordot(amplitudes, analysis.displacements, axes=1)
-    return positions
+    positions[analysis.indices] += displacement
+    return free_motions(analysis.atoms).restore(analysis.atoms, positions) if analysis.n_constrained else positions
 
 
 def around_stationary_point(
@@ -248,7 +253,7 @@ def scan_mode(atoms: Atoms, *, mode: int = 0, amplitude: float = 0.3, count: int
     frames = []
     for size in np.linspace(-amplitude, amplitude, count):
         frame = analysis.atoms.copy()
-        frame.positions[analysis.indices] += size * direction
+        frame.positions[:] = _moved(analysis, size * direction)
         known = {"mode": number, "wavenumber": float(analysis.wavenumbers[number]), "amplitude": round(float(size), 12)}
         frame.info.update(kind="scan", **known)
         frames.append(frame)
@@ -352,7 +357,7 @@ def _stationary(atoms: Atoms) -> tuple[HarmonicAnalysis, float]:
             f"{atoms.symbols} is no stationary point: its largest force is {largest:.3g} eV/Å, at most "
             f"{STATIONARY:g}; relax it first"
         )
-    return harmonic_analysis(atoms, curvature_of(atoms.calc).hessian(atoms)), energy
+    return harmonic_analysis(atoms, curvature_of(atoms.calc).hessian(atoms), forces=there.calc.forces), energy
 
 
 def _with_counter(atoms: Atoms) -> Atoms:

@@ -14,9 +14,9 @@ from ase import Atoms
 
 from phl_ase.results import Metric
 from phl_ase.units import convert
-from phl_ase.vibrations import HarmonicAnalysis, ModeMatch, match_modes, rigid_motions_of, thermochemistry
-from phl_ase.vibrations.rigid import complement
-from phl_ase.vibrations.selection import vibrating_atoms, vibrating_block
+from phl_ase.vibrations import FreeMotions, HarmonicAnalysis, ModeMatch, free_motions, match_modes, thermochemistry
+from phl_ase.vibrations.rigid import complement, removed_motions
+from phl_ase.vibrations.selection import vibrating_block
 
 Array = np.ndarray
 
@@ -111,7 +111,7 @@ class HessianScores:
 def hessian_scores(
     atoms: Atoms, hessian: Array, reference_hessian: Array, gradient: Array | None = None
 ) -> HessianScores:
-    """Compare two Hessians ``(3n, 3n)`` eV/Å² of a structure; of its free atoms alone where some are fixed.
+    """Compare two Hessians ``(3n, 3n)`` eV/Å² of a structure; of its free motions alone where it has constraints.
 
     Args:
         atoms: The structure.
@@ -119,8 +119,8 @@ def hessian_scores(
         reference_hessian: Of the reference.
         gradient: ``(n, 3)`` eV/Å; its direction is projected out of both, too.
     """
-    free = vibrating_atoms(atoms, None)
-    raw = [vibrating_block(matrix, len(atoms), free) for matrix in (hessian, reference_hessian)]
+    free = free_motions(atoms)
+    raw = [vibrating_block(matrix, len(atoms), free.atoms) for matrix in (hessian, reference_hessian)]
     basis = complement(_removed(atoms, free, gradient))
     solved = [np.linalg.eigh(basis.T @ matrix @ basis) for matrix in raw]
     (values, vectors), (reference_values, reference_vectors) = solved
@@ -151,9 +151,9 @@ def _projected_eigenvalues(values: Array, reference: Array) -> Metric:
     return Metric("projected eigenvalue MAE", float(np.mean(np.abs(values - reference))), "eV/Å²")
 
 
-def _removed(atoms: Atoms, free: Array, gradient: Array | None) -> Array:
-    """Unweighted rigid motions and, where given, the direction of the gradient beside them; orthonormal columns."""
-    rigid = rigid_motions_of(atoms, free, np.ones(len(free)))
+def _removed(atoms: Atoms, free: FreeMotions, gradient: Array | None) -> Array:
+    """Unweighted rigid motions, what constraints hold, and the direction of the gradient; orthonormal columns."""
+    removed, _ = removed_motions(atoms, free, np.ones(len(free.atoms)))
     if gradient is None:
-        return rigid
-    return np.linalg.qr(np.column_stack([rigid, gradient[free].ravel()]))[0]
+        return removed
+    return np.linalg.qr(np.column_stack([removed, gradient[free.atoms].ravel()]))[0]

@@ -21,7 +21,7 @@ from phl_ase.errors import NonFiniteError, PHLError, attempt, unknown
 from phl_ase.paths import aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
-from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis, rigid_motions
+from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis, rigid_motions
 
 Array = np.ndarray
 
@@ -232,6 +232,11 @@ def _check(reference: ReferenceCurvature) -> _Expected:
         raise PHLError(
             f"{atoms.get_chemical_formula()} is periodic (pbc {atoms.pbc.tolist()}); frequencies are validated for "
             "molecules: set pbc to False, or validate phonons"
+        )
+    if atoms.constraints and free_motions(atoms).is_curved:
+        raise PHLError(
+            f"{atoms.get_chemical_formula()} has constraints on lengths or angles, under which frequencies are not "
+            "compared: their forces belong to the curvature of each method; remove them (atoms.set_constraint())"
         )
     forces = None if reference.forces is None else np.asarray(reference.forces, dtype=float)
     if forces is not None and forces.shape != (len(atoms), 3):

@@ -1,17 +1,18 @@
 """Harmonic vibrations from a Cartesian Hessian, whatever made it: a model, a force field, quantum chemistry.
 
 ``analysis`` projects and diagonalises, ``thermodynamics`` sums over the modes, ``matching`` compares two sets of them,
-``modes`` shows one, ``differences`` makes Hessians of forces, ``rigid`` and ``selection`` are what they stand on.
+``modes`` shows one, ``differences`` makes Hessians of forces; ``constraints`` says what may move, ``rigid`` what is no
+vibration.
 Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums over all of them, from products alone.
 """
 
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD, HarmonicAnalysis, harmonic_analysis
+from phl_ase.vibrations.constraints import FreeMotions, free_atoms, free_motions
 from phl_ase.vibrations.differences import finite_difference_hessian
 from phl_ase.vibrations.lowest import LowestModes, lowest_modes
 from phl_ase.vibrations.matching import ModeMatch, match_modes
 from phl_ase.vibrations.modes import mode_trajectory
 from phl_ase.vibrations.rigid import rigid_motions, rigid_motions_of
-from phl_ase.vibrations.selection import free_atoms
 from phl_ase.vibrations.stochastic import Estimate, StochasticSpectrum, stochastic_spectrum
 from phl_ase.vibrations.thermodynamics import THERMOCHEMISTRY_MODELS, Thermochemistry, thermochemistry
 
@@ -19,6 +20,7 @@ __all__ = [
     "IMAGINARY_THRESHOLD",
     "THERMOCHEMISTRY_MODELS",
     "Estimate",
+    "FreeMotions",
     "HarmonicAnalysis",
     "LowestModes",
     "ModeMatch",
@@ -26,6 +28,7 @@ __all__ = [
     "Thermochemistry",
     "finite_difference_hessian",
     "free_atoms",
+    "free_motions",
     "harmonic_analysis",
     "lowest_modes",
     "match_modes",

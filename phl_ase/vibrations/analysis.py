@@ -18,8 +18,9 @@ from ase.units import invcm
 
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.units import wavenumbers
-from phl_ase.vibrations.rigid import complement, rigid_motions_of
-from phl_ase.vibrations.selection import positive_masses, vibrating_atoms, vibrating_block
+from phl_ase.vibrations.constraints import free_motions
+from phl_ase.vibrations.rigid import complement, removed_motions, rigid_motions
+from phl_ase.vibrations.selection import positive_masses, vibrating_block
 
 if TYPE_CHECKING:
     from ase.vibrations import VibrationsData
@@ -29,6 +30,8 @@ Array = np.ndarray
 IMAGINARY_THRESHOLD = 10.0
 """A mode counts as imaginary below minus this many cm⁻¹: what is nearer to zero is numerical noise."""
 
+_SHOWN = 6  # wavenumbers in a repr
+
 # eV/(Å √amu): a smaller mass-weighted gradient has no direction but that of its rounding
 _NO_GRADIENT = 1e-8
 
@@ -37,7 +40,7 @@ Shape = Literal["monatomic", "linear", "nonlinear"]
 _SHAPES: dict[int, Shape] = {3: "monatomic", 5: "linear", 6: "nonlinear"}  # by translations and rotations
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HarmonicAnalysis:
     """Normal modes of a structure.
 
@@ -45,12 +48,14 @@ class HarmonicAnalysis:
         atoms: The structure, a copy without a calculator.
         indices: The atoms that vibrate ``(n,)``.
         hessian: What was diagonalised, before mass-weighting: ``(3n, 3n)`` eV/Å², without what was projected out.
-        wavenumbers: ``(m,)`` cm⁻¹, ascending, imaginary ones negative; m = 3n − ``n_projected``, and one less where the
-            gradient is projected out.
+        wavenumbers: ``(m,)`` cm⁻¹, ascending, imaginary ones negative; m = 3n − ``n_projected`` − ``n_constrained``,
+            and one less where the gradient is projected out.
         modes: Orthonormal mass-weighted modes ``(m, n, 3)``, dimensionless.
         n_projected: Number of translations and rotations removed: 6, 5 or 3 of a free molecule.
         gradient_projected: Whether the direction of the gradient was removed as well.
-        imaginary_threshold: Modes below minus this (cm⁻¹) count as imaginary.
+        imaginary_threshold: Modes below minus this (cm⁻¹) count as imaginary; nearer to zero, on either side, a mode
+            is within numerical noise.
+        n_constrained: Directions of the vibrating atoms that constraints hold beside those (planes, bond lengths, …).
     """
 
     atoms: Atoms
@@ -61,6 +66,21 @@ class HarmonicAnalysis:
     n_projected: int
     gradient_projected: bool = False
     imaginary_threshold: float = IMAGINARY_THRESHOLD
+    n_constrained: int = 0
+
+    def __repr__(self) -> str:
+        shown = [f"{abs(value):.1f}{'i' if value < 0 else ''}" for value in self.wavenumbers]
+        if len(shown) > _SHOWN:
+            shown = [*shown[: _SHOWN - 1], "…", shown[-1]]
+        return (
+            f"<HarmonicAnalysis {self.atoms.get_chemical_formula()}: {len(self.wavenumbers)} modes, "
+            f"{self.n_imaginary} imaginary; {' '.join(shown) or 'none'} cm⁻¹>"
+        )
+
+    @property
+    def n_near_zero(self) -> int:
+        """Number of modes whose wavenumber is zero within the threshold, whatever its sign."""
+        return int(np.sum(np.abs(self.wavenumbers) <= self.imaginary_threshold))
 
     @property
     def n_imaginary(self) -> int:
@@ -70,8 +90,11 @@ class HarmonicAnalysis:
     @property
     def shape(self) -> Shape | None:
         """``"monatomic"``, ``"linear"`` or ``"nonlinear"``; ``None`` where it is not a free, projected molecule."""
-        free = len(self.indices) == len(self.atoms) and not np.any(self.atoms.pbc)
-        return _SHAPES.get(self.n_projected) if free else None
+        if len(self.indices) < len(self.atoms) or np.any(self.atoms.pbc):
+            return None
+        # planes and lines may hold some of its rigid motions
+        n_rigid = rigid_motions(self.atoms.positions, self.atoms.get_masses()).shape[1]
+        return _SHAPES[n_rigid] if self.n_projected == n_rigid else None
 
     @property
     def zero_point_energy(self) -> float:
@@ -105,7 +128,11 @@ class HarmonicAnalysis:
             lines.append(f"{number:4d}   {abs(value):17.2f}{'i' if value < 0 else ''}")
         removed = f"{self.n_projected} translations and rotations removed" if self.n_projected else "not projected"
         removed += ", the gradient as well" if self.gradient_projected else ""
+        if self.n_constrained:
+            removed += f", {self.n_constrained} more by constraints"
         lines.append(f"imaginary modes (beyond {self.imaginary_threshold:g}i cm^-1): {self.n_imaginary}; {removed}")
+        if self.n_near_zero:
+            lines.append(f"modes within {self.imaginary_threshold:g} cm^-1 of zero, on either side: {self.n_near_zero}")
         lines.append(f"zero-point energy: {self.zero_point_energy_mev:.2f} meV")
         return "\n".join(lines)
 
@@ -116,10 +143,15 @@ def harmonic_analysis(
     *,
     project: bool = True,
     gradient: Array | None = None,
+    forces: Array | None = None,
     indices: Sequence[int] | Array | None = None,
     imaginary_threshold: float = IMAGINARY_THRESHOLD,
 ) -> HarmonicAnalysis:
-    """Diagonalise a mass-weighted Hessian.
+    """Diagonalise a mass-weighted Hessian in the motions that constraints leave free.
+
+    Constraints of the atoms are projected out: fixed atoms, and what ``FixCartesian``, ``FixScaled``, ``FixedPlane``,
+    ``FixedLine``, ``FixCom``, ``FixedMode``, ``FixBondLengths``, ``FixLinearTriatomic`` and ``FixInternals`` hold.
+    Others (``Hookean``, ``FixSymmetry``, …) are refused with the reason.
 
     Args:
         atoms: The structure; masses are ``atoms.get_masses()`` (amu), so isotopes are set there.
@@ -129,26 +161,27 @@ def harmonic_analysis(
             single one, or about the line of two.
         gradient: Energy gradient, or forces, ``(n, 3)`` eV/Å at a point of a reaction path: its mass-weighted direction
             is removed, too.
-        indices: The atoms that vibrate; by default those that no ``FixAtoms`` or ``FixCartesian`` holds, as in
-            ``ase.vibrations.Vibrations``. The others are fixed.
+        forces: The potential's forces without constraints ``(n, 3)`` eV/Å; needed where bond lengths or angles are
+            held, whose forces of constraint belong to the curvature.
+        indices: The atoms that vibrate, in place of what the constraints say; the others are fixed.
         imaginary_threshold: Modes below minus this (cm⁻¹) count as imaginary.
 
     Raises:
-        PHLError: For a Hessian or gradient of another shape, a gradient that vanishes, wrong indices, or a mass that is
-            not positive.
+        PHLError: For a Hessian, gradient or forces of another shape, a gradient that vanishes, wrong indices, a mass
+            that is not positive, or constraints that there are no vibrations under.
         NonFiniteError: For NaN or infinity in the Hessian or gradient.
     """
-    vibrating = vibrating_atoms(atoms, indices)
+    motions = free_motions(atoms, indices)
+    vibrating = motions.atoms
     block = vibrating_block(np.asarray(hessian, dtype=float), len(atoms), vibrating)
     masses = positive_masses(atoms, vibrating)
+    if motions.is_curved:
+        block = block - motions.curvature(forces, masses).toarray()
     # ASE's own order of operations: the zeros of an unprojected Hessian then agree to the last bit
     weights = np.repeat(masses**-0.5, 3)
     weighted = weights * block * weights[:, None]
-    n_rigid = 0
-    removed = np.zeros((3 * len(vibrating), 0))
-    if project:
-        removed = rigid_motions_of(atoms, vibrating, masses)
-        n_rigid = removed.shape[1]
+    removed, n_rigid = removed_motions(atoms, motions, masses, rigid=project)
+    n_constrained = removed.shape[1] - n_rigid
     if gradient is not None:
         removed = np.column_stack([removed, _direction(atoms, gradient, vibrating, weights, removed)])
     free = complement(removed)
@@ -166,6 +199,7 @@ def harmonic_analysis(
         n_projected=n_rigid,
         gradient_projected=gradient is not None,
         imaginary_threshold=imaginary_threshold,
+        n_constrained=n_constrained,
     )
 
 

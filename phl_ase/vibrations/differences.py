@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.vibrations.selection import vibrating_atoms
+from phl_ase.vibrations.constraints import free_motions
 
 Array = np.ndarray
 
@@ -37,7 +37,7 @@ def finite_difference_hessian(
         raise PHLError(f"delta is {delta!r} Å; expected a positive displacement, for example 0.005")
     moved = atoms.copy()
     moved.calc = atoms.calc
-    chosen = np.arange(len(atoms)) if indices is None else vibrating_atoms(atoms, indices)
+    chosen = np.arange(len(atoms)) if indices is None else free_motions(atoms, indices).atoms
     rows = []
     for atom in chosen:
         for axis in range(3):

@@ -76,9 +76,12 @@ def lowest_modes(
     tolerance: float = 1e-6,
     max_products: int | None = None,
     indices: Sequence[int] | Array | None = None,
+    forces: Array | None = None,
     seed: int = 0,
 ) -> LowestModes:
-    """The k lowest modes of the mass-weighted Hessian, translations and rotations projected out.
+    """Return the k lowest modes of the mass-weighted Hessian in the motions that constraints leave free.
+
+    Translations and rotations are projected out, and constraints as in :func:`phl_ase.vibrations.harmonic_analysis`.
 
     Args:
         atoms: The structure; masses are ``atoms.get_masses()`` (amu).
@@ -87,19 +90,21 @@ def lowest_modes(
         start: Modes to start from ``(any, n, 3)``, mass-weighted, for example ``start`` of the last geometry's.
         tolerance: Largest error of an eigenvalue, relative to it (to (1 cm⁻¹)² where it is smaller).
         max_products: Products after which to give up; by default twice the number of vibrations.
-        indices: The atoms that vibrate; by default those that no constraint holds.
+        indices: The atoms that vibrate, in place of what the constraints say.
+        forces: Forces without constraints ``(n, 3)`` eV/Å; needed where constraints hold bond lengths or angles.
         seed: Of the random vectors that join the start: no mode is missed for its symmetry.
 
     Raises:
-        PHLError: For more modes than there are vibrations, a single atom, or a start of another shape.
+        PHLError: For more modes than there are vibrations, a single atom, a start of another shape, or constraints that
+            there are no vibrations under.
         NonFiniteError: For NaN or infinity in the products.
     """
-    operator = VibrationalOperator(atoms, hvp, indices)
+    operator = VibrationalOperator(atoms, hvp, indices, forces)
     if not 1 <= k <= operator.n_vibrations:
         raise PHLError(
             f"{k} modes were asked for; {atoms.get_chemical_formula()} has {operator.n_vibrations} vibrations "
-            f"({operator.size} coordinates less {operator.size - operator.n_vibrations} rigid motions): ask for 1 to "
-            f"{operator.n_vibrations}"
+            f"({operator.size} coordinates less {operator.n_rigid} rigid motions and "
+            f"{operator.removed.shape[1] - operator.n_rigid} held by constraints): ask for 1 to {operator.n_vibrations}"
         )
     if not tolerance > 0:
         raise PHLError(f"tolerance is {tolerance!r}; expected a positive number, for example 1e-7")
@@ -217,7 +222,7 @@ def _start_vectors(
 ) -> Array:
     """The modes of the last geometry, or what an inverse iteration on the model makes of random vectors."""
     if operator.n_vibrations <= max(_SMALL, 4 * (k + _GUARDS)):
-        return complement(operator.rigid).T
+        return complement(operator.removed).T
     vectors = rng.standard_normal((k + _GUARDS, operator.size))
     for _ in range(4):
         vectors = _orthonormal(operator.project(model.solve(vectors, 0.0)))

@@ -1,6 +1,6 @@
 """The mass-weighted Hessian of the vibrations as an operator: P M^-½ H M^-½ P, made of Hessian-vector products alone.
 
-P removes translations and rotations (``rigid``), so that nothing of the 5 or 6 zero modes is met by an iteration.
+P removes translations, rotations and what constraints hold, so that no iteration meets their zero modes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.vibrations.rigid import rigid_motions_of
-from phl_ase.vibrations.selection import positive_masses, vibrating_atoms
+from phl_ase.vibrations.constraints import free_motions
+from phl_ase.vibrations.rigid import removed_motions
+from phl_ase.vibrations.selection import positive_masses
 
 Array = np.ndarray
 
@@ -26,36 +27,49 @@ class VibrationalOperator:
     Args:
         atoms: The structure; masses are ``atoms.get_masses()`` (amu).
         hvp: Its Hessian-vector products, for example ``calculator.get_hvp`` or ``curvature_of(calculator).hvp``.
-        indices: The atoms that vibrate; by default those that no ``FixAtoms`` or ``FixCartesian`` holds.
+        indices: The atoms that vibrate, in place of what the constraints say.
+        forces: Forces without constraints ``(n, 3)`` eV/Å; needed where bond lengths or angles are held.
 
     Attributes:
         vibrating: Their indices ``(m,)``.
         size: 3m.
-        n_vibrations: Dimension of the space that is left: 3m less the rigid motions.
+        removed: Orthonormal mass-weighted directions that are projected out ``(3m, k)``.
+        n_rigid: How many of them are rigid motions; the others are held by constraints.
+        n_vibrations: Dimension of the space that is left: 3m − k.
         n_products: Hessian-vector products taken so far.
 
     Raises:
-        PHLError: For wrong indices, a mass that is not positive, or an atom that can only be translated.
+        PHLError: For wrong indices, a mass that is not positive, an atom that can only be translated, or constraints
+            that there are no vibrations under.
     """
 
-    def __init__(self, atoms: Atoms, hvp: Products, indices: Sequence[int] | Array | None = None) -> None:
+    def __init__(
+        self,
+        atoms: Atoms,
+        hvp: Products,
+        indices: Sequence[int] | Array | None = None,
+        forces: Array | None = None,
+    ) -> None:
         self.atoms, self._hvp = atoms, hvp
-        self.vibrating = vibrating_atoms(atoms, indices)
+        motions = free_motions(atoms, indices)
+        self.vibrating = motions.atoms
         self.masses = positive_masses(atoms, self.vibrating)
         self.weights = np.repeat(self.masses**-0.5, 3)
-        self.rigid = rigid_motions_of(atoms, self.vibrating, self.masses)
+        self._constraints = motions.curvature(forces, self.masses) if motions.is_curved else None
+        self.removed, self.n_rigid = removed_motions(atoms, motions, self.masses)
         self.size = 3 * len(self.vibrating)
-        self.n_vibrations = self.size - self.rigid.shape[1]
+        self.n_vibrations = self.size - self.removed.shape[1]
         self.n_products = 0
         if self.n_vibrations == 0:
             raise PHLError(
-                f"{atoms.get_chemical_formula()} has no vibrations: {len(self.vibrating)} atom that is free to move "
-                "in every direction can only be translated; expected at least two atoms"
+                f"{atoms.get_chemical_formula()} has no vibrations: of {self.size} coordinates {self.n_rigid} are "
+                f"rigid motions and {self.removed.shape[1] - self.n_rigid} are held by constraints; expected at least "
+                "two atoms, and constraints that leave them something"
             )
 
     def project(self, vectors: Array) -> Array:
-        """Vectors ``(K, 3m)`` without their rigid motions."""
-        return vectors - (vectors @ self.rigid) @ self.rigid.T
+        """Vectors ``(K, 3m)`` without rigid motions and what constraints hold."""
+        return vectors - (vectors @ self.removed) @ self.removed.T
 
     def __call__(self, vectors: Array) -> Array:
         """Products of vectors ``(K, 3m)`` without rigid motions, eV/(Å² amu).
@@ -72,7 +86,10 @@ class VibrationalOperator:
         if not np.all(np.isfinite(products)):
             raise NonFiniteError("the Hessian-vector products hold NaN or infinity; check the structure")
         self.n_products += len(vectors)
-        return self.project(products[:, self.vibrating].reshape(len(vectors), -1) * self.weights)
+        own = products[:, self.vibrating].reshape(len(vectors), -1)
+        if self._constraints is not None:
+            own = own - (self._constraints @ (vectors * self.weights).T).T
+        return self.project(own * self.weights)
 
     def as_modes(self, vectors: Array) -> Array:
         """Vectors ``(K, 3m)`` as modes of all atoms ``(K, n, 3)``; those held do not move."""

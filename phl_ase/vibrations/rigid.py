@@ -8,11 +8,16 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
+from phl_ase.vibrations.constraints import FreeMotions
+
 Array = np.ndarray
 
 # Å: a molecule is linear when no atom is further than this from its axis. An optimiser leaves CO2 bent by a fraction of
 # a degree (0.005 Å); a rotation about so short a lever would be mistaken for a bend. Real bends put H at 0.3 Å or more.
 _LINEAR_TOLERANCE = 0.02
+
+# of a unit rigid motion: how much of it constraints may hold and it counts as free
+_ALLOWED = 1e-6
 
 
 def rigid_motions(positions: Array, masses: Array, *, rotations: bool = True) -> Array:
@@ -59,6 +64,33 @@ def rigid_motions_of(atoms: Atoms, vibrating: Array, masses: Array) -> Array:
     sizes = np.append(sizes, np.zeros(len(combinations) - len(sizes)))
     allowed = motions @ combinations[sizes < _LINEAR_TOLERANCE].T
     return _weighted(allowed[vibrating].reshape(3 * len(vibrating), -1), masses)
+
+
+def removed_motions(atoms: Atoms, free: FreeMotions, masses: Array, *, rigid: bool = True) -> tuple[Array, int]:
+    """Return the directions in which there are no vibrations: rigid motions, and what constraints hold.
+
+    A rigid motion that constraints allow is removed as one of a free molecule is; of one that they hold in part, the
+    rest is a vibration against the frame that they stand for. A centre of mass that is held takes nothing else away.
+
+    Args:
+        atoms: The structure.
+        free: What its constraints leave.
+        masses: Of the free atoms ``(m,)`` amu; ones for unweighted directions.
+        rigid: Whether to remove rigid motions.
+
+    Returns:
+        Orthonormal mass-weighted columns ``(3m, k)``, and how many of the k are rigid motions.
+    """
+    held = free.directions(masses)
+    if not rigid:
+        return held, 0
+    motions = rigid_motions_of(atoms, free.atoms, masses)
+    if free.is_whole or held.shape[1] == 0:
+        return motions, motions.shape[1]
+    _, overlaps, mix = np.linalg.svd(held.T @ motions)
+    overlaps = np.append(overlaps, np.zeros(motions.shape[1] - len(overlaps)))
+    allowed = motions @ mix[overlaps < _ALLOWED].T
+    return np.linalg.qr(np.column_stack([allowed, held]))[0], allowed.shape[1]
 
 
 def complement(columns: Array) -> Array:

@@ -1,8 +1,6 @@
-"""Which atoms vibrate, and their block of a Hessian."""
+"""Masses of the atoms that vibrate, and their block of a Hessian."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
@@ -10,33 +8,6 @@ from ase import Atoms
 from phl_ase.errors import NonFiniteError, PHLError
 
 Array = np.ndarray
-
-
-def free_atoms(atoms: Atoms) -> Array:
-    """Indices of the atoms that no ``FixAtoms`` or ``FixCartesian`` holds ``(m,)``; other constraints are not seen."""
-    from ase.vibrations import VibrationsData  # loads matplotlib
-
-    return np.array(VibrationsData.indices_from_constraints(atoms), dtype=int)
-
-
-def vibrating_atoms(atoms: Atoms, indices: Sequence[int] | Array | None) -> Array:
-    """The atoms chosen by the caller, else those that are free ``(m,)``, ascending.
-
-    Raises:
-        PHLError: For no atoms, or for indices that are not whole numbers, each once, ascending.
-    """
-    if len(atoms) == 0:
-        raise PHLError("the structure has no atoms; expected at least one")
-    chosen = free_atoms(atoms) if indices is None else np.asarray(indices)
-    if chosen.size == 0:
-        raise PHLError("no atom is free to vibrate; expected at least one: loosen the constraints or give indices")
-    if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or not np.all((chosen >= -len(atoms)) & (chosen < len(atoms))):
-        raise PHLError(f"indices are {chosen.tolist()}; expected whole numbers below {len(atoms)}, the number of atoms")
-    chosen = chosen % len(atoms)
-    # ascending, because ASE takes the masses of a selection in the order of the atoms, not of the indices
-    if np.any(np.diff(chosen) <= 0):
-        raise PHLError(f"indices are {chosen.tolist()}; expected each atom once, in ascending order: sort them")
-    return chosen
 
 
 def positive_masses(atoms: Atoms, vibrating: Array) -> Array:

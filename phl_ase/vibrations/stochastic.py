@@ -139,6 +139,7 @@ def stochastic_spectrum(
     steps: int = 40,
     soft_modes: LowestModes | None = None,
     indices: Sequence[int] | Array | None = None,
+    forces: Array | None = None,
     seed: int = 0,
 ) -> StochasticSpectrum:
     """Probe the spectrum of the mass-weighted Hessian, translations and rotations projected out.
@@ -151,14 +152,15 @@ def stochastic_spectrum(
         n_probes: K ≥ 2: the scatter is what the error is told from.
         steps: Lanczos steps from each probe; energies need 20 to 60, sharp densities of states more.
         soft_modes: Modes to treat exactly: free energies feel the softest most, where a quadrature is worst.
-        indices: The atoms that vibrate; by default those that no constraint holds.
+        indices: The atoms that vibrate, in place of what the constraints say.
+        forces: Forces without constraints ``(n, 3)`` eV/Å; needed where constraints hold bond lengths or angles.
         seed: Of the probes.
 
     Raises:
         PHLError: For fewer than two probes or one step, or nothing left to probe.
         NonFiniteError: For NaN or infinity in the products.
     """
-    operator = VibrationalOperator(atoms, hvp, indices)
+    operator = VibrationalOperator(atoms, hvp, indices, forces)
     known = np.zeros((0, operator.size))
     if soft_modes is not None:
         known = soft_modes.modes[:, operator.vibrating].reshape(-1, operator.size)

@@ -164,8 +164,8 @@ def _shape(analysis: HarmonicAnalysis) -> Shape:
         return analysis.shape
     if np.any(analysis.atoms.pbc):
         reason = "the structure is periodic: its thermodynamics is for phonons"
-    elif len(analysis.indices) < len(analysis.atoms):
-        reason = "some atoms are fixed: loosen the constraints"
+    elif len(analysis.indices) < len(analysis.atoms) or (analysis.n_constrained and analysis.n_projected):
+        reason = "constraints hold some of its atoms or motions: loosen them"
     else:
         reason = "translations and rotations are not projected out: harmonic_analysis(atoms, hessian, project=True)"
     raise PHLError(f"thermochemistry needs the analysis of a free molecule, but {reason}")
