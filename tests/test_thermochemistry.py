@@ -124,6 +124,65 @@ def test_imaginary_modes_are_left_out_and_said(relaxed):
 
 
 @pytest.mark.parametrize("model", sorted(THERMOCHEMISTRY_MODELS))
+@pytest.mark.parametrize("noise", [1e-9, 8e-6, 0.3, 4.0, 9.9])
+def test_the_sign_of_noise_changes_nothing(relaxed, model, noise):
+    analysis, energy, _ = relaxed
+    above, below = (thermochemistry(with_modes(analysis, sign * noise), energy, model=model) for sign in (1.0, -1.0))
+    assert above.gibbs_energy == below.gibbs_energy
+    assert above.entropy == below.entropy
+    for one in (above, below):
+        assert (one.n_near_zero, one.n_left_out) == (1, 0)
+        assert "1 mode within noise of zero counts by absolute value, at least 1 cm⁻¹" in one.sentence
+    # and its size nothing, below 1 cm⁻¹: the entropy of a harmonic oscillator of no frequency has no bound
+    softest = thermochemistry(with_modes(analysis, 1.0), energy, model=model)
+    expected = softest if noise < 1 else above
+    assert above.gibbs_energy == pytest.approx(expected.gibbs_energy, abs=1e-12)
+    # beyond noise, a mode is what it is: the harmonic free energy of 10.1 cm⁻¹ at 298.15 K by hand
+    if model == "ideal gas":
+        real = thermochemistry(with_modes(analysis, 10.1), energy)
+        bare = thermochemistry(with_modes(analysis), energy)
+        kT = kB * 298.15
+        by_hand = 0.5 * 10.1 * invcm + kT * np.log(1 - np.exp(-10.1 * invcm / kT))
+        assert real.gibbs_energy - bare.gibbs_energy == pytest.approx(by_hand, rel=1e-9)
+        assert real.n_near_zero == 0
+
+
+def with_modes(analysis: HarmonicAnalysis, *wavenumbers: float) -> HarmonicAnalysis:
+    """The softest mode replaced by others."""
+    return dataclasses.replace(analysis, wavenumbers=np.sort([*analysis.wavenumbers[1:], *wavenumbers]))
+
+
+def test_molecules_that_float_apart_have_one_free_energy():
+    """Two waters 20 to 35 Å apart: whatever rounding makes of the modes between them, G is the same."""
+    one = molecule("H2O")
+    one.calc = resolve_calculator("tblite")
+    one = relax(one, 1e-4).atoms
+    rng = np.random.default_rng(0)
+    free_energies = []
+    for distance in (20.0, 25.0, 30.0, 35.0):
+        other = one.copy()
+        other.rotate(40, (1, 2, 3))
+        other.positions += [distance, 0, 0]
+        pair = one + other
+        hessian = np.zeros((18, 18))
+        hessian[:9, :9] = finite_difference_hessian(one)
+        turned = one.copy()
+        turned.positions[:] = other.positions
+        turned.calc = one.calc
+        hessian[9:, 9:] = finite_difference_hessian(turned)
+        # free of the rotations of each, with rounding in their place
+        for block, part in ((slice(0, 9), one), (slice(9, 18), turned)):
+            hessian[block, block] = harmonic_analysis(part, hessian[block, block]).hessian
+        noise = 1e-10 * rng.standard_normal((18, 18))
+        analysis = harmonic_analysis(pair, hessian + noise + noise.T)
+        assert analysis.n_near_zero == 6
+        free_energies.append(thermochemistry(analysis, 0.0, model="ideal gas").gibbs_energy)
+    # what is left is the rotation of the whole: k ln of the moments of inertia
+    assert np.ptp(free_energies) < 2 * kB * 298.15 * np.log(35 / 20) + 1e-3
+    assert "modes within 10 cm^-1 of zero, on either side: 6" in analysis.table()
+
+
+@pytest.mark.parametrize("model", sorted(THERMOCHEMISTRY_MODELS))
 def test_pressure_symmetry_and_spin_enter_as_they_should(relaxed, model):
     analysis, energy, _ = relaxed
     plain = thermochemistry(analysis, energy, model=model)

@@ -50,11 +50,13 @@ def energy_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_n
         for analysis in (got, expected)
     )
     value, reference = (convert(x.gibbs_correction, "eV", "kcal/mol") for x in (gibbs, reference_gibbs))
+    near = Metric("modes near zero in G", gibbs.n_near_zero, "", reference_gibbs.n_near_zero)
     return (
         *metrics,
         Metric("G correction", value, "kcal/mol", reference),
         Metric("G correction error", value - reference, "kcal/mol"),
         Metric("modes left out of G", gibbs.n_left_out, "", reference_gibbs.n_left_out),
+        *([near] if gibbs.n_near_zero or reference_gibbs.n_near_zero else []),
     )
 
 

@@ -113,10 +113,10 @@ def validate_frequencies(
         At stationary points: ``frequency MAE`` and ``largest frequency error`` (cm⁻¹, in ascending order, imaginary
         ones negative), ``matched frequency MAE``, ``largest matched frequency error`` and ``mean mode overlap`` (see
         :func:`phl_ase.vibrations.match_modes`), ``imaginary modes``, ``ZPE`` and its error (meV), ``G correction``
-        (298.15 K, 1 atm) and its error (kcal/mol), ``modes left out of G``, and where the reference has imaginary modes
-        the lowest ``imaginary wavenumber`` (cm⁻¹, negative). Elsewhere: ``lowest eigenvalue`` (eV/Å²), ``negative
-        eigenvalues``. Arrays ``wavenumbers`` and ``reference_wavenumbers`` (cm⁻¹), elsewhere ``eigenvalues`` and
-        ``reference_eigenvalues`` (eV/Å², projected).
+        (298.15 K, 1 atm) and its error (kcal/mol), ``modes left out of G``, ``modes near zero in G`` where there are
+        any, and where the reference has imaginary modes the lowest ``imaginary wavenumber`` (cm⁻¹, negative).
+        Elsewhere: ``lowest eigenvalue`` (eV/Å²), ``negative eigenvalues``. Arrays ``wavenumbers`` and
+        ``reference_wavenumbers`` (cm⁻¹), elsewhere ``eigenvalues`` and ``reference_eigenvalues`` (eV/Å², projected).
 
     Raises:
         PHLError: For a Hessian of the wrong shape or of another order of atoms, a periodic structure, or a reference

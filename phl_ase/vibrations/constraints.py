@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms, constraints
+from ase import Atoms
 from ase.geometry import find_mic, get_angles_derivatives, get_dihedrals_derivatives, get_distances_derivatives
-from scipy import sparse
 
 from phl_ase.errors import NonFiniteError, PHLError
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Array = np.ndarray
 
@@ -100,6 +102,8 @@ class FreeMotions:
             PHLError: For no forces where a held coordinate is curved, or forces of another shape.
             NonFiniteError: For NaN or infinity in the forces.
         """
+        from scipy import sparse
+
         size = 3 * len(self.positions)
         rows = (3 * self.atoms[:, None] + np.arange(3)).ravel()
         if not self.is_curved:
@@ -205,14 +209,15 @@ def count_from_zero(atoms: Atoms) -> None:
     changed = []
     for constraint in atoms.constraints:
         copy = constraint.copy()
-        if isinstance(copy, constraints.FixInternals):
+        kinds = _kinds(copy)
+        if "FixInternals" in kinds:
             for kind in _DERIVATIVES:
                 setattr(copy, kind, [[value, [*_indices(p, copy, len(atoms))]] for value, p in getattr(copy, kind)])
             copy.bondcombos = [
                 [value, [[*_indices(term[:2], copy, len(atoms)), term[2]] for term in terms]]
                 for value, terms in copy.bondcombos
             ]
-        elif isinstance(copy, constraints.FixBondLengths):
+        elif "FixBondLengths" in kinds:
             copy.pairs = np.array([_indices(pair, copy, len(atoms)) for pair in copy.pairs]).reshape(-1, 2)
             copy.bondlengths = constraint.bondlengths  # which ASE's own copy forgets
         elif isinstance(getattr(copy, "index", None), np.ndarray):
@@ -226,8 +231,9 @@ def _read(atoms: Atoms) -> tuple[Array, list[HeldCoordinate]]:
     fixed = np.zeros(len(atoms), dtype=bool)
     held: list[HeldCoordinate] = []
     for constraint in atoms.constraints:
-        has_mask = isinstance(constraint, (constraints.FixCartesian, constraints.FixScaled))
-        if isinstance(constraint, constraints.FixAtoms) or (has_mask and np.all(constraint.mask)):
+        kinds = _kinds(constraint)
+        has_mask = "FixCartesian" in kinds or "FixScaled" in kinds
+        if "FixAtoms" in kinds or (has_mask and np.all(constraint.mask)):
             fixed[list(_indices(constraint.index, constraint, len(atoms)))] = True
         else:
             held += _coordinates(constraint, atoms)
@@ -268,17 +274,23 @@ def _coordinates(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
     Raises:
         PHLError: For a constraint that no vibrations can be taken under, with the reason.
     """
-    for kind, reason in _REFUSED.items():
-        if isinstance(constraint, kind) and not getattr(constraint, "use_cell", False):
-            raise PHLError(f"the constraint {type(constraint).__name__} {reason}: remove it (atoms.set_constraint())")
-    for kind, read in _READERS.items():
-        if isinstance(constraint, kind):
-            return read(constraint, atoms)
-    known = ", ".join(sorted({"FixAtoms", *(kind.__name__ for kind in _READERS)}))
+    if getattr(constraint, "use_cell", False):
+        return []  # a relation of the cell holds no atom
+    for kind in _kinds(constraint):
+        if kind in _REFUSED:
+            raise PHLError(f"the constraint {kind} {_REFUSED[kind]}: remove it (atoms.set_constraint())")
+        if kind in _READERS:
+            return _READERS[kind](constraint, atoms)
+    known = ", ".join(sorted({"FixAtoms", *_READERS}))
     raise PHLError(
         f"the constraint {type(constraint).__name__} is not known here, and ignoring it would give other modes; "
         f"known: {known}; remove it (atoms.set_constraint()) or give the indices of the free atoms"
     )
+
+
+def _kinds(constraint: Any) -> list[str]:
+    """Names of the classes of ASE that a constraint is of, the narrowest first; ``ase.constraints`` loads slowly."""
+    return [kind.__name__ for kind in type(constraint).__mro__ if kind.__module__.startswith("ase.constraints")]
 
 
 def _linear(places: Sequence[int], gradient: Any) -> HeldCoordinate:
@@ -391,28 +403,26 @@ _DERIVATIVES: dict[str, tuple[Callable[[Array], tuple[Array, ...]], Callable[...
     "dihedrals": (lambda p: (p[1] - p[0], p[2] - p[1], p[3] - p[2]), get_dihedrals_derivatives),
 }
 
-_READERS: dict[type, Callable[[Any, Atoms], list[HeldCoordinate]]] = {
-    constraints.FixCartesian: lambda constraint, atoms: _axes(constraint, atoms, np.eye(3)[constraint.mask]),
-    constraints.FixScaled: _scaled,
-    constraints.FixedPlane: lambda constraint, atoms: _axes(constraint, atoms, constraint.dir[None, :]),
-    constraints.FixedLine: _across,
-    constraints.FixCom: _centre,
-    constraints.FixedMode: _mode,
-    constraints.FixBondLengths: _lengths,
-    constraints.FixInternals: _internals,
-    constraints.FixLinearTriatomic: _triples,
-    # a relation of the cell holds no atom
-    constraints.FixParametricRelations: lambda constraint, atoms: [],
+_READERS: dict[str, Callable[[Any, Atoms], list[HeldCoordinate]]] = {
+    "FixCartesian": lambda constraint, atoms: _axes(constraint, atoms, np.eye(3)[constraint.mask]),
+    "FixScaled": _scaled,
+    "FixedPlane": lambda constraint, atoms: _axes(constraint, atoms, constraint.dir[None, :]),
+    "FixedLine": _across,
+    "FixCom": _centre,
+    "FixedMode": _mode,
+    "FixBondLengths": _lengths,
+    "FixInternals": _internals,
+    "FixLinearTriatomic": _triples,
 }
 """Constraint -> the coordinates that it holds."""
 
 _NO_CONDITION = "adds forces whose energy and curvature are not in the Hessian"
-_REFUSED: dict[type, str] = {
-    constraints.Hookean: _NO_CONDITION,
-    constraints.ExternalForce: _NO_CONDITION,
-    constraints.MirrorForce: "turns forces round: where they vanish is no stationary point",
-    constraints.MirrorTorque: "turns forces round: where they vanish is no stationary point",
-    constraints.FixSymmetry: "allows motions of full symmetry alone, and most modes break it",
-    constraints.FixParametricRelations: "ties atoms to parameters, which is not known here",
+_REFUSED: dict[str, str] = {
+    "Hookean": _NO_CONDITION,
+    "ExternalForce": _NO_CONDITION,
+    "MirrorForce": "turns forces round: where they vanish is no stationary point",
+    "MirrorTorque": "turns forces round: where they vanish is no stationary point",
+    "FixSymmetry": "allows motions of full symmetry alone, and most modes break it",
+    "FixParametricRelations": "ties atoms to parameters, which is not known here",
 }
 """Constraint -> why there are no vibrations under it."""

@@ -18,8 +18,10 @@ from ase.units import invcm, kB
 
 from phl_ase.errors import PHLError
 from phl_ase.units import wavenumbers
+from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD
 from phl_ase.vibrations.lowest import LowestModes
 from phl_ase.vibrations.operator import Products, VibrationalOperator
+from phl_ase.vibrations.thermodynamics import SOFTEST
 
 Array = np.ndarray
 
@@ -83,6 +85,8 @@ class StochasticSpectrum:
     def free_energy(self, temperature: float) -> Estimate:
         """Harmonic vibrational free energy of the real modes, zero-point energy included, eV.
 
+        Modes within noise of zero count as in :func:`phl_ase.vibrations.thermochemistry`, whatever their sign.
+
         Args:
             temperature: K.
 
@@ -93,9 +97,10 @@ class StochasticSpectrum:
             raise PHLError(f"temperature is {temperature!r} K; expected a positive number")
 
         def of_mode(nu: Array) -> Array:
-            energy = invcm * np.where(nu > 0, nu, 1.0)
+            near = np.abs(nu) <= IMAGINARY_THRESHOLD
+            energy = invcm * np.where(near, np.maximum(np.abs(nu), SOFTEST), np.maximum(nu, SOFTEST))
             thermal = kB * temperature * np.log(-np.expm1(-energy / (kB * temperature)))
-            return np.where(nu > 0, 0.5 * energy + thermal, 0.0)
+            return np.where(nu >= -IMAGINARY_THRESHOLD, 0.5 * energy + thermal, 0.0)
 
         return self.sum_over_modes(of_mode)
 

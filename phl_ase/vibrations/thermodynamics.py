@@ -2,7 +2,8 @@
 
 Translations, rotations and spin are those of the rigid rotor in an ideal gas (D. A. McQuarrie, Statistical Mechanics,
 1976); how soft vibrations are treated is one line in ``THERMOCHEMISTRY_MODELS``. Imaginary modes have no partition
-function: they are left out and counted.
+function: they are left out and counted. A mode within numerical noise of zero has no sign to go by: it counts by its
+absolute value, at least ``SOFTEST``, and is reported.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from phl_ase.vibrations.analysis import HarmonicAnalysis, Shape
 
 if TYPE_CHECKING:
     from ase.thermochemistry import HarmonicThermo, IdealGasThermo
+
+SOFTEST = 1.0
+"""A mode within noise of zero counts as if it were at least this stiff, cm⁻¹: its entropy would have no bound."""
+
+Array = np.ndarray
 
 _GRIMME_TAU = 100.0  # cm⁻¹, as in the paper; ASE's own default is that of another one
 
@@ -58,7 +64,9 @@ class Thermochemistry:
         model: A key of ``THERMOCHEMISTRY_MODELS``.
         shape: ``"monatomic"``, ``"linear"`` or ``"nonlinear"``.
         n_modes: Vibrations in the sums.
-        n_left_out: Imaginary modes left out (all below zero, however small).
+        n_left_out: Imaginary modes left out.
+        n_near_zero: Of the vibrations in the sums, those within noise of zero (the threshold of the analysis), which
+            decide the entropy and are not known: below 10 cm⁻¹, a factor of two is 0.4 kcal/mol at room temperature.
     """
 
     energy: float
@@ -74,6 +82,7 @@ class Thermochemistry:
     shape: Shape
     n_modes: int
     n_left_out: int
+    n_near_zero: int = 0
 
     @property
     def gibbs_correction(self) -> float:
@@ -83,10 +92,14 @@ class Thermochemistry:
     @property
     def sentence(self) -> str:
         """What was summed over and what was left out."""
-        sums = f"{self.model}, {self.shape}, {self.n_modes} modes, {self.temperature:g} K, {self.pressure:g} Pa"
-        if not self.n_left_out:
-            return sums
-        return f"{sums}; {self.n_left_out} imaginary {'mode' if self.n_left_out == 1 else 'modes'} left out"
+        parts = [f"{self.model}, {self.shape}, {self.n_modes} modes, {self.temperature:g} K, {self.pressure:g} Pa"]
+        if self.n_left_out:
+            parts.append(f"{self.n_left_out} imaginary {'mode' if self.n_left_out == 1 else 'modes'} left out")
+        if self.n_near_zero:
+            modes, verb = ("mode", "counts") if self.n_near_zero == 1 else ("modes", "count")
+            limit = f"at least {SOFTEST:g} cm⁻¹"
+            parts.append(f"{self.n_near_zero} {modes} within noise of zero {verb} by absolute value, {limit}")
+        return "; ".join(parts)
 
 
 def thermochemistry(
@@ -121,7 +134,7 @@ def thermochemistry(
     _check_positive(temperature=temperature, pressure=pressure, symmetry_number=symmetry_number)
     electronic = _spin(analysis.atoms, spin)
     gas = _without_vibrations(analysis, energy, symmetry_number, electronic)
-    energies = [float(value) * invcm for value in analysis.wavenumbers if value > 0]
+    energies = [float(value) * invcm for value in real_wavenumbers(analysis.wavenumbers, analysis.imaginary_threshold)]
     enthalpy = gas.get_enthalpy(temperature, verbose=False)
     entropy = gas.get_entropy(temperature, pressure=pressure, verbose=False)
     if energies:  # ASE's classes know no molecule without vibrations
@@ -141,8 +154,22 @@ def thermochemistry(
         model=model,
         shape=gas.geometry,
         n_modes=len(energies),
-        n_left_out=len(analysis.wavenumbers) - len(energies),
+        n_left_out=analysis.n_imaginary,
+        n_near_zero=analysis.n_near_zero,
     )
+
+
+def real_wavenumbers(wavenumbers: Array, threshold: float) -> Array:
+    """Return the wavenumbers that enter thermodynamic sums ``(any,)`` cm⁻¹: the sign of noise does not matter.
+
+    Args:
+        wavenumbers: ``(m,)`` cm⁻¹, imaginary ones negative.
+        threshold: Below minus this (cm⁻¹) a mode is imaginary and left out; nearer to zero it counts by its absolute
+            value, at least ``SOFTEST``.
+    """
+    real = wavenumbers[wavenumbers >= -threshold]
+    near = np.abs(real) <= threshold
+    return np.where(near, np.maximum(np.abs(real), SOFTEST), real)
 
 
 def _without_vibrations(analysis: HarmonicAnalysis, energy: float, symmetry_number: int, spin: float) -> IdealGasThermo:
@@ -164,8 +191,10 @@ def _shape(analysis: HarmonicAnalysis) -> Shape:
         return analysis.shape
     if np.any(analysis.atoms.pbc):
         reason = "the structure is periodic: its thermodynamics is for phonons"
-    elif len(analysis.indices) < len(analysis.atoms) or (analysis.n_constrained and analysis.n_projected):
-        reason = "constraints hold some of its atoms or motions: loosen them"
+    elif len(analysis.indices) < len(analysis.atoms):
+        reason = "some atoms are fixed: loosen the constraints"
+    elif analysis.n_constrained and analysis.n_projected:
+        reason = "constraints hold some of its translations or rotations: loosen them"
     else:
         reason = "translations and rotations are not projected out: harmonic_analysis(atoms, hessian, project=True)"
     raise PHLError(f"thermochemistry needs the analysis of a free molecule, but {reason}")
