@@ -36,7 +36,8 @@ _LEFT_ASIDE = {
     "force_constants",
     "nac",
 }
-_NEEDED = "expected a phonopy_disp.yaml or phonopy.yaml, as 'phonopy -d' writes it"
+_DEEPEST = 20  # phonopy's own files nest 5 deep
+_NEEDED = "expected a phonopy_disp.yaml or phonopy.yaml, as phonopy writes it"
 
 
 def read_phonopy_yaml(path: FilePath, *, supercell: Any = None, primitive_matrix: Any = None) -> Phonopy:
@@ -89,9 +90,7 @@ def read_phonopy_yaml(path: FilePath, *, supercell: Any = None, primitive_matrix
 def _safe_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_bytes()
-        # a few lines of nested references can stand for more numbers than fit any memory; phonopy writes none
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_LOADER)):
-            raise PHLError(f"{path} holds references (*name), which phonopy does not write; {_NEEDED}")
+        _check_events(path, text)
         content = yaml.load(text, Loader=_LOADER)
     except PHLError:
         raise
@@ -103,6 +102,23 @@ def _safe_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PHLError(f"{path} holds no settings of phonopy; {_NEEDED}")
     return content
+
+
+def _check_events(path: Path, text: bytes) -> None:
+    """Refuse what costs far more than its size to read: references, and brackets in brackets in brackets.
+
+    Raises:
+        PHLError: For either; phonopy writes none of them.
+        yaml.YAMLError: For what is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        # a few lines of nested references can stand for more numbers than fit any memory
+        if isinstance(event, yaml.AliasEvent):
+            raise PHLError(f"{path} holds references (*name), which phonopy does not write; {_NEEDED}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise PHLError(f"{path} nests lists or settings more than {_DEEPEST} deep; {_NEEDED}")
 
 
 def write_phonopy_yaml(path: FilePath, phonon: Phonopy) -> None:

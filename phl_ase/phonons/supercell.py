@@ -19,6 +19,9 @@ Array = np.ndarray
 LARGEST_SUPERCELL = 50_000
 """Atoms; phonopy's own arrays of a larger one do not fit the memory of most machines."""
 
+THINNEST_CELL = 0.1
+"""Å; atoms of a cell whose opposite faces are nearer would sit on their own images: its vectors lie in a plane."""
+
 SYMPREC = 1e-5
 """How far apart atoms may be that symmetry makes the same, Å; phonopy's default."""
 
@@ -68,7 +71,8 @@ def make_phonopy(
     """A phonopy calculation of a crystal, without force constants.
 
     Args:
-        unit_cell: Periodic in three directions; its masses (isotopes too) are taken, its calculator is not.
+        unit_cell: Periodic in three directions; its masses (isotopes too) are taken, its calculator and constraints are
+            not. A left-handed cell is taken as the right-handed one of the opposite vectors: the same crystal.
         supercell: What :func:`parse_supercell` reads.
         primitive_matrix: One of ``CENTRINGS``, or a ``(3, 3)`` matrix; ``"auto"`` finds the primitive cell by symmetry.
         symprec: How far apart atoms may be that symmetry makes the same, Å.
@@ -103,9 +107,15 @@ def build(cell: PhonopyAtoms, matrix: Array, primitive_matrix: Any, symprec: flo
         PHLError: For a supercell that is too large, or what phonopy cannot build.
     """
     from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
     from phonopy.structure.cells import guess_primitive_matrix
 
     check_size(len(cell), matrix)
+    _check_volume(np.array(cell.cell), cell.formula)
+    if np.linalg.det(cell.cell) < 0:  # phonopy refuses left-handed vectors; their opposites make the same lattice
+        cell = PhonopyAtoms(
+            symbols=cell.symbols, cell=-cell.cell, scaled_positions=-cell.scaled_positions, masses=cell.masses
+        )
     try:
         if isinstance(primitive_matrix, str) and primitive_matrix == "auto":
             # symmetry knows nothing of isotopes: it would take the mass of one of them for all
@@ -136,6 +146,27 @@ def _check_crystal(atoms: Atoms) -> None:
             f"{atoms.cell.rank}; phonons need a crystal, periodic in three directions (a slab: with vacuum and "
             "pbc=True; a molecule: validate its frequencies instead)"
         )
+    _check_volume(np.array(atoms.cell), atoms.get_chemical_formula())
+    if not np.all(atoms.numbers > 0):
+        raise PHLError(
+            f"atom {int(np.argmin(atoms.numbers > 0))} of {atoms.get_chemical_formula()} is no element (X); expected "
+            "elements: remove dummy atoms"
+        )
+
+
+def _check_volume(cell: Array, name: str) -> None:
+    """Refuse vectors that lie in a plane, or nearly.
+
+    Raises:
+        PHLError: For a cell thinner than ``THINNEST_CELL``.
+    """
+    volume = abs(np.linalg.det(cell))
+    if volume > 0 and thickness(cell) >= THINNEST_CELL:
+        return
+    raise PHLError(
+        f"the cell of {name} has vectors {np.round(cell, 6).tolist()} Å that lie in a plane, or nearly (volume "
+        f"{volume:.3g} Å³); expected three independent vectors: mend the cell"
+    )
 
 
 def check_size(atoms: int, matrix: Array) -> None:
