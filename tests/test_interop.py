@@ -75,7 +75,7 @@ def test_all_lists_at_once_are_those_of_each_system(pbc, cutoff, rng, device):
 
 def test_molecules_without_a_cutoff_and_far_flown_ones(rng):
     systems = list(random_systems(rng, (3, 7)))
-    systems[1][0][0] += 1e9  # no memory for empty space
+    systems[1][0][0] += 9e5  # no memory for empty space
     positions, system, cell = packed(systems)
     free = torch.zeros(3, dtype=torch.bool)
     everyone = batched_neighbours(positions, system, 0.0 * cell, free, float("inf"))
@@ -86,11 +86,16 @@ def test_molecules_without_a_cutoff_and_far_flown_ones(rng):
     }
 
 
+FLAT = torch.tensor([[3.0, 0, 0], [3, 1e-5, 0], [0, 0, 3]]).double().expand(2, 3, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"positions": [[0.0, 0, 0], [1, 0, 0], [1, 0, 0.001]]}, r"system 1: atoms 0 and 1 are 0\.001 Å apart"),
         ({"cell": torch.zeros(2, 3, 3, dtype=torch.float64)}, "system 0: pbc is .* span no volume; set the cell"),
+        ({"cell": FLAT}, "system 0: pbc is .* have .* images within 3 Å of an atom"),
+        ({"cell": 0.05 * torch.eye(3).double().expand(2, 3, 3)}, "system 0: pbc is .* more than any matter has"),
         ({"cutoff": float("inf")}, "sums over all pairs of a molecule; expected molecules"),
     ],
 )

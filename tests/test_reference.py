@@ -270,6 +270,8 @@ def test_structures_that_cannot_be_labelled(xtb):
     assert label_frame(Atoms(), xtb).failure.outcome == "refused"
     assert label_frame(Atoms("H", [[np.nan, 0, 0]]), xtb).failure.outcome == "not-finite"
     assert label_frame(molecule("H2"), xtb, probes=Probes("orthogonal", 7)).failure.outcome == "refused"
+    flat = Atoms("Cu", cell=[[3, 0, 0], [3, 1e-5, 0], [0, 0, 3]], pbc=True)  # EMT's own neighbour list would not end
+    assert "its own image are 1e-05 Å apart" in label_frame(flat, EMT()).failure.reason
 
 
 def test_mistakes_in_the_request(xtb):

@@ -247,6 +247,84 @@ def test_periodic_direction_needs_a_lattice_vector():
         neighbour_list(np.zeros((1, 3)), np.zeros((3, 3)), np.array([True, False, False]), CUTOFF)
 
 
+COPPER, SQUARE = [[0.0, 0, 0], [0, 0, 2.0]], [3.0, 3.0, 3.0]
+
+EXTREME = {
+    # structure -> one of ordinary size that has the same pairs
+    "far off a slab": ([*COPPER[:1], [0, 0, 1000000.0]], SQUARE, (1, 1, 0), [*COPPER[:1], [0, 0, 50.0]], SQUARE),
+    "far off a wire": ([*COPPER, [0, 300000.0, 100000.0]], SQUARE, (1, 0, 0), [*COPPER, [0, 30.0, 50.0]], SQUARE),
+    "a long cell": (COPPER, [3, 3, 1e6], (1, 1, 1), COPPER, [3, 3, 90.0]),
+    "across the end of a long cell": ([*COPPER[:1], [0, 0, 999998]], [3, 3, 1e6], (1, 1, 1), COPPER, [3, 3, 90.0]),
+    "cells away": ([*COPPER[:1], [0, 0, 300000.0 + 2]], SQUARE, (1, 1, 1), COPPER, SQUARE),
+    "a skewed cell": (COPPER, [[3, 0, 0], [3000, 3, 0], [0, 0, 3]], (1, 1, 1), COPPER, SQUARE),
+    "no height where nothing is periodic": (COPPER, [3, 3, 1e-7], (1, 1, 0), COPPER, SQUARE),
+    "a lattice vector aslant where nothing is periodic": (
+        [*COPPER[:1], [1, 1, 1000.0]],
+        [[3, 0, 0], [0, 3, 0], [1, 1, 0.1]],
+        (1, 1, 0),
+        [*COPPER[:1], [1, 1, 30]],
+        SQUARE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_extreme_structures_have_the_pairs_of_ordinary_ones(name):
+    """Vesin divides by zero or hangs over the first six, were it given them as they are."""
+    positions, cell, pbc, same_positions, same_cell = EXTREME[name]
+    pbc = np.array(pbc, dtype=bool)
+    lengths = []
+    for r, lattice in ((positions, cell), (same_positions, same_cell)):
+        box = np.array(Atoms(cell=lattice).cell)
+        i, j, shifts = neighbour_list(np.array(r, dtype=float), box, pbc, 4.5)
+        lengths.append(np.sort(np.linalg.norm(np.array(r)[j] - np.array(r)[i] + shifts @ box, axis=1)))
+    # rounding of coordinates of up to 10⁶ Å
+    np.testing.assert_allclose(*lengths, atol=1e-9)
+    assert len(lengths[0]) >= 2
+
+
+ABSURD = {
+    "flat": ([[3, 0, 0], [3, 1e-5, 0], [0, 0, 3]], (1, 1, 1), "an atom and its own image are 1e-05 Å apart"),
+    "thin": ([3, 3, 1e-7], (1, 1, 1), "an atom and its own image are 1e-07 Å apart"),
+    "dense": ([0.05, 0.05, 0.05], (1, 1, 1), "an atom would have about .* neighbours within 4.5 Å, more than any"),
+    "in a plane": ([[3, 0, 0], [0, 3, 0], [3, 3, 0]], (1, 1, 1), "span no volume; set the cell"),
+    "wide": ([3, 3, 1e7], (1, 1, 1), "expected lattice vectors of at most"),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_cells_are_refused_and_named(name):
+    cell, pbc, message = ABSURD[name]
+    with pytest.raises(PHLError, match=f"frame 7: .*{message}"):
+        neighbour_list(np.array(COPPER), np.array(Atoms(cell=cell).cell), np.array(pbc, dtype=bool), 4.5, "frame 7")
+
+
+@pytest.mark.parametrize("pbc", [False, True])
+def test_exploded_structures_are_refused_and_named(pbc):
+    positions = np.array([[0, 0, 0], [2e7, 0, 0]])
+    with pytest.raises(NonFiniteError, match=r"frame 7: atom 1 is at .*optimiser or a dynamics step explode"):
+        neighbour_list(positions, 9.0 * np.eye(3), np.full(3, pbc), 4.5, "frame 7")
+
+
+def test_a_heap_of_atoms_is_refused_before_its_pairs_are_counted(rng):
+    with pytest.raises(PHLError, match=r"heap: an atom would have about .* neighbours"):
+        neighbour_list(rng.uniform(size=(30_000, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool), 4.5, "heap")
+
+
+def test_a_sum_over_all_pairs_is_for_molecules_that_fit_into_memory(rng):
+    with pytest.raises(PHLError, match="gas: has 20000 atoms and the model sums over all pairs"):
+        neighbour_list(1e3 * rng.normal(size=(20_000, 3)), np.zeros((3, 3)), np.zeros(3, dtype=bool), np.inf, "gas")
+
+
+@pytest.mark.parametrize("flown", [0.0, 1e4])
+def test_large_molecules_have_the_pairs_of_all_distances(flown, rng):
+    positions = rng.uniform(0.0, 25.0, size=(900, 3))
+    positions[::90] += flown
+    i, j, _ = neighbour_list(positions, np.zeros((3, 3)), np.zeros(3, dtype=bool), 4.5)
+    distances = np.linalg.norm(positions[:, None] - positions, axis=-1) + 1e9 * np.eye(900)
+    np.testing.assert_array_equal(np.column_stack([i, j]), np.argwhere(distances < 4.5))
+
+
 # ----------------------------------------------------------------------------------------------------------- packing
 
 

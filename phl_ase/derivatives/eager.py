@@ -62,15 +62,17 @@ def evaluate(
         create_graph=create_graph,
     )
 
-    budget = default_budget(batch.positions.device) if memory_budget is None else memory_budget
-
     def keep(value: Tensor) -> Tensor:
         return value if create_graph else value.detach()
 
+    hessian = None
+    if "hessian" in needs:  # nothing else needs to know how much memory is free
+        budget = default_budget(batch.positions.device) if memory_budget is None else memory_budget
+        hessian = hessians(potential, batch, graph, budget)
     return Predictions(
         energy=keep(graph.energy),
         forces=keep(-(graph.gradient if place is None else graph.gradient[place])) if "forces" in needs else None,
         stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
         hvp=graph.products(probes) if "hvp" in needs and probes is not None else None,
-        hessian=hessians(potential, batch, graph, budget) if "hessian" in needs else None,
+        hessian=hessian,
     )

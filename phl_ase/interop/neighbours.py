@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phl_ase.errors import PHLError
 from phl_ase.structures import Neighbours
-from phl_ase.structures.neighbours import OVERLAP
+from phl_ase.structures.neighbours import OVERLAP, most_neighbours
 
 _BINS_PER_ATOM = 8
 """Bins beyond which they are made wider: a system that flew apart needs no more."""
@@ -39,8 +39,8 @@ def batched_neighbours(
         The pairs; shifts in the dtype of the positions, ``None`` where nothing is periodic.
 
     Raises:
-        PHLError: For overlapping atoms, a periodic direction without a lattice vector, or periodic systems and an
-            infinite cutoff (the error names the first system).
+        PHLError: For overlapping atoms, a periodic direction without a lattice vector, more neighbours than matter can
+            have, or periodic systems and an infinite cutoff (the error names the first system).
     """
     periodic = bool(pbc.any())
     if periodic and cutoff == float("inf"):
@@ -73,12 +73,6 @@ def _boxes(cell: Tensor, pbc: Tensor) -> Tensor:
         q = torch.linalg.qr(cell[:, rows].mT, mode="complete").Q if len(rows) else torch.eye(3).to(cell).expand_as(cell)
         box[:, others] = q[:, :, len(rows) :].mT
     box[:, rows] = cell[:, rows]
-    volumes = torch.linalg.det(box).abs()
-    if len(volumes) and float(volumes.min()) < 1e-8:
-        raise PHLError(
-            f"system {int(volumes.argmin())}: pbc is {pbc.tolist()} but its periodic lattice vectors span no "
-            "volume; set the cell"
-        )
     return box
 
 
@@ -95,7 +89,7 @@ class _Bins:
 
     def __init__(self, r: Tensor, system: Tensor, box: Tensor, pbc: Tensor, cutoff: float) -> None:
         self.system, self.box, self.pbc, self.cutoff = system, box, pbc, cutoff
-        n_systems, inverse = len(box), torch.linalg.inv(box)
+        n_systems, inverse = len(box), torch.linalg.inv_ex(box).inverse
         fractional = torch.einsum("na,nab->nb", r, inverse.index_select(0, system))
         self.wrapped = torch.where(pbc, fractional.floor(), 0.0)  # cells that each atom is away from its image at home
         self.home = r - torch.einsum("na,nab->nb", self.wrapped, box.index_select(0, system))
@@ -113,6 +107,7 @@ class _Bins:
         reach = torch.ceil(cutoff * count / heights.clamp(min=tiny))
         self.reach = torch.where(pbc, reach, torch.minimum(reach, count - 1)).long()
         self.count, self.thickness = count.long(), heights / count
+        self._check_room(atoms.squeeze(-1))
         # in units of bins; the last one takes what lies on its far edge
         self.place = (fractional - low[system]) / extent.clamp(min=tiny)[system] * count[system]
         self.bin = torch.minimum(self.place.floor().long(), self.count[system] - 1)
@@ -122,6 +117,28 @@ class _Bins:
         self.order = torch.argsort(number, stable=True)
         self.filled = torch.bincount(number, minlength=int(sizes.sum()))
         self.start = torch.cumsum(self.filled, 0) - self.filled
+
+    def _check_room(self, atoms: Tensor) -> None:
+        """Refuse cells without a volume, and those so small or flat that atoms have far too many neighbours.
+
+        In one test: a GPU is waited for once.
+        """
+        bins = (2.0 * self.reach.double() + 1.0).prod(-1)
+        met = bins * atoms / self.count.double().prod(-1)
+        no_volume = ~(torch.linalg.det(self.box).abs() >= 1e-8)
+        # the sphere within the cutoff takes a sixth of the 27 bins around an atom, and less of a skewed cell's
+        refused = no_volume | ~(met <= 10.0 * most_neighbours(self.cutoff))
+        if not bool(refused.any()):
+            return
+        which = int(torch.nonzero(refused)[0])
+        cell = f"pbc is {self.pbc.tolist()} but its periodic lattice vectors"
+        if bool(no_volume[which]):
+            raise PHLError(f"system {which}: {cell} span no volume; set the cell")
+        raise PHLError(
+            f"system {which}: {cell} {self.box[which][self.pbc].tolist()} have {float(bins[which]):.1g} images within "
+            f"{self.cutoff:g} Å of an atom, more than any matter has; set the cell (if it is skewed: "
+            "ase.geometry.minkowski_reduce)"
+        )
 
     def _number(self, place: Tensor, system: Tensor) -> Tensor:
         count = self.count.index_select(0, system)

@@ -20,6 +20,7 @@ from phl_ase.derivatives import evaluate
 from phl_ase.errors import NonFiniteError, PHLError, missing_package, unknown
 from phl_ase.interop.neighbours import batched_neighbours
 from phl_ase.structures import Batch, Potential
+from phl_ase.structures.neighbours import FARTHEST
 
 try:
     _simulation: Any = importlib.import_module("torch_sim")
@@ -131,7 +132,7 @@ class PHLTorchSimModel(_interface.ModelInterface):
     def _batch(self, state: Any) -> Batch:
         system = state.system_idx.long()
         cell = state.row_vector_cell.to(self._dtype).contiguous()
-        _require_finite(state.positions, "positions", system)
+        _require_finite(state.positions, "positions", system, FARTHEST)
         numbers = state.atomic_numbers.long()
         self._check_species(numbers, system)
         sizes = torch.bincount(system, minlength=len(cell))
@@ -180,13 +181,16 @@ class PHLTorchSimModel(_interface.ModelInterface):
         self._known_numbers = numbers.clone()
 
 
-def _require_finite(values: Tensor, name: str, system: Tensor) -> None:
-    finite = torch.isfinite(values)
+def _require_finite(values: Tensor, name: str, system: Tensor, largest: float | None = None) -> None:
+    finite = torch.isfinite(values) if largest is None else values.abs() <= largest
     if bool(finite.all()):
         return
     first = int(torch.nonzero(~finite)[0, 0])
     which = int(system[first]) if len(values) == len(system) and name in ("positions", "forces") else first
+    bad = (
+        "NaN or infinity" if largest is None or not bool(torch.isfinite(values).all()) else f"more than {largest:.0e} Å"
+    )
     raise NonFiniteError(
-        f"system {which}: {name} with NaN or infinity; expected finite numbers: it may be far from what the model was "
+        f"system {which}: {name} with {bad}; expected finite numbers: it may be far from what the model was "
         "trained on (a smaller time step, or dtype=torch.float64)"
     )

@@ -24,7 +24,7 @@ from phl_ase.curvature import curvature_of, finite_difference_hvp
 from phl_ase.errors import NonFiniteError, PHLError, unknown
 from phl_ase.probes import check_family, draw_probes
 from phl_ase.reference.methods import STEP
-from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, collate
+from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, check_geometry, collate
 from phl_ase.vibrations import finite_difference_hessian
 
 Array = np.ndarray
@@ -167,6 +167,7 @@ def label_frame(
     bare = _bare(structure)
     try:
         atoms = atoms_from_frame(bare.check("the structure"))
+        check_geometry(bare.positions, bare.cell, bare.pbc, "the structure")  # would hang ASE's neighbour lists
         # stated even where they are the usual: what the frame says is what must be computed
         atoms.info.update(charge=bare.charge, multiplicity=bare.multiplicity)
         atoms.calc = calculator

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from phl_ase.structures.contracts import Potential
     from phl_ase.structures.frame import Frame
-    from phl_ase.structures.neighbours import neighbour_list
+    from phl_ase.structures.neighbours import check_geometry, neighbour_list
     from phl_ase.structures.packing import PackedFrames, collate
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "blocks_pay",
     "blocks_pay_for_hessians",
     "charge_and_multiplicity",
+    "check_geometry",
     "collate",
     "frame_from_atoms",
     "in_blocks",
@@ -49,7 +50,7 @@ _HOMES = {
     "blocks": ("BlockedNeighbours", "blocks_pay", "blocks_pay_for_hessians", "in_blocks", "in_faster_form"),
     "contracts": ("Potential",),
     "frame": ("Frame",),
-    "neighbours": ("neighbour_list",),
+    "neighbours": ("check_geometry", "neighbour_list"),
     "packing": ("PackedFrames", "collate"),
 }
 

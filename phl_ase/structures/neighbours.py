@@ -1,26 +1,60 @@
 """Neighbour lists: who sees whom within a cutoff. Made once per frame, reused for every probe.
 
-Molecules: all pairs by distance. Periodic systems: ``vesin-torch``, of which only i, j and the integer shifts are
-taken; the vectors are rebuilt from the positions so that every derivative exists.
+Small molecules: all pairs by distance. Everything else: ``vesin-torch``, of which only i, j and the integer shifts are
+taken; the vectors are rebuilt from the positions so that every derivative exists. Vesin divides the box into a grid of
+cells as wide as the cutoff, so the box that it is given is one whose grid is small: skewed lattice vectors are reduced,
+atoms are wrapped, and empty space wider than the cutoff is left out. What no matter looks like is refused.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import NonFiniteError, PHLError
+
+Array = np.ndarray
 
 OVERLAP = 1e-2
 """Atoms closer than this (Å) are taken for one atom given twice."""
 
+FARTHEST = 1e6
+"""Å from the origin up to which positions are accepted: beyond, float64 no longer resolves forces."""
 
-def neighbour_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, name: str = "structure"):
+DENSEST = 10.0
+"""Atoms per Å³ up to which structures are accepted: diamond has 0.18, hydrogen at 500 GPa about 1."""
+
+MANY = 1000
+"""Neighbours of an atom that are accepted at any density."""
+
+MOST_PAIRS = 1e8
+"""Pairs of one structure up to which a list is made: 5 GB."""
+
+ALL_PAIRS = 80
+"""Atoms of a molecule up to which distances of all pairs take less time than a grid."""
+
+_UNCOUNTED = 2e5
+"""Pairs that nobody counts in advance: less than a second of any potential."""
+
+_ROW_BLOCK = 2**22
+"""Distances computed at a time where all pairs of a large molecule are wanted."""
+
+_SKEWED, _FLAT = 0.5, 1e-9
+"""Distance between the planes of a lattice over the length of the vector between them, below which lattice vectors are
+reduced, or taken for vectors in one plane."""
+
+_LONG = 16
+"""Cutoffs along a direction beyond which empty space is looked for."""
+
+_VESIN_CELLS = 1e5
+"""Cells of vesin's grid; where there would be more it makes them wider, keeping the ratios of the three directions."""
+
+
+def neighbour_list(positions: Array, cell: Array, pbc: Array, cutoff: float, name: str = "structure"):
     """All ordered pairs (i, j) with |r_j + S·cell − r_i| < cutoff, sorted by i.
 
     Args:
-        positions: ``(n, 3)`` Å.
-        cell: ``(3, 3)`` Å, rows are lattice vectors.
+        positions: ``(n, 3)`` Å, finite.
+        cell: ``(3, 3)`` Å, rows are lattice vectors; those of directions that are not periodic are not read.
         pbc: ``(3,)`` bool.
         cutoff: Å; infinite for all pairs of a molecule.
         name: How an error names the structure.
@@ -29,13 +63,16 @@ def neighbour_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cut
         ``(i, j, shifts)``: ``(edges,)``, ``(edges,)`` int64 and ``(edges, 3)`` int64.
 
     Raises:
-        PHLError: For overlapping atoms, a periodic direction without a lattice vector, or a periodic system and an
-            infinite cutoff.
+        PHLError: For overlapping atoms, a periodic direction without a lattice vector, lattice vectors in one plane,
+            more neighbours than matter can have, or a periodic system and an infinite cutoff.
+        NonFiniteError: For an atom farther than ``FARTHEST`` from the origin.
     """
-    if np.any(pbc):
-        i, j, shifts, distances = _periodic(positions, cell, pbc, cutoff, name)
+    positions, pbc = np.asarray(positions, dtype=float), np.asarray(pbc, dtype=bool)
+    _check_positions(positions, name)
+    if not pbc.any() and (len(positions) <= ALL_PAIRS or not np.isfinite(cutoff)):
+        i, j, shifts, distances = _all_pairs(positions, cutoff, name)
     else:
-        i, j, shifts, distances = _molecule(positions, cutoff)
+        i, j, shifts, distances = _on_a_grid(positions, np.asarray(cell, dtype=float), pbc, cutoff, name)
     if len(distances) and distances.min() < OVERLAP:
         worst = int(distances.argmin())
         raise PHLError(
@@ -45,39 +82,215 @@ def neighbour_list(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cut
     return i, j, shifts
 
 
-def _molecule(positions, cutoff):
-    vectors = positions[None, :, :] - positions[:, None, :]
-    distances = np.sqrt((vectors**2).sum(-1))
-    np.fill_diagonal(distances, np.inf)
-    i, j = np.nonzero(distances < cutoff)
-    return i, j, np.zeros((len(i), 3), dtype=np.int64), distances[i, j]
+def check_geometry(positions: Array, cell: Array, pbc: Array, name: str = "structure") -> None:
+    """Check that a structure has the size and the periods of matter: what else hangs most codes' neighbour lists.
+
+    Args:
+        positions: ``(n, 3)`` Å, finite.
+        cell: ``(3, 3)`` Å, rows are lattice vectors.
+        pbc: ``(3,)`` bool.
+        name: How an error names the structure.
+
+    Raises:
+        PHLError: For a periodic direction without a lattice vector, lattice vectors in one plane, or an atom that is
+            its own neighbour.
+        NonFiniteError: For an atom farther than ``FARTHEST`` from the origin.
+    """
+    _check_positions(np.asarray(positions, dtype=float), name)
+    if np.any(pbc):
+        _reduced_box(np.asarray(cell, dtype=float), np.asarray(pbc, dtype=bool), name)
 
 
-def _periodic(positions, cell, pbc, cutoff, name):
-    lengths = np.linalg.norm(cell, axis=1)
-    if np.any(lengths[np.asarray(pbc)] < 1e-8):
-        raise PHLError(f"{name}: pbc is {pbc.tolist()} but a periodic lattice vector is zero; set the cell")
+def _check_positions(positions, name) -> None:
+    if np.abs(positions).max(initial=0.0) > FARTHEST:
+        atom = int(np.abs(positions).max(axis=1).argmax())
+        raise NonFiniteError(
+            f"{name}: atom {atom} is at {positions[atom].tolist()}; expected positions within {FARTHEST:.0e} Å of the "
+            "origin (did an optimiser or a dynamics step explode?)"
+        )
+
+
+def most_neighbours(cutoff: float) -> float:
+    """Return how many neighbours of an atom within the cutoff (Å) are accepted, averaged over a structure."""
+    return max(MANY, DENSEST * 4.0 / 3.0 * np.pi * cutoff**3)
+
+
+def _all_pairs(positions, cutoff, name):
+    n = len(positions)
+    if n**2 > MOST_PAIRS:
+        raise PHLError(
+            f"{name}: has {n} atoms and the model sums over all pairs; expected at most {int(MOST_PAIRS**0.5)} atoms"
+        )
+    found = []
+    step = max(1, _ROW_BLOCK // max(n, 1))
+    for start in range(0, n, step):
+        vectors = positions[None, :, :] - positions[start : start + step, None, :]
+        distances = np.sqrt((vectors**2).sum(-1))
+        rows = np.arange(len(distances))
+        distances[rows, start + rows] = np.inf
+        i, j = np.nonzero(distances < cutoff)
+        found.append((i + start, j, distances[i, j]))
+    i, j, distances = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
+    return i, j, np.zeros((len(i), 3), dtype=np.int64), distances
+
+
+def _on_a_grid(positions, cell, pbc, cutoff, name):
+    import torch  # heavy, like vesin: only where a periodic or a large system is met
+    from vesin_torch import NeighborList
+
     if not np.isfinite(cutoff):
         raise PHLError(
             f"{name}: is periodic, but the model sums over all pairs of a molecule; expected no periodic system"
         )
-    from vesin_torch import NeighborList  # heavy: only where a periodic system is met
+    box, transform = _reduced_box(cell, pbc, name)
+    inverse, heights = _inverse_and_heights(box)
+    fractional = positions @ inverse
+    wraps = np.where(pbc, np.floor(fractional), 0.0)
+    # distances from a plane through the origin, along each direction
+    along = (fractional - wraps) * heights
+    lengths, periodic = heights.copy(), pbc.copy()
+    for axis in range(3):
+        periodic[axis] = _close_gaps(along, wraps, heights, axis, bool(pbc[axis]), cutoff)
+        if not periodic[axis]:
+            lengths[axis] = along[:, axis].max() + cutoff
+    _check_number_of_pairs(along, lengths, periodic, cutoff, cell, name)
+    _check_grid(lengths, periodic, cutoff, len(positions), name)
 
-    # a direction that is not periodic needs a lattice vector all the same, orthogonal to the others
-    complete = _completed(cell)
     finder = NeighborList(cutoff=float(cutoff), full_list=True)
     i, j, shifts, distances = finder.compute(
-        points=torch.as_tensor(positions, dtype=torch.float64),
-        box=torch.as_tensor(complete, dtype=torch.float64),
-        periodic=torch.as_tensor(pbc, dtype=torch.bool),
+        points=torch.from_numpy((along / heights) @ box),
+        box=torch.from_numpy(box * (lengths / heights)[:, None]),
+        periodic=torch.from_numpy(periodic),
         quantities="ijSd",
     )
     i, j, shifts, distances = i.numpy(), j.numpy(), shifts.numpy().astype(np.int64), distances.numpy()
+    # from images in the box to the positions as they are, from the reduced lattice vectors to those of the cell
+    wraps = wraps.astype(np.int64)
+    shifts += wraps[i] - wraps[j]
+    if transform is not None:
+        shifts = shifts @ transform
     order = np.lexsort((j, i))
     return i[order], j[order], shifts[order], distances[order]
 
 
-def _completed(cell):
-    from ase.geometry import complete_cell
+def _inverse_and_heights(box):
+    """The inverse of lattice vectors, and the distances between the planes of the lattice, Å."""
+    inverse = np.linalg.inv(box)
+    return inverse, 1.0 / np.sqrt((inverse**2).sum(axis=0))
 
-    return np.asarray(complete_cell(cell))
+
+def _reduced_box(cell, pbc, name):
+    """Lattice vectors, reduced where they are skewed, and the integer matrix that makes them of the cell's own.
+
+    In the place of vectors of directions that are not periodic stand unit vectors orthogonal to the others.
+    """
+    from ase.geometry import complete_cell, minkowski_reduce
+
+    lengths = np.sqrt((cell**2).sum(axis=1))
+    if np.any(lengths[pbc] < 1e-8):
+        raise PHLError(f"{name}: pbc is {pbc.tolist()} but a periodic lattice vector is zero; set the cell")
+    if np.any(lengths[pbc] > FARTHEST):
+        raise PHLError(f"{name}: the cell is {cell.tolist()}; expected lattice vectors of at most {FARTHEST:.0e} Å")
+    box, transform = cell, None
+    if not pbc.all():
+        box = np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)))
+        lengths = np.where(pbc, lengths, 1.0)
+    try:
+        heights = _inverse_and_heights(box)[1]
+    except np.linalg.LinAlgError:
+        heights = np.zeros(3)
+    flatness = heights / lengths
+    if not flatness.min() > _FLAT:
+        raise PHLError(
+            f"{name}: pbc is {pbc.tolist()} but the periodic lattice vectors of the cell {cell.tolist()} span no "
+            "volume; set the cell"
+        )
+    if flatness.min() < _SKEWED:
+        try:
+            box, transform = minkowski_reduce(box, pbc)
+        except RuntimeError as error:
+            raise PHLError(f"{name}: the cell {cell.tolist()} has no reduced form ({error}); set the cell") from None
+        lengths = np.sqrt((box**2).sum(axis=1))
+    shortest = lengths[pbc].min(initial=np.inf)
+    if shortest < OVERLAP:
+        raise PHLError(
+            f"{name}: an atom and its own image are {shortest:.2g} Å apart in the cell {cell.tolist()}; "
+            f"expected at least {OVERLAP} Å: set the cell"
+        )
+    return box, transform
+
+
+def _close_gaps(along, wraps, heights, axis, periodic, cutoff) -> bool:
+    """Shorten the empty space along a direction to little more than the cutoff; whether it is periodic afterwards.
+
+    A periodic direction with such a gap is cut there: no pair reaches across it.
+
+    Args:
+        along: Distances of the atoms from the lattice planes ``(n, 3)`` Å, changed in place.
+        wraps: Lattice vectors that each atom was moved by ``(n, 3)``, changed in place.
+        heights: Distances between the planes ``(3,)`` Å.
+        axis: The direction.
+        periodic: Whether it is periodic.
+        cutoff: Å.
+    """
+    if not periodic:
+        along[:, axis] -= along[:, axis].min()
+    extent = heights[axis] if periodic else along[:, axis].max()
+    if extent <= _LONG * cutoff:
+        return periodic
+    kept = 1.01 * cutoff
+    order = np.argsort(along[:, axis], kind="stable")
+    gaps = np.diff(along[order, axis])
+    if periodic:
+        around = along[order[0], axis] + extent - along[order[-1], axis]
+        if max(around, gaps.max(initial=0.0)) <= kept:
+            return True
+        if gaps.max(initial=0.0) > around:  # start behind the widest gap
+            first = int(gaps.argmax()) + 1
+            along[order[:first], axis] += extent
+            wraps[order[:first], axis] -= 1
+            order = np.roll(order, -first)
+            gaps = np.diff(along[order, axis])
+    closed = np.concatenate([[0.0], np.cumsum(np.minimum(gaps, kept))])
+    along[order, axis] = closed
+    return False
+
+
+def _check_number_of_pairs(along, lengths, periodic, cutoff, cell, name) -> None:
+    n = len(along)
+    images = np.where(periodic, 2.0 * np.ceil(cutoff / lengths) + 1.0, 1.0)
+    if n**2 * images.prod() <= _UNCOUNTED:
+        return
+    # atoms in one cube of this side are neighbours; a sphere around an atom is as large as 22 such cubes
+    side = cutoff / np.sqrt(3.0)
+    cubes = np.unique((along // side).astype(np.int64), axis=0, return_counts=True)[1].astype(float)
+    copies = np.where(periodic, np.maximum(side / lengths, 1.0), 1.0).prod()
+    pairs = 22.0 * (cubes**2).sum() * copies
+    if pairs > n * most_neighbours(cutoff):
+        raise PHLError(
+            f"{name}: an atom would have about {pairs / n:.1g} neighbours within {cutoff:g} Å, more than any matter "
+            f"has; check the positions and the cell {cell.tolist()}"
+        )
+    if pairs > MOST_PAIRS:
+        raise PHLError(
+            f"{name}: {n} atoms have about {pairs:.1g} pairs within {cutoff:g} Å; expected at most {MOST_PAIRS:.0e}: "
+            "use a smaller structure or cutoff"
+        )
+
+
+def _check_grid(lengths, periodic, cutoff, n_atoms, name) -> None:
+    """Lengthen a box where vesin would divide a direction into no cells at all, which kills the process."""
+    for _ in range(2):
+        x, y, z = np.maximum(np.trunc(lengths / cutoff), 1.0)
+        if x * y * z <= _VESIN_CELLS:
+            return
+        ratios = np.array([x / z, y / z, 1.0])
+        cells = np.cbrt(_VESIN_CELLS / ratios.prod()) * ratios
+        if cells.min() >= 2.0:
+            return
+        thin = ~periodic & (cells < 2.0)
+        lengths[thin] *= 2.0 / cells[thin] * 2.0
+    raise PHLError(
+        f"{name}: {n_atoms} atoms stretch over {lengths.max():.3g} Å, but in another direction the period is "
+        f"{lengths[periodic].min(initial=np.inf):.3g} Å; too large for a neighbour list: use a smaller structure"
+    )
