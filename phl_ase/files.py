@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +19,12 @@ _REASONS = {
     errno.EFBIG: "the file is larger than this system allows; choose another disk",
     errno.EACCES: "permission denied; choose a folder that you may write to",
     errno.EPERM: "permission denied; choose a folder that you may write to",
+    errno.ENAMETOOLONG: "the name is longer than this file system takes; choose a shorter one",
+    errno.EIO: "the disk failed to write; choose another one",
     errno.EROFS: "the file system is read-only; choose another folder",
 }
+
+_BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 def is_there(path: Path) -> bool:
@@ -34,25 +39,73 @@ def is_there(path: Path) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that replaces it when the block ends well and vanishes when it does not.
 
+    What fails in the block for another reason than writing (an input that cannot be read) is raised as it is.
+
     Raises:
         PHLError: When the folder is missing or not writable, or the disk is full.
     """
-    if not path.parent.is_dir():
-        raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    check_parent(path)
     if path.is_dir():
         raise PHLError(f"cannot write {path}: it is a folder; name a file")
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temporary = _beside(path)
+    with _writing(path, temporary):
+        try:
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends well and vanishes when it does not.
+
+    Raises:
+        PHLError: When something stands there already, or the folder cannot be written.
+    """
+    check_parent(path)
+    if is_there(path):
+        raise PHLError(f"cannot write {path}: it exists; name a folder that does not, or remove it first")
+    temporary = _beside(path)
+    with _writing(path, temporary):
+        try:
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_parent(path: Path) -> None:
+    """Check that there is a folder to write a file into.
+
+    Raises:
+        PHLError: Otherwise.
+    """
+    if not path.parent.is_dir():
+        raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
+@contextlib.contextmanager
+def _writing(path: Path, temporary: Path) -> Iterator[None]:
+    """Tell a failure of writing as one line about ``path``; every other error passes."""
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        yield
     except OSError as error:
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        stem = str(path.parent / temporary.stem)  # of the temporary file, and of what is named after it
+        is_ours = any(n == str(path) or n.startswith(stem) for n in names) if names else error.errno in _REASONS
+        if not is_ours:
+            raise
         reason = _REASONS.get(error.errno or 0) or error.strerror or str(error).splitlines()[0]
         raise PHLError(f"cannot write {path}: {reason} (nothing was written; an older file is kept)") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -85,7 +138,12 @@ def held(folder: Path, lock: str, what: str) -> Iterator[bool]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in _BUSY:
+                raise PHLError(
+                    f"{folder} cannot be locked ({error.strerror}): two runs could write into it; choose a {what} on "
+                    "another file system"
+                ) from None
             mine = False
         else:
             mine = True

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
+import shutil
+import subprocess
+import sys
 
 import ase.io
+import h5py
 import numpy as np
 import pytest
 from ase import Atoms
@@ -12,8 +18,9 @@ from ase.units import Bohr, GPa, Hartree, kcal, kJ, mol
 from typer.testing import CliRunner
 
 from phl_ase.cli import app
-from phl_ase.datasets import import_dataset, open_dataset, read_images
+from phl_ase.datasets import BUNDLED, import_dataset, merge, open_dataset, read_images, write_dataset
 from phl_ase.errors import PHLError
+from phl_ase.files import held, new_folder, replacing
 from phl_ase.training import parse_config, prepare_data
 
 
@@ -179,3 +186,99 @@ def test_units_that_do_not_fit_are_refused(tmp_path, label, unit, message):
     (tmp_path / "a.xyz").write_text("1\n\nO 0 0 0\n", encoding="utf-8")
     with pytest.raises(PHLError, match=message):
         import_dataset(tmp_path / "a.xyz", tmp_path / "a.h5", units={label: unit})
+
+
+# ------------------------------------------------------------------------------------------ what is no file of its kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.h5", "HDF5"), ("a.hdf5", "HDF5"), ("a.lmdb", "LMDB"), ("a.mdb", "LMDB")]
+)
+def test_garbage_is_told_by_the_kind_of_file_that_it_should_be(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(b"garbage" * 1000)
+    for read in (open_dataset, lambda path: import_dataset(path, tmp_path / "b.h5")):
+        with pytest.raises(PHLError, match=f"is (not an|no) {kind}") as caught:
+            read(tmp_path / name)
+        assert "ASE" not in str(caught.value)
+
+
+def test_a_locked_file_is_not_called_damaged(tmp_path):
+    shutil.copy(BUNDLED["reactions-wb97xd-631gd"], tmp_path / "a.h5")
+    program = "import sys; from phl_ase.datasets import *; print(open_dataset(sys.argv[1]))"
+    with h5py.File(tmp_path / "a.h5", "r+"):
+        command = [sys.executable, "-c", program, str(tmp_path / "a.h5")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "is locked: another program has it open for writing; wait until it has closed the file" in done.stderr
+
+
+def test_our_files_are_opened_under_any_name_but_written_under_one_that_tells(tmp_path):
+    shutil.copy(BUNDLED["reactions-wb97xd-631gd"], tmp_path / "a.dat")
+    with open_dataset(tmp_path / "a.dat") as dataset:
+        assert len(dataset) == 1023
+        for write in (
+            lambda path: write_dataset(path, dataset),
+            lambda path: import_dataset(tmp_path / "a.dat", path),
+            lambda path: merge([dataset, dataset], path),
+        ):
+            with pytest.raises(PHLError, match=r"x.txt: expected a name ending in .h5 or .hdf5"):
+                write(tmp_path / "x.txt")
+    assert os.listdir(tmp_path) == ["a.dat"]
+
+
+# -------------------------------------------------------------------------------------------------------- writing fails
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.db", "deepmd", "a.h5"])
+def test_an_export_to_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, name):
+    """A disk that is really full, where a store into a mapped file would kill the process."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from phl_ase.datasets import EXPORTERS, exporter_of, open_dataset, write_dataset\n"
+        "from phl_ase.errors import PHLError\n"
+        "target = Path(sys.argv[1])\n"
+        "with open_dataset('reactions-wb97xd-631gd') as dataset:\n"
+        "    try:\n"
+        "        write_dataset(target, dataset) if target.suffix == '.h5' else "
+        "EXPORTERS[exporter_of(target)].write(dataset, target)\n"
+        "    except PHLError as error:\n        print(error)\n"
+        "print(os.listdir(target.parent))\n"
+    )
+    script = 'mount -t tmpfs -o size=200k tmpfs "$1" && exec "$2" -c "$3" "$1/$4"'
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(tmp_path)]
+    done = subprocess.run(
+        [*command, sys.executable, program, name], capture_output=True, text=True, check=False, timeout=60
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("this system lets nobody mount a small disk")
+    assert done.returncode == 0, done.stderr
+    assert "cannot write" in done.stdout
+    assert "full" in done.stdout
+    assert done.stdout.splitlines()[1:] == ["[]"]
+
+
+def test_what_fails_to_be_read_while_something_is_written_is_not_called_a_failure_to_write(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"input.dat"), replacing(tmp_path / "a.txt"):
+        (tmp_path / "input.dat").read_bytes()
+    with pytest.raises(OSError, match="a library said no"), replacing(tmp_path / "a.txt"):
+        raise OSError("a library said no")
+    with pytest.raises(ConnectionResetError), new_folder(tmp_path / "folder"):
+        raise ConnectionResetError(errno.ECONNRESET, "connection reset by peer")
+    with pytest.raises(PHLError, match=r"cannot write .*a.txt: the disk is full"), replacing(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(PHLError, match="cannot write .*a.txt: permission denied"),
+        replacing(tmp_path / "a.txt") as file,
+    ):
+        raise PermissionError(errno.EACCES, "denied", str(file))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_locked_is_not_called_in_use(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    message = r"cannot be locked .*choose a work folder on another"
+    with pytest.raises(PHLError, match=message), held(tmp_path / "work", ".lock", "work folder"):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,7 +11,8 @@ import typer
 
 from phl_ase import __version__
 from phl_ase.cli import check, data, demo, evaluate, label, models, reactions, report, sample, study, train, validate
-from phl_ase.cli.mistakes import reported
+from phl_ase.cli.mistakes import MISTAKE, reported
+from phl_ase.cli.streams import is_full_output, prepare_streams
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo.demo,
@@ -89,4 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Words after ``phl``; those of the process by default.
     """
-    app(arguments, prog_name="phl")
+    prepare_streams()
+    try:
+        app(arguments, prog_name="phl")
+    except OSError as error:
+        if not is_full_output(error):
+            raise
+        typer.echo(f"error: the output cannot be written ({error.strerror}); send it elsewhere", err=True)
+        sys.exit(MISTAKE)

@@ -13,6 +13,8 @@ from phl_ase.errors import NonFiniteError, PHLError
 
 NOT_FINITE, MISTAKE, STOPPED = 1, 2, 130
 
+_LONGEST = 2000  # characters of a message
+
 Result = TypeVar("Result")
 
 
@@ -26,7 +28,7 @@ def reported(command: Callable[..., Result]) -> Callable[..., Result]:
         except PHLError as error:
             # a stop is no error: its own words are enough
             prefix = "" if _is_stop(error) else "error: "
-            typer.echo(prefix + " ".join(str(error).split()), err=True)
+            typer.echo(prefix + _one_line(str(error)), err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt as stop:
             # whoever turns another signal into this exception names it
@@ -34,6 +36,14 @@ def reported(command: Callable[..., Result]) -> Callable[..., Result]:
             raise typer.Exit(STOPPED) from None
 
     return run
+
+
+def _one_line(text: str) -> str:
+    """A message without line breaks; a giant one, which echoes what somebody gave, without its middle."""
+    # cut first: splitting megabytes of words takes seconds
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … ({len(text) - _LONGEST:,} characters left out) … {text[-_LONGEST // 2 :]}"
+    return " ".join(text.split())
 
 
 def exit_code(error: PHLError) -> int:

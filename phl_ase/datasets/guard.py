@@ -39,6 +39,10 @@ def open_file(path: Path) -> h5py.File:
         raise PHLError(f"{path} cannot be read: permission denied; check its mode") from error
     except (OSError, RuntimeError) as error:
         reason = str(error)
+        if "unable to lock file" in reason:
+            raise PHLError(
+                f"{path} is locked: another program has it open for writing; wait until it has closed the file"
+            ) from error
         if "truncated" in reason:
             raise PHLError(f"{path} is truncated: it ends before its data do; copy or download it again") from error
         if "signature" in reason:

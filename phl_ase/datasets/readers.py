@@ -28,6 +28,7 @@ from phl_ase.errors import PHLError, shortened, unknown
 from phl_ase.files import is_there, replacing
 from phl_ase.structures.frame import Frame
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _FOLDER = Path(__file__).parent / "bundled"
 
 BUNDLED = {"reactions-wb97xd-631gd": _FOLDER / "reactions_wb97xd_631gd.h5"}
@@ -55,8 +56,21 @@ def open_dataset(source: str | PathLike[str], *, keys: Mapping[str, str] | None 
             raise PHLError(f"{source} is a bundled data set, whose labels have fixed names; {_leave_out(keys)}")
         return Dataset(path, name=str(source))
     if path.is_dir():
-        raise PHLError(f"{path} is a folder; expected a file: name the data set inside it")
-    return READERS.get(path.suffix.lower(), _read_images)(path, keys)
+        raise PHLError(
+            f"{path} is a folder; expected a file: name the data set inside it (folders of DeePMD's and of LMDB are "
+            "read by 'phl data import')"
+        )
+    reader = READERS.get(path.suffix.lower())
+    return (reader or (_read_store if _is_hdf5(path) else _read_images))(path, keys)
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_HDF5)) == _HDF5
+    except OSError:
+        return False  # the reader says what is wrong
 
 
 def find_dataset(source: str | PathLike[str]) -> Path:
@@ -82,6 +96,14 @@ def _read_store(path: Path, keys: Mapping[str, str] | None) -> Dataset:
     if keys:
         raise PHLError(f"{path} is HDF5, whose labels have fixed names; {_leave_out(keys)}")
     return Dataset(path)
+
+
+def _refuse_lmdb(path: Path, keys: Mapping[str, str] | None) -> MemoryDataset:
+    from phl_ase.datasets.formats.lmdb_file import is_lmdb
+
+    if is_lmdb(path):
+        raise PHLError(f"{path} is an LMDB, which is read as a whole: phl data import {path.name} -o DATASET.h5")
+    raise PHLError(f"{path} is no LMDB: its first bytes are not those of one; copy or download it again")
 
 
 def _images_of_ase(path: Path) -> list[Atoms]:
@@ -163,6 +185,7 @@ READERS: dict[str, Callable[[Path, Mapping[str, str] | None], BaseDataset]] = {
     ".h5": _read_store,
     ".hdf5": _read_store,
     ".db": partial(_read_images, images_of=_images_of_database),
+    **dict.fromkeys((".lmdb", ".mdb"), _refuse_lmdb),
 }
 """File suffix -> reader; every other suffix goes to ``ase.io.read``."""
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ Array = np.ndarray
 
 FORMAT = "phl_ase dataset"
 SCHEMA = 1
+SUFFIXES = (".h5", ".hdf5")
+"""How the name of a data set of ours ends: what it is opened by."""
 NAME_BYTES = 256
 """Longest ``kind`` or ``reaction``, UTF-8 bytes."""
 ASYMMETRY = 1e-3
@@ -83,6 +86,16 @@ LARGEST = {
 atom are bound by 1.5e6 eV. What is larger is a mistake, and would overflow in squares."""
 LABELS = {"energy": "energy", "forces": "forces", "stress": "stress", "hessian": "hessian", "hvp": "probes"}
 """Label -> the offsets that say which frames carry it."""
+
+
+def check_suffix(path: Path) -> None:
+    """Check that a data set is written under a name that it will be opened by.
+
+    Raises:
+        PHLError: Otherwise.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise PHLError(f"cannot write {path}: expected a name ending in {' or '.join(SUFFIXES)}")
 
 
 def offsets_name(ragged: str) -> str:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from phl_ase.datasets.schema import COLUMNS, RAGGED, DatasetMeta, counts, offsets_name, rows, storable
+from phl_ase.datasets.schema import COLUMNS, RAGGED, DatasetMeta, check_suffix, counts, offsets_name, rows, storable
 from phl_ase.datasets.writer import write_columns
 from phl_ase.errors import PHLError
 from phl_ase.files import replacing
@@ -133,8 +133,9 @@ def spooled(path: Path) -> Iterator[Spool]:
     It takes the disk space of the file twice while it is written.
 
     Raises:
-        PHLError: When the folder is missing or not writable, or the disk is full.
+        PHLError: For a name of another suffix, or when the folder is missing or not writable, or the disk is full.
     """
+    check_suffix(path)
     with replacing(path) as temporary:
         folder = temporary.with_suffix(".spool")
         folder.mkdir()

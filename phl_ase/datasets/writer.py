@@ -21,6 +21,7 @@ from phl_ase.datasets.schema import (
     ContentHash,
     DatasetMeta,
     blocks,
+    check_suffix,
     counts,
     offsets_name,
     storable,
@@ -45,7 +46,7 @@ def write_dataset(
     """Write frames to an HDF5 data set by atomic replace; a file that stands there is replaced.
 
     Args:
-        path: Where to; its folder must exist.
+        path: Where to, .h5 or .hdf5; its folder must exist.
         frames: What to write, in this order; the index becomes the ``frame_id``. A data set is streamed, not loaded.
         meta: Level of theory and the like; that of ``frames`` when they are a data set and nothing is given.
         compression: Deflate the arrays: smaller, and slower to read at random.
@@ -58,6 +59,7 @@ def write_dataset(
             not writable, disk full); a file that stood at ``path`` is then untouched.
     """
     path = Path(path)
+    check_suffix(path)
     if meta is None:
         meta = frames.meta if isinstance(frames, BaseDataset) else DatasetMeta()
     source: Any = frames if isinstance(frames, BaseDataset | Sequence) else list(frames)

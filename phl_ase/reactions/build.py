@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from phl_ase.datasets.schema import check_suffix
 from phl_ase.errors import PHLError, reason_of
 from phl_ase.progress import Progress
 from phl_ase.reactions.folder import REACTION, STAGES, ReactionFolder, Record, describe
@@ -25,7 +26,6 @@ from phl_ase.reactions.settings import ReactionSettings
 from phl_ase.reactions.stages import RUN, Plan
 from phl_ase.reactions.summary import ReactionResult, result_of, write_log
 from phl_ase.reference import LabelMethod, LabelRequest, level_of_theory
-from phl_ase.reference.campaign import SUFFIXES
 from phl_ase.reference.executors import in_processes, in_this_process
 from phl_ase.results import provenance
 
@@ -252,8 +252,7 @@ def _advance(progress: Progress, shown: int, counted: int, done: int, total: int
 
 def _check_paths(path: Path, work: Path, guesses: Sequence[ReactionGuess], workers: int) -> None:
     """What can be wrong with files before anything is computed."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise PHLError(f"cannot write {path}: expected a name ending in {' or '.join(SUFFIXES)}")
+    check_suffix(path)
     if not path.parent.is_dir():
         raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
     if path.exists() and not any((work / guess.folder / REACTION).exists() for guess in guesses):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.datasets import BaseDataset, DatasetMeta, write_dataset
+from phl_ase.datasets.schema import check_suffix
 from phl_ase.errors import PHLError
 from phl_ase.probes import check_family
 from phl_ase.progress import Progress
@@ -32,7 +33,6 @@ from phl_ase.structures import Frame
 
 Array = np.ndarray
 
-SUFFIXES = (".h5", ".hdf5")
 _LISTED_FAILURES, _REASON = 150, 200  # the provenance of a data set is at most 60,000 bytes
 
 
@@ -146,8 +146,7 @@ def _check(
     structures: BaseDataset, path: Path, folder: Path, request: LabelRequest, workers: int, scheduler: str | None
 ) -> None:
     """What can be wrong before anything is computed."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise PHLError(f"cannot write {path}: expected a name ending in {' or '.join(SUFFIXES)}")
+    check_suffix(path)
     if not path.parent.is_dir():
         raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
     if path.exists() and not (folder / "campaign.json").exists():

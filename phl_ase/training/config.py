@@ -171,7 +171,7 @@ def read_toml(path: str | Path, overrides: Sequence[str], *, command: str) -> di
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors of Windows write a byte-order mark
     except FileNotFoundError:
         raise PHLError(f"configuration {path} does not exist; '{command} --init' writes a commented one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

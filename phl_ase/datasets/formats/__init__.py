@@ -55,6 +55,9 @@ FORMATS: Mapping[str, Format] = {
 }
 """Name -> format, in the order in which a path is tried."""
 
+BINARY = {**dict.fromkeys((".h5", ".hdf5"), "HDF5 file"), **dict.fromkeys((".lmdb", ".mdb", ".aselmdb"), "LMDB")}
+"""Suffix -> what a file of such a name should be; ASE reads none of them."""
+
 
 def format_of(path: Path, name: str = "") -> str:
     """The format of a path: the one asked for, or the first that recognises it.
@@ -67,6 +70,8 @@ def format_of(path: Path, name: str = "") -> str:
     if not path.exists():
         raise PHLError(f"no file or folder {str(path)!r} to import; check the path")
     found = name or next((known for known, format in FORMATS.items() if format.recognises(path)), "")
+    if not name and found == "ase" and (kind := BINARY.get(path.suffix.lower())):
+        raise PHLError(f"{path} is no {kind}: its first bytes are not those of one; copy or download it again")
     if not found:
         raise PHLError(f"{path} is a folder of no known format; expected systems of DeePMD's or an LMDB (data.mdb)")
     return found

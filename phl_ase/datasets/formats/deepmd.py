@@ -7,10 +7,11 @@ with one row a frame: ``coord`` (3n, Å), ``energy`` (eV), ``force`` (3n, eV/Å)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -156,13 +157,17 @@ def write(dataset: BaseDataset, folder: Path) -> None:
 
 
 def _write_set(folder: Path, dataset: BaseDataset, indices: list[int]) -> None:
-    arrays: dict[str, Array] = {}
-    for row, index in enumerate(indices):
-        for name, values in _columns(dataset[index]).items():
-            if name not in arrays:
-                shape = (len(indices),) if name == "energy" else (len(indices), values.size)
-                arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", "<f8", shape)
-            arrays[name][row] = values.reshape(arrays[name].shape[1:])
+    # written, not mapped into memory: on a full disk a write is an error, a store into a mapped page kills the process
+    with contextlib.ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for index in indices:
+            for name, values in _columns(dataset[index]).items():
+                if name not in files:
+                    files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
+                    shape = (len(indices),) if name == "energy" else (len(indices), values.size)
+                    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(files[name], header)
+                files[name].write(np.ascontiguousarray(values, dtype="<f8").tobytes())
 
 
 def _columns(frame: Frame) -> dict[str, Array]:

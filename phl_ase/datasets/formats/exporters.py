@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+import sqlite3
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from phl_ase.datasets.formats import deepmd
 from phl_ase.datasets.labelled import labelled_atoms
 from phl_ase.datasets.readers import write_extxyz
 from phl_ase.errors import PHLError
-from phl_ase.files import replacing
+from phl_ase.files import new_folder, replacing
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,20 @@ def write_database(dataset: BaseDataset, path: Path) -> None:
     """
     from ase.db import connect
 
-    with replacing(path) as temporary, connect(str(temporary.resolve()), type="db", use_lock_file=False) as database:
-        for frame in dataset:
-            atoms = labelled_atoms(frame)
-            own = {name: values for name, values in atoms.arrays.items() if name not in ("numbers", "positions")}
-            database.write(atoms, data={**atoms.info, **own})
+    with replacing(path) as temporary:
+        try:
+            with connect(str(temporary.resolve()), type="db", use_lock_file=False) as database:
+                for frame in dataset:
+                    atoms = labelled_atoms(frame)
+                    own = {name: value for name, value in atoms.arrays.items() if name not in ("numbers", "positions")}
+                    database.write(atoms, data={**atoms.info, **own})
+        except sqlite3.Error as error:  # of a full disk, SQLite raises no OSError
+            raise PHLError(
+                f"cannot write {path}: {error}; choose another disk or free some space (nothing was written)"
+            ) from error
+        finally:
+            for suffix in ("-journal", "-wal", "-shm"):  # what SQLite keeps beside a file while it writes
+                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
 
 
 def write_deepmd(dataset: BaseDataset, path: Path) -> None:
@@ -60,24 +66,8 @@ def write_deepmd(dataset: BaseDataset, path: Path) -> None:
     Raises:
         PHLError: When something stands there already, or the folder cannot be written.
     """
-    with _new_folder(path) as folder:
+    with new_folder(path) as folder:
         deepmd.write(dataset, folder)
-
-
-@contextlib.contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` that takes its place when the block ends well and vanishes when it does not."""
-    if path.exists():
-        raise PHLError(f"cannot write {path}: it exists; name a folder that does not, or remove it first")
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        temporary.mkdir()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise PHLError(f"cannot write {path}: {error.strerror or error} (nothing was written)") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 EXPORTERS: Mapping[str, Exporter] = {

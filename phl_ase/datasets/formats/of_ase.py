@@ -63,7 +63,9 @@ def read_database(path: Path, options: Options) -> Iterator[Entry]:
                 warnings.simplefilter("ignore")
                 rows = list(connect(str(path.resolve())).select(f"id>{last}", sort="id", limit=_PAGE))
         except Exception as error:  # SQLite's, JSON's, ASE's own: on a damaged file anything at all
-            raise PHLError(f"{path}: cannot be read as a data base of ASE ({_reason(error)}); copy it again") from error
+            reason = _reason(error)
+            remedy = "wait until the other program is done" if "locked" in reason else "copy it again"
+            raise PHLError(f"{path}: cannot be read as a data base of ASE ({reason}); {remedy}") from error
         for row in rows:
             yield _entry(f"{path.name}: row {row.id}", partial(row.toatoms, add_additional_information=True), options)
         if len(rows) < _PAGE:
