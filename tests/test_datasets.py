@@ -263,8 +263,10 @@ def test_what_cannot_be_written(tmp_path, frames):
         write_dataset(tmp_path / "a.h5", [])
     with pytest.raises(PHLError, match="does not exist"):
         write_dataset(tmp_path / "nowhere" / "a.h5", frames)
+    (tmp_path / "folder.h5").mkdir()
     with pytest.raises(PHLError, match="is a folder"):
-        write_dataset(tmp_path, frames)
+        write_dataset(tmp_path / "folder.h5", frames)
+    (tmp_path / "folder.h5").rmdir()
     with pytest.raises(PHLError, match="provenance"):
         write_dataset(tmp_path / "a.h5", frames, DatasetMeta(provenance={"x": object()}))
     with pytest.raises(PHLError, match="notes of a data set are 70,000 bytes"):
