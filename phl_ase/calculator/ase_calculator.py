@@ -30,7 +30,7 @@ from phl_ase.calculator.models import DTYPES, checked_frame, label_of, load_pote
 from phl_ase.calculator.state import Geometry, changes_between
 from phl_ase.calculator.uncertainty import IN_DOMAIN, committee_tables, results_of_spread, watch_of
 from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, to_numpy
-from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, sparse_hessian
+from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, own_modes, sparse_hessian
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
 from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
@@ -93,7 +93,8 @@ class PHLCalculator(Calculator):
         self.device = choose_device(str(device))
         if memory_budget is not None and memory_budget <= 0:
             raise PHLError(f"memory_budget is {memory_budget} bytes; expected a positive number, or None")
-        self.potential = load_potential(model, dtype, self.device, trust=trust)
+        with own_modes(self.device):  # weights made in the caller's inference mode would have no derivatives
+            self.potential = load_potential(model, dtype, self.device, trust=trust)
         self.memory_budget = memory_budget
         self.parameters.update(model=label_of(model), device=str(self.device), dtype=dtype)
         self._watch = watch_of(self.potential, out_of_domain)

@@ -15,6 +15,7 @@ from phl_ase.conformance import invariance, slopes, smoothness
 from phl_ase.conformance.costs import costs
 from phl_ase.conformance.report import Check, ConformanceReport, Cost, Measured, markdown
 from phl_ase.conformance.subject import Subject, default_frames
+from phl_ase.derivatives import own_modes
 from phl_ase.errors import reason_of
 from phl_ase.structures import Frame, Potential
 
@@ -140,9 +141,10 @@ def check_potential(
     Raises:
         PHLError: For another dtype, or frames with species that the potential does not know.
     """
-    subject = Subject(potential, frames, dtype)
-    rows = [row for rule in RULES if (row := _run(rule, subject)) is not None]
-    return ConformanceReport(getattr(potential, "name", type(potential).__name__), tuple(rows), costs(subject))
+    with own_modes(torch.device("cpu")):
+        subject = Subject(potential, frames, dtype)
+        rows = [row for rule in RULES if (row := _run(rule, subject)) is not None]
+        return ConformanceReport(getattr(potential, "name", type(potential).__name__), tuple(rows), costs(subject))
 
 
 def _run(rule: Rule, subject: Subject) -> Check | None:

@@ -5,6 +5,7 @@ from phl_ase.derivatives.eager import QUANTITIES, evaluate
 from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.derivatives.hessian import sparse_hessian
 from phl_ase.derivatives.memory import CPU_CHUNK, default_budget, rows_per_chunk
+from phl_ase.derivatives.modes import own_modes
 
 __all__ = [
     "CPU_CHUNK",
@@ -13,6 +14,7 @@ __all__ = [
     "choose_device",
     "default_budget",
     "evaluate",
+    "own_modes",
     "rows_per_chunk",
     "sparse_hessian",
     "stress_of",

@@ -11,6 +11,7 @@ from torch import Tensor
 from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.derivatives.hessian import hessians
 from phl_ase.derivatives.memory import default_budget
+from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures import Batch, Potential, Predictions, in_faster_form
 
@@ -46,33 +47,33 @@ def evaluate(
     for need in needs:
         if need not in QUANTITIES:
             raise unknown("quantity", need, QUANTITIES)
-    if not set(needs) - {"energy"}:
-        with torch.set_grad_enabled(create_graph):
-            return Predictions(energy=potential(batch))
-    if "hvp" in needs and probes is None:
-        raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
-    place: Tensor | None = None
-    if "hvp" not in needs:  # probes stand as the atoms do
-        batch, place = in_faster_form(potential, batch, hessians="hessian" in needs)
-    graph = GradientGraph(
-        potential,
-        batch,
-        curvature="hvp" in needs or "hessian" in needs,
-        stress="stress" in needs,
-        create_graph=create_graph,
-    )
+    batch, place = without_inference_tensors(batch), None
+    with own_modes(batch.positions.device):
+        if not set(needs) - {"energy"}:
+            with torch.set_grad_enabled(create_graph):
+                return Predictions(energy=potential(batch))
+        if "hvp" in needs and probes is None:
+            raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
+        if "hvp" not in needs:  # probes stand as the atoms do
+            batch, place = in_faster_form(potential, batch, hessians="hessian" in needs)
+        graph = GradientGraph(
+            potential,
+            batch,
+            curvature="hvp" in needs or "hessian" in needs,
+            stress="stress" in needs,
+            create_graph=create_graph,
+        )
+        def keep(value: Tensor) -> Tensor:
+            return value if create_graph else value.detach()
 
-    def keep(value: Tensor) -> Tensor:
-        return value if create_graph else value.detach()
-
-    hessian = None
-    if "hessian" in needs:  # nothing else needs to know how much memory is free
-        budget = default_budget(batch.positions.device) if memory_budget is None else memory_budget
-        hessian = hessians(potential, batch, graph, budget)
-    return Predictions(
-        energy=keep(graph.energy),
-        forces=keep(-(graph.gradient if place is None else graph.gradient[place])) if "forces" in needs else None,
-        stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
-        hvp=graph.products(probes) if "hvp" in needs and probes is not None else None,
-        hessian=hessian,
-    )
+        budget = memory_budget
+        # a training step sees to its own memory, and nothing else needs to know how much is free
+        if budget is None and ("hessian" in needs or ("hvp" in needs and not create_graph)):
+            budget = default_budget(batch.positions.device)
+        return Predictions(
+            energy=keep(graph.energy),
+            forces=keep(-(graph.gradient if place is None else graph.gradient[place])) if "forces" in needs else None,
+            stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
+            hvp=graph.products(probes, budget) if "hvp" in needs and probes is not None else None,
+            hessian=hessians(potential, batch, graph, budget) if "hessian" in needs and budget is not None else None,
+        )

@@ -18,6 +18,7 @@ from phl_ase.derivatives.memory import (
     keep_freed_memory,
     rows_per_chunk,
 )
+from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential
 
@@ -56,12 +57,13 @@ class GradientGraph:
         create_graph: bool = False,
     ) -> None:
         self.create_graph = create_graph
+        batch = without_inference_tensors(batch)
         self._batched = "batched" in potential.derivative_modes
         if curvature and measured:
             keep_freed_memory()
-        self.positions = batch.positions.detach().requires_grad_()
-        strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
-        with torch.enable_grad(), _count(curvature and measured) as saved:
+        with own_modes(batch.positions.device), _count(curvature and measured) as saved:
+            self.positions = batch.positions.detach().requires_grad_()
+            strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
             self.energy = potential(batch.moved(self.positions) if strain is None else _strained(batch, self, strain))
             if self.energy.requires_grad:
                 self.gradient, *rest = torch.autograd.grad(
@@ -86,7 +88,8 @@ class GradientGraph:
             PHLError: For a budget below one product.
         """
         allowed = 2**31 if memory_budget is None else rows_per_chunk(self.saved_bytes, memory_budget)
-        if not self._batched:
+        # detection of anomalies reads numbers, which vectorised products do not have
+        if not self._batched or torch.is_anomaly_enabled():
             return 1
         if self.positions.device.type != "cpu":
             return allowed
@@ -108,8 +111,10 @@ class GradientGraph:
             raise PHLError(f"got vectors of shape {tuple(vectors.shape)}; expected (K, {self.positions.shape[0]}, 3)")
         if not self.gradient.requires_grad:  # an energy linear in the positions has no curvature
             return torch.zeros_like(vectors)
-        chunks = vectors.split(min(self.rows_together(memory_budget), len(vectors)))
-        return torch.cat([self._chunk(chunk) for chunk in chunks])
+        with own_modes(vectors.device):
+            vectors = vectors.clone() if vectors.is_inference() else vectors
+            chunks = vectors.split(min(self.rows_together(memory_budget), len(vectors)))
+            return torch.cat([self._chunk(chunk) for chunk in chunks])
 
     def _chunk(self, vectors: Tensor) -> Tensor:
         single = len(vectors) == 1

@@ -18,7 +18,7 @@ import torch
 
 from phl_ase import __version__
 from phl_ase.adapters.foreign import Foreign
-from phl_ase.derivatives import choose_device, evaluate
+from phl_ase.derivatives import choose_device, evaluate, own_modes
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.files import write_atomic
 from phl_ase.objective import TERMS, CompiledLoss, with_curvature_targets
@@ -109,6 +109,7 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
         Stopped: After Ctrl-C or SIGTERM, with a checkpoint written.
     """
     with ExitStack() as stack:
+        stack.enter_context(own_modes(choose_device(config.training.device)))
         processes = stack.enter_context(processes_of_run())
         path = processes.first_says(lambda: stack.enter_context(run_folder(folder, resume=resume)))
         run = _Run(config, data, path, processes)
