@@ -63,6 +63,7 @@ def evaluate(
             stress="stress" in needs,
             create_graph=create_graph,
         )
+
         def keep(value: Tensor) -> Tensor:
             return value if create_graph else value.detach()
 
