@@ -19,6 +19,7 @@ import numpy as np
 import phl_ase
 from phl_ase.errors import PHLError, unknown
 from phl_ase.files import write_atomic
+from phl_ase.tables import text_table
 
 Array = np.ndarray
 
@@ -176,17 +177,8 @@ def render_table(reports: Iterable[Report]) -> str:
     for report in reports:
         cells = {(metric.name, metric.unit): _cell(metric) for metric in report.metrics}
         rows.append([report.system, report.potential, report.outcome, *(cells.get(key, "-") for key in columns)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < 3 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
     sentences = dict.fromkeys(f"{report.outcome}: {report.sentence}" for report in reports if report.sentence)
-    return "\n".join([*lines, *sentences])
+    return "\n".join([text_table(rows[0], rows[1:], words=3), *sentences])
 
 
 def _cell(metric: Metric) -> str:

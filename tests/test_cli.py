@@ -188,7 +188,8 @@ def test_ctrl_c_outside_training_is_one_line(monkeypatch):
     assert (result.exit_code, result.stderr) == (130, "stopped by SIGINT\n")
 
 
-def test_tables_are_never_cut():
+def test_tables_are_never_cut(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
     shown = table(("name", "value / eV"), [("x" * 200, 1.23456789), ("y", float("nan")), ("z", None)])
     assert shown.splitlines()[2] == "x" * 200 + "       1.235"
     assert shown.splitlines()[3].split() == ["y", "-"]
@@ -343,7 +344,8 @@ def test_sigterm_ends_with_one_line_and_a_folder_that_resumes(config, tmp_path):
 # ----------------------------------------------------------------------------------------------------------- evaluating
 
 
-def test_evaluate_shows_errors_by_kind_and_writes_them(run, tmp_path):
+def test_evaluate_shows_errors_by_kind_and_writes_them(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     words = ("evaluate", run / "best.safetensors", DATA, "--max-atoms", "3")
     result = phl(*words, "--json", tmp_path / "errors.json", "--plot", tmp_path / "errors.png")
     assert result.exit_code == 0, result.output

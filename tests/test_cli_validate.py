@@ -237,7 +237,7 @@ def test_results_become_one_page(tmp_path):
     assert "<h1>A &amp; B</h1>" in text
     validators = {one.validator for file in files for one in read_reports(file)}
     assert len(validators) >= len(files)  # of a committee, its uncertainties as well
-    assert text.count("data:image/png;base64,") == len(validators)
+    assert text.count("data:image/svg+xml;base64,") == len(validators)
     assert "<script" not in text
 
 

@@ -561,7 +561,8 @@ def test_the_figure_says_its_units(rng):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["right, test", "too sure, test"]
 
 
-def test_evaluate_shows_the_uncertainty_of_a_committee(tmp_path):
+def test_evaluate_shows_the_uncertainty_of_a_committee(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     from typer.testing import CliRunner
 
     from phl_ase.cli.app import app

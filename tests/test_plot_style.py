@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phl_ase.plots.style import STYLES, new_figure, panel, rendered, to_png
+from phl_ase.plots.style import COMPARED, SCHEME_STYLES, STYLES, new_figure, panel, rendered, styles_of, to_png
 
 
 def every_style(values):
@@ -40,3 +40,24 @@ def test_a_png_in_few_colours_looks_the_same():
 def test_the_same_results_give_the_same_file(kind):
     values = np.linspace(0, 1, 5)
     assert rendered(every_style, values, kind) == rendered(every_style, values, kind)
+
+
+def test_a_training_scheme_has_one_colour_whatever_it_is_compared_with():
+    names = ["E-F", "E-F-HVP-random", "E-F-HVP-random, fixed, K = 2", "E-F-H", "E-F-HVP-onehot", "tblite"]
+    alone = {name: styles_of([name])[name][0] for name in names[:-1]}
+    together = styles_of(reversed(names))
+    assert {name: together[name][0] for name in alone} == alone
+    assert len({alone[name] for name in names if name in SCHEME_STYLES}) == 4
+    # two of one scheme differ otherwise, and what is no scheme takes none of their colours
+    assert together["E-F-HVP-random"][1:] != together["E-F-HVP-random, fixed, K = 2"][1:]
+    assert together["tblite"][0] not in alone.values()
+    assert STYLES[0][0] not in {colour for colour, _, _ in together.values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("E-F-H, seed 0", "E-F-H"), ("E-F-HVP-gaussian", "E-F-HVP"), ("E-F-H2", None), ("E-Fx", None), ("E-F 3", "E-F")],
+)
+def test_a_scheme_is_known_by_the_beginning_of_a_name(name, scheme):
+    style = styles_of([name])[name]
+    assert (style[0] == SCHEME_STYLES[scheme][0]) if scheme else (style == COMPARED[0])

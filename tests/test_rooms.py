@@ -21,14 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "phl_ase"
 
 # Every room may import these; they are left out of the table below.
-GROUND = {"errors", "files", "lazy", "progress", "units", "unpickling"}
+GROUND = {"errors", "files", "lazy", "pages", "progress", "tables", "units", "unpickling"}
 
 # room -> the rooms that it may import, at the top of a module or inside a function.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "lazy": set(),
+    "pages": set(),
     "progress": set(),
+    "tables": set(),
     "units": set(),
     "unpickling": set(),
     "structures": set(),
@@ -105,6 +107,8 @@ ALLOWED["__main__"] = {"cli"}
 
 TORCH_FREE = {
     "errors",
+    "pages",
+    "tables",
     "units",
     "results",
     "vibrations",

@@ -378,7 +378,7 @@ def test_reports_of_validators_as_a_page():
     ]
     text = render_reports(reports, "A & B")
     Page(text)
-    assert "1.25 (2.5)" in text
+    assert '1.25</span> <span class="number">(2.5)' in text
     assert "model &lt;1&gt;" in text
     assert "as &lt;it&gt; should" in text
     assert "<title>A &amp; B</title>" in text

@@ -1,4 +1,4 @@
-"""What commands show and write: plain tables of any width, files and figures checked before the work starts."""
+"""What commands show and write: plain tables, files and figures checked before the work starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
@@ -16,30 +17,8 @@ FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> str:
-    """A plain-text table, never cut to the width of a terminal.
-
-    Args:
-        headings: One for each column, with its unit.
-        rows: Cells; floats are shown with four digits, NaN and ``None`` as ``-``.
-        words: Number of columns, from the left, that hold words and are set flush left.
-    """
-    cells = [list(headings), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place < words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a plain-text table that fits the terminal; see :func:`phl_ase.tables.text_table`."""
+    return text_table(headings, rows, words=words)
 
 
 def check_target(path: Path | None, what: str) -> None:

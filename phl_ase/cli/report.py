@@ -24,8 +24,8 @@ def report(
     """
     check_target(out, "report")
     from phl_ase.files import write_atomic
+    from phl_ase.plots.page import render_reports
     from phl_ase.results import read_reports
-    from phl_ase.study.report import render_reports
 
     reports = [one for path in results for one in read_reports(path)]
     if not reports:

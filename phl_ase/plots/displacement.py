@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phl_ase.plots.style import STYLES, empty, new_figure, panel, plain_ticks
+from phl_ase.plots.style import empty, new_figure, panel, plain_ticks, styles_of
 from phl_ase.results import Report
 from phl_ase.scoring import ERRORS
 
@@ -56,8 +56,8 @@ def draw(reports: Sequence[Report]) -> Figure:
     Args:
         reports: Of ``phl_ase.validators.validate_accuracy``, one for each potential.
     """
-    styles = {report.potential: STYLES[i % len(STYLES)] for i, report in enumerate(reports)}
-    return draw_rows({report.potential: report for report in reports}, styles, AXES)
+    named = {report.potential: report for report in reports}
+    return draw_rows(named, styles_of(named), AXES)
 
 
 def draw_rows(reports: Mapping[str, Report], styles: Mapping[str, Style], rows: Sequence[Against] = AXES[:1]) -> Figure:

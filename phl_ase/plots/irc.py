@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from phl_ase.plots.style import STYLES, empty, new_figure, panel
+from phl_ase.plots.style import STYLES, empty, new_figure, panel, styles_of
 from phl_ase.results import Report
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     """
     reports = [report for report in reports if report.validator == "irc"]
     systems = list(dict.fromkeys(report.system for report in reports))
-    potentials = list(dict.fromkeys(report.potential for report in reports))
+    styles = styles_of(report.potential for report in reports)
     columns = min(_COLUMNS, max(len(systems), 1))
     rows = max(-(-len(systems) // columns), 1)
     figure = new_figure(max(4.2 * columns, 5.0), 3.3 * rows + 0.5)
@@ -37,7 +37,7 @@ def draw(reports: Sequence[Report]) -> Figure:
         if not systems:
             empty(axes)
             continue
-        handles |= _profiles(axes, [report for report in reports if report.system == systems[place]], potentials)
+        handles |= _profiles(axes, [report for report in reports if report.system == systems[place]], styles)
         axes.set_title(systems[place])
         if place % columns == 0:
             axes.set_ylabel("energy above the TS / kcal mol⁻¹")
@@ -48,7 +48,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     return figure
 
 
-def _profiles(axes: Axes, reports: Sequence[Report], potentials: Sequence[str]) -> dict[str, Line2D]:
+def _profiles(axes: Axes, reports: Sequence[Report], styles: Mapping[str, tuple[str, str, str]]) -> dict[str, Line2D]:
     """One panel; what its legend needs."""
     panel(axes)
     handles: dict[str, Line2D] = {}
@@ -66,7 +66,7 @@ def _profiles(axes: Axes, reports: Sequence[Report], potentials: Sequence[str]) 
         )[0]
     notes = []
     for report in reports:
-        colour, _, line = STYLES[1:][potentials.index(report.potential) % (len(STYLES) - 1)]
+        colour, _, line = styles[report.potential]
         lengths = report.arrays.get("arc_length", ())
         if report.outcome != "connects":
             notes.append(f"{report.potential}:\n{report.outcome}")

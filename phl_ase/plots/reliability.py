@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phl_ase.plots.style import COMPARED, empty, new_figure, panel, plain_ticks, plain_ticks_along
+from phl_ase.plots.style import empty, new_figure, panel, plain_ticks, plain_ticks_along, styles_of
 from phl_ase.results import Report
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     figure = new_figure(9.6, 8.6)
     grid = figure.subplots(len(QUANTITIES), 2)
     names = [f"{r.potential}, {r.system}" if len(reports) > 1 else r.potential for r in reports]
-    styles = [COMPARED[(i + 1) % len(COMPARED)] for i in range(len(reports))]
+    styles = list(styles_of(names).values())
     for (left, right), quantity in zip(grid, QUANTITIES, strict=True):
         for report, style in zip(reports, styles, strict=True):
             _draw_curve(left, report, quantity, style)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phl_ase.errors import PHLError
-from phl_ase.plots.style import STYLES, empty, new_figure
+from phl_ase.plots.style import STYLES, empty, new_figure, styles_of
 from phl_ase.results import Report
 
 if TYPE_CHECKING:
@@ -60,9 +60,8 @@ def draw(reports: Sequence[Report]) -> Figure:
 
 
 def _colours(reports) -> dict[str, str]:
-    """Potential -> colour; the first colour is the reference's."""
-    names = dict.fromkeys(report.potential for report in reports)
-    return {name: STYLES[1:][place % (len(STYLES) - 1)][0] for place, name in enumerate(names)}
+    """Potential -> colour; black is the reference's."""
+    return {name: colour for name, (colour, _, _) in styles_of(report.potential for report in reports).items()}
 
 
 def _panel(axes: Axes, system: str, reports: Sequence[Report], colours: dict[str, str]) -> None:

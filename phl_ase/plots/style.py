@@ -7,7 +7,8 @@ Ito's, told apart with any colour vision; markers and line styles differ as well
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,56 @@ COMPARED = STYLES[1:]
 
 MARKERS = (*(marker for _, marker, _ in COMPARED), "<", ">", "h", "p", "*", "d")
 """More of them, where one colour stands for several things."""
+
+SCHEME_STYLES = {
+    "E-F": COMPARED[0],
+    "E-F-HVP-onehot": COMPARED[1],
+    "E-F-HVP-random": COMPARED[2],
+    "E-F-HVP": COMPARED[2],
+    "E-F-H": COMPARED[3],
+}
+"""Training scheme -> its style in every figure, whatever it is compared with."""
+
+
+def styles_of(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Return (colour, marker, line) of each of several methods, the same in every figure that names them alike.
+
+    A name that begins with a training scheme (``"E-F-H, seed 0"``, ``"E-F-HVP-random fixed K=2"``) has the scheme's
+    colour; several of one scheme differ in marker and line. Other names share the colours that are left, in turn.
+
+    Args:
+        names: In the order of the legend; black stays the reference's.
+    """
+    names = list(dict.fromkeys(names))
+    schemes = {name: _scheme_of(name) for name in names}
+    taken = {SCHEME_STYLES[scheme] for scheme in schemes.values() if scheme}
+    free = [style for style in COMPARED if style not in taken] or list(COMPARED)
+    lines = list(dict.fromkeys(line for _, _, line in COMPARED))
+    found: dict[str, tuple[str, str, str]] = {}
+    others = 0
+    for name in names:
+        scheme = schemes[name]
+        if scheme is None:
+            colour, marker, line = free[others % len(free)]
+            found[name] = (colour, MARKERS[others % len(MARKERS)] if others >= len(free) else marker, line)
+            others += 1
+            continue
+        colour, marker, line = SCHEME_STYLES[scheme]
+        variant = sum(SCHEME_STYLES[other] == SCHEME_STYLES[scheme] for n in found if (other := schemes[n]))
+        marker = MARKERS[(MARKERS.index(marker) + variant) % len(MARKERS)]
+        found[name] = (colour, marker, lines[(lines.index(line) + variant) % len(lines)])
+    return found
+
+
+def _scheme_of(name: str) -> str | None:
+    """The training scheme that a name begins with, if any."""
+    for scheme in sorted(SCHEME_STYLES, key=len, reverse=True):
+        # "E-F-H" is not the beginning of "E-F-HVP"; a probe family may follow "E-F-HVP"
+        rest = name[len(scheme) :]
+        if name.startswith(scheme) and not re.match(r"\w" if scheme == "E-F-HVP" else r"[\w-]", rest):
+            return scheme
+    return None
+
 
 _FONT: dict[Any, Any] = {"font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 11}
 
@@ -89,6 +140,11 @@ def plain_ticks_along(axes: Axes) -> None:
 def to_png(draw: Callable[[Any], Figure], content: Any) -> bytes:
     """What a function draws of its content, in the fonts of this module, as the content of a PNG file."""
     return rendered(draw, content, "png")
+
+
+def to_svg(draw: Callable[[Any], Figure], content: Any) -> bytes:
+    """Return what a function draws of its content as an SVG file: sharp at any size, texts as outlines."""
+    return rendered(draw, content, "svg")
 
 
 def rendered(draw: Callable[[Any], Figure], content: Any, kind: str) -> bytes:

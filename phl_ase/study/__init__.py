@@ -11,7 +11,7 @@ from typing import Any
 _EXPORTS = {
     "Trained": "phl_ase.study.compare",
     "render_report": "phl_ase.study.report",
-    "render_reports": "phl_ase.study.report",
+    "render_reports": "phl_ase.plots.page",
     "run_demo": "phl_ase.study.demo",
     "train_schemes": "phl_ase.study.compare",
 }

@@ -11,9 +11,6 @@ from html import escape
 from typing import Any
 
 from phl_ase.errors import PHLError
-from phl_ase.plots import FIGURES as VALIDATOR_FIGURES
-from phl_ase.plots.style import to_png
-from phl_ase.results import Report, plain
 from phl_ase.study.figures import FIGURES, draw_figures
 from phl_ase.study.table import Row, metric, rows, shown
 
@@ -118,37 +115,6 @@ def render_report(results: Any, figures: Mapping[str, bytes] | None = None) -> s
     return page("phl demo: what supervising curvature buys", "\n".join(body))
 
 
-def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
-    """Reports of validators as one page: for each validator its figure, a table, sentences of the outcomes.
-
-    Args:
-        reports: What validators returned, or ``phl_ase.results.read_reports`` read.
-        title: Heading of the page.
-
-    Returns:
-        A self-contained HTML page.
-    """
-    parts = [f"<h1>{escape(title)}</h1>"]
-    for validator in dict.fromkeys(report.validator for report in reports):
-        group = [report for report in reports if report.validator == validator]
-        names = list(dict.fromkeys((m.name, m.unit) for report in group for m in report.metrics))
-        head = ["system", "potential", "outcome", *(f"{name} / {unit}" if unit else name for name, unit in names)]
-        lines = []
-        for report in group:
-            cells = {(m.name, m.unit): m for m in report.metrics}
-            values = [_with_reference(cells.get(key)) for key in names]
-            lines.append([report.system, report.potential, report.outcome, *values])
-        parts.append(f"<h2>{escape(validator or 'results')}</h2>")
-        if validator in VALIDATOR_FIGURES:
-            parts.append(figure(to_png(VALIDATOR_FIGURES[validator], group), f"{validator}, {len(group)} reports"))
-        parts.append(table(head, lines, "reference values in brackets"))
-        sentences = dict.fromkeys(f"{r.outcome}: {r.sentence}" for r in group if r.sentence)
-        parts.append("<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>")
-    if reports:
-        parts += ["<h2>How this was made</h2>", values_table(plain(reports[0].provenance))]
-    return page(title, "\n".join(parts))
-
-
 def page(title: str, body: str) -> str:
     """A page that loads nothing and runs nothing.
 
@@ -239,13 +205,6 @@ def _states(results: Results) -> str:
 
 def _imaginary(value: float | None) -> str:
     return "–" if value is None else f"{abs(value):.0f}{'i' if value < 0 else ''}"
-
-
-def _with_reference(item: Any) -> str:
-    if item is None:
-        return "–"
-    value = "–" if item.value != item.value else f"{item.value:.5g}"
-    return value if item.reference is None else f"{value} ({item.reference:.5g})"
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> str:
