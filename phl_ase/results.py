@@ -43,7 +43,7 @@ class Metric:
     reference: float | int | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The result of one validation of one potential on one system.
 
@@ -66,6 +66,10 @@ class Report:
     arrays: Mapping[str, Array] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     validator: str = ""
+
+    def __repr__(self) -> str:
+        numbers = f"{len(self.metrics)} {'metric' if len(self.metrics) == 1 else 'metrics'}"
+        return f"<Report {self.validator or 'of'} {self.system} by {self.potential}: {self.outcome}; {numbers}>"
 
     def metric(self, name: str) -> Metric:
         """The metric of a name.

@@ -166,6 +166,15 @@ def test_the_density_of_states_counts_every_mode(fcc):
     assert np.all(np.diff(got.frequencies, axis=1) >= 0)
 
 
+def test_results_in_a_console_are_one_line(fcc):
+    _, phonon, found = fcc
+    result = phonons_of(phonon, found, **FAST)
+    assert repr(result).startswith("<Phonons 3 bands at ")
+    assert repr(result).endswith(" THz, 0 imaginary>")
+    assert repr(found).startswith("<ForceConstants (1, 27, 3, 3): Hessian-vector products of the calculator")
+    assert max(len(repr(result)), len(repr(found))) < 140
+
+
 def test_a_maximum_has_imaginary_modes(fcc):
     _, phonon, found = fcc
     got = phonons_of(phonon, dataclasses.replace(found, values=-found.values), points=10, mesh=(4, 4, 4))

@@ -148,3 +148,8 @@ def test_torch_is_not_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_report_in_a_console_is_one_line():
+    report = Report("HCN -> HNC", "E-F, seed 0", "found", arrays={"energies": np.zeros(10_000)}, validator="ts")
+    assert repr(report) == "<Report ts HCN -> HNC by E-F, seed 0: found; 0 metrics>"

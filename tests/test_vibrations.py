@@ -16,7 +16,14 @@ from phl_ase.datasets.reactions import reactions_of
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import relax
 from phl_ase.resolver import resolve_calculator
-from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis, rigid_motions
+from phl_ase.vibrations import (
+    finite_difference_hessian,
+    harmonic_analysis,
+    lowest_modes,
+    match_modes,
+    rigid_motions,
+    stochastic_spectrum,
+)
 
 SI = constants.e * 1e20  # eV/Å² in N/m
 
@@ -407,3 +414,28 @@ def test_mistakes(water):
         finite_difference_hessian(atoms.copy())
     with pytest.raises(PHLError, match="delta"):
         finite_difference_hessian(atoms, delta=0.0)
+
+
+def test_results_in_a_console_are_one_line(water):
+    atoms, hessian = water
+    analysis = harmonic_analysis(atoms, hessian)
+    low, middle, high = analysis.wavenumbers
+    assert repr(analysis) == f"<HarmonicAnalysis H2O: 3 modes, 0 imaginary; {low:.1f} {middle:.1f} {high:.1f} cm⁻¹>"
+    assert repr(harmonic_analysis(atoms, -hessian)).startswith("<HarmonicAnalysis H2O: 3 modes, 3 imaginary; ")
+    large = molecule("C6H6")
+    many = harmonic_analysis(large, np.eye(36))
+    assert "…" in repr(many)
+
+    def hvp(vectors, _):
+        return (vectors.reshape(len(vectors), -1) @ hessian).reshape(vectors.shape)
+
+    results = (
+        analysis,
+        many,
+        match_modes(analysis, analysis),
+        lowest_modes(atoms, hvp, 2),
+        stochastic_spectrum(atoms, hvp, n_probes=2, steps=2),
+    )
+    for result in results:
+        assert repr(result).startswith(f"<{type(result).__name__} ")
+        assert len(repr(result)) < 130

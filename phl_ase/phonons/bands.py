@@ -30,7 +30,7 @@ NEARLY_ZERO = 0.01
 """THz; a mode counts as imaginary below minus this, and takes no part in thermal properties below it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Phonons:
     """Phonons of one crystal and one potential.
 
@@ -67,6 +67,14 @@ class Phonons:
     heat_capacity: Array
     gamma_acoustic: Array
     force_constants: ForceConstants
+
+    def __repr__(self) -> str:
+        n_points, n_bands = self.frequencies.shape
+        low, high = self.mesh_frequencies.min(), self.mesh_frequencies.max()
+        return (
+            f"<Phonons {n_bands} bands at {n_points} points along {''.join(self.labels)}: {low:.2f} to {high:.2f} THz, "
+            f"{self.n_imaginary} imaginary>"
+        )
 
     @property
     def n_imaginary(self) -> int:

@@ -29,7 +29,7 @@ SOURCES = {
 """Where the curvature comes from -> how a report says it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ForceConstants:
     """Second derivatives of the energy of a supercell.
 
@@ -49,6 +49,9 @@ class ForceConstants:
     sum_rule: float
     symmetrised: bool = False
     gradients: int = 0
+
+    def __repr__(self) -> str:
+        return f"<ForceConstants {self.values.shape}: {self.source}, sum rule violated by {self.sum_rule:.1e} eV/Å²>"
 
 
 def force_constants(

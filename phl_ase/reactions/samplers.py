@@ -35,7 +35,7 @@ _HOTTEST = 3.0
 _DRAWS = 30
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Samples:
     """What a sampler gives.
 
@@ -46,6 +46,9 @@ class Samples:
 
     frames: tuple[Atoms, ...]
     refused: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Samples: {len(self.frames)} frames, {len(self.refused)} refused>"
 
 
 def draw_normal_modes(

@@ -69,13 +69,8 @@ class HarmonicAnalysis:
     n_constrained: int = 0
 
     def __repr__(self) -> str:
-        shown = [f"{abs(value):.1f}{'i' if value < 0 else ''}" for value in self.wavenumbers]
-        if len(shown) > _SHOWN:
-            shown = [*shown[: _SHOWN - 1], "…", shown[-1]]
-        return (
-            f"<HarmonicAnalysis {self.atoms.get_chemical_formula()}: {len(self.wavenumbers)} modes, "
-            f"{self.n_imaginary} imaginary; {' '.join(shown) or 'none'} cm⁻¹>"
-        )
+        what = f"{self.atoms.get_chemical_formula()}: {len(self.wavenumbers)} modes, {self.n_imaginary} imaginary"
+        return f"<HarmonicAnalysis {what}; {short_list(self.wavenumbers)} cm⁻¹>"
 
     @property
     def n_near_zero(self) -> int:
@@ -135,6 +130,14 @@ class HarmonicAnalysis:
             lines.append(f"modes within {self.imaginary_threshold:g} cm^-1 of zero, on either side: {self.n_near_zero}")
         lines.append(f"zero-point energy: {self.zero_point_energy_mev:.2f} meV")
         return "\n".join(lines)
+
+
+def short_list(wavenumbers: Array) -> str:
+    """Return wavenumbers as text, imaginary ones with an ``i``; of many the first and the last."""
+    shown = [f"{abs(value):.1f}{'i' if value < 0 else ''}" for value in wavenumbers]
+    if len(shown) > _SHOWN:
+        shown = [*shown[: _SHOWN - 1], "…", shown[-1]]
+    return " ".join(shown) or "none"
 
 
 def harmonic_analysis(

@@ -17,6 +17,7 @@ from scipy.sparse.linalg import splu
 
 from phl_ase.errors import PHLError
 from phl_ase.units import wavenumbers
+from phl_ase.vibrations.analysis import short_list
 from phl_ase.vibrations.model_hessian import model_hessian
 from phl_ase.vibrations.operator import Products, VibrationalOperator
 from phl_ase.vibrations.rigid import complement
@@ -34,7 +35,7 @@ _LARGEST_BASIS = 400  # vectors, beyond which the iteration restarts from its be
 _FLOOR = float(wavenumbers(1.0)) ** -2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LowestModes:
     """The modes of lowest curvature.
 
@@ -53,6 +54,11 @@ class LowestModes:
     converged: bool
     n_products: int
     start: Array
+
+    def __repr__(self) -> str:
+        state = "converged" if self.converged else "not converged"
+        what = f"{self.modes.shape[1]} atoms: {short_list(self.wavenumbers)} cm⁻¹"
+        return f"<LowestModes of {what}, {state}, {self.n_products} products>"
 
     @property
     def sentence(self) -> str:

@@ -23,7 +23,7 @@ DEGENERATE_WITHIN = 5.0
 """Neighbouring wavenumbers of the reference that differ by no more than this (cm⁻¹) belong to one group."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ModeMatch:
     """Modes assigned to those of a reference.
 
@@ -38,6 +38,12 @@ class ModeMatch:
     overlaps: Array
     errors: Array
     groups: Array
+
+    def __repr__(self) -> str:
+        errors = np.abs(self.errors[np.isfinite(self.errors)])
+        largest = f"{errors.max():.1f}" if len(errors) else "no"
+        mean = f"{self.overlaps.mean():.3f}" if len(self.overlaps) else "none"
+        return f"<ModeMatch of {len(self.assignment)} modes: mean overlap {mean}, largest error {largest} cm⁻¹>"
 
 
 def match_modes(

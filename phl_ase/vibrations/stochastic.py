@@ -42,7 +42,7 @@ class Estimate:
     error: float | Array
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StochasticSpectrum:
     """Spectral measures of the mass-weighted Hessian, one for each probe.
 
@@ -59,6 +59,10 @@ class StochasticSpectrum:
     n_vibrations: int
     exact: Array
     n_products: int
+
+    def __repr__(self) -> str:
+        n_probes, steps = self.diagonals.shape
+        return f"<StochasticSpectrum of {self.n_vibrations} vibrations: {n_probes} probes × {steps} steps>"
 
     def sum_over_modes(self, function: Callable[[Array], Array]) -> Estimate:
         """Σ f(ν̃) over all vibrations.
