@@ -1,10 +1,11 @@
 """Many molecules at once with torch-sim (phl-ase[torch-sim]): relaxed and heated in one batch on one device.
 
-python batched.py [MODEL]
+python batched.py [STRUCTURES] [MODEL]      (a file that ase.io reads; the minima of the bundled reactions)
 """
 
 import sys
 
+import ase.io
 import torch_sim as ts
 
 from phl_ase.datasets import open_dataset
@@ -15,11 +16,15 @@ from phl_ase.structures import atoms_from_frame
 fire = getattr(ts, "Optimizer", ts.optimizers).fire
 langevin = getattr(ts, "Integrator", ts.integrators).nvt_langevin
 
-frames = [f for f in open_dataset("reactions-wb97xd-631gd") if f.kind in ("reactant", "product")]
-systems = [atoms_from_frame(frame) for frame in frames]
+structures, *name = sys.argv[1:] or [None]
+if structures is None:
+    frames = [frame for frame in open_dataset("reactions-wb97xd-631gd") if frame.kind in ("reactant", "product")]
+    systems = [atoms_from_frame(frame) for frame in frames]
+else:
+    systems = ase.io.read(structures, ":")
 for k, atoms in enumerate(systems):
     atoms.rattle(0.03, seed=k)
-model = PHLTorchSimModel(*sys.argv[1:])  # on the GPU where there is one; "mace:FILE" and the other adapters, too
+model = PHLTorchSimModel(*name)  # on the GPU where there is one; "mace:FILE" and the other adapters, too
 
 converged = ts.generate_force_convergence_fn(0.02, include_cell_forces=False)
 relaxed = ts.optimize(systems, model, optimizer=fire, convergence_fn=converged, max_steps=500)

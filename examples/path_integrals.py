@@ -1,6 +1,6 @@
-"""Quantum nuclei: path-integral dynamics of HCN by i-PI (phl-ase[ipi]), forces through ASE's socket client.
+"""Quantum nuclei: path-integral dynamics by i-PI (phl-ase[ipi]), forces through ASE's socket client.
 
-python path_integrals.py [MODEL]
+python path_integrals.py [MOLECULE] [MODEL]      (a structure that ase.io reads; HCN and the bundled model)
 """
 
 import os
@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import ase.io
 import numpy as np
 from ase import units
-from ase.build import molecule
 from ase.calculators.socketio import SocketClient
 
 from phl_ase import PHLCalculator
@@ -20,7 +20,7 @@ from phl_ase.paths import relax
 BEADS, STEPS, KELVIN = 8, 40, 300  # for averages to believe: 32 beads, 20,000 steps
 NAME = f"phl-{os.getpid()}"  # of the socket: /tmp/ipi_NAME
 INPUT = f"""<simulation verbosity='low'>
-  <output prefix='hcn'><properties stride='1' filename='out'>
+  <output prefix='pimd'><properties stride='1' filename='out'>
     [conserved{{electronvolt}}, potential{{electronvolt}}, kinetic_cv{{electronvolt}}] </properties></output>
   <total_steps>{STEPS}</total_steps> <prng><seed>1</seed></prng>
   <ffsocket name='ase' mode='unix' pbc='false'> <address>{NAME}</address> <latency>1e-4</latency> </ffsocket>
@@ -33,11 +33,11 @@ INPUT = f"""<simulation verbosity='low'>
     <motion mode='dynamics'> <dynamics mode='nvt'>
       <timestep units='femtosecond'>0.25</timestep>
       <thermostat mode='pile_l'> <tau units='femtosecond'>20</tau> </thermostat>
-    </dynamics> </motion>
-  </system></simulation>"""
+    </dynamics> </motion> </system></simulation>"""
 
-atoms = molecule("HCN")
-atoms.calc = PHLCalculator(*sys.argv[1:])
+structure, *model = sys.argv[1:] or [Path(__file__).parent / "structures/hcn.xyz"]
+atoms = ase.io.read(structure)
+atoms.calc = PHLCalculator(*model)
 atoms = relax(atoms).atoms
 minimum = atoms.get_potential_energy()
 atoms.center(vacuum=10.0)
@@ -53,8 +53,8 @@ with Path("i-pi.log").open("w") as log, subprocess.Popen([program, "input.xml"],
     finally:
         server.kill()
 
-conserved, potential, kinetic = np.loadtxt("hcn.out").T
+conserved, potential, kinetic = np.loadtxt("pimd.out").T
 print(f"{BEADS} beads, {len(conserved) - 1} steps; the conserved energy drifts by {np.ptp(conserved):.4f} eV")
 print(f"potential energy above the minimum: {potential[10:].mean() - minimum:.3f} eV")
-classical = 1.5 * len(atoms) * units.kB * KELVIN
-print(f"kinetic energy (centroid virial): {kinetic[10:].mean():.3f} eV; of classical nuclei: {classical:.3f} eV")
+print(f"kinetic energy (centroid virial): {kinetic[10:].mean():.3f} eV", end="; ")
+print(f"of classical nuclei: {1.5 * len(atoms) * units.kB * KELVIN:.3f} eV")

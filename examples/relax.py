@@ -1,28 +1,30 @@
-"""Relax a molecule, and compare its bond lengths before and after.
+"""Relax a structure, and compare its bond lengths before and after.
 
-python relax.py [MODEL.safetensors]
+python relax.py [STRUCTURE] [MODEL]      (anything that ase.io reads; distorted formaldehyde and the bundled model)
 """
 
 import sys
+from pathlib import Path
 
-from ase.build import molecule
+import ase.io
+from ase.neighborlist import build_neighbor_list
 from ase.optimize import BFGS
 
 from phl_ase import PHLCalculator
 
-atoms = molecule("H2CO")
-atoms.rattle(0.05, seed=1)
-atoms.calc = PHLCalculator(*sys.argv[1:])
+structure, *model = sys.argv[1:] or [Path(__file__).parent / "structures/h2co.xyz"]
+atoms = ase.io.read(structure)
+atoms.calc = PHLCalculator(*model)
 
-BONDS = {"C=O": (0, 1), "C-H": (1, 2), "C-H'": (1, 3)}
-start = {name: atoms.get_distance(*pair) for name, pair in BONDS.items()}
-energy = atoms.get_potential_energy()
-
+start, energy = atoms.copy(), atoms.get_potential_energy()
 with BFGS(atoms, logfile=None) as optimiser:
     converged = optimiser.run(fmax=0.01, steps=200)
 
 print(f"{'converged' if converged else 'not converged'} after {optimiser.nsteps} steps")
 print(f"energy gained: {energy - atoms.get_potential_energy():.4f} eV")
-print(f"{'bond':6s} {'start / Å':>10s} {'relaxed / Å':>12s}")
-for name, pair in BONDS.items():
-    print(f"{name:6s} {start[name]:10.3f} {atoms.get_distance(*pair):12.3f}")
+bonded = build_neighbor_list(atoms, self_interaction=False).get_connectivity_matrix()
+print(f"{'bond':10s} {'start / Å':>10s} {'relaxed / Å':>12s}")
+for i, j in zip(*bonded.nonzero(), strict=True):
+    name = f"{atoms.symbols[i]}{i}-{atoms.symbols[j]}{j}"
+    print(f"{name:10s} {start.get_distance(i, j, mic=True):10.3f} {atoms.get_distance(i, j, mic=True):12.3f}")
+ase.io.write("relaxed.extxyz", atoms)
