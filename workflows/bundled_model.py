@@ -35,10 +35,10 @@ from phl_ase.potentials.cards import BUNDLED_FOLDER
 from phl_ase.results import read_reports, write_json
 from phl_ase.scoring import ERRORS, frame_errors, mean_errors
 from phl_ase.structures import Frame, atoms_from_frame
-from phl_ase.study.matrix.asked import FrequenciesSection, SearchSection, ValidatorsSection
-from phl_ase.study.matrix.gather import QUANTITIES
-from phl_ase.study.matrix.questions import VALIDATORS, Asked
+from phl_ase.study.config import FrequenciesSection, SearchSection, ValidatorsSection
 from phl_ase.study.processes import reason_of_death, run_processes
+from phl_ase.study.quantities import QUANTITIES
+from phl_ase.study.validation import VALIDATORS, ValidationRequest
 from phl_ase.trained_on import training_record
 from phl_ase.training import RunData, parse_config, train
 from phl_ase.training.signals import signals_noticed
@@ -197,11 +197,11 @@ def ask(job: Job, validator: str) -> None:
     torch.set_num_threads(1)
     judged = "excluded" if job.parts["excluded"] else "test"
     data = RunData(job.frames("pool"), job.frames("calibration"), job.frames(judged))
-    questions = ValidatorsSection(
+    settings = ValidatorsSection(
         frequencies=FrequenciesSection(relaxed=False), ts=SearchSection(starts=job.settings.starts)
     )
     calculator = PHLCalculator(str(job.file), device="cpu", out_of_domain="ignore")
-    reports = VALIDATORS[validator].ask(calculator, Asked(job.name, job.dataset, data, questions))
+    reports = VALIDATORS[validator].validate(calculator, ValidationRequest(job.name, job.dataset, data, settings))
     write_json(_answers(job, validator), reports)
 
 

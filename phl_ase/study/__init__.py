@@ -1,25 +1,22 @@
-"""Studies: several schemes trained alike and scored alike, and what becomes of that in tables, figures and reports.
+"""Studies: training methods compared on the same data, from one configuration to a report.
+
+``config``: the TOML file → ``plan``: the runs → ``run`` trains and validates them (``worker`` in each process,
+``timing``, ``progress``) → ``outcomes``, ``results``, ``claims``: what was found → ``report`` and ``figures``.
+``validation`` says how models are validated, ``quantities`` what is compared. ``phl demo`` is the study ``demo.toml``.
 
 Names are imported when first used: worker processes come through here, and want to train, not to draw.
 """
 
-from __future__ import annotations
+from phl_ase.lazy import lazy_exports
 
-import importlib
-from typing import Any
-
-_EXPORTS = {
-    "Trained": "phl_ase.study.compare",
-    "render_report": "phl_ase.study.report",
-    "render_reports": "phl_ase.plots.page",
-    "run_demo": "phl_ase.study.demo",
-    "train_schemes": "phl_ase.study.compare",
+_HOMES = {
+    "config": ("StudyConfig", "parse_study", "read_demo", "read_study"),
+    "phl_ase.plots.page": ("render_reports",),
+    "report": ("write_report",),
+    "results": ("Results",),
+    "run": ("run_study",),
 }
 
-__all__ = ["Trained", "render_report", "render_reports", "run_demo", "train_schemes"]
+__all__ = [name for names in _HOMES.values() for name in names]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'phl_ase.study' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

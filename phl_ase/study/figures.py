@@ -1,80 +1,434 @@
-"""Figures of a comparison of schemes, drawn from its results alone, so that a report can be made again at any time."""
+"""The figures of a study, each with its caption; what a study does not have is not drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from phl_ase.plots import parity, training
-from phl_ase.plots.displacement import draw_rows
-from phl_ase.plots.style import STYLES, to_png
+import numpy as np
+
+from phl_ase.calculator import PHLCalculator
+from phl_ase.datasets import open_dataset, reactions_of
+from phl_ase.errors import PHLError
+from phl_ase.paths import aligned
+from phl_ase.plots import displacement, forest, funnel, irc, mode, parity, phonons, spectra, training
+from phl_ase.plots.style import COMPARED, MARKERS, new_figure, panel, plain_ticks, plain_ticks_along, to_png
 from phl_ase.results import Report
+from phl_ase.scoring import ERRORS, group_means, intervals, resampling_units
+from phl_ase.structures import atoms_from_frame
+from phl_ase.study.config import PROPERTIES
+from phl_ase.study.outcomes import RunResult, training_log
+from phl_ase.study.plan import Series, TrainingMethod
+from phl_ase.study.quantities import QUANTITIES
+from phl_ase.study.results import Results
+from phl_ase.training.checkpoint import BEST
+from phl_ase.validators.accuracy import DISPLACEMENT_EDGES
+from phl_ase.vibrations import harmonic_analysis
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Results = Mapping[str, Any]
+_MOST_NAMED = 5  # methods that one panel can tell apart
+_AXIS = "displacement"
+
+Style = tuple[str, str, str]
 
 
-def _styles(results: Results) -> dict[str, tuple[str, str, str]]:
-    return {name: STYLES[i % len(STYLES)] for i, name in enumerate(results["schemes"])}
+@dataclass(frozen=True, eq=False)
+class StudyFigure:
+    """A figure of the report.
 
-
-def training_curves(results: Results) -> Figure:
-    """Errors of the validation frames over the epochs."""
-    styles, schemes = _styles(results), results["schemes"]
-    return training.draw({name: training.Curves(styles[name], [schemes[name].get("records", ())]) for name in styles})
-
-
-def error_against_displacement(results: Results) -> Figure:
-    """Errors of the test frames against their distance from the nearest stationary point, means with 95 % bands."""
-    scores = {name: entry["scores"] for name, entry in results["schemes"].items() if entry.get("scores")}
-    return draw_rows({name: Report.from_dict(s["accuracy"]) for name, s in scores.items()}, _styles(results))
-
-
-def parity_of_schemes(results: Results) -> Figure:
-    """Prediction against reference, a column for each scheme."""
-    scored = {name: entry["scores"]["parity"] for name, entry in results["schemes"].items() if entry.get("scores")}
-    pairs = {
-        name: {label: (pair["reference"], pair["predicted"]) for label, pair in found.items()}
-        for name, found in scored.items()
-    }
-    return parity.draw(pairs, [_styles(results)[name][0] for name in pairs], reference="DFT")
-
-
-FIGURES: dict[str, tuple[Callable[[Results], Any], str]] = {
-    "error_against_displacement": (
-        error_against_displacement,
-        "Errors of the test frames against their RMS displacement from the nearest stationary point (reactant, product "
-        "or TS) of the same reaction. Dots: single frames; lines: means over intervals with at least three; bands: "
-        "95 % bootstrap intervals of the means, where frames or reactions are enough. The smallest 3 % of the errors "
-        "lie below the panels. Lowest eigenvalue: of the Hessian without translations and rotations, not "
-        "mass-weighted.",
-    ),
-    "parity": (
-        parity_of_schemes,
-        "Model against DFT for the test frames: energies above the lowest of the same composition, force components, "
-        "Hessian elements. The line is perfect agreement.",
-    ),
-    "training_curves": (
-        training_curves,
-        "Root-mean-square errors of the validation frames during training, by which the best model is chosen. Schemes "
-        "that learn no curvature have no curve in the last panel.",
-    ),
-}
-"""File name -> function that draws it, caption."""
-
-
-def draw_figures(results: Results) -> dict[str, bytes]:
-    """All figures as PNG.
-
-    Args:
-        results: What ``run_demo`` returns, or reads from ``results.json``.
-
-    Returns:
-        Key of ``FIGURES`` -> content of the file.
+    Attributes:
+        section: Heading that it stands under.
+        name: Of its file.
+        caption: Below it.
+        draw: Draws it.
     """
-    drawn = {}
-    for name, (draw, _) in FIGURES.items():
-        drawn[name] = to_png(draw, results)
-    return drawn
+
+    section: str
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
+
+    def png(self) -> bytes:
+        """Return its content as a file."""
+        return to_png(lambda _: self.draw(), None)
+
+
+def figures(results: Results) -> Iterator[StudyFigure]:
+    """Yield all figures of a study, in the order of the report."""
+    for split, budget in results.settings:
+        yield from _error_figures(results, split, budget)
+    for split, budget in results.settings:
+        yield from _setting_figures(results, split, budget)
+    yield from learning_curves(results)
+    yield from _cost_figures(results)
+    picture = _mode_figure(results)
+    if picture is not None:
+        yield picture
+
+
+def styles(results: Results) -> dict[TrainingMethod, Style]:
+    """Return colour, marker and line of each method, the same in every figure: the colour is that of the scheme."""
+    # methods with fixed probes come last
+    methods = sorted(dict.fromkeys(one.method for one in results.series), key=lambda method: method.regime == "fixed")
+    schemes = list(dict.fromkeys(method.scheme for method in methods))
+    found: dict[TrainingMethod, Style] = {}
+    for method in methods:
+        place = schemes.index(method.scheme)
+        variant = sum(other.scheme == method.scheme for other in found)
+        line = COMPARED[(place + variant) % len(COMPARED)][2]
+        found[method] = (COMPARED[place % len(COMPARED)][0], MARKERS[(place + variant) % len(MARKERS)], line)
+    return found
+
+
+def _named(results: Results, split: str, budget: str) -> list[Series]:
+    """Return the series that figures with one line for each method show: fresh probes and none, at most a handful."""
+    series = results.series_of(split, budget)
+    return ([one for one in series if one.method.regime != "fixed"] or series)[:_MOST_NAMED]
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def _error_figures(results: Results, split: str, budget: str) -> Iterator[StudyFigure]:
+    """Yield the errors, and their ratios to the baseline."""
+    where, key, series = f"{split} split, equal {budget}", f"{split}-{budget}", results.series_of(split, budget)
+    baseline = results.study.config.report.baseline
+    if any(results.row(one, "hessian", "all") is not None for one in series):
+        yield StudyFigure(
+            "Errors",
+            f"errors-{key}",
+            f"Mean absolute errors of the test frames, {where}: means over frames and seeds with 95 % intervals. Near: "
+            "stationary points and samples up to 600 K; far: reaction paths, random displacements and hotter samples.",
+            lambda: forest.draw([one.method.label for one in series], _panels(results, series, is_ratio=False)),
+        )
+    others = [one for one in series if one.method.scheme != baseline]
+    if others and len(others) < len(series):
+        yield StudyFigure(
+            "Errors",
+            f"ratios-{key}",
+            f"Error ratios to {baseline} on the same frames and seeds, {where}, with 95 % intervals. Left of 1 a "
+            "method errs less; an interval inside the grey band [0.8, 1.25] counts as equal.",
+            lambda: forest.draw([one.method.label for one in others], _panels(results, others, is_ratio=True)),
+        )
+
+
+def _panels(results: Results, series: Sequence[Series], *, is_ratio: bool) -> list[forest.Panel]:
+    panels = []
+    for name in PROPERTIES:
+        lines: dict[str, Any] = {}
+        for group in ("near", "far") if not is_ratio else ("all", "near", "far"):
+            rows = {one.method.label: results.row(one, name, group) for one in series}
+            estimates = {label: (row.ratio if is_ratio else row.mean) for label, row in rows.items() if row is not None}
+            lines[group] = {label: estimate for label, estimate in estimates.items() if estimate is not None}
+        title = f"{QUANTITIES[name].name} error"
+        label = f"{title} : that of {results.study.config.report.baseline}" if is_ratio else f"{title} / {_unit(name)}"
+        panels.append(forest.Panel(label, lines, is_ratio))
+    return panels
+
+
+def _unit(quantity: str) -> str:
+    unit = QUANTITIES[quantity].unit
+    return f"({unit})" if "/" in unit else unit
+
+
+def pooled_accuracy(runs: Sequence[RunResult]) -> Report | None:
+    """Return the accuracy reports of several seeds as one: all their test frames together; ``None`` without any.
+
+    A frame that several seeds tested counts once for each; reactions are drawn whole, over all seeds.
+    """
+    reports = [report for run in runs for report in run.reports.get("accuracy", ())]
+    if not reports:
+        return None
+    distance = np.concatenate([np.asarray(r.arrays[_AXIS], dtype=float) for r in reports])
+    errors = {
+        name: np.concatenate([np.asarray(r.arrays[f"{name}_error"], dtype=float) for r in reports]) for name in ERRORS
+    }
+    reactions = [str(name) for r in reports for name in np.asarray(r.arrays["reaction"]).tolist()]
+    groups = intervals(distance, DISPLACEMENT_EDGES)
+    means = group_means(errors, groups, resampling_units(reactions))
+    arrays = {_AXIS: distance, **{f"{name}_error": values for name, values in errors.items()}}
+    arrays[f"{_AXIS}_means"] = np.array([distance[g].mean() if g.any() else np.nan for g in groups])
+    arrays[f"{_AXIS}_frames"] = means.members
+    for name in ERRORS:
+        arrays[f"{name}_by_{_AXIS}"] = means.mean[name]
+        arrays |= {f"{name}_by_{_AXIS}_{limit}": getattr(means, limit)[name] for limit in ("low", "high", "frames")}
+    first = reports[0]
+    return Report(first.system, first.potential, first.outcome, arrays=arrays, validator="accuracy")
+
+
+# -------------------------------------------------------------------------------------------- of one split and budget
+
+
+def _setting_figures(results: Results, split: str, budget: str) -> Iterator[StudyFigure]:
+    where, key, series = f"{split} split, equal {budget}", f"{split}-{budget}", _named(results, split, budget)
+    looks = {method.label: style for method, style in styles(results).items()}
+    pooled = {
+        one.method.label: report for one in series if (report := pooled_accuracy(results.series[one])) is not None
+    }
+    if pooled:
+        yield StudyFigure(
+            "Errors against displacement",
+            f"displacement-{key}",
+            "Errors of the test frames of all seeds against their RMS displacement from the nearest stationary point, "
+            f"{where}. Dots: single frames; lines: means; bands: 95 % bootstrap intervals over reactions (frames where "
+            "reactions are few). Lowest eigenvalue: of the Hessian without translations and rotations.",
+            lambda: displacement.draw_rows(pooled, looks),
+        )
+    first = {one.method.label: results.first(one).reports for one in series}
+    accuracy = {label: reports["accuracy"][0] for label, reports in first.items() if reports.get("accuracy")}
+    if accuracy:
+        yield StudyFigure(
+            "Parity and spectra",
+            f"parity-{key}",
+            f"Model against reference for the test frames, {where}, first seed: energies above the lowest of the same "
+            "composition, force components, Hessian elements. The line is perfect agreement.",
+            lambda: parity.draw(
+                {label: _pairs(report) for label, report in accuracy.items()}, [looks[label][0] for label in accuracy]
+            ),
+        )
+    states = [
+        replace(r, system=str(r.provenance.get("reaction", r.system)))
+        for reports in first.values()
+        for r in reports.get("frequencies", ())
+        if r.provenance.get("kind") == "ts" and "RMSD to the reference" not in {m.name for m in r.metrics}
+    ]
+    if states:
+        yield StudyFigure(
+            "Parity and spectra",
+            f"spectra-{key}",
+            f"Harmonic wavenumbers of TSs at the reference's structures, {where}, first seed; imaginary ones on grey.",
+            lambda: spectra.draw(_worst_first(states)),
+        )
+    paths = [r for reports in first.values() for r in reports.get("irc", ())]
+    if paths:
+        yield StudyFigure(
+            "Reaction paths",
+            f"paths-{key}",
+            f"Energy profiles along reaction paths from each model's own TS, {where}, first seed, laid over the "
+            "reference's at the TS. A note names what did not reach both end points.",
+            lambda: irc.draw(paths),
+        )
+    searches = [r for one in series for run in results.series[one] for r in run.reports.get("ts", ())]
+    if searches:
+        yield StudyFigure(
+            "Transition-state searches",
+            f"funnel-{key}",
+            f"Searches from displaced TSs, all seeds, {where}: how many pass each stage and all before it (forces "
+            "converged; one imaginary mode; the path reaches both end points; the reference's TS), and what a search "
+            "costs.",
+            lambda: funnel.draw(searches, first=1),
+        )
+    crystals = [r for one in series for run in results.series[one][:1] for r in run.reports.get("phonons", ())]
+    if crystals:
+        yield StudyFigure("Phonons", f"phonons-{key}", f"Phonons, first seed, {where}.", lambda: phonons.draw(crystals))
+
+
+def _pairs(report: Report) -> dict[str, tuple[Any, Any]]:
+    """Return what parity draws of an accuracy report."""
+    return {
+        label: (report.arrays[f"parity_{label}_reference"], report.arrays[f"parity_{label}_predicted"])
+        for label in parity.UNITS
+        if f"parity_{label}_reference" in report.arrays
+    }
+
+
+def _worst_first(reports: Sequence[Report]) -> list[Report]:
+    """Return systems with the largest errors first: a figure has room for a dozen."""
+    worst: dict[str, float] = {}
+    for report in reports:
+        value = next((m.value for m in report.metrics if m.name == "frequency MAE"), np.nan)
+        worst[report.system] = max(worst.get(report.system, 0.0), float(value) if np.isfinite(value) else 1e9)
+    order = sorted(worst, key=lambda system: -worst[system])
+    return sorted(reports, key=lambda report: order.index(report.system))
+
+
+# ----------------------------------------------------------------------------------------------------- learning curves
+
+
+def learning_curves(results: Results) -> Iterator[StudyFigure]:
+    """Yield a figure for each split and budget with more than one number of training frames."""
+    for split, budget in dict.fromkeys((one.split, one.budget) for one in results.series):
+        curves: dict[TrainingMethod, list[Series]] = {}
+        for one in sorted(results.series, key=lambda series: series.fraction):
+            if (one.split, one.budget) == (split, budget):
+                curves.setdefault(one.method, []).append(one)
+        several = {method: series for method, series in curves.items() if len(series) > 1}
+        if several:
+            yield StudyFigure(
+                "Learning curves",
+                f"curves-{split}-{budget}",
+                f"Errors of the test frames, {split} split, equal {budget}, with 95 % intervals: against the number of "
+                "training frames, and against what their labels cost by central differences: 1 gradient for energy "
+                "and forces, 2 more for each recorded HVP, 6n more for a Hessian, which fresh probes need as well. "
+                "Every point of a method has as many optimiser steps (or as much time).",
+                lambda several=several: _draw_curves(results, several),  # type: ignore[misc]
+            )
+
+
+def _draw_curves(results: Results, curves: Mapping[TrainingMethod, Sequence[Series]]) -> Figure:
+    figure = new_figure(11.5, 7.4)
+    grid = figure.subplots(2, 3, sharey="col")
+    handles: dict[str, Any] = {}
+    axes_of = (("training_frames", "training frames"), ("gradient_calls", "gradient calls of the reference method"))
+    for row, (fact, label) in zip(grid, axes_of, strict=True):
+        for axes, name in zip(row, PROPERTIES, strict=True):
+            panel(axes)
+            for method, series in curves.items():
+                colour, marker, line = styles(results)[method]
+                points = []
+                for one in series:
+                    found = results.row(one, name, "all")
+                    # a run that waits or failed lacks them
+                    known = [run.facts[fact] for run in results.series[one] if fact in run.facts]
+                    if found is not None and known:
+                        points.append((np.mean(known), found.mean))
+                x, y = [p[0] for p in points], [p[1].value for p in points]
+                low, high = ([getattr(p[1], side) for p in points] for side in ("low", "high"))
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+                handles[method.label] = axes.plot(x, y, line, color=colour, marker=marker, linewidth=1.8)[0]
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.set_xlabel(label)
+            plain_ticks_along(axes)
+            axes.set_ylabel(f"{QUANTITIES[name].name} error / ({QUANTITIES[name].unit})")
+    for axes in grid.flat:
+        plain_ticks(axes)
+    columns = min(len(handles), 4)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns, frameon=False)
+    return figure
+
+
+# -------------------------------------------------------------------------------------------------- training and cost
+
+
+def _cost_figures(results: Results) -> Iterator[StudyFigure]:
+    if results.study.step_seconds:
+        yield StudyFigure(
+            "Cost",
+            "cost",
+            "Left: time of an optimiser step, timed in turn on one thread; dots are rounds, the bar is their median. "
+            "Right: Hessian error of the test frames against the time that training took; one point for each run, "
+            "all training frames.",
+            lambda: _draw_cost(results),
+        )
+    for split, budget in results.settings[:1]:
+        yield StudyFigure(
+            "Cost",
+            "training",
+            f"Root-mean-square errors of the validation frames during training, {split} split, equal {budget}; one "
+            "line for each seed.",
+            lambda: training.draw(
+                {
+                    one.method.label: training.Curves(
+                        styles(results)[one.method],
+                        [training_log(results.study, run.run) for run in results.series[one]],
+                    )
+                    for one in _named(results, *results.settings[0])
+                }
+            ),
+        )
+
+
+def _draw_cost(results: Results) -> Figure:
+    figure = new_figure(11.5, 4.4)
+    left, right = figure.subplots(1, 2)
+    _draw_steps(left, results)
+    panel(right)
+    for method, (colour, marker, _) in styles(results).items():
+        points = []
+        for one, runs in results.series.items():
+            for run in runs if one.method == method and one.fraction == 1 else ():
+                values = [
+                    v.value for v in QUANTITIES["hessian"].values(run.reports.get("accuracy", ())) if v.group == "all"
+                ]
+                if values and "cpu_seconds" in run.facts:
+                    points.append((run.facts["cpu_seconds"], float(np.mean(values))))
+        if points:
+            x, y = zip(*points, strict=True)
+            right.plot(x, y, marker, color=colour, markersize=6, label=method.label)
+    if right.lines:
+        right.set_xscale("log")
+        right.set_yscale("log")
+        plain_ticks(right)
+        plain_ticks_along(right)
+    right.set_xlabel("processor time of training / s")
+    right.set_ylabel("Hessian error / (eV/Å²)")
+    handles, labels = right.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_steps(axes: Axes, results: Results) -> None:
+    seconds = results.study.step_seconds
+    order = list(dict.fromkeys(one.method.cost_key for one in results.series)) or list(seconds)
+    keys = [key for key in order if key in seconds]
+    panel(axes)
+    for place, key in enumerate(keys):
+        values = 1e3 * np.asarray(seconds[key])
+        axes.barh(place, np.median(values), color="#0072B2", alpha=0.75, height=0.6)
+        axes.plot(values, [place] * len(values), "o", color="black", markersize=3.5, alpha=0.6)
+        axes.text(values.max() * 1.03, place, f"{np.median(values):.3g}", va="center", fontsize=9)
+    axes.set_yticks(range(len(keys)), keys)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"time of an optimiser step ({results.study.config.budget.clock} clock) / ms")
+
+
+# ---------------------------------------------------------------------------------------------- one transition state
+
+
+def _mode_figure(results: Results) -> StudyFigure | None:
+    """Return the imaginary mode of the TS with the largest molecule that a search found; ``None`` where none did."""
+    searches = [
+        (run, report)
+        for runs in results.series.values()
+        for run in runs
+        for report in run.reports.get("ts", ())
+        if report.outcome == "found"
+    ]
+    if not searches:
+        return None
+
+    def rank(pair: tuple[RunResult, Report]) -> tuple[Any, ...]:
+        """Order: fresh probes first, then schemes with curvature, TSs not trained on, many atoms."""
+        run, report = pair
+        method = run.run.method
+        supervised = (not method.draws, method.scheme == "E-F-HVP-onehot", not method.probes)
+        unseen = report.provenance.get("part") == "test"
+        return (method.regime == "fixed", *supervised, not unseen, -len(report.arrays["positions"]), run.run.seed)
+
+    run, report = min(searches, key=rank)
+    data = results.study.config.data
+    with open_dataset(data.source, keys=data.keys or None) as dataset:
+        name = str(report.provenance["reaction"])
+        frame = reactions_of(dataset, [name])[name].transition_state
+    if frame is None or frame.hessian is None:
+        return None
+    atoms = atoms_from_frame(frame)
+    analysis = harmonic_analysis(atoms, frame.hessian)
+    own = atoms.copy()
+    own.positions = np.asarray(report.arrays["positions"], dtype=float)
+    own = aligned(own, atoms)
+    try:
+        calculator = PHLCalculator(str(results.study.tasks[run.run].folder / BEST), device="cpu")
+        modes = harmonic_analysis(own, calculator.get_hessian(own))
+    except PHLError:
+        return None
+    label = run.run.method.label
+    shown = f"{-analysis.wavenumbers[0]:.0f}i", f"{-modes.wavenumbers[0]:.0f}i"
+    caption = (
+        f"The transition state of {report.system}, three perpendicular views along its principal axes. Arrows: its "
+        f"imaginary mode, of the reference ({shown[0]} cm⁻¹) and of {label} ({shown[1]} cm⁻¹) at its own TS, which a "
+        f"search found from {report.provenance.get('start', 'a displaced start')} ({run.run.series.split} split, seed "
+        f"{run.run.seed}). The longest arrow of each is equally long."
+    )
+    pictures = {
+        f"reference, {shown[0]} cm⁻¹": mode.Mode(atoms, analysis.displacements[0]),
+        f"{label}, {shown[1]} cm⁻¹": mode.Mode(own, modes.displacements[0]),
+    }
+    return StudyFigure("A transition state", "mode", caption, lambda: mode.draw(str(report.system), pictures))

@@ -1,4 +1,4 @@
-"""Work in parallel processes: who is free takes the next, a stop ends all of them, a death is seen."""
+"""Work in parallel processes: a free one takes the next piece, a stop ends all of them, a death is noticed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Work = Mapping[str, tuple[Callable[..., None], tuple[Any, ...]]]
 """Name -> function of a module, which a new process imports, and its arguments."""
 
 Tick = Callable[[Sequence[str], Sequence[str], Mapping[str, Any]], None]
-"""What is called again and again: with the names of what runs, of what waits, and what has ended, name -> process."""
+"""Called several times a second with the names of what runs, of what waits, and what has ended, name -> process."""
 
 
 def run_processes(work: Work, processes: int, tick: Tick, noticed: Sequence[int], folder: Path) -> None:
-    """Do everything, in its order, so many at a time, each in a process of its own.
+    """Do every piece of work in its order, so many at a time, each in a process of its own.
 
     Args:
         work: What to do.
@@ -34,16 +34,19 @@ def run_processes(work: Work, processes: int, tick: Tick, noticed: Sequence[int]
     Raises:
         Stopped: After a signal; the processes have been asked to end and have.
     """
-    # one server imports torch, every process is a copy of it: importing takes longer than many a cell
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["phl_ase.study.preloaded"])
+    # one server imports torch, every process is a copy of it: importing takes longer than many a run
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["phl_ase.study.worker"])
     running: dict[str, Any] = {}
     queue = list(work)
     try:
         while queue or running:
             while queue and len(running) < processes:
                 name = queue.pop(0)
-                running[name] = _start(context, name, *work[name])
+                target, arguments = work[name]
+                process = context.Process(target=_begin, args=(target, *arguments), name=f"phl {name}", daemon=True)
+                process.start()
+                running[name] = process
             time.sleep(_POLL_SECONDS)
             if noticed:  # before the dead are looked at: Ctrl-C of a terminal reaches them as well
                 raise Stopped(
@@ -59,21 +62,15 @@ def run_processes(work: Work, processes: int, tick: Tick, noticed: Sequence[int]
 
 
 def reason_of_death(process: Any) -> str:
-    """How a process that left no word has ended, in one line."""
+    """Return in one line how a process that left no message has ended."""
     code = process.exitcode
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
     return f"the worker process {how}{hint}"
 
 
-def _start(context: Any, name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
-    process = context.Process(target=_begin, args=(target, *arguments), name=f"phl {name}", daemon=True)
-    process.start()
-    return process
-
-
 def _begin(target: Callable[..., None], *arguments: Any) -> None:
-    """Ctrl-C of a terminal reaches every process of its group; whoever started this one passes it on as SIGTERM."""
+    """Call a function, Ctrl-C ignored: it reaches the whole group of a terminal, and comes on as SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     target(*arguments)
 

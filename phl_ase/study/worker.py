@@ -1,55 +1,47 @@
-"""What a worker process does: train one configuration on one thread and leave word of how it ended."""
+"""What a worker process does for one run: train, then validate; each finished stage is kept and not repeated.
+
+How a run stands is in ``run.json`` of its folder: outcome (started, trained, failed), the digest of what its model
+depends on, and for each validator its outcome and digest.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import traceback
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from phl_ase.calculator import PHLCalculator
+from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError, reason_of
+from phl_ase.files import write_atomic
+from phl_ase.potentials.model_file import load_model, save_model
+from phl_ase.results import write_json
+from phl_ase.study.config import StudyConfig
+from phl_ase.study.plan import Run, Task, gradient_calls, run_data
+from phl_ase.study.timing import measure
+from phl_ase.study.validation import EVERY_VALIDATOR, ValidationRequest
+from phl_ase.training import RunData, Stopped, train
+from phl_ase.training.checkpoint import BEST, CONFIG, LAST
 
 MARKER = "run.json"
-"""File beside a run that says how it stands: outcome (started, trained, failed), fingerprint, configuration."""
-
 ERRORS = "errors.txt"
 """File with the traceback of a run that failed for a reason of ours, and what libraries wrote to standard error."""
 
+MODEL = "model.safetensors"
+"""The model with its errors on its card."""
 
-def run(config: Any, data: Any, folder: str) -> None:
-    """Train, resuming where there is a checkpoint; the end stands in the marker, nothing is raised.
-
-    Args:
-        config: A ``TrainConfig``.
-        data: A ``RunData``.
-        folder: The folder of the run, with its marker.
-    """
-    path, started = Path(folder), time.process_time()
-    with open(path / ERRORS, "a", encoding="utf-8") as errors, redirect_stderr(errors):
-        # no progress bar of its own, and warnings not across the one bar there is
-        outcome = _outcome(config, data, path)
-    marker = read_marker(path)
-    seconds = round(marker.get("cpu_seconds", 0.0) + time.process_time() - started, 3)
-    write_marker(path, {**marker, **outcome, "cpu_seconds": seconds})
-    if not (path / ERRORS).stat().st_size:
-        (path / ERRORS).unlink()
-
-
-def write_marker(folder: Path, values: dict[str, Any]) -> None:
-    """Write a run's marker by atomic replace.
-
-    Raises:
-        PHLError: When it cannot be written.
-    """
-    from phl_ase.files import write_atomic
-
-    write_atomic(folder / MARKER, json.dumps(values, indent=1).encode())
+PARTS = ("train", "valid", "test")
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
-    """A run's marker; empty where there is none to read."""
+    """Return how a run stands; empty where nothing can be read."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -57,27 +49,174 @@ def read_marker(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _outcome(config: Any, data: Any, path: Path) -> dict[str, Any]:
-    """What to add to the marker; nothing where the run was stopped, which leaves it as started."""
-    import torch
+def write_marker(folder: Path, **changes: Any) -> None:
+    """Add to what is known of a run, by atomic replace.
 
-    from phl_ase.training import Stopped, train
-    from phl_ase.training.checkpoint import LAST
+    Raises:
+        PHLError: When it cannot be written.
+    """
+    write_atomic(folder / MARKER, json.dumps({**read_marker(folder), **changes}, indent=1).encode())
 
-    torch.set_num_threads(1)
+
+def is_trained(task: Task) -> bool:
+    """Return whether a task's model is there."""
+    return read_marker(task.folder).get("outcome") == "trained" and (task.folder / BEST).exists()
+
+
+def to_validate(task: Task) -> list[str]:
+    """Return the validators of a task that have no result yet, or one with other options."""
+    done = read_marker(task.folder).get("validators", {})
+    return [
+        name
+        for name in task.validators
+        if done.get(name, {}).get("outcome") != "done"
+        or done[name].get("digest") not in task.validator_digests(name)
+        or not task.file(name).exists()
+    ]
+
+
+def prepare(task: Task) -> None:
+    """Make a task's folder ready.
+
+    Raises:
+        PHLError: When it holds a run with other settings, or cannot be made.
+    """
+    folder = task.folder
+    marker = read_marker(folder)
+    if marker.get("fingerprint", task.digest) != task.digest:
+        changed = _changed(marker.get("config", {}), task.config.to_json()) or "data"
+        raise PHLError(
+            f"{folder} holds a run with other settings or data ({changed}); choose another folder with --out"
+        )
     try:
-        result = train(config, data, path, resume=(path / LAST).exists())
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another output folder") from None
+    if is_trained(task):
+        return
+    if not (folder / LAST).exists():  # stopped before its first checkpoint: nothing to go on from
+        (folder / CONFIG).unlink(missing_ok=True)
+    write_marker(folder, outcome="started", reason="", fingerprint=task.digest, config=task.config.to_json())
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    keys = [f"{section}.{key}" for section in new for key in new[section] if key in old.get(section, {})]
+    return ", ".join(k for k in keys if old[k.split(".")[0]][k.split(".")[1]] != new[k.split(".")[0]][k.split(".")[1]])
+
+
+def work(task: Task) -> None:
+    """Train and validate; how it went is in the marker, nothing is raised."""
+    torch.set_num_threads(1)
+    folder, settings = task.folder, task.config.data
+    with errors_in_file(folder), open_dataset(settings.source, keys=settings.keys or None) as dataset:
+        try:
+            data = run_data(task.run, task.study, dataset=dataset)
+        except PHLError as error:
+            write_marker(folder, outcome="failed", reason=" ".join(str(error).split()))
+            return
+        frames = {part: getattr(data, part) for part in PARTS}
+        write_marker(
+            folder,
+            training_frames=len(data.train),
+            gradient_calls=gradient_calls(task.run.method, [len(frame) for frame in data.train]),
+            frames={part: len(some) for part, some in frames.items()},
+            transition_states={part: [f.reaction for f in some if f.kind == "ts"] for part, some in frames.items()},
+            level_of_theory=data.provenance.get("level_of_theory"),
+        )
+        if not is_trained(task):
+            train_model(task.config, data, folder)
+        if is_trained(task):
+            _validate(task, dataset, data)
+
+
+@contextmanager
+def errors_in_file(folder: Path) -> Iterator[None]:
+    """Collect standard error in a file of the folder, which is removed where nothing was written."""
+    with open(folder / ERRORS, "a", encoding="utf-8") as errors, redirect_stderr(errors):
+        yield
+    if not (folder / ERRORS).stat().st_size:
+        (folder / ERRORS).unlink()
+
+
+def train_model(config: Any, data: Any, folder: Path) -> None:
+    """Train, resuming where there is a checkpoint; how it ended is in the marker, nothing is raised."""
+    started = time.process_time()
+
+    def trained() -> dict[str, Any]:
+        result = train(config, data, folder, resume=(folder / LAST).exists())
+        seconds = result.records[-1]["seconds"] if result.records else 0.0
+        return {
+            "outcome": "trained",
+            "seconds": seconds,
+            "best_loss": result.best_loss,
+            "best_epoch": result.best_epoch,
+        }
+
+    outcome = _outcome(trained)
+    before = read_marker(folder).get("cpu_seconds", 0.0)
+    write_marker(folder, **outcome, cpu_seconds=round(before + time.process_time() - started, 3))
+
+
+def _outcome(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an action returns, or that and why it failed; nothing where it was stopped."""
+    try:
+        return action()
     except Stopped:
         return {}
     except PHLError as error:
         return {"outcome": "failed", "reason": " ".join(str(error).split())}
-    except Exception as error:
+    except Exception as error:  # a defect in one run must not cost the others
         traceback.print_exc()
         return {"outcome": "failed", "reason": reason_of(error)}
-    seconds = result.records[-1]["seconds"] if result.records else 0.0
-    return {
-        "outcome": "trained",
-        "seconds": seconds,
-        "best_loss": result.best_loss,
-        "best_epoch": result.best_epoch,
-    }
+
+
+def _validate(task: Task, dataset: Any, data: RunData) -> None:
+    """Validate where there is no result yet."""
+    calculator = functools.cache(lambda: PHLCalculator(str(task.folder / BEST), device=task.config.training.device))
+    request = ValidationRequest(task.run.method.label, dataset, data, task.study.validators)
+    for name in to_validate(task):
+        digest = task.validator_digests(name)[0]
+        _note(task.folder, name, {"outcome": "started", "digest": digest})
+        started = time.process_time()
+
+        def validated(name: str = name) -> dict[str, Any]:
+            reports = EVERY_VALIDATOR[name].validate(calculator(), request)
+            write_json(task.file(name), reports)
+            if name == "accuracy":
+                _save_with_errors(task, reports[0])
+            return {"outcome": "done"}
+
+        state = _outcome(validated)
+        _note(task.folder, name, {**state, "digest": digest, "seconds": round(time.process_time() - started, 3)})
+
+
+def _save_with_errors(task: Task, report: Any) -> None:
+    """Write the model once more, with its test errors on its card."""
+    model: Any = load_model(task.folder / BEST, dtype=getattr(torch, task.config.training.dtype))
+    errors = {f"{m.name} / {m.unit}" if m.unit else m.name: m.value for m in report.metrics}
+    save_model(task.folder / MODEL, model, {**model.provenance, "test_errors": errors})
+
+
+def _note(folder: Path, validator: str, state: dict[str, Any]) -> None:
+    write_marker(folder, validators={**read_marker(folder).get("validators", {}), validator: state})
+
+
+def note_death(folder: Path, reason: str) -> None:
+    """Write down that what was under way when a process ended without a message has failed."""
+    marker = read_marker(folder)
+    if marker.get("outcome") == "started":
+        write_marker(folder, outcome="failed", reason=reason)
+    for name, state in marker.get("validators", {}).items():
+        if state.get("outcome") == "started":
+            _note(folder, name, {**state, "outcome": "failed", "reason": reason})
+
+
+def time_steps(runs: dict[str, Run], study: StudyConfig, target: Path) -> None:
+    """Time an optimiser step of each run; the result, or why there is none, goes into a file."""
+    log = target.with_suffix(".txt")
+    with open(log, "w", encoding="utf-8") as errors, redirect_stderr(errors):
+        content = _outcome(lambda: {"seconds": measure(runs, study)})
+    if "seconds" in content:
+        log.unlink()
+    if content:
+        write_json(target, {"clock": study.budget.clock, **content})

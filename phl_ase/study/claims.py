@@ -1,0 +1,162 @@
+"""The claims of a study's configuration, judged on its results: seen, not seen, or undecided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from phl_ase.scoring.paired import Estimate, Observations, ratio_change, ratio_estimate
+from phl_ase.study.config import ClaimSection
+from phl_ase.study.outcomes import RunResult, observations
+from phl_ase.study.plan import Series, TrainingMethod
+from phl_ase.study.quantities import QUANTITIES
+from phl_ase.study.timing import speed_ratio
+
+SEEN, NOT_SEEN, UNDECIDED, NOT_ASKED = "seen", "not seen", "undecided", "not asked"
+COMPARISON = "for comparison"
+
+_Methods = Mapping[TrainingMethod, Sequence[RunResult]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One number that a claim rests on.
+
+    Attributes:
+        what: What it is.
+        estimate: The ratio and its interval.
+        verdict: ``seen``, ``not seen``, ``undecided``, or ``for comparison`` where the claim does not rest on it.
+    """
+
+    what: str
+    estimate: Estimate
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim in one setting.
+
+    Attributes:
+        text: The claim.
+        where: Split and budget.
+        evidence: What it rests on.
+        note: What a reader must know.
+    """
+
+    text: str
+    where: str
+    evidence: tuple[Evidence, ...] = ()
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Seen where all the evidence is, not seen where some of it is against, else undecided."""
+        verdicts = {one.verdict for one in self.evidence} - {COMPARISON}
+        if not verdicts:
+            return NOT_ASKED
+        return NOT_SEEN if NOT_SEEN in verdicts else SEEN if verdicts == {SEEN} else UNDECIDED
+
+
+def judge(
+    claims: Sequence[ClaimSection],
+    series: Mapping[Series, Sequence[RunResult]],
+    step_seconds: Mapping[str, Sequence[float]],
+) -> list[Claim]:
+    """Judge claims in every split and budget of a study, at all training frames; those of speed once."""
+    found = []
+    for split, budget in settings_of(series):
+        here = {one.method: runs for one, runs in series.items() if one == Series(one.method, split, 1.0, budget)}
+        where = f"{split} split, equal {budget}"
+        found += [_of_errors(claim, here, where) for claim in claims if claim.expect != "faster"]
+    return [*found, *(_of_speed(claim, step_seconds) for claim in claims if claim.expect == "faster")]
+
+
+def settings_of(series: Mapping[Series, object]) -> list[tuple[str, str]]:
+    """Return (split, budget) of series with all training frames, equal epochs and the random split first."""
+    pairs = dict.fromkeys((one.split, one.budget) for one in series if one.fraction == 1)
+    return sorted(pairs, key=lambda pair: (pair[1], pair[0] != "random", pair[0]))
+
+
+def _of_errors(claim: ClaimSection, here: _Methods, where: str) -> Claim:
+    of, to = TrainingMethod.of(claim.of), TrainingMethod.of(claim.to)
+    if not _have_errors(here, of, to):
+        return Claim(claim.text, where)
+    # where models trained without any curvature have the same Hessian errors, equal errors say nothing
+    blind, supervised = "", of if claim.expect == "smaller" else to
+    if claim.control is not None:
+        control = TrainingMethod.of(claim.control)
+        if _have_errors(here, control, supervised) and _ratio(here, control, supervised, "hessian").matches:
+            blind = (
+                f"{control.label}, without any curvature, has the same Hessian error: these models cannot tell "
+                "schemes apart"
+            )
+    pair = f"{of.label} : {to.label}"
+    evidence = []
+    for name in claim.properties:
+        estimate = _ratio(here, of, to, name)
+        evidence.append(Evidence(f"{QUANTITIES[name].name} error, {pair}", estimate, _verdict(claim, estimate, blind)))
+    for name in claim.properties if claim.change else ():
+        first, second = claim.change or ("", "")
+        sides = [_pair(here, of, to, name, group) for group in (first, second)]
+        if not all(len(side) for both in sides for side in both):
+            continue
+        for group, both in reversed([*zip((first, second), sides, strict=True)]):
+            what = f"{QUANTITIES[name].name} error {group}, {pair}"
+            evidence.append(Evidence(what, ratio_estimate(*both), COMPARISON))
+        change = ratio_change(sides[0], sides[1])
+        what = f"{QUANTITIES[name].name} error, ({pair} {first}) : (the same {second})"
+        evidence.append(Evidence(what, change, _smaller(change, blind)))
+    return Claim(claim.text, where, tuple(evidence), "; ".join(filter(None, (blind, _capped(here, to)))))
+
+
+def _verdict(claim: ClaimSection, estimate: Estimate, blind: str) -> str:
+    if claim.expect == "smaller":
+        return _smaller(estimate, blind)
+    low, high = claim.margin
+    matches = estimate.decides and low <= estimate.low and estimate.high <= high
+    # smaller errors than those that should match are more than was claimed
+    if matches or (estimate.better and estimate.high < low):
+        return UNDECIDED if blind else SEEN
+    return NOT_SEEN if estimate.worse and estimate.low > high else UNDECIDED
+
+
+def _smaller(estimate: Estimate, blind: str) -> str:
+    """Return whether a ratio is below 1: not seen where it is above, or as good as 1."""
+    if estimate.better:
+        return SEEN
+    return NOT_SEEN if estimate.worse or (estimate.matches and not blind) else UNDECIDED
+
+
+def _of_speed(claim: ClaimSection, step_seconds: Mapping[str, Sequence[float]]) -> Claim:
+    of, to = TrainingMethod.of(claim.of), TrainingMethod.of(claim.to)
+    fast, slow = step_seconds.get(of.cost_key), step_seconds.get(to.cost_key)
+    if not fast or not slow:
+        return Claim(claim.text, "")
+    found = speed_ratio(slow, fast)
+    verdict = SEEN if found.low > claim.factor else NOT_SEEN if found.high < claim.factor else UNDECIDED
+    evidence = Evidence(f"seconds of a step, {to.label} : {of.label}", found, verdict)
+    return Claim(
+        claim.text, "timed in turn", (evidence,), "the ratio is that of these molecules and grows with their size"
+    )
+
+
+def _capped(here: _Methods, method: TrainingMethod) -> str:
+    facts = next((run.facts for run in here.get(method, ()) if run.facts.get("capped_from")), None)
+    if facts is None:
+        return ""
+    return f"{method.label} was stopped by the cap on steps after {facts['epochs']} of {facts['capped_from']} epochs"
+
+
+def _have_errors(here: _Methods, *methods: TrainingMethod) -> bool:
+    return all(any("accuracy" in run.reports for run in here.get(method, ())) for method in methods)
+
+
+def _pair(
+    here: _Methods, of: TrainingMethod, to: TrainingMethod, name: str, group: str
+) -> tuple[Observations, Observations]:
+    return observations(QUANTITIES[name], group, here[of]), observations(QUANTITIES[name], group, here[to])
+
+
+def _ratio(here: _Methods, of: TrainingMethod, to: TrainingMethod, name: str) -> Estimate:
+    return ratio_estimate(*_pair(here, of, to, name, "all"))
