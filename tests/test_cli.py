@@ -544,15 +544,11 @@ def test_mistakes_of_check():
 
 
 def test_demo_hands_its_options_on(tmp_path, monkeypatch):
-    demo = pytest.importorskip("phl_ase.study.demo")
     seen = []
 
-    def run_demo(folder, **options):
-        seen.append((folder, options))
-        return {"table": "the table", "report": folder / "report.html"}
+    def run_and_report(config, out, *, processes):
+        seen.append((config.budget.epochs, config.potential.settings()["channels"], out, processes))
 
-    monkeypatch.setattr(demo, "run_demo", run_demo)
-    result = phl("demo", "--out", tmp_path / "d", "--quick", "--epochs", "3", "--processes", "1")
-    assert result.exit_code == 0
-    assert result.output.splitlines()[0] == "the table"
-    assert seen == [(tmp_path / "d", {"epochs": 3, "processes": 1, "quick": True})]
+    monkeypatch.setattr("phl_ase.cli.demo.run_and_report", run_and_report)
+    assert phl("demo", "--out", tmp_path / "d", "--quick", "--epochs", "3", "--processes", "1").exit_code == 0
+    assert seen == [(3, 16, tmp_path / "d", 1)]

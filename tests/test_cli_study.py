@@ -54,7 +54,7 @@ def test_settings_override_and_are_checked(tmp_path):
     assert "holds other files and no study" in line
 
 
-def test_plan_counts_cells_and_estimates_hours(tmp_path):
+def test_plan_counts_runs_and_estimates_hours(tmp_path):
     target = tmp_path / "study.toml"
     target.write_text(
         """
@@ -67,13 +67,25 @@ n_basis = 4
 [[matrix]]
 schemes = ["E-F"]
 budgets = ["epochs", "time"]
-splits = ["random", "scaffold"]
-[[cell]]
-scheme = "E-F"
-regime = "fixed"
 """
     )
     shown = phl("study", target, "--plan").stdout
-    assert "6 cells: about" in shown
-    assert "3 cells  epochs 200" in shown
-    assert "impossible: E-F learns no curvature" in shown
+    assert "6 runs: about" in shown
+    assert "3 runs  epochs 200" in shown
+    wrong = mistake("study", target, "--plan", "--set", 'validators.run=["acuracy"]')
+    assert "unknown validator 'acuracy'; valid: accuracy" in wrong
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('splits = ["random", "by-reactions"]', "unknown split 'by-reactions'; valid: by-reaction, random, stationary"),
+        ('probes = ["rademacher", "gausian"]', "unknown probe family 'gausian'; valid: gaussian"),
+        ('budgets = ["tim"]', "input should be 'epochs' or 'time'"),
+    ],
+)
+def test_a_mistyped_word_of_the_matrix_is_refused_before_anything_runs(tmp_path, line, message):
+    target = tmp_path / "study.toml"
+    target.write_text(f"[[matrix]]\n{line}\n")
+    assert message in mistake("study", target, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

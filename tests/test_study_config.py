@@ -1,4 +1,4 @@
-"""What a study is asked for: the configuration, the cells it stands for, how long each trains."""
+"""The configuration of a study, the runs it stands for, how long each trains."""
 
 from __future__ import annotations
 
@@ -12,18 +12,31 @@ from pydantic import BaseModel
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
-from phl_ase.study.matrix.budget import (
-    cell_data,
-    cost_key,
+from phl_ase.study.config import (
+    TEMPLATE,
+    MatrixSection,
+    StudyConfig,
+    packaged,
+    parse_study,
+    read_demo,
+    read_study,
+    write_template,
+)
+from phl_ase.study.plan import (
+    Length,
+    Run,
+    Series,
+    Task,
+    TrainingMethod,
     gradient_calls,
     length,
-    speed_ratio,
+    methods_of,
+    plan_runs,
+    run_data,
     subset,
     train_config,
 )
-from phl_ase.study.matrix.cells import Cell, Method, methods, plan
-from phl_ase.study.matrix.config import CellSection, MatrixSection, StudyConfig, parse_study, read_study
-from phl_ase.study.matrix.template import TEMPLATE, write_template
+from phl_ase.study.timing import speed_ratio
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 
@@ -36,17 +49,45 @@ WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
     [
         ({"matrx": []}, "unknown key 'matrx'; valid: .*matrix"),
         ({"matrix": [{"scheme": ["E-F"]}]}, r"unknown key 'matrix.0.scheme'; valid: .*schemes"),
-        ({"cell": [{"scheme": "E-F", "k": 2}]}, r"unknown key 'cell.0.k'; valid: .*n_probes"),
+        ({"run": [{"scheme": "E-F", "k": 2}]}, r"unknown key 'run.0.k'; valid: .*n_probes"),
         ({"validators": {"ts": {"start": 1}}}, r"unknown key 'validators.ts.start'; valid: .*starts"),
         ({"matrix": [{"schemes": ["E-G"]}]}, "unknown scheme 'E-G'; valid: E-F"),
         ({"matrix": [{"regimes": ["stale"]}]}, r"matrix.0.regimes.0 is 'stale': input should be 'fresh' or 'fixed'"),
-        ({"matrix": [{"fractions": [0.0]}]}, "fractions above 0"),
-        ({"matrix": [{"n_probes": [0]}]}, "at least 1"),
-        ({"matrix": [{"seeds": [-1]}]}, "0 or more"),
-        ({"data": {"split": "random"}}, "data.split is set for each cell: say it in matrix.splits"),
-        ({"training": {"epochs": 3}}, "training.epochs is set for each cell: say it in budget.epochs"),
+        ({"matrix": [{"fractions": [0.0]}]}, "matrix.0.fractions.0 is 0.0: input should be greater than 0"),
+        ({"matrix": [{"n_probes": [0]}]}, "matrix.0.n_probes.0 is 0: input should be greater than or equal to 1"),
+        ({"matrix": [{"seeds": [-1]}]}, "matrix.0.seeds.0 is -1: input should be greater than or equal to 0"),
+        ({"matrix": [{"splits": ["by-reactions"]}]}, "unknown split 'by-reactions'; valid: by-reaction, random"),
+        ({"matrix": [{"probes": ["gausian"]}]}, "unknown probe family 'gausian'; valid: gaussian"),
+        ({"matrix": [{"probes": ["onehot"]}]}, "E-F-HVP-random has no probes 'onehot'; valid: rademacher"),
+        ({"matrix": [{"budgets": ["steps"]}]}, "matrix.0.budgets.0 is 'steps': input should be 'epochs' or 'time'"),
+        ({"matrix": [{"hvps": ["exakt"]}]}, "matrix.0.hvps.0 is 'exakt': input should be 'exact' or 'differences'"),
+        ({"matrix": [{"n_probes": [4]}]}, "matrix.0.n_probes counts fixed probes; add 'fixed' to regimes"),
+        ({"matrix": [{"schemes": ["E-F"], "regimes": ["fixed"]}]}, "matrix.0.regimes: none of the schemes E-F"),
+        ({"matrix": [{"schemes": ["E-F-HVP-onehot"], "probes": ["gaussian"]}]}, "matrix.0.probes: none of the"),
+        ({"matrix": []}, "the configuration has no runs"),
+        ({"validators": {"ts": {"strategy": "hesian"}}}, "unknown Sella strategy 'hesian'; valid: gradients"),
+        ({"validators": {"irc": {"method": "euler"}}}, "unknown integrator of reaction paths 'euler'; valid: quad"),
+        ({"validators": {"frequencies": {"kinds": ["saddle"]}}}, "frequencies.kinds.0 is 'saddle': input should be"),
+        ({"validators": {"run": ["phonons"]}}, "validators.phonons.crystal is ''; expected a file"),
+        ({"budget": {"epochs_of": {"rnadom": 3}}}, "unknown split 'rnadom'"),
+        (
+            {"budget": {"rounds": 0}, "matrix": [{"budgets": ["time"]}]},
+            "equal time and claims of speed need steps timed",
+        ),
+        ({"tuning": {"split": "rnadom"}}, "unknown split 'rnadom'"),
+        ({"report": {"baseline": "E-G"}}, "unknown scheme 'E-G'"),
+        (
+            {
+                "claim": [
+                    {"text": "", "expect": "match", "of": {"scheme": "E-F", "n_probes": 1}, "to": {"scheme": "E-F"}}
+                ]
+            },
+            "claim.0: E-F learns no curvature: it has no n_probes",
+        ),
+        ({"data": {"split": "random"}}, "data.split is set for each run: say it in matrix.splits"),
+        ({"training": {"epochs": 3}}, "training.epochs is set for each run: say it in budget.epochs"),
         ({"validators": {"run": ["spectra"]}}, "unknown validator 'spectra'; valid: .*frequencies"),
-        ({"weights": {"E-F": {"hessian": 1.0}}}, "unknown weight in weights of E-F 'hessian'; valid: curvature"),
+        ({"weights": {"E-F": {"hessian": 1.0}}}, "unknown loss weight 'hessian'; valid: curvature"),
         ({"budget": {"step_cap": {"EFH": 3}}}, "unknown scheme 'EFH'"),
         (
             {"tuning": {"settings": {"E-F": [{"energy": 1.0}]}}},
@@ -81,7 +122,7 @@ def test_files(tmp_path):
 
 
 def test_template_names_every_key_of_a_study():
-    values = tomllib.loads(TEMPLATE)
+    values = tomllib.loads(packaged(TEMPLATE))
     assert parse_study(values).to_json() == parse_study(parse_study(values).to_json()).to_json()
 
     def keys(model):
@@ -93,25 +134,25 @@ def test_template_names_every_key_of_a_study():
                 if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == StudyConfig.__module__:
                     yield from keys(kind)
 
-    missing = [key for key in keys(StudyConfig) if key not in TEMPLATE]
+    missing = [key for key in keys(StudyConfig) if key not in packaged(TEMPLATE)]
     assert not missing
 
 
 @pytest.mark.parametrize("name", ["study.toml", "study_variations.toml", "study_small.toml"])
 def test_workflows_can_be_read(name):
     config = read_study(WORKFLOWS / name)
-    planned = plan(config)
-    assert not planned.impossible
-    assert {cell.method.scheme for cell in planned.cells} == set(SCHEMES)
-    assert len({cell.seed for cell in planned.cells}) >= 3
+    runs = plan_runs(config)
+    assert {run.method.scheme for run in runs} == set(SCHEMES)
+    assert len({run.seed for run in runs}) >= 3
+    assert [claim.expect for claim in config.claim] == ["match", "smaller", "faster"]
 
 
-# ---------------------------------------------------------------------------------------------------------------- cells
+# ----------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_the_product_without_what_cannot_be():
     block = MatrixSection(regimes=("fresh", "fixed"), n_probes=(1, 2, 4), probes=("rademacher", "sphere"))
-    labels = [method.label for method in methods(block)]
+    labels = [method.label for method in methods_of(block)]
     assert labels.count("E-F") == labels.count("E-F-H") == 1
     assert [label for label in labels if label.startswith("E-F-HVP-onehot")] == [
         "E-F-HVP-onehot",
@@ -121,7 +162,7 @@ def test_the_product_without_what_cannot_be():
     assert len(set(labels)) == len(labels) == 2 + 4 + 8
 
 
-def test_every_cell_once_and_a_folder_each():
+def test_every_run_once_and_a_folder_each():
     config = parse_study(
         {
             "matrix": [
@@ -130,29 +171,25 @@ def test_every_cell_once_and_a_folder_each():
             ]
         }
     )
-    cells = plan(config).cells
-    assert len(set(cells)) == len(cells) == len({cell.name for cell in cells}) == 6 * 3 * 4 + 4 * 3
-    assert all("/" not in cell.name and " " not in cell.name for cell in cells)
+    runs = plan_runs(config)
+    assert len(set(runs)) == len(runs) == len({run.name for run in runs}) == 6 * 3 * 4 + 4 * 3
+    assert all("/" not in run.name and " " not in run.name for run in runs)
     # seeds outermost: an early stop leaves whole comparisons
-    assert [cell.seed for cell in cells[:24]] == [0] * 24
+    assert [run.seed for run in runs[:24]] == [0] * 24
 
 
-def test_fresh_cells_with_more_products_have_folders_of_their_own():
-    asked = [CellSection(scheme="E-F-HVP-random", regime="fresh", n_probes=k) for k in (1, 2, 4)]
-    planned = plan(StudyConfig(matrix=(), cell=tuple(asked)))
-    assert [cell.method.label for cell in planned.cells] == [
-        "E-F-HVP-random",
-        "E-F-HVP-random, K=2",
-        "E-F-HVP-random, K=4",
-    ]
-    assert len({cell.name for cell in planned.cells}) == 3
+def test_fresh_runs_with_more_hvps_have_folders_of_their_own():
+    named = [{"scheme": "E-F-HVP-random", "regime": "fresh", "n_probes": k} for k in (1, 2, 4)]
+    runs = plan_runs(parse_study({"matrix": [], "run": named}))
+    assert [run.method.label for run in runs] == ["E-F-HVP-random", "E-F-HVP-random, K=2", "E-F-HVP-random, K=4"]
+    assert len({run.name for run in runs}) == 3
 
 
-def test_products_by_differences_are_methods_of_their_own():
+def test_hvps_by_differences_are_methods_of_their_own():
     """With names, folders, times and training configurations of their own; nothing else has them."""
-    config = parse_study({"matrix": [{"products": ["exact", "differences"], "seeds": [0]}]})
-    planned = plan(config)
-    labels = [cell.method.label for cell in planned.cells]
+    config = parse_study({"matrix": [{"hvps": ["exact", "differences"], "seeds": [0]}]})
+    runs = plan_runs(config)
+    labels = [run.method.label for run in runs]
     assert labels == [
         "E-F",
         "E-F-HVP-onehot",
@@ -161,31 +198,69 @@ def test_products_by_differences_are_methods_of_their_own():
         "E-F-HVP-random, by differences",
         "E-F-H",
     ]
-    assert len({cell.name for cell in planned.cells}) == len({cost_key(cell.method) for cell in planned.cells}) == 6
-    taken = {cell.method.label: train_config(cell, config).scheme.products for cell in planned.cells}
-    assert [label for label, products in taken.items() if products == "differences"] == [labels[2], labels[4]]
-    named = {"scheme": "E-F-HVP-random", "products": "differences"}
-    assert plan(parse_study({"matrix": [], "cell": [named]})).cells == (planned.cells[4],)
+    assert len({run.name for run in runs}) == len({run.method.cost_key for run in runs}) == 6
+    taken = {run.method.label: train_config(run, config).scheme.products for run in runs}
+    assert [label for label, hvps in taken.items() if hvps == "differences"] == [labels[2], labels[4]]
+    named = {"scheme": "E-F-HVP-random", "hvps": "differences"}
+    assert plan_runs(parse_study({"matrix": [], "run": [named]})) == (runs[4],)
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("named", "reason"),
     [
-        ({"scheme": "E-F", "products": "exact"}, "E-F learns no curvature: it has no products"),
+        ({"scheme": "E-F", "hvps": "exact"}, "E-F learns no curvature: it has no hvps"),
         ({"scheme": "E-F", "regime": "fixed"}, "E-F learns no curvature: it has no regime"),
         ({"scheme": "E-F-H", "n_probes": 2, "regime": "fresh"}, "E-F-H takes the whole Hessian: it has no regime, n_"),
         ({"scheme": "E-F-HVP-onehot", "probes": "gaussian"}, "no probes 'gaussian'; valid: onehot"),
-        ({"scheme": "E-F-HVP-random", "probes": "complete"}, "no probes 'complete'; valid: rademacher, gaussian"),
-        ({"scheme": "E-F-HVP-random", "n_probes": 0}, "expected at least 1"),
+        (
+            {"scheme": "E-F-HVP-random", "probes": "complete"},
+            "unknown probe family 'complete'; valid: gaussian, onehot",
+        ),
+        ({"scheme": "E-F-HVP-random", "n_probes": 0}, "run.0.n_probes is 0"),
         ({"scheme": "E-F", "split": "scaffold"}, "unknown split 'scaffold'; valid: by-reaction"),
-        ({"scheme": "E-F", "fraction": 1.5}, "expected more than 0, up to 1"),
+        ({"scheme": "E-F", "fraction": 1.5}, "run.0.fraction is 1.5: input should be less than or equal to 1"),
         ({"scheme": "X"}, "unknown scheme 'X'"),
     ],
 )
-def test_impossible_cells_are_kept_with_their_reason(asked, reason):
-    planned = plan(StudyConfig(matrix=(), cell=(CellSection(**asked),)))
-    assert not planned.cells
-    assert reason in planned.impossible[0].reason
+def test_runs_that_cannot_be_are_refused_with_their_reason(named, reason):
+    with pytest.raises(PHLError, match=reason) as caught:
+        parse_study({"matrix": [], "run": [named]})
+    assert "run.0" in str(caught.value)
+
+
+def test_the_demo_is_a_study_of_all_schemes_alike():
+    config = read_demo(epochs=3, quick=True)
+    runs = plan_runs(config)
+    assert [run.method.scheme for run in runs] == list(SCHEMES)
+    settings = [train_config(run, config, epochs=3).to_json() for run in runs]
+    assert {one["potential"]["channels"] for one in settings} == {16}
+    assert len({str({**one, "scheme": None}) for one in settings}) == 1
+    assert (settings[0]["data"]["split_seed"], settings[0]["training"]["seed"]) == (1, 0)
+    data = run_data(runs[0], config)
+    states = {frame.reaction for frame in data.test if frame.kind == "ts"}
+    assert config.report.search.reaction in states
+    assert len(states) >= 3
+    assert max(map(len, data.train)) == 4
+
+
+def test_results_depend_on_their_own_inputs_alone():
+    """A validator's option changes that validator's digest and no training; a new option leaves old results alone."""
+    run = Run(Series(TrainingMethod("E-F")))
+
+    def task(**changes):
+        return Task.of(run, Path(), parse_study(changes), "hash", Length(1, 1))
+
+    plain = task()
+    other = task(validators={"ts": {"starts": 7}})
+    assert other.digest == plain.digest != task(loss={"energy": 2.0}).digest
+    assert other.validator_digests("ts") != plain.validator_digests("ts")
+    assert other.validator_digests("irc") == plain.validator_digests("irc")
+    assert task(training={"device": "cpu"}).digest == plain.digest
+    chosen = task(validators={"reactions": ["hcn_hnc"]})
+    assert chosen.validator_digests("accuracy")[0] == plain.validator_digests("accuracy")[0]
+    assert not set(chosen.validator_digests("ts")) & set(plain.validator_digests("ts"))
+    explicit = task(validators={"ts": {"starts": 2}})
+    assert explicit.validator_digests("ts") == plain.validator_digests("ts")
 
 
 # --------------------------------------------------------------------------------------------------- how long, how much
@@ -198,39 +273,39 @@ def config_of(**budget):
 @pytest.mark.parametrize(
     ("method", "fraction", "budget", "frames", "epochs", "capped"),
     [
-        (Method("E-F"), 1.0, "epochs", 160, 100, 0),
-        (Method("E-F"), 0.25, "epochs", 40, 333, 0),  # 1,000 steps of 3 batches
-        (Method("E-F"), 1.0, "time", 160, 200, 0),
-        (Method("E-F-HVP-random", "fixed", 4, "rademacher"), 1.0, "time", 160, 50, 0),
-        (Method("E-F-H", probes="complete"), 1.0, "epochs", 160, 30, 100),
-        (Method("E-F-H", probes="complete"), 1.0, "time", 160, 10, 0),
+        (TrainingMethod("E-F"), 1.0, "epochs", 160, 100, 0),
+        (TrainingMethod("E-F"), 0.25, "epochs", 40, 333, 0),  # 1,000 steps of 3 batches
+        (TrainingMethod("E-F"), 1.0, "time", 160, 200, 0),
+        (TrainingMethod("E-F-HVP-random", "fixed", 4, "rademacher"), 1.0, "time", 160, 50, 0),
+        (TrainingMethod("E-F-H", probes="complete"), 1.0, "epochs", 160, 30, 100),
+        (TrainingMethod("E-F-H", probes="complete"), 1.0, "time", 160, 10, 0),
     ],
 )
 def test_lengths(method, fraction, budget, frames, epochs, capped):
     seconds = {"E-F": 0.01, "E-F-HVP-random K=1": 0.02, "E-F-HVP-random K=4": 0.04, "E-F-H": 0.2}
-    cell = Cell(method, "random", fraction, budget, 0)
-    found = length(cell, config_of(step_cap={"E-F-H": 300}), frames, 160, seconds)
+    run = Run(Series(method, "random", fraction, budget))
+    found = length(run, config_of(step_cap={"E-F-H": 300}), frames, 160, seconds)
     assert (found.epochs, found.capped_from) == (epochs, capped)
     assert found.steps == epochs * -(-frames // 16)
 
 
-def test_cells_differ_from_phl_train_in_what_they_say_alone():
+def test_runs_differ_from_phl_train_in_what_they_say_alone():
     config = parse_study({"weights": {"E-F-HVP-random": {"curvature": 0.7}}, "loss": {"energy": 3.0}})
-    cell = Cell(Method("E-F-HVP-random", "fixed", 2, "sphere"), "stationary", 1.0, "epochs", 5)
-    found = train_config(cell, config, epochs=40)
+    run = Run(Series(TrainingMethod("E-F-HVP-random", "fixed", 2, "sphere"), "stationary"), 5)
+    found = train_config(run, config, epochs=40)
     assert (found.data.split, found.data.split_seed, found.training.seed) == ("stationary", 5, 5)
     assert (found.scheme.regime, found.scheme.n_probes, found.scheme.probes) == ("fixed", 2, "sphere")
     assert (found.loss.energy, found.loss.forces, found.loss.curvature) == (3.0, 1.0, 0.7)
     # as many validations as a run of the study's own length
     assert found.training.validate_every == 1
-    assert train_config(cell, config, epochs=200).training.validate_every == 5
+    assert train_config(run, config, epochs=200).training.validate_every == 5
 
 
 def test_smaller_training_sets_are_inside_larger_ones_and_hold_every_kind():
     config = parse_study({"data": {"max_atoms": 4}})
-    cells = [Cell(Method("E-F"), "random", fraction, "epochs", 3) for fraction in (0.25, 0.5, 1.0)]
+    runs = [Run(Series(TrainingMethod("E-F"), "random", fraction), 3) for fraction in (0.25, 0.5, 1.0)]
     with open_dataset(config.data.source) as dataset:
-        parts = [cell_data(cell, config, dataset=dataset) for cell in cells]
+        parts = [run_data(run, config, dataset=dataset) for run in runs]
     frames = [{frame.frame_id for frame in part.train} for part in parts]
     assert frames[0] < frames[1] < frames[2]
     assert [len(f) / len(frames[2]) for f in frames] == pytest.approx([0.25, 0.5, 1.0], abs=0.01)
@@ -246,11 +321,11 @@ def test_smaller_training_sets_are_inside_larger_ones_and_hold_every_kind():
 @pytest.mark.parametrize(
     ("method", "calls"),
     [
-        (Method("E-F"), 2),
-        (Method("E-F-HVP-random", "fixed", 1, "rademacher"), 2 * 3),
-        (Method("E-F-HVP-onehot", "fixed", 4, "onehot"), 2 * 9),
-        (Method("E-F-HVP-random", "fresh", 1, "rademacher"), 2 + 6 * 7),
-        (Method("E-F-H", probes="complete"), 2 + 6 * 7),
+        (TrainingMethod("E-F"), 2),
+        (TrainingMethod("E-F-HVP-random", "fixed", 1, "rademacher"), 2 * 3),
+        (TrainingMethod("E-F-HVP-onehot", "fixed", 4, "onehot"), 2 * 9),
+        (TrainingMethod("E-F-HVP-random", "fresh", 1, "rademacher"), 2 + 6 * 7),
+        (TrainingMethod("E-F-H", probes="complete"), 2 + 6 * 7),
     ],
 )
 def test_labels_cost_gradients(method, calls):

@@ -8,10 +8,12 @@ import html.parser
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 import zlib
 from pathlib import Path
 
@@ -22,26 +24,25 @@ import torch
 from phl_ase.errors import PHLError
 from phl_ase.results import Metric, Report, read_reports
 from phl_ase.scoring import ERRORS
-from phl_ase.study.matrix import budget
-from phl_ase.study.matrix.bars import Bars
-from phl_ase.study.matrix.cells import Arm, Cell, Method, Plan
-from phl_ase.study.matrix.config import parse_study
-from phl_ase.study.matrix.curves import learning_curves
-from phl_ase.study.matrix.gather import QUANTITIES, CellResult, by_arm, observations
-from phl_ase.study.matrix.page import REPORT, RESULTS, SCOREBOARD, write_outcome
-from phl_ase.study.matrix.pooling import pooled_accuracy
-from phl_ase.study.matrix.running import MARKER, TUNING, Study, run_study
-from phl_ase.study.matrix.tables import Outcome, as_csv, as_json, as_text
-from phl_ase.study.matrix.verdicts import NOT_ASKED, NOT_SEEN, SEEN, UNDECIDED, claims, rows
-from phl_ase.study.matrix.worker import note_death
+from phl_ase.study import timing
+from phl_ase.study.claims import NOT_ASKED, NOT_SEEN, SEEN, UNDECIDED, judge
+from phl_ase.study.config import TEMPLATE, packaged, parse_study
+from phl_ase.study.figures import learning_curves, pooled_accuracy, styles
+from phl_ase.study.outcomes import RunResult, by_series, observations
+from phl_ase.study.plan import Run, Series, TrainingMethod
 from phl_ase.study.processes import reason_of_death, run_processes
-from phl_ase.study.worker import read_marker, run, write_marker
+from phl_ase.study.progress import StudyProgress, last_epoch, schedule_length
+from phl_ase.study.quantities import QUANTITIES
+from phl_ase.study.report import REPORT, RESULTS, SCOREBOARD, render_study, write_report
+from phl_ase.study.results import Results, as_csv, as_json, as_text, make_rows, number, wavenumber
+from phl_ase.study.run import MARKER, TUNING, Study, run_study
+from phl_ase.study.worker import errors_in_file, note_death, read_marker, train_model, write_marker
 from phl_ase.training.checkpoint import run_folder
 
-RANDOM = Method("E-F-HVP-random", "fresh", 1, "rademacher")
-FIXED = Method("E-F-HVP-random", "fixed", 1, "rademacher")
-COLUMN = Method("E-F-HVP-onehot", "fixed", 1, "onehot")
-FULL, PLAIN = Method("E-F-H", probes="complete"), Method("E-F")
+RANDOM = TrainingMethod("E-F-HVP-random", "fresh", 1, "rademacher")
+FIXED = TrainingMethod("E-F-HVP-random", "fixed", 1, "rademacher")
+COLUMN = TrainingMethod("E-F-HVP-onehot", "fixed", 1, "onehot")
+FULL, PLAIN = TrainingMethod("E-F-H", probes="complete"), TrainingMethod("E-F")
 
 TINY = {
     "title": "a <b>tiny</b> study",
@@ -51,12 +52,12 @@ TINY = {
     "budget": {"epochs": 1, "rounds": 2},
     "validators": {"run": ["accuracy", "frequencies"]},
     "matrix": [{"schemes": ["E-F", "E-F-H"], "seeds": [0]}],
-    # more orthogonal probes than a triatomic molecule has directions, and what cannot be at all
-    "cell": [
-        {"scheme": "E-F-HVP-random", "regime": "fixed", "n_probes": 99, "probes": "orthogonal"},
-        {"scheme": "E-F", "n_probes": 2},
-    ],
+    # more orthogonal probes than a triatomic molecule has directions
+    "run": [{"scheme": "E-F-HVP-random", "regime": "fixed", "n_probes": 99, "probes": "orthogonal"}],
+    "claim": tomllib.loads(packaged(TEMPLATE))["claim"],
 }
+
+CLAIMS = parse_study({"claim": TINY["claim"]}).claim
 
 
 # ------------------------------------------------------------------------------------ what a study says, of known truth
@@ -84,23 +85,21 @@ def accuracy(seed, factor, *, far=1.0, error=None, frames=39):
     return Report("test frames", "m", "scored", metrics=metrics, arrays=arrays, validator="accuracy")
 
 
-def cells(method, factor, *, far=1.0, seeds=(0, 1, 2), noise=0.02, **facts):
-    """Cells of one method; each seed's errors are a little off by themselves."""
+def results_of(method, factor, *, far=1.0, seeds=(0, 1, 2), noise=0.02, **facts):
+    """Runs of one method; each seed's errors are a little off by themselves."""
     random = seeded(method.label)
     found = []
     for seed in seeds:
         report = accuracy(seed, factor * np.exp(random.normal(0, noise)), far=far)
-        cell = Cell(method, "random", 1.0, "epochs", seed)
-        found.append(
-            CellResult(cell, "done", facts={"epochs": 10, "capped_from": 0} | facts, reports={"accuracy": (report,)})
-        )
+        facts = {"epochs": 10, "capped_from": 0} | facts
+        found.append(RunResult(Run(Series(method), seed), "done", facts=facts, reports={"accuracy": (report,)}))
     return found
 
 
 def claimed(*groups, seconds=None):
-    """The claims of some cells, by their first word."""
-    arms = by_arm(cell for group in groups for cell in group)
-    return {claim.text.split()[0]: claim for claim in claims(arms, seconds or {})}
+    """The claims about some runs, by their first word."""
+    series = by_series(run for group in groups for run in group)
+    return {claim.text.split()[0]: claim for claim in judge(CLAIMS, series, seconds or {})}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def claimed(*groups, seconds=None):
     [(1.05, 0.02, SEEN), (0.5, 0.02, SEEN), (1.6, 0.02, NOT_SEEN), (1.25, 0.1, UNDECIDED)],
 )
 def test_matching_full_hessians(factor, noise, verdict):
-    found = claimed(cells(RANDOM, factor, noise=noise), cells(FULL, 1.0), cells(PLAIN, 5.0))["Fresh"]
+    found = claimed(results_of(RANDOM, factor, noise=noise), results_of(FULL, 1.0), results_of(PLAIN, 5.0))["Fresh"]
     assert found.verdict == verdict
     assert len(found.evidence) == 3
     for one in found.evidence:
@@ -117,23 +116,23 @@ def test_matching_full_hessians(factor, noise, verdict):
 
 
 def test_models_that_learnt_nothing_match_nothing():
-    found = claimed(cells(RANDOM, 1.0), cells(FULL, 1.0), cells(PLAIN, 1.02))["Fresh"]
+    found = claimed(results_of(RANDOM, 1.0), results_of(FULL, 1.0), results_of(PLAIN, 1.02))["Fresh"]
     assert found.verdict == UNDECIDED
     assert "cannot tell schemes apart" in found.note
 
 
 def test_a_cap_on_steps_is_said():
-    found = claimed(cells(RANDOM, 1.0), cells(FULL, 1.0, capped_from=40))["Fresh"]
+    found = claimed(results_of(RANDOM, 1.0), results_of(FULL, 1.0, capped_from=40))["Fresh"]
     assert found.note == "E-F-H was stopped by the cap on steps after 10 of 40 epochs"
 
 
 @pytest.mark.parametrize(("near", "far", "verdict"), [(0.8, 0.6, SEEN), (0.8, 1.0, NOT_SEEN), (1.0, 1.0, NOT_SEEN)])
-def test_one_random_product_against_one_column(near, far, verdict):
-    found = claimed(cells(FIXED, near, far=far), cells(COLUMN, 1.0), cells(PLAIN, 5.0))["One"]
+def test_one_random_hvp_against_one_column(near, far, verdict):
+    found = claimed(results_of(FIXED, near, far=far), results_of(COLUMN, 1.0), results_of(PLAIN, 5.0))["One"]
     assert found.verdict == verdict
     change = next(one for one in found.evidence if "Hessian" in one.what and ": (the same near)" in one.what)
-    nobody = Study(parse_study({}), Path(), Plan((), ()), {}, {}, {}, {}, {}, {})
-    text = as_csv(Outcome(nobody, (), {}, (), [found]))
+    nobody = Study(parse_study({}), Path(), (), {}, {}, {}, {}, {})
+    text = as_csv(Results(nobody, (), {}, (), [found]))
     assert sum(line["table"] == "evidence" for line in csv.DictReader(io.StringIO(text))) == len(found.evidence) == 12
     assert change.estimate.low < far < change.estimate.high or change.estimate.value == pytest.approx(far)
 
@@ -141,16 +140,16 @@ def test_one_random_product_against_one_column(near, far, verdict):
 @pytest.mark.parametrize(("times", "verdict"), [(40.0, SEEN), (6.0, NOT_SEEN)])
 def test_speed(times, verdict):
     seconds = {"E-F-HVP-random K=1": [0.02, 0.021, 0.02], "E-F-H": [0.02 * times, 0.021 * times, 0.02 * times]}
-    assert claimed(seconds=seconds)["Epochs"].verdict == verdict
+    assert claimed(seconds=seconds)["Steps"].verdict == verdict
 
 
 def test_what_was_not_trained_is_not_asked():
-    assert {claim.verdict for claim in claimed(cells(PLAIN, 1.0)).values()} == {NOT_ASKED}
+    assert {claim.verdict for claim in claimed(results_of(PLAIN, 1.0)).values()} == {NOT_ASKED}
 
 
 def test_rows_compare_with_full_hessians_of_the_same_setting():
-    arms = by_arm([*cells(RANDOM, 1.1), *cells(FULL, 1.0)])
-    found = {(row.arm.method, row.quantity, row.group): row for row in rows(arms)}
+    series = by_series([*results_of(RANDOM, 1.1), *results_of(FULL, 1.0)])
+    found = {(row.series.method, row.quantity, row.group): row for row in make_rows(series, "E-F-H")}
     row = found[RANDOM, "hessian", "far"]
     assert row.ratio is not None
     assert 1.0 < row.ratio.value < 1.2
@@ -161,32 +160,44 @@ def test_rows_compare_with_full_hessians_of_the_same_setting():
 def test_an_exploded_model_is_counted_and_an_absent_label_is_not():
     report = accuracy(0, 1.0)
     report.arrays["hessian_error"][3] = np.nan
-    cell = CellResult(Cell(PLAIN, "random", 1.0, "epochs", 0), "done", reports={"accuracy": (report,)})
-    assert len(observations(QUANTITIES["hessian"], "all", [cell])) == 38
-    exploded = dataclasses.replace(cell, reports={"accuracy": (dataclasses.replace(report, outcome="exploded"),)})
+    run = RunResult(Run(Series(PLAIN)), "done", reports={"accuracy": (report,)})
+    assert len(observations(QUANTITIES["hessian"], "all", [run])) == 38
+    exploded = dataclasses.replace(run, reports={"accuracy": (dataclasses.replace(report, outcome="exploded"),)})
     assert np.isnan(observations(QUANTITIES["hessian"], "all", [exploded]).values).sum() == 1
 
 
 def test_searches_and_frequencies_are_read_of_reports():
     facts = {"reaction": "a", "part": "test", "start": "seed 0"}
     search = Report(
-        "a", "m", "found", metrics=(Metric("barrier error from x", -2.0), Metric("barrier error from y", 1.0))
+        "a",
+        "m",
+        "found",
+        metrics=(
+            *(Metric(stage, 1) for stage in ("converged", "first order", "connected", "same TS")),
+            Metric("barrier error from reactant", -2.0),
+            Metric("barrier error from product", 1.0),
+        ),
     )
-    lost = Report("b", "m", "exploded", provenance={"reaction": "b", "part": "train", "start": "seed 0"})
+    stopped = (Metric("converged", 1), Metric("first order", 0), Metric("connected", 1), Metric("same TS", 1))
+    lost = Report(
+        "b", "m", "exploded", metrics=stopped, provenance={"reaction": "b", "part": "train", "start": "seed 0"}
+    )
     state = Report("a ts", "m", "agrees", metrics=(Metric("imaginary wavenumber", -900.0, "", -1000.0),))
     reports = {
         "ts": (dataclasses.replace(search, provenance=facts), lost),
         "frequencies": (dataclasses.replace(state, provenance={**facts, "kind": "ts"}),),
     }
-    cell = CellResult(Cell(PLAIN, "random", 1.0, "epochs", 0), "done", reports=reports)
-    assert observations(QUANTITIES["funnel"], "reactions", [cell]).values.tolist() == [100.0, 0.0]
-    assert observations(QUANTITIES["funnel"], "reactions, not trained on", [cell]).values.tolist() == [100.0]
-    assert observations(QUANTITIES["barrier"], "reactions", [cell]).values.tolist() == [1.5]
-    assert observations(QUANTITIES["imaginary"], "TSs", [cell]).values.tolist() == [100.0]
+    run = RunResult(Run(Series(PLAIN)), "done", reports=reports)
+    assert observations(QUANTITIES["converged"], "reactions", [run]).values.tolist() == [100.0, 100.0]
+    assert observations(QUANTITIES["connected"], "reactions", [run]).values.tolist() == [100.0, 0.0]
+    assert observations(QUANTITIES["funnel"], "reactions", [run]).values.tolist() == [100.0, 0.0]
+    assert observations(QUANTITIES["funnel"], "reactions, not trained on", [run]).values.tolist() == [100.0]
+    assert observations(QUANTITIES["barrier"], "reactions", [run]).values.tolist() == [1.5]
+    assert observations(QUANTITIES["imaginary"], "TSs", [run]).values.tolist() == [100.0]
 
 
 def test_curves_of_several_seeds_are_of_all_their_frames():
-    found = pooled_accuracy(cells(RANDOM, 1.0))
+    found = pooled_accuracy(results_of(RANDOM, 1.0))
     assert found is not None
     assert len(found.arrays["displacement"]) == 3 * 39
     assert np.nansum(found.arrays["displacement_frames"]) == 3 * 39
@@ -198,27 +209,26 @@ def test_curves_of_several_seeds_are_of_all_their_frames():
 
 def test_no_two_methods_look_alike_and_the_colour_is_that_of_the_scheme(finished):
     probes = ("rademacher", "gaussian", "sphere", "orthogonal")
-    fixed = [Method("E-F-HVP-random", "fixed", k, "rademacher") for k in (1, 2, 3, 4)]
-    methods = [PLAIN, *(Method("E-F-HVP-random", "fresh", 1, name) for name in probes), *fixed, FULL]
-    by = by_arm(cell for method in methods for cell in cells(method, 1.0))
-    styles = dataclasses.replace(finished[1], arms=by).styles
-    assert set(styles) == set(methods)
-    assert len({(colour, marker) for colour, marker, _ in styles.values()}) == len(methods)
-    assert len({colour for colour, _, _ in styles.values()}) == 3
-    assert len({styles[method][0] for method in methods if method.scheme == "E-F-HVP-random"}) == 1
+    fixed = [TrainingMethod("E-F-HVP-random", "fixed", k, "rademacher") for k in (1, 2, 3, 4)]
+    methods = [PLAIN, *(TrainingMethod("E-F-HVP-random", "fresh", 1, name) for name in probes), *fixed, FULL]
+    series = by_series(run for method in methods for run in results_of(method, 1.0))
+    found = styles(dataclasses.replace(finished[1], series=series))
+    assert set(found) == set(methods)
+    assert len({(colour, marker) for colour, marker, _ in found.values()}) == len(methods)
+    assert len({colour for colour, _, _ in found.values()}) == 3
+    assert len({found[method][0] for method in methods if method.scheme == "E-F-HVP-random"}) == 1
 
 
 def test_learning_curves_leave_out_the_seeds_that_wait(finished):
-    arms = []
+    runs = []
     for method, factor in ((RANDOM, 1.0), (PLAIN, 2.0)):
         for fraction, frames in ((0.25, 200), (0.5, 400)):
-            done = cells(method, factor, training_frames=frames, gradient_calls=3 * frames)
-            moved = [dataclasses.replace(r, cell=dataclasses.replace(r.cell, fraction=fraction)) for r in done]
+            done = results_of(method, factor, training_frames=frames, gradient_calls=3 * frames)
+            moved = [dataclasses.replace(r, run=Run(Series(method, fraction=fraction), r.run.seed)) for r in done]
             # the last seed waits: neither facts of its training nor reports
-            arms += [*moved[:2], CellResult(moved[2].cell, "not run", "waits", {"epochs": 10, "capped_from": 0})]
-    by = by_arm(arms)
-    outcome = dataclasses.replace(finished[1], cells=arms, arms=by, rows=rows(by), claims=[])
-    (drawn,) = learning_curves(outcome)
+            runs += [*moved[:2], RunResult(moved[2].run, "not run", "waits", {"epochs": 10, "capped_from": 0})]
+    series = by_series(runs)
+    (drawn,) = learning_curves(Results(finished[1].study, runs, series, make_rows(series, "E-F-H"), []))
     assert drawn.png().startswith(b"\x89PNG")
     upper, lower = drawn.draw().axes[2], drawn.draw().axes[5]
     assert [line.get_xdata().tolist() for line in upper.lines] == [[200, 400]] * 2
@@ -230,37 +240,36 @@ def test_learning_curves_leave_out_the_seeds_that_wait(finished):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A study of two cells that work, one that fails and one that cannot be."""
+    """A study of two runs that work and one that fails."""
     folder = tmp_path_factory.mktemp("study") / "out"
     study = run_study(parse_study(TINY), folder, processes=1)
-    outcome = Outcome.of(study)
-    write_outcome(outcome)
-    return folder, outcome
+    results = Results.of(study)
+    write_report(results)
+    return folder, results
 
 
-def test_a_cell_that_fails_stops_no_other(finished):
-    _, outcome = finished
-    outcomes = {result.cell.method.label: result.outcome for result in outcome.cells}
+def test_a_run_that_fails_stops_no_other(finished):
+    _, results = finished
+    outcomes = {one.run.method.label: one.outcome for one in results.runs}
     assert outcomes == {"E-F": "done", "E-F-H": "done", "E-F-HVP-random (orthogonal), fixed K=99": "failed"}
-    (impossible, failed) = outcome.open_cells()
-    assert impossible[1] == "impossible"
+    (failed,) = results.unfinished()
     assert "at most 9 orthogonal directions" in failed[2]
     assert "\n" not in failed[2]
 
 
 def test_every_number_is_in_json_and_csv(finished):
-    folder, outcome = finished
+    folder, results = finished
     stored = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    assert stored == json.loads(json.dumps(as_json(outcome) | {"provenance": stored["provenance"]}))
+    assert stored == json.loads(json.dumps(as_json(results) | {"provenance": stored["provenance"]}))
     lines = list(csv.DictReader(io.StringIO((folder / SCOREBOARD).read_text(encoding="utf-8"))))
-    assert {line["table"] for line in lines} == {"claim", "error", "cell", "cost"}
+    assert {line["table"] for line in lines} == {"claim", "error", "run", "cost"}
     errors = [line for line in lines if line["table"] == "error"]
-    assert len(errors) == len(stored["rows"]) == len(outcome.rows)
+    assert len(errors) == len(stored["rows"]) == len(results.rows)
     full = next(r for r in stored["rows"] if (r["method"], r["quantity"], r["group"]) == ("E-F", "hessian", "all"))
     assert full["ratio"]["pairs"] == full["mean"]["pairs"] > 0
-    (report,) = read_reports(folder / "cells" / "random-E-F-f1-epochs-s0" / "accuracy.json")
+    (report,) = read_reports(folder / "runs" / "random-E-F-f1-epochs-s0" / "accuracy.json")
     assert full["mean"]["value"] == pytest.approx(report.metric("hessian, all").value)
-    assert any(line["verdict"] == "impossible" for line in lines)
+    assert any(line["verdict"] == "failed" for line in lines)
     assert {"E-F", "E-F-H"} <= set(stored["step_seconds"])
     assert str(folder) not in json.dumps(stored)
 
@@ -278,7 +287,7 @@ class Elements(html.parser.HTMLParser):
 
 
 def test_report_holds_everything_loads_nothing_and_escapes(finished):
-    folder, outcome = finished
+    folder, results = finished
     text = (folder / REPORT).read_text(encoding="utf-8")
     assert "<b>tiny</b>" not in text
     assert "a &lt;b&gt;tiny&lt;/b&gt; study" in text
@@ -289,28 +298,69 @@ def test_report_holds_everything_loads_nothing_and_escapes(finished):
     assert not {tag for tag, _ in found} & {"script", "link", "iframe", "object"}
     assert text.index("Claims") < text.index("Scoreboard") < text.index("<figure>")
     assert "at most 9 orthogonal directions" in text
-    assert "E-F K=2" in as_text(outcome)
+    assert "at most 9 orthogonal directions" in as_text(results)
 
 
 def test_finished_parts_are_not_repeated_and_what_is_new_is_added(finished):
     folder, _ = finished
-    model = folder / "cells" / "random-E-F-f1-epochs-s0" / "best.safetensors"
+    model = folder / "runs" / "random-E-F-f1-epochs-s0" / "best.safetensors"
     before = {path: path.stat().st_mtime_ns for path in (model, model.parent / "accuracy.json")}
     (model.parent / "frequencies.json").unlink()
-    study = run_study(parse_study({**TINY, "cell": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}), folder)
+    study = run_study(parse_study({**TINY, "run": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}), folder)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (model.parent / "frequencies.json").exists()
-    assert [result.outcome for result in Outcome.of(study).cells] == ["done"]
+    assert [one.outcome for one in Results.of(study).runs] == ["done"]
+
+
+def test_a_changed_validator_option_validates_again_and_trains_nothing(finished, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    one = folder / "runs" / "random-E-F-f1-epochs-s0"
+    before = {name: (one / name).stat().st_mtime_ns for name in ("best.safetensors", "accuracy.json")}
+    chosen = {**TINY, "run": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}
+    changed = parse_study({**chosen, "validators": {**TINY["validators"], "frequencies": {"kinds": ["ts"]}}})
+    waiting = Results.of(run_study(changed, folder, train=False)).runs[0]
+    assert (waiting.outcome, waiting.reason) == ("trained", "frequencies: done with other options")
+    done = Results.of(run_study(changed, folder)).runs[0]
+    assert done.outcome == "done"
+    assert {report.provenance["kind"] for report in done.reports["frequencies"]} == {"ts"}
+    assert {name: (one / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_a_study_of_schema_1_is_read_and_gone_on_with(finished, tmp_path):
+    """Folder, marker with the version of the package, and digests of validators as schema 1 wrote them."""
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    (folder / "runs").rename(folder / "cells")
+    (folder / MARKER).write_text(json.dumps({"format": "phl study", "schema": 1, "phl_ase": "0.0.1"}))
+    for run, task in finished[1].study.tasks.items():
+        marker = read_marker(folder / "cells" / run.name)
+        states = {
+            name: {**state, "digest": task.validator_digests(name)[1]}
+            for name, state in marker.get("validators", {}).items()
+        }
+        write_marker(folder / "cells" / run.name, validators=states)
+    found = Results.of(run_study(parse_study(TINY), folder, train=False))
+    assert [one.outcome for one in found.runs] == [one.outcome for one in finished[1].runs]
+    assert str(found.rows) == str(finished[1].rows)
+
+
+EVIL = '<script>alert("1")</script>'
+
+
+def test_the_report_escapes_whatever_comes_from_outside(finished):
+    results = finished[1]
+    failed = dataclasses.replace(results.runs[0], outcome="failed", reason=EVIL)
+    changed = dataclasses.replace(results, runs=[failed, *results.runs[1:]])
+    text = render_study(changed, [])
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss": {"energy": 2.0}}, "holds a run with other settings or data; choose another folder"),
-        (
-            {"validators": {"run": ["frequencies"], "frequencies": {"kinds": ["ts"]}}},
-            "answers to frequencies with other",
-        ),
+        ({"loss": {"energy": 2.0}}, r"holds a run with other settings or data \(loss.energy\); choose another folder"),
         ({"budget": {"epochs": 1, "clock": "wall"}}, "was timed by the processor clock"),
     ],
 )
@@ -321,9 +371,9 @@ def test_a_folder_of_other_settings_is_refused(finished, change, message):
 
 
 @pytest.mark.parametrize("content", ['{"format": "phl study", "schema": 99, "phl_ase": "9.0"}', "[]", "no json"])
-def test_a_folder_of_another_version_is_refused(tmp_path, content):
+def test_a_folder_of_an_unknown_schema_is_refused(tmp_path, content):
     (tmp_path / MARKER).write_text(content)
-    with pytest.raises(PHLError, match=r"holds a study of phl_ase .*choose another folder"):
+    with pytest.raises(PHLError, match=r"holds a study of schema .*choose another folder"):
         run_study(parse_study(TINY), tmp_path)
 
 
@@ -337,9 +387,10 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     ("change", "message"),
     [
         (
-            {"matrix": [], "cell": [{"scheme": "E-F", "n_probes": 1}]},
-            "no cell that can be: E-F K=1 .*learns no curvature",
+            {"matrix": [], "run": [{"scheme": "E-F", "n_probes": 1}]},
+            "run.0: E-F learns no curvature",
         ),
+        ({"validators": {"run": ["accuracy"], "reactions": ["hcn_hcn"]}}, "has no reaction hcn_hcn; it has"),
         ({"data": {"source": "none.h5"}}, "none.h5"),
     ],
 )
@@ -352,7 +403,7 @@ def test_weights_are_chosen_by_validation(tmp_path):
     settings = [{"energy": 10.0}, {"energy": 1.0, "forces": 0.1}]
     config = {
         **TINY,
-        "cell": [],
+        "run": [],
         "matrix": [{"schemes": ["E-F"], "seeds": [1]}],
         "validators": {"run": ["accuracy"]},
         "tuning": {"epochs": 2, "settings": {"E-F": settings}},
@@ -365,22 +416,22 @@ def test_weights_are_chosen_by_validation(tmp_path):
         errors = [report.metric(f"{name}, all").value for name in ("energy", "forces", "hessian")]
         assert score == pytest.approx(np.log(errors).sum())
     assert stored["chosen"] == {"E-F": settings[int(np.argmin(scores))]} == dict(study.weights)
-    (job,) = study.jobs.values()
-    assert job.config.loss.energy == study.weights["E-F"]["energy"]
-    assert Outcome.of(study).cells[0].outcome == "done"
+    (task,) = study.tasks.values()
+    assert task.config.loss.energy == study.weights["E-F"]["energy"]
+    assert Results.of(study).runs[0].outcome == "done"
 
 
 def test_a_report_needs_a_study_and_no_lock(finished, tmp_path):
-    folder, outcome = finished
+    folder, results = finished
     with pytest.raises(PHLError, match="no study to report on"):
         run_study(parse_study(TINY), tmp_path, train=False)
     with run_folder(folder, resume=False):
         study = run_study(parse_study(TINY), folder, train=False)
         with pytest.raises(PHLError, match="in use by another run"):
             run_study(parse_study(TINY), folder)
-    assert [cell.outcome for cell in Outcome.of(study).cells] == [cell.outcome for cell in outcome.cells]
+    assert [one.outcome for one in Results.of(study).runs] == [one.outcome for one in results.runs]
     other = run_study(parse_study({**TINY, "loss": {"energy": 2.0}}), folder, train=False)
-    assert "other settings" in Outcome.of(other).cells[0].reason
+    assert "other settings" in Results.of(other).runs[0].reason
 
 
 def test_a_missing_package_is_said_before_the_work(tmp_path, monkeypatch):
@@ -408,15 +459,15 @@ def test_steps_are_timed_on_one_thread(monkeypatch):
     """The processor's clock counts threads that wait for each other: a step took ten times as long."""
     used = []
 
-    def seconds(cell, config, data, epochs, clock):
+    def seconds(run, config, data, epochs, clock):
         used.append(torch.get_num_threads())
         return float(epochs)
 
-    monkeypatch.setattr(budget, "_seconds", seconds)
+    monkeypatch.setattr(timing, "_seconds", seconds)
     config, threads = parse_study(TINY), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = budget.measure({"E-F": Cell(PLAIN, "random", 1.0, "epochs", 0)}, config)
+        found = timing.measure({"E-F": Run(Series(PLAIN))}, config)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -426,19 +477,19 @@ def test_steps_are_timed_on_one_thread(monkeypatch):
 
 def test_a_failed_run_leaves_its_traceback_in_a_file_and_standard_error_as_it_was(tmp_path):
     before = sys.stderr
-    run(None, None, str(tmp_path))
+    with errors_in_file(tmp_path):
+        train_model(None, None, tmp_path)
     assert sys.stderr is before
     assert read_marker(tmp_path)["outcome"] == "failed"
     assert (tmp_path / "errors.txt").read_text().startswith("Traceback")
 
 
 def test_a_death_is_put_down_to_what_was_under_way(tmp_path):
-    write_marker(tmp_path, {"outcome": "started"})
+    write_marker(tmp_path, outcome="started")
     note_death(tmp_path, "it was killed")
     assert read_marker(tmp_path) == {"outcome": "failed", "reason": "it was killed"}
-    write_marker(
-        tmp_path, {"outcome": "trained", "validators": {"ts": {"outcome": "started"}, "irc": {"outcome": "done"}}}
-    )
+    states = {"ts": {"outcome": "started"}, "irc": {"outcome": "done"}}
+    write_marker(tmp_path, outcome="trained", validators=states)
     note_death(tmp_path, "it was killed")
     marker = read_marker(tmp_path)
     assert marker["outcome"] == "trained"
@@ -454,34 +505,70 @@ class Terminal(io.StringIO):
 
 
 def test_one_bar_over_everything_with_the_time_left(finished, monkeypatch):
-    _, outcome = finished
-    jobs = {cell.name: job for cell, job in outcome.study.jobs.items()}
-    lengths = {cell.name: span for cell, span in outcome.study.lengths.items()}
-    failed = next(name for name in jobs if "orthogonal" in name)
+    _, results = finished
+    tasks = {run.name: task for run, task in results.study.tasks.items()}
+    failed = next(name for name in tasks if "orthogonal" in name)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    estimates = dict.fromkeys(jobs, 100.0)
-    with Bars("study", jobs, 1, estimates=estimates, lengths=lengths, later=1000.0) as bars:
-        bars.show([failed], [], [])
-        assert bars.total > 1300
+    steps = {task.run.method.cost_key: 100.0 for task in tasks.values()}
+    with StudyProgress("study", tasks, 1, step_seconds=steps, later=1000.0) as progress:
+        progress.show([failed], [], [])
+        assert progress.total > 1300
     shown = sys.stderr.getvalue()
-    assert f"{len(jobs) - 1} of {len(jobs)} cells" in shown
+    assert f"{len(tasks) - 1} of {len(tasks)} runs" in shown
     assert "left" in shown
     assert "epoch 0 of 1" in shown
+
+
+def test_without_a_terminal_one_line_for_each_finished_stage(finished, monkeypatch, tmp_path):
+    _, results = finished
+    task = next(iter(results.study.tasks.values()))
+    task = dataclasses.replace(task, folder=tmp_path)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with Bars("study", jobs, 1, estimates=estimates, lengths=lengths) as bars:
-        bars.show([failed], [], [])
-    assert sys.stderr.getvalue() == ""
+    with StudyProgress("study", {"mine": task}, 1) as progress:
+        progress.show(["mine"], [], [])
+        assert sys.stderr.getvalue() == ""
+        write_marker(tmp_path, outcome="trained", seconds=62.0, fingerprint=task.digest)
+        progress.show([], [], ["mine"])
+        done = {"outcome": "done", "digest": task.validator_digests("accuracy")[0], "seconds": 3.0}
+        write_marker(tmp_path, validators={"accuracy": done, "frequencies": {"outcome": "failed", "reason": "no"}})
+        progress.show([], [], ["mine"])
+        progress.show([], [], ["mine"])
+    lines = sys.stderr.getvalue().splitlines()
+    assert [line.partition(" (")[0] for line in lines] == [
+        "study: mine: trained, 1 epochs in 1:02",
+        "study: mine: accuracy done in 0:03",
+        "study: mine: frequencies failed: no",
+    ]
+    assert "runs, about" in lines[0]
+
+
+def test_the_last_epoch_is_read_of_a_log_that_is_being_written(tmp_path):
+    assert last_epoch(tmp_path) is None
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1, "seconds": 2}\n{"epoch": 4, "seconds": 10}\n{"epo')
+    assert last_epoch(tmp_path) == (4, 10.0)
+
+
+def test_time_left_over_all():
+    assert schedule_length([], [], 2) == 0
+    assert schedule_length([5.0], [], 2) == 5
+    assert schedule_length([5.0, 1.0], [3.0, 3.0], 2) == 7
+    assert schedule_length([], [4.0, 3.0, 2.0], 1) == 9
+
+
+def test_numbers_as_text():
+    assert [number(v, 1) for v in (-0.04, 2.25, float("nan"))] == ["0.0", "2.2", "–"]
+    assert [number(1186.2, 0), wavenumber(-1186.2)] == ["1186", "1186i"]
 
 
 def test_csv_has_no_formulas(finished):
-    _, outcome = finished
-    cell = dataclasses.replace(outcome.cells[0], outcome="failed", reason="=HYPERLINK(1)")
-    changed = dataclasses.replace(outcome, cells=[cell])
+    _, results = finished
+    run = dataclasses.replace(results.runs[0], outcome="failed", reason="=HYPERLINK(1)")
+    changed = dataclasses.replace(results, runs=[run])
     assert "'=HYPERLINK(1)" in as_csv(changed)
 
 
-def test_arms_are_ordered():
-    assert sorted([Arm(PLAIN, "random", 1.0, "time"), Arm(PLAIN, "random", 0.5, "time")])[0].fraction == 0.5
+def test_series_are_ordered():
+    assert min(Series(PLAIN, budget="time"), Series(PLAIN, fraction=0.5, budget="time")).fraction == 0.5
 
 
 # --------------------------------------------------------------------------------------------------- killed and stopped
@@ -539,7 +626,7 @@ def test_stopped_and_gone_on_with(tmp_path, number):
     config.write_text(_SLOW.format(epochs=100000))
     command = [sys.executable, "-m", "phl_ase", "study", str(config), "--out", str(folder), "--processes", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    log = folder / "cells" / "random-E-F-f1-epochs-s0" / "log.jsonl"
+    log = folder / "runs" / "random-E-F-f1-epochs-s0" / "log.jsonl"
     wait_for(lambda: log.exists() and log.stat().st_size, 240)
     # Ctrl-C of a terminal reaches the whole group
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -552,23 +639,23 @@ def test_stopped_and_gone_on_with(tmp_path, number):
 
 
 @pytest.mark.slow
-def test_whole_study_with_a_killed_cell(tmp_path):
+def test_whole_study_with_a_killed_run(tmp_path):
     config, folder = tmp_path / "study.toml", tmp_path / "out"
     config.write_text(_SLOW.format(epochs=3))
     command = [sys.executable, "-m", "phl_ase", "study", str(config), "--out", str(folder), "--processes", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    assert {cell["outcome"] for cell in results["cells"]} == {"done"}
-    assert any(cell["capped_from"] for cell in results["cells"] if cell["scheme"] == "E-F-H")
-    assert {cell["budget"] for cell in results["cells"]} == {"epochs", "time"}
+    assert {run["outcome"] for run in results["runs"]} == {"done"}
+    assert any(run["capped_from"] for run in results["runs"] if run["scheme"] == "E-F-H")
+    assert {run["budget"] for run in results["runs"]} == {"epochs", "time"}
     assert (folder / "figures" / "curves-random-epochs.png").exists()
     # what a killed process leaves behind
-    cell = folder / "cells" / "random-E-F-f1-epochs-s1"
-    write_marker(cell, {**read_marker(cell), "outcome": "started"})
-    note_death(cell, "the worker process was ended by SIGKILL (out of memory?)")
+    run = folder / "runs" / "random-E-F-f1-epochs-s1"
+    write_marker(run, outcome="started")
+    note_death(run, "the worker process was ended by SIGKILL (out of memory?)")
     again = subprocess.run([*command, "--report"], capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "ended by SIGKILL (out of memory?)" in again.stdout
-    page = [sys.executable, "-m", "phl_ase", "report", str(cell / "irc.json"), "-o", str(tmp_path / "one.html")]
+    page = [sys.executable, "-m", "phl_ase", "report", str(run / "irc.json"), "-o", str(tmp_path / "one.html")]
     assert subprocess.run(page, check=False).returncode == 0
