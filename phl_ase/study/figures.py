@@ -13,7 +13,7 @@ from phl_ase.datasets import open_dataset, reactions_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import aligned
 from phl_ase.plots import displacement, forest, funnel, irc, mode, parity, phonons, spectra, training
-from phl_ase.plots.style import COMPARED, MARKERS, new_figure, panel, plain_ticks, plain_ticks_along, to_png
+from phl_ase.plots.style import new_figure, panel, plain_ticks, plain_ticks_along, styles_of, to_png
 from phl_ase.results import Report
 from phl_ase.scoring import ERRORS, group_means, intervals, resampling_units
 from phl_ase.structures import atoms_from_frame
@@ -74,14 +74,8 @@ def styles(results: Results) -> dict[TrainingMethod, Style]:
     """Return colour, marker and line of each method, the same in every figure: the colour is that of the scheme."""
     # methods with fixed probes come last
     methods = sorted(dict.fromkeys(one.method for one in results.series), key=lambda method: method.regime == "fixed")
-    schemes = list(dict.fromkeys(method.scheme for method in methods))
-    found: dict[TrainingMethod, Style] = {}
-    for method in methods:
-        place = schemes.index(method.scheme)
-        variant = sum(other.scheme == method.scheme for other in found)
-        line = COMPARED[(place + variant) % len(COMPARED)][2]
-        found[method] = (COMPARED[place % len(COMPARED)][0], MARKERS[(place + variant) % len(MARKERS)], line)
-    return found
+    found = styles_of(method.label for method in methods)
+    return {method: found[method.label] for method in methods}
 
 
 def _named(results: Results, split: str, budget: str) -> list[Series]:

@@ -156,7 +156,7 @@ _SEARCHES = {
     "first_order": ("… with one imaginary mode", "%", _stage("first order"), 0),
     "connected": ("… whose path reaches both ends", "%", _stage("connected"), 0),
     "funnel": ("TS searches that pass all stages", "%", _outcome("found"), 0),
-    "barrier": ("barrier error where the path connects", "kcal/mol", _magnitude(*_BARRIERS), 2),
+    "barrier": ("barrier error of searches", "kcal/mol", _magnitude(*_BARRIERS), 2),
     "steps": ("steps of a TS search", "", _magnitude("steps"), 1),
     "gradients": ("gradients of a TS search", "", _magnitude("force calls"), 1),
 }
@@ -173,11 +173,11 @@ _PATHS = {
 
 
 def _table() -> Iterator[tuple[str, Quantity]]:
+    regions, title = ("all", "near", "far"), "mean absolute errors of the test frames"
     for key, kind in ERRORS.items():
-        groups, values = ("all", "near", "far"), _frame_errors(key)
-        shown = groups if key in ("energy", "forces", "hessian") else ()
-        section = "mean absolute errors of the test frames"
-        yield key, Quantity(kind.title, section, "accuracy", kind.unit, groups, values, shown, decimals=_DECIMALS[key])
+        table_of = regions if key in ("energy", "forces", "hessian") else ()
+        values, decimals = _frame_errors(key), _DECIMALS[key]
+        yield key, Quantity(kind.title, title, "accuracy", kind.unit, regions, values, table_of, decimals=decimals)
     for validator, section, table, group_of, groups, shown in (
         ("frequencies", "vibrations", _FREQUENCIES, _state, _STATES, ("TSs", "minima")),
         ("ts", "TS searches with Sella", _SEARCHES, _reaction, _REACTIONS, ("reactions",)),

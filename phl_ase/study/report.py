@@ -1,6 +1,6 @@
 """A study's results as an HTML file that needs nothing else: figures inside, no scripts, no network, fit for print.
 
-The page is made of Jinja templates in ``templates`` with autoescape: nothing that comes from data or a user becomes HTML.
+The page is made of Jinja templates in ``templates`` with autoescape: no text of data or a user becomes HTML.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def render_study(results: Results, drawn: Sequence[tuple[StudyFigure, bytes]]) -
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     made = Environment(
         loader=PackageLoader("phl_ase.study"),
@@ -106,6 +107,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["style"] = Markup(STYLE)  # a constant of the package
     made.filters["groupby_in_order"] = _grouped
     return made
 

@@ -19,10 +19,11 @@ from phl_ase.results import plain, provenance
 from phl_ase.scoring import DRAWS
 from phl_ase.scoring.paired import MARGIN, Estimate, mean_estimate, ratio_estimate
 from phl_ase.study.claims import NOT_ASKED, Claim, judge, settings_of
-from phl_ase.study.outcomes import NUMBERS, RunResult, by_series, observations, read_run
+from phl_ase.study.outcomes import RunResult, by_series, observations, read_run
 from phl_ase.study.plan import Series, TrainingMethod, typical
-from phl_ase.study.quantities import QUANTITIES
+from phl_ase.study.quantities import QUANTITIES, Quantity
 from phl_ase.study.run import FORMAT, SCHEMA, Study
+from phl_ase.tables import text_table
 
 RULE = (
     f"“matches” means that the whole 95 % interval of the error ratio lies in [{MARGIN[0]}, {MARGIN[1]}], “better” and "
@@ -195,11 +196,20 @@ class Comparison:
     lines: tuple[Line, ...]
 
 
-def comparison(results: Results, split: str, budget: str) -> Comparison:
-    """Return the table of one split and budget: training, every quantity, and the search that the report shows."""
+def comparison(results: Results, split: str, budget: str, *, short: bool = False) -> Comparison:
+    """Return the table of one split and budget: training, every quantity, and the search that the report shows.
+
+    Args:
+        results: What was found.
+        split: Key of ``SPLITS``.
+        budget: ``epochs`` or ``time``.
+        short: Whether to leave out the intervals where no method has several seeds.
+    """
     series = results.series_of(split, budget)
-    lines = [*_training_lines(results, series), *_quantity_lines(results, series), *_search_lines(results, series)]
-    title = f"{split} split, equal {budget}: means with 95 % intervals"
+    intervals = not short or any(results.seeds(one) > 1 for one in series)
+    quantities = _quantity_lines(results, series, intervals=intervals)
+    lines = [*_training_lines(results, series), *quantities, *_search_lines(results, series)]
+    title = f"{split} split, equal {budget}: means{' with 95 % intervals' if intervals else ''}"
     return Comparison(title, tuple(one.method.label for one in series), tuple(lines))
 
 
@@ -236,13 +246,13 @@ def _training_lines(results: Results, series: Sequence[Series]) -> Iterator[Line
         yield Line(section, label, unit, tuple(number(value, 0) for value in means))
 
 
-def _quantity_lines(results: Results, series: Sequence[Series]) -> Iterator[Line]:
+def _quantity_lines(results: Results, series: Sequence[Series], *, intervals: bool) -> Iterator[Line]:
     for key, quantity in QUANTITIES.items():
         for group in quantity.shown:
             rows = [results.row(one, key, group) for one in series]
             if not any(rows):
                 continue
-            cells = [_cell(row, quantity.decimals, share=quantity.is_share) for row in rows]
+            cells = [_cell(row, quantity, intervals=intervals) for row in rows]
             shown = {i: number(row.mean.value, quantity.decimals) for i, row in enumerate(rows) if row is not None}
             known = {i: float(text) for i, text in shown.items() if text != "–"}
             best = frozenset(
@@ -253,12 +263,12 @@ def _quantity_lines(results: Results, series: Sequence[Series]) -> Iterator[Line
             yield Line(quantity.section, heading(key, group), unit, tuple(cells), best=best)
 
 
-def _cell(row: Row | None, decimals: int, *, share: bool) -> str:
+def _cell(row: Row | None, quantity: Quantity, *, intervals: bool) -> str:
     if row is None:
         return "–"
-    if share and row.mean.seeds == 1:
+    if quantity.is_share and row.mean.seeds == 1:
         return f"{round(row.mean.value * row.mean.pairs / 100)} of {row.mean.pairs}"
-    return with_interval(row.mean, decimals)
+    return with_interval(row.mean, quantity.decimals) if intervals else number(row.mean.value, quantity.decimals)
 
 
 _SEARCH = (
@@ -412,11 +422,16 @@ def _csv_lines(results: Results) -> Iterable[dict[str, Any]]:
         about = {"group": claim.where, "quantity": claim.text}
         yield {"table": "claim", **about, "verdict": claim.verdict, "note": claim.note}
         for one in claim.evidence:
-            line = {"table": "evidence", "group": claim.where, "quantity": one.what, "verdict": one.verdict}
-            yield line | _ratio_columns(one.estimate) | _counts(one.estimate)
+            found = {"table": "evidence", "group": claim.where, "quantity": one.what, "verdict": one.verdict}
+            yield found | _ratio_columns(one.estimate) | _counts(one.estimate)
     for row in results.rows:
         quantity, mean = QUANTITIES[row.quantity], row.mean
-        line = {"table": "error", **_identity(row.series), "quantity": quantity.name, "group": row.group}
+        line: dict[str, Any] = {
+            "table": "error",
+            **_identity(row.series),
+            "quantity": quantity.name,
+            "group": row.group,
+        }
         line |= {"unit": quantity.unit, "value": mean.value, "low": mean.low, "high": mean.high} | _counts(mean)
         if row.ratio is not None:
             line |= {**_ratio_columns(row.ratio), "verdict": row.ratio.verdict}
@@ -461,30 +476,19 @@ def as_text(results: Results, width: int | None = None) -> str:
         parts += [f"    {one.what}: {with_interval(one.estimate, 2)}, {one.verdict}" for one in claim.evidence]
         parts += [f"    {claim.note}"] if claim.note else []
     for setting in results.settings:
-        parts += ["", _as_text(comparison(results, *setting), width)]
+        parts += ["", _as_text(comparison(results, *setting, short=True), width)]
     parts += ["", *(f"{name}: {word}: {reason}" for name, word, reason in results.unfinished()), *results.notes()]
     return "\n".join([*parts, *([RULE] if results.claims else [])]).lstrip("\n")
 
 
 def _as_text(table: Comparison, width: int | None) -> str:
-    from rich.console import Console
-    from rich.table import Table
-
     with_reference = any(line.reference for line in table.lines)
-    shown = Table("", "unit", *table.methods, *(["reference"] if with_reference else []), box=None, pad_edge=False)
-    for column in shown.columns[2:]:
-        column.justify, column.overflow = "right", "fold"
-    section = ""
+    rows, section = [], ""
     for line in table.lines:
         if line.section != section:
             section = line.section
-            shown.add_row(section)
-        shown.add_row(f"  {line.label}", line.unit, *line.cells, *([line.reference] if with_reference else []))
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False, color_system=None)
-    with console.capture() as captured:
-        console.print(table.title)
-        console.print(shown)
-    return "\n".join(text.rstrip() for text in captured.get().splitlines())
-
-
-__all__ = ["NUMBERS", "RULE", "Comparison", "Line", "Results", "Row", "as_csv", "as_json", "as_text", "comparison"]
+            rows.append([section, *[""] * (len(table.methods) + with_reference)])
+        unit = f" /\u00a0{line.unit}" if line.unit else ""  # not broken before the unit
+        rows.append([f"  {line.label}{unit}", *line.cells, *([line.reference] if with_reference else [])])
+    headings = ["", *table.methods, *(["ref."] if with_reference else [])]
+    return f"{table.title}\n{text_table(headings, rows, width=width)}"

@@ -250,8 +250,10 @@ def phonons(calculator: Any, request: ValidationRequest) -> list[Report]:
     settings = request.settings.phonons
     phonon = make_phonopy(read_images(settings.crystal)[0], parse_supercell(settings.supercell))
     reference = resolve_calculator(settings.reference)
-    named = {"system": Path(settings.crystal).stem, "potential": request.name}
-    return [validate_phonons(phonon, calculator, reference, **named, mesh=settings.mesh, details={})]
+    system, mesh = Path(settings.crystal).stem, settings.mesh
+    return [
+        validate_phonons(phonon, calculator, reference, system=system, potential=request.name, mesh=mesh, details={})
+    ]
 
 
 def validation_errors(calculator: Any, request: ValidationRequest) -> list[Report]:
