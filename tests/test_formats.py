@@ -605,7 +605,7 @@ def test_frames_of_a_periodic_deepmd_without_a_box_are_refused(tmp_path):
     assert (len(got), report.refused) == (3, 1)
     refusal = report.meta.provenance["refusals"][0]
     assert refusal["frame"] == "a/set.001: frame 1"
-    assert "is periodic along a, but that cell vector is zero" in refusal["reason"]
+    assert "a periodic lattice vector is zero; set the cell" in refusal["reason"]
 
 
 def _object_array(folder):

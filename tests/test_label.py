@@ -16,7 +16,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
@@ -24,7 +24,15 @@ from phl_ase.cli import app
 from phl_ase.curvature import finite_difference_hvp
 from phl_ase.datasets import MemoryDataset, open_dataset, write_dataset
 from phl_ase.errors import PHLError
-from phl_ase.reference import LabelMethod, LabelRequest, Probes, energy_reference, label_dataset, make_method
+from phl_ase.reference import (
+    LabelMethod,
+    LabelRequest,
+    Probes,
+    energy_reference,
+    label_dataset,
+    label_frame,
+    make_method,
+)
 from phl_ase.reference.executors import ATTEMPTS
 from phl_ase.reference.work_folder import work_folder
 from phl_ase.resolver import resolve_calculator
@@ -125,6 +133,84 @@ def test_a_model_labels_too(tmp_path):
         for frame in dataset:
             hessian = model.get_hessian(atoms_from_frame(frame))
             np.testing.assert_allclose(frame.hessian, hessian, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "crystal"),
+    [("emt", "Cu"), ("tblite", "Si"), ("default", None)],
+)
+def test_periodic_frames_get_a_stress(tmp_path, method, crystal):
+    """The stress is the derivative of the labelled energy by the strain over the volume, and others get none."""
+    atoms = molecule("HCN", cell=[7.0, 7.5, 8.0], pbc=True) if crystal is None else bulk(crystal)
+    atoms.rattle(0.02, seed=1)
+    bare = molecule("HCN") if crystal is None else Atoms(crystal)
+    source, out = written(tmp_path / "source.xyz", [atoms, bare]), tmp_path / "out.h5"
+    result = phl("label", source, "--with", method, "-o", out, "--workers", 1)
+    assert result.exit_code == 0, result.output
+    assert "stress: 1 periodic frames" in result.stdout
+    with open_dataset(out) as dataset:
+        first, second = dataset.frames()
+        assert "Stress of 1 periodic frames." in dataset.meta.notes
+    assert second.stress is None
+    strain = 1e-3 * np.array([[1.0, 0.3, 0.0], [0.3, -0.5, 0.2], [0.0, 0.2, 0.4]])
+    energies = []
+    for sign in (1, -1):
+        strained = open_dataset(source)[0]
+        strained = atoms_from_frame(strained)
+        strained.calc = resolve_calculator(method)
+        strained.set_cell(strained.cell @ (np.eye(3) + sign * strain), scale_atoms=True)
+        energies.append(strained.get_potential_energy())
+    expected = (energies[0] - energies[1]) / 2 / atoms.get_volume()
+    assert np.sum(first.stress * strain) == pytest.approx(expected, rel=2e-3, abs=1e-9)
+
+
+def test_atoms_on_top_of_each_other_are_refused_by_every_method(tmp_path):
+    close = Atoms("H2", [[0, 0, 0], [0, 0, 0.001]])
+    across = Atoms("Cu2", [[0, 0, 0.05], [0, 0, 5.95]], cell=[6, 6, 6], pbc=True)
+    thin = Atoms("Cu", cell=[3, 3, 0.2], pbc=True)
+    reasons = [
+        "H2: atoms 0 and 1 are 0.001 Å apart; expected at least 0.3 Å",
+        "Cu2: atoms 0 and 1 are 0.100 Å apart",
+        "Cu: its cell is 0.2 Å thick along c: atoms lie on their own images",
+    ]
+    for method in ("emt", "tblite"):
+        calculator = make_method(method)
+        for atoms, reason in zip((close, across, thin), reasons, strict=True):
+            failure = label_frame(atoms, calculator).failure
+            assert failure.outcome == "refused"
+            assert failure.reason.startswith(reason)
+    # 0.74 Å in another frame of reference, and across a face of the cell
+    for atoms in (molecule("H2"), Atoms("H2", [[0, 0, 0.1], [0, 0, 5.36]], cell=[6, 6, 6], pbc=True)):
+        assert label_frame(atoms, EMT()).failure is None
+    close.calc = make_method("tblite")
+    with pytest.raises(PHLError, match=r"0\.001 Å apart"):
+        close.get_potential_energy()
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("electronic_temperature=-300", "a temperature in K, 0 or more"),
+        ("electronic_temperature=nan", "a temperature in K, 0 or more"),
+        ("accuracy=0", "a number above 0"),
+        ("accuracy=inf", "a number above 0"),
+        ("max_iterations=0", "a whole number, at least 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(setting, expected):
+    key, _, text = setting.partition("=")
+    with pytest.raises(PHLError, match=f"tblite: {key} is '{text}'; expected {expected}"):
+        make_method("tblite", {key: text})
+    assert make_method("tblite", {"electronic_temperature": "0"}).parameters["electronic_temperature"] == 0.0
+
+
+@pytest.mark.parametrize(("name", "message"), [("r" * 300, "300 bytes"), ("a\0b", "3 bytes")])
+@pytest.mark.parametrize("command", ["label", "reactions"])
+def test_a_name_that_a_data_set_cannot_keep_is_refused_before_the_work(tmp_path, command, name, message):
+    (tmp_path / "a.xyz").write_text(f'3\nreaction="{name}"\nH 0 0 0\nC 0 0 1.1\nN 0.8 0 1.8\n')
+    line = mistake(command, tmp_path / "a.xyz", "--with", "emt", "-o", tmp_path / "out.h5")
+    assert f"({message}); expected UTF-8 text of at most 256 bytes without NUL" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xyz"]
 
 
 @pytest.mark.parametrize("text", ["cartesian=maybe", "grid_level=fine", "mesh=4", "grid_level", "=5"])
@@ -330,13 +416,14 @@ def test_failures_are_listed_here_and_in_the_file(tmp_path):
     result = phl("label", written(tmp_path / "in.xyz", frames), "--with", "tblite", "-o", out)
     assert result.exit_code == 1, result.output
     assert "3 of 5 frames labelled by GFN2-xTB, 2 failed" in result.output
-    assert "9 electrons, which cannot have multiplicity 1" in result.output
+    assert "9 electrons" in result.output
     with open_dataset(out) as dataset:
         assert len(dataset) == 3
         np.testing.assert_allclose([frame.temperature for frame in dataset], [300.0, 302.0, 304.0])
         failures = dataset.meta.provenance["failures"]
         assert [(one["frame"], one["outcome"]) for one in failures] == [(1, "refused"), (3, "refused")]
-        assert "Too close" in failures[0]["reason"]
+        assert "atoms 0 and 1 are 0.000 Å apart" in failures[0]["reason"]
+        assert "9 electrons, which cannot have multiplicity 1" in failures[1]["reason"]
         assert "2 of 5 frames of the input failed" in dataset.meta.notes
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import sys
 import tempfile
 import weakref
 from pathlib import Path
@@ -520,3 +521,10 @@ def test_a_mean_field_is_freed_at_once():
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_without_pyscf_the_package_is_named_and_no_functional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyscf", None)
+    for text in ("pyscf", "pyscf:b3lyp/def2-svp"):
+        with pytest.raises(PHLError, match=r"needs the package 'pyscf', which is not installed: pip install 'phl-ase"):
+            make_method(text)

@@ -64,10 +64,10 @@ def label(
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Label structures with energy, forces and curvature of a reference method.
+    """Label structures with energy, forces, stress and curvature of a reference method.
 
-    Stopped or killed, the same command goes on where it was. Frames that fail are listed here and in the data set, and
-    make the exit code 1.
+    Periodic frames get a stress where the method has one. Stopped or killed, the same command goes on where it was.
+    Frames that fail are listed here and in the data set, and make the exit code 1.
 
     phl label molecules.xyz --with pyscf --hvp 1 --workers 4 -o mine.h5
 
@@ -105,6 +105,8 @@ def _shown(result: LabelResult) -> str:
     lines = [f"{counts}, {len(result.failures)} failed; {result.computed} in this run"]
     if result.path is not None:
         lines.append(f"{result.gradients} gradient calls, {result.seconds:.1f} s of computing")
+    if result.stresses:
+        lines.append(f"stress: {result.stresses} periodic frames")
     if result.product_error is not None:
         where = f"{len(result.error_frames)} frames"
         lines.append(f"products: rms error of an element about {result.product_error:.2g} eV/Å² ({where})")

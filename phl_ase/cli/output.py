@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, shortened
 from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
 
+_BESIDE = 40
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -29,6 +30,14 @@ def check_target(path: Path | None, what: str) -> None:
     """
     if path is None:
         return
+    try:
+        # what is written beside a file first has a longer name
+        os.lstat(path.with_name(f"{path.name}{'.' * _BESIDE}"))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        reason = getattr(error, "strerror", None) or error
+        raise PHLError(f"cannot write the {what} {shortened(str(path))}: {reason}; choose another name") from None
     if not path.parent.is_dir():
         raise PHLError(f"cannot write the {what} {path}: the folder {path.parent} does not exist; make it first")
     if path.is_dir():

@@ -118,8 +118,10 @@ def _images_of_xyz(path: Path) -> list[Atoms]:
     for index, text in enumerate(xyz_texts(path)):
         try:
             images.append(parsed_xyz(text))
+        except PHLError as error:
+            raise PHLError(f"{path}: frame {index}: {error}") from None
         except Exception as error:  # ASE's reader raises anything at all on a broken frame
-            raise PHLError(f"{path}: frame {index} cannot be read: {_reason(error)}") from error
+            raise PHLError(f"{path}: frame {index} cannot be read by ASE ({_reason(error)})") from error
     return images
 
 

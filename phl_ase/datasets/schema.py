@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, shortened
 from phl_ase.structures.frame import Frame
+from phl_ase.structures.neighbours import check_geometry
 
 Array = np.ndarray
 
@@ -70,10 +71,7 @@ COLUMNS = {
 REQUIRED = ("numbers", "positions", "pbc", "charge", "multiplicity", "kind", "reaction")
 RAGGED = tuple(dict.fromkeys(c.ragged for c in COLUMNS.values() if c.ragged))
 UNITS = {name: column.unit for name, column in COLUMNS.items() if column.unit}
-FLAT = 1e-3
-"""Volume of a cell over that of a box with its edges, below which its vectors count as parallel (0.06°)."""
 LARGEST = {
-    "positions": 1e7,
     "cell": 1e7,
     "energy": 1e7,
     "forces": 1e7,
@@ -176,34 +174,6 @@ def symmetrised(hessian: Array, name: str) -> Array:
     return 0.5 * (hessian + hessian.T)
 
 
-def check_cell(cell: Array, pbc: Array, name: str) -> None:
-    """Check that the cell vectors along which a structure is periodic span what they should.
-
-    Args:
-        cell: Rows are lattice vectors ``(3, 3)`` Å.
-        pbc: Periodic directions ``(3,)``.
-        name: How an error names the frame.
-
-    Raises:
-        PHLError: For a vector of zero length, or parallel ones.
-    """
-    vectors = np.asarray(cell, dtype=float)[np.asarray(pbc, dtype=bool)]
-    if not len(vectors):
-        return
-    lengths = np.linalg.norm(vectors, axis=1)
-    if lengths.min() == 0.0:
-        which = "abc"[int(np.flatnonzero(pbc)[int(lengths.argmin())])]
-        raise PHLError(f"{name}: is periodic along {which}, but that cell vector is zero; give the cell, or no pbc")
-    units = vectors / lengths[:, None]
-    # √det of the Gram matrix: the volume (area) of the cell over that of a box with its edges
-    spanned = float(np.sqrt(max(0.0, np.linalg.det(units @ units.T))))
-    if spanned < FLAT:
-        raise PHLError(
-            f"{name}: its cell vectors {np.round(vectors, 4).tolist()} are parallel or lie in a plane; expected "
-            f"{len(vectors)} that span the directions in which it is periodic"
-        )
-
-
 def checked(frame: Frame, name: str) -> Frame:
     """Check a frame beyond :meth:`Frame.check`: species, multiplicity, shape of the cell, arc length, temperature.
 
@@ -225,13 +195,15 @@ def checked(frame: Frame, name: str) -> Frame:
 
 
 def plausible(frame: Frame, name: str) -> Frame:
-    """Check a frame that comes from outside beyond :func:`checked`: its cell, its charge, the size of its numbers.
+    """Check a frame that comes from outside beyond :func:`checked`: cell, names, charge, and the size of its numbers.
 
     Raises:
         PHLError: Naming the frame and what cannot be meant.
     """
     checked(frame, name)
-    check_cell(frame.cell, frame.pbc, name)
+    check_geometry(frame.positions, frame.cell, frame.pbc, name)
+    check_name("kind", frame.kind, name)
+    check_name("reaction", frame.reaction, name)
     nuclei = int(np.sum(frame.numbers, dtype=np.int64))
     if abs(frame.charge) > nuclei:
         raise PHLError(f"{name}: charge {frame.charge:.6g}; expected at most that of its nuclei, {nuclei}")
@@ -251,16 +223,35 @@ def plausible(frame: Frame, name: str) -> Frame:
     return frame
 
 
+def check_name(label: str, text: str, name: str = "") -> None:
+    """Check that a data set can keep a name.
+
+    Args:
+        label: What it is the name of.
+        text: The name.
+        name: How an error names the frame.
+
+    Raises:
+        PHLError: For one that is too long, holds NUL or is no text.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        size = -1
+    if "\0" in text or not 0 <= size <= NAME_BYTES:
+        raise PHLError(
+            f"{name and f'{name}: '}{label} is {shortened(text, 40)} ({size:,} bytes); expected UTF-8 text of at most "
+            f"{NAME_BYTES} bytes without NUL"
+        )
+
+
 def storable(frame: Frame, name: str) -> Frame:
-    """Check what only writing demands: names that fit, a Hessian that is symmetric.
+    """Check what only writing demands: a Hessian that is symmetric.
 
     Raises:
         PHLError: Naming the frame and what is wrong with it.
     """
     plausible(frame, name)
-    for label, text in (("kind", frame.kind), ("reaction", frame.reaction)):
-        if len(text.encode()) > NAME_BYTES or "\0" in text:
-            raise PHLError(f"{name}: {label} is {text[:40]!r}…; expected at most {NAME_BYTES} bytes without NUL")
     if frame.hessian is not None:
         symmetrised(frame.hessian, name)
     return frame

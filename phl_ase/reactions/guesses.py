@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
+from phl_ase.datasets.schema import check_name
 from phl_ase.errors import PHLError
 from phl_ase.structures import charge_and_multiplicity, frame_from_atoms
 
@@ -19,6 +21,7 @@ Array = np.ndarray
 
 # times the sum of covalent radii; H2 is at 1.2, no transition state below 0.8
 _OVERLAP = 0.5
+_FOLDER_BYTES = 140  # file systems take 255, encrypted ones 143
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +35,9 @@ class ReactionGuess:
         description: For a reader; may be empty.
 
     Raises:
-        PHLError: For no name, a number of structures other than one or two, a single atom, a periodic structure,
-            constraints, atoms that overlap, or ends of different atoms, charge or multiplicity.
+        PHLError: For no name or one that a data set cannot keep, a number of structures other than one or two, a single
+            atom, a periodic structure, constraints, atoms that overlap, or ends of different atoms, charge or
+            multiplicity.
         NonFiniteError: For NaN or infinite positions.
     """
 
@@ -42,6 +46,7 @@ class ReactionGuess:
     description: str = ""
 
     def __post_init__(self) -> None:
+        check_name("the name of a reaction", self.name)
         if not self.folder:
             raise PHLError(f"a reaction is called {self.name!r}; expected a name of letters or digits")
         if len(self.structures) not in (1, 2):
@@ -58,8 +63,12 @@ class ReactionGuess:
 
     @property
     def folder(self) -> str:
-        """The name as a file system takes it."""
-        return re.sub(r"[^\w.+-]+", "_", self.name).strip("._")
+        """The name as a file system takes it; a long one is cut and told from others by a hash."""
+        plain = re.sub(r"[^\w.+-]+", "_", self.name).strip("._")
+        if len(plain.encode()) <= _FOLDER_BYTES:
+            return plain
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:12]
+        return f"{plain.encode()[: _FOLDER_BYTES - 13].decode(errors='ignore')}-{digest}"
 
     @property
     def is_pair(self) -> bool:

@@ -51,6 +51,7 @@ class LabelResult:
         seconds: Time of all workers spent on them, s.
         product_error: Estimated rms error of an element of the products, eV/Å²; ``None`` where it was not asked for.
         error_frames: Frames that it was estimated on.
+        stresses: How many frames have a stress: periodic ones, of a method that gives it.
         work: The work folder, where it is kept: while frames are failed or missing.
     """
 
@@ -64,6 +65,7 @@ class LabelResult:
     seconds: float = 0.0
     product_error: float | None = None
     error_frames: tuple[int, ...] = ()
+    stresses: int = 0
     work: Path | None = None
 
 
@@ -223,15 +225,22 @@ class _Finished(Sequence):
 
 
 def _costs(structures: BaseDataset, kept: WorkFolder) -> dict[str, Any]:
-    gradients, seconds, errors = 0, 0.0, {}
+    gradients, seconds, stresses, errors = 0, 0.0, 0, {}
     for index in sorted(kept.finished):
         labelled = kept.labelled(structures[index])
         gradients += labelled.gradients
         seconds += labelled.seconds
+        stresses += labelled.frame.stress is not None
         if labelled.product_error is not None:
             errors[index] = labelled.product_error
     rms = float(np.sqrt(np.mean(np.square(list(errors.values()))))) if errors else None
-    return {"gradients": gradients, "seconds": seconds, "product_error": rms, "error_frames": tuple(errors)}
+    return {
+        "gradients": gradients,
+        "seconds": seconds,
+        "product_error": rms,
+        "error_frames": tuple(errors),
+        "stresses": stresses,
+    }
 
 
 def _meta(
@@ -252,7 +261,8 @@ def _meta(
         "failures": failures[:_LISTED_FAILURES],
         "versions": method_versions(str(about["method"])),
     }
-    notes = [labels_note(request), *_of_error(result), *_of_failures(result)]
+    stresses = [f"Stress of {result.stresses} periodic frames."] if result.stresses else []
+    notes = [labels_note(request), *stresses, *_of_error(result), *_of_failures(result)]
     return DatasetMeta(result.level_of_theory, reference, provenance(**details), " ".join(notes))
 
 

@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain, islice
@@ -112,8 +113,10 @@ class _Crew(Generic[Task, Result]):
     def hire(self) -> Connection:
         """Start a worker, without waiting for it."""
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._start), name="phl worker", daemon=True)
         try:
+            # pickled here: reading it loads torch and more, and the worker watches its parent before that
+            recipe = pickle.dumps(self._start)
+            process = self._context.Process(target=_work, args=(theirs, recipe), name="phl worker", daemon=True)
             with theirs, _environment(dict.fromkeys(_THREADS, "1")), _ignoring(signal.SIGINT):
                 process.start()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -174,13 +177,13 @@ class _Crew(Generic[Task, Result]):
         self._processes.clear()
 
 
-def _work(connection: Connection, start: Start) -> None:
+def _work(connection: Connection, recipe: bytes) -> None:
     """What a worker process does until nobody is at the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal reaches all; the one that asks stops the rest
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with contextlib.suppress(EOFError, OSError):
         try:
-            do = start()
+            do = pickle.loads(recipe)()
             connection.send(_READY)
             while True:
                 connection.send(do(connection.recv()))
@@ -188,12 +191,23 @@ def _work(connection: Connection, start: Start) -> None:
             connection.send(error)
 
 
-def _end_with_parent() -> None:
-    """End at once when the parent was killed: a task may have hours left, and nobody would take its result."""
+def end_with_parent(*, patience: float = 0.0) -> None:
+    """Let this process end when its parent was killed: its work may take hours, and nobody would take the result.
+
+    Args:
+        patience: Seconds in which the process may end itself after a SIGTERM; 0 ends it at once.
+    """
     parent = multiprocessing.parent_process()
-    if parent is not None:
+
+    def watch() -> None:
         parent.join()
+        if patience:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(patience)
         os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Labels of one frame by a reference method: energy and forces, a Hessian, products along recorded probes.
+"""Labels of one frame by a reference method: energy, forces, the stress of a periodic frame, a Hessian, products along
+recorded probes.
 
 A product H·v is a central difference of two gradients, so K of them cost 2K gradient calls whatever the size of the
 molecule. The probes are a function of the seed and the frame's identity (:mod:`phl_ase.probes`).
@@ -21,10 +22,12 @@ from ase import Atoms
 from ase.calculators.calculator import SCFError
 
 from phl_ase.curvature import curvature_of, finite_difference_hvp
+from phl_ase.datasets.schema import plausible
 from phl_ase.errors import NonFiniteError, PHLError, unknown
 from phl_ase.probes import check_family, draw_probes
+from phl_ase.reference.distances import check_distances
 from phl_ase.reference.methods import STEP
-from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, check_geometry, collate
+from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, collate
 from phl_ase.vibrations import finite_difference_hessian
 
 Array = np.ndarray
@@ -147,7 +150,8 @@ def label_frame(
     step: float = STEP,
     estimate_error: bool = False,
 ) -> LabelledFrame:
-    """Energy and forces of a structure, and the curvature asked for.
+    """Energy and forces of a structure, its stress where it is periodic and the calculator gives one, and the curvature
+    asked for.
 
     Args:
         structure: What is labelled. A frame keeps its kind, reaction and identity (which determines its probes); labels
@@ -166,8 +170,8 @@ def label_frame(
     start = time.monotonic()
     bare = _bare(structure)
     try:
-        atoms = atoms_from_frame(bare.check("the structure"))
-        check_geometry(bare.positions, bare.cell, bare.pbc, "the structure")  # would hang ASE's neighbour lists
+        atoms = atoms_from_frame(plausible(bare, "the structure"))  # extreme cells would hang ASE's neighbour lists
+        check_distances(atoms, atoms.get_chemical_formula())
         # stated even where they are the usual: what the frame says is what must be computed
         atoms.info.update(charge=bare.charge, multiplicity=bare.multiplicity)
         atoms.calc = calculator
@@ -199,6 +203,7 @@ def _labels(
 ) -> tuple[dict[str, Any], int, float | None]:
     """Labels by their name, the gradient calls they cost, and the error of the products where asked for."""
     labels: dict[str, Any] = {
+        "stress": _stress(atoms),  # first: calculators that have it compute energy and forces along
         "energy": float(atoms.get_potential_energy()),
         "forces": np.array(atoms.get_forces(), dtype=float),
     }
@@ -217,9 +222,19 @@ def _labels(
     return labels, gradients, error
 
 
+def _stress(atoms: Atoms) -> Array | None:
+    """The stress ``(3, 3)`` eV/Å³ of a periodic structure; ``None`` for others, and where the calculator has none."""
+    if not atoms.pbc.any() or atoms.cell.rank < 3 or "stress" not in getattr(atoms.calc, "implemented_properties", ()):
+        return None
+    try:
+        return np.array(atoms.get_stress(voigt=False), dtype=float)
+    except NotImplementedError:  # PropertyNotImplementedError of ASE: of some structures only
+        return None
+
+
 @dataclass(frozen=True)
 class LabelRequest:
-    """What every frame of a data set is labelled with beside energy and forces.
+    """What every frame of a data set is labelled with beside energy, forces and stress.
 
     Attributes:
         hessian: A key of ``HESSIANS``; ``None`` for no Hessian.

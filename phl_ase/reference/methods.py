@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from phl_ase.errors import PHLError, missing_package, unknown
+from phl_ase.errors import PHLError, missing_package, shortened, unknown
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,21 @@ def _yes(text: str) -> bool:
     return {"yes": True, "true": True, "no": False, "false": False}[text.lower()]
 
 
-_WHOLE = Setting(int, "a whole number")
-_NUMBER = Setting(float, "a number")
+def _number(kind: Callable[[str], float], low: float, *, open_: bool = False) -> Callable[[str], Any]:
+    """Reads a finite number from a limit on; ``open_`` leaves the limit itself out."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if not math.isfinite(value) or value < low or (open_ and value == low):
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+_WHOLE = Setting(_number(int, 1), "a whole number, at least 1")
+_POSITIVE = Setting(_number(float, 0.0, open_=True), "a number above 0")
+_TEMPERATURE = Setting(_number(float, 0.0), "a temperature in K, 0 or more")
 _YES = Setting(_yes, "yes or no")
 
 
@@ -76,6 +90,9 @@ def _tblite(rest: str, **settings: Any) -> Any:
     valid = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
     if method not in valid:
         raise PHLError(f"unknown tblite method {method!r}; valid: {', '.join(f'tblite:{m}' for m in valid)}")
+    import numpy as np
+
+    from phl_ase.reference.distances import check_distances
     from phl_ase.structures import charge_and_multiplicity
 
     class InfoTBLite(TBLite):
@@ -91,6 +108,8 @@ def _tblite(rest: str, **settings: Any) -> Any:
         def calculate(self, atoms=None, *arguments, **options) -> None:
             structure = self.atoms if atoms is None else atoms
             multiplicity = self.parameters["multiplicity"]
+            if structure is not None and np.all(np.isfinite(structure.positions)):
+                check_distances(structure, structure.get_chemical_formula())
             if structure is not None and multiplicity is not None and not structure.pbc.any():
                 _check_electrons(structure, self.parameters["charge"], multiplicity)
             try:
@@ -131,7 +150,7 @@ METHODS: dict[str, Method] = {
     "tblite": Method(
         _tblite,
         "GFN2-xTB, or tblite:GFN1-xTB, tblite:IPEA1-xTB",
-        {"accuracy": _NUMBER, "electronic_temperature": _NUMBER, "max_iterations": _WHOLE},
+        {"accuracy": _POSITIVE, "electronic_temperature": _TEMPERATURE, "max_iterations": _WHOLE},
         "tblite",
         0.0005,
     ),
@@ -171,8 +190,8 @@ def _read_settings(name: str, settings: Mapping[str, str]) -> dict[str, Any]:
             raise unknown(f"setting of {name}", key, known)
         try:
             values[key] = known[key].read(text)
-        except (KeyError, ValueError):
-            raise PHLError(f"{name}: {key} is {text!r}; expected {known[key].expected}") from None
+        except (KeyError, ValueError, OverflowError):
+            raise PHLError(f"{name}: {key} is {shortened(text)}; expected {known[key].expected}") from None
     return values
 
 

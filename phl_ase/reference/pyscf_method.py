@@ -24,6 +24,7 @@ from ase.data import chemical_symbols
 from phl_ase.curvature import finite_difference_hvp
 from phl_ase.errors import NonFiniteError, PHLError, unknown
 from phl_ase.reference.dispersion import chai_head_gordon, check_elements
+from phl_ase.reference.distances import check_distances
 from phl_ase.reference.in_memory import keep_in_memory
 from phl_ase.reference.scf import (
     CONVERGENCE,
@@ -41,8 +42,6 @@ Array = np.ndarray
 
 FUNCTIONAL = "wb97x-d"
 BASIS = "6-31g(d)"
-CLOSEST = 0.3
-"""Å: atoms nearer than this are taken for a mistake; the bond of H2 is 0.74."""
 HEAVIEST = 36
 """Krypton: the basis sets of heavier elements come with core potentials."""
 
@@ -217,8 +216,9 @@ class PySCFCalculator(Calculator):
                 f"PySCF would leave the dispersion or second-order part of {self._xc!r} out; expected a functional "
                 f"that is whole without, such as b3lyp or pbe0, or {FUNCTIONAL!r}, whose dispersion is added here"
             )
+        libxc = pyscf_package().dft.libxc  # outside: that the package is missing is a ValueError too
         try:
-            pyscf_package().dft.libxc.parse_xc(self._xc)
+            libxc.parse_xc(self._xc)
         except (KeyError, ValueError, NotImplementedError) as error:
             reason = " ".join(str(error).split())
             raise PHLError(f"PySCF has no functional {self._xc!r} ({reason}); some it has: b3lyp, pbe0") from None
@@ -343,7 +343,7 @@ def check_molecule(atoms: Atoms) -> tuple[int, int]:
         raise NonFiniteError(f"{name}: positions hold NaN or infinity; expected finite numbers")
     if not np.all((atoms.numbers >= 1) & (atoms.numbers <= HEAVIEST)):
         raise PHLError(f"{name}: expected elements from H to Kr: heavier ones need core potentials, absent here")
-    _check_distances(atoms.positions, name)
+    check_distances(atoms, name)
     electrons, unpaired = int(atoms.numbers.sum()) - charge, multiplicity - 1
     if electrons < max(1, unpaired) or (electrons - unpaired) % 2:
         raise PHLError(
@@ -351,13 +351,3 @@ def check_molecule(atoms: Atoms) -> tuple[int, int]:
             "(2S+1): set atoms.info['charge'] and atoms.info['multiplicity']"
         )
     return charge, multiplicity
-
-
-def _check_distances(positions: Array, name: str) -> None:
-    i, j = np.triu_indices(len(positions), k=1)
-    distances = np.linalg.norm(positions[i] - positions[j], axis=1)
-    if distances.size and distances.min() < CLOSEST:
-        worst = int(distances.argmin())
-        raise PHLError(
-            f"{name}: atoms {i[worst]} and {j[worst]} are {distances[worst]:.3f} Å apart; expected at least {CLOSEST} Å"
-        )

@@ -25,7 +25,7 @@ from phl_ase.reference.labels import Failure, LabelledFrame
 from phl_ase.structures import Frame
 
 CAMPAIGN, LOCK, FRAMES, FAILED = "campaign.json", ".lock", "frames", "failures"
-_LABELS = ("energy", "forces", "hessian", "probes", "products")
+_LABELS = ("energy", "forces", "stress", "hessian", "probes", "products")
 _A_FOLDER = 1000
 
 
@@ -81,7 +81,7 @@ class WorkFolder:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 record = json.loads(str(archive["record"]))
                 arrays = {name: archive[name] for name in _LABELS if name in archive}
-            values: dict[str, Any] = {**dict.fromkeys(("stress", *_LABELS)), **arrays}
+            values: dict[str, Any] = {**dict.fromkeys(_LABELS), **arrays}
             labels = replace(frame, **{**values, "energy": float(values["energy"])}).check(str(path))
             return LabelledFrame(labels, None, record["gradients"], record["seconds"], record["product_error"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

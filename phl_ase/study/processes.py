@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from phl_ase.reference.executors import end_with_parent
 from phl_ase.training import Stopped
 
 _POLL_SECONDS = 0.2
@@ -72,6 +73,7 @@ def reason_of_death(process: Any) -> str:
 def _begin(target: Callable[..., None], *arguments: Any) -> None:
     """Call a function, Ctrl-C ignored: it reaches the whole group of a terminal, and comes on as SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(patience=_PATIENCE_SECONDS)
     target(*arguments)
 
 

@@ -20,7 +20,6 @@ from ase.formula import Formula
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.datasets.formats.npy import Rows, opened
-from phl_ase.datasets.schema import check_cell
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
@@ -111,14 +110,15 @@ def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: 
     row = {name: array.row(index).reshape(-1) for name, array in arrays.items()}
     values: dict[str, Any] = {"positions": row["coord"].reshape(n, 3)}
     if periodic:
-        check_cell(row["box"].reshape(3, 3), np.ones(3, dtype=bool), "box.npy")
         values.update(cell=row["box"].reshape(3, 3), pbc=np.ones(3, dtype=bool))
     if "energy" in row:
         values["energy"] = float(row["energy"][0])
     if "force" in row:
         values["forces"] = row["force"].reshape(n, 3)
     if "virial" in row and periodic:
-        values["stress"] = -row["virial"].reshape(3, 3) / abs(np.linalg.det(values["cell"]))
+        volume = abs(np.linalg.det(values["cell"]))
+        if volume > 0:  # a frame without one is refused for its cell
+            values["stress"] = -row["virial"].reshape(3, 3) / volume
     if "hessian" in row:
         values["hessian"] = row["hessian"].reshape(3 * n, 3 * n)
     found = {label: f"{name}.npy" for name, label in _LABELS.items() if label in values}
