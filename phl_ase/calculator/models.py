@@ -9,13 +9,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 
 from phl_ase.adapters import is_foreign, load_foreign
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
 from phl_ase.potentials.model_file import load_saved
-from phl_ase.structures import Frame, Potential, frame_from_atoms
+from phl_ase.structures import Frame, Potential, frame_from_atoms, symbols_of
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -78,7 +77,7 @@ def checked_frame(atoms: Atoms, potential: Potential, name: str) -> Frame:
     unseen = sorted(set(np.unique(frame.numbers).tolist()) - set(potential.species)) if potential.species else []
     if unseen:
         raise PHLError(
-            f"{name} has {_symbols(unseen)}, which the model never saw; it knows {_symbols(potential.species)}: "
+            f"{name} has {symbols_of(unseen)}, which the model never saw; it knows {symbols_of(potential.species)}: "
             "use or train a model for these elements"
         )
     if frame.charge and not potential.takes_charge:
@@ -87,7 +86,3 @@ def checked_frame(atoms: Atoms, potential: Potential, name: str) -> Frame:
             "use a model that does, or set atoms.info['charge'] = 0"
         )
     return frame
-
-
-def _symbols(numbers) -> str:
-    return ", ".join(chemical_symbols[z] if z < len(chemical_symbols) else str(z) for z in numbers)

@@ -13,7 +13,7 @@ from phl_ase.derivatives.hessian import hessians
 from phl_ase.derivatives.memory import default_budget
 from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError, unknown
-from phl_ase.structures import Batch, Potential, Predictions, in_faster_form
+from phl_ase.structures import Batch, Potential, Predictions, energies_of, in_faster_form
 
 QUANTITIES = ("energy", "forces", "stress", "hvp", "hessian")
 
@@ -42,7 +42,8 @@ def evaluate(
         The quantities asked for, in eV, eV/Å, eV/Å³ and eV/Å².
 
     Raises:
-        PHLError: For an unknown quantity, HVPs without probes, probes of another shape, a budget below one row.
+        PHLError: For an unknown quantity, HVPs without probes, probes of another shape, a budget below one row, an
+            element that the potential does not know, or a potential that returns something else than energies.
     """
     for need in needs:
         if need not in QUANTITIES:
@@ -51,7 +52,7 @@ def evaluate(
     with own_modes(batch.positions.device):
         if not set(needs) - {"energy"}:
             with torch.set_grad_enabled(create_graph):
-                return Predictions(energy=potential(batch))
+                return Predictions(energy=energies_of(potential, batch))
         if "hvp" in needs and probes is None:
             raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
         if "hvp" not in needs:  # probes stand as the atoms do

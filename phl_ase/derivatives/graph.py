@@ -5,6 +5,7 @@ Inference never keeps a graph of second derivatives; training asks for it with `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,7 +21,7 @@ from phl_ase.derivatives.memory import (
 )
 from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError
-from phl_ase.structures import Batch, Potential
+from phl_ase.structures import Batch, Potential, energies_of
 
 
 class GradientGraph:
@@ -33,6 +34,10 @@ class GradientGraph:
         measured: Whether to measure what the graph keeps, which only many products need to know.
         stress: Whether to differentiate in the strain too.
         create_graph: Keep graphs of everything, for a loss that is differentiated in the parameters.
+
+    Raises:
+        PHLError: For an element that the potential does not know, or a potential that returns something else than
+            energies that can be differentiated.
 
     Attributes:
         energy: eV.
@@ -64,18 +69,18 @@ class GradientGraph:
         with own_modes(batch.positions.device), _count(curvature and measured) as saved:
             self.positions = batch.positions.detach().requires_grad_()
             strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
-            self.energy = potential(batch.moved(self.positions) if strain is None else _strained(batch, self, strain))
-            if self.energy.requires_grad:
-                self.gradient, *rest = torch.autograd.grad(
-                    self.energy.sum(),
-                    [self.positions] if strain is None else [self.positions, strain],
-                    create_graph=create_graph or curvature,
-                    materialize_grads=True,
-                )
-            else:  # isolated atoms: nothing depends on where they are
-                self.gradient = torch.zeros_like(self.positions)
-                rest = [] if strain is None else [torch.zeros_like(strain)]
-        self.strain_gradient = rest[0] if rest else None
+            moved = batch.moved(self.positions) if strain is None else _strained(batch, self, strain)
+            self.energy = energies_of(potential, moved)
+            gradient, strain_gradient = _gradients(self.energy, self.positions, strain, create_graph or curvature)
+            # isolated atoms: nothing depends on where they are; a constant field: the gradient does not
+            if gradient is None:
+                _check_constant(potential, batch, _energies, self.energy)
+            elif curvature and not gradient.requires_grad:
+                _check_constant(potential, batch, _gradient_of, gradient)
+            self.gradient = torch.zeros_like(self.positions) if gradient is None else gradient
+            if strain is not None and strain_gradient is None:
+                strain_gradient = torch.zeros_like(strain)
+        self.strain_gradient = strain_gradient
         self.saved_bytes = saved.total if saved is not None else 0
 
     def rows_together(self, memory_budget: int | None = None) -> int:
@@ -128,6 +133,57 @@ class GradientGraph:
             materialize_grads=True,
         )
         return rows.unsqueeze(0) if single else rows
+
+
+def _gradients(
+    energy: Tensor, positions: Tensor, strain: Tensor | None, create_graph: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """∂E/∂R and ∂E/∂ε; ``None`` where the energy's graph does not lead there."""
+    if not energy.requires_grad:
+        return None, None
+    inputs = [positions] if strain is None else [positions, strain]
+    found = torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph, allow_unused=True)
+    return found[0], None if strain is None else found[1]
+
+
+def _energies(potential: Potential, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return energies_of(potential, batch)
+
+
+def _gradient_of(potential: Potential, batch: Batch) -> Tensor:
+    positions = batch.positions.requires_grad_()
+    with torch.enable_grad():
+        (found,) = torch.autograd.grad(energies_of(potential, batch).sum(), positions, materialize_grads=True)
+    return found
+
+
+def _check_constant(
+    potential: Potential, batch: Batch, values: Callable[[Potential, Batch], Tensor], before: Tensor
+) -> None:
+    """Check that what has no derivatives does not change when atoms move.
+
+    Args:
+        potential: Whose values they are.
+        batch: The systems.
+        values: Energies or gradients of a batch.
+        before: Those of the systems where they are.
+
+    Raises:
+        PHLError: For a potential that hides its derivatives.
+    """
+    if batch.elements_present() is None:  # traced: there are no numbers to compare
+        return
+    generator = torch.Generator("cpu").manual_seed(0)
+    steps = 0.01 * torch.randn(batch.positions.shape, generator=generator, dtype=torch.float64, device="cpu")
+    after = values(potential, batch.moved(batch.positions.detach() + steps.to(batch.positions)))
+    if torch.allclose(after, before.detach(), rtol=100 * torch.finfo(before.dtype).eps, atol=1e-10):
+        return
+    what, again = ("energies", "") if values is _energies else ("forces", " again")
+    raise PHLError(
+        f"{type(potential).__name__}: its {what} change when atoms move, but cannot be differentiated{again} in the "
+        "positions; expected torch operations on batch.positions alone, without detach(), .item(), NumPy or no_grad()"
+    )
 
 
 def _count(wanted: bool) -> AbstractContextManager[SavedBytes | None]:

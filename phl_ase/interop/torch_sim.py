@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from phl_ase.calculator import PHLCalculator
 from phl_ase.derivatives import evaluate
 from phl_ase.errors import NonFiniteError, PHLError, missing_package, unknown
 from phl_ase.interop.neighbours import batched_neighbours
-from phl_ase.structures import Batch, Potential
+from phl_ase.structures import Batch, Potential, symbols_of
 from phl_ase.structures.neighbours import FARTHEST
 
 try:
@@ -151,6 +150,7 @@ class PHLTorchSimModel(_interface.ModelInterface):
                 cutoff: batched_neighbours(state.positions, system, state.row_vector_cell, pbc, cutoff)
                 for cutoff in self.potential.cutoffs
             },
+            elements=frozenset(self.potential.species) or None,  # just checked: there are no others
         )
 
     def _of_systems(self, state: Any, name: str, default: int, n_systems: int) -> Tensor:
@@ -173,10 +173,9 @@ class PHLTorchSimModel(_interface.ModelInterface):
         unseen = ~torch.isin(numbers, torch.tensor(self.potential.species, device=numbers.device))
         if bool(unseen.any()):
             where = int(torch.nonzero(unseen)[0])
-            known = ", ".join(chemical_symbols[z] for z in self.potential.species)
             raise PHLError(
-                f"system {int(system[where])} has {chemical_symbols[int(numbers[where])]}, which the model never saw; "
-                f"it knows {known}: use or train a model for these elements"
+                f"system {int(system[where])} has {symbols_of([int(numbers[where])])}, which the model never saw; "
+                f"it knows {symbols_of(self.potential.species)}: use or train a model for these elements"
             )
         self._known_numbers = numbers.clone()
 

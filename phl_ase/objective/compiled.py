@@ -15,7 +15,15 @@ from phl_ase.derivatives.compiled import CompileFailure, compiled
 from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.objective.displaced import predictions_by_differences
 from phl_ase.objective.terms import TERMS
-from phl_ase.structures import Batch, BlockedNeighbours, Labels, Neighbours, Potential, Predictions
+from phl_ase.structures import (
+    Batch,
+    BlockedNeighbours,
+    Labels,
+    Neighbours,
+    Potential,
+    Predictions,
+    require_known_elements,
+)
 
 _ATOMS = {"batch": ("positions", "numbers", "system", "slot", "atom_mask"), "labels": ("forces", "probes", "products")}
 _SYSTEMS = {
@@ -57,7 +65,11 @@ class CompiledLoss:
 
         Returns:
             ``None`` where nothing is compiled: after a failure, and for batches of one system, one atom or no pairs.
+
+        Raises:
+            PHLError: For an element that the model does not know.
         """
+        require_known_elements(self.model, batch)  # what is compiled does not ask
         if self.failure is not None:
             return None
         values, axes = _named(batch, labels)

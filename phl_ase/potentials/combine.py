@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from phl_ase.errors import PHLError
-from phl_ase.structures import Batch, Potential
+from phl_ase.structures import Batch, Potential, energies_of, require_known_elements
 
 
 class Combination(nn.Module):
@@ -44,8 +44,13 @@ class Combination(nn.Module):
         self.derivative_modes = tuple(mode for mode in members[0].derivative_modes if mode in shared)
 
     def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
-        """The energy of each member, eV, float64."""
-        return torch.stack([member(batch).double() for member in self.members])
+        """The energy of each member, eV, float64.
+
+        Raises:
+            PHLError: For an element that a member does not know, or a member that returns something else than energies.
+        """
+        require_known_elements(self, batch)
+        return torch.stack([energies_of(member, batch).double() for member in self.members])
 
 
 class Sum(Combination):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phl_ase.structures import Batch
+from phl_ase.structures import Batch, require_known_elements
 
 
 class KeepsFloat64(torch.nn.Module):
@@ -57,6 +57,11 @@ class Model(KeepsFloat64):
         """Set the energy per species (eV, in the order of ``species``) and the energy scale (eV)."""
 
     def __call__(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Energies in eV, float64.
+
+        Raises:
+            PHLError: For an element that it does not know.
+        """
+        require_known_elements(self, batch)
         energy: Tensor = super().__call__(batch)
         return energy

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         in_blocks,
         in_faster_form,
     )
-    from phl_ase.structures.contracts import Potential
+    from phl_ase.structures.contracts import Potential, energies_of, require_known_elements, symbols_of
     from phl_ase.structures.frame import Frame
     from phl_ase.structures.neighbours import check_geometry, neighbour_list
     from phl_ase.structures.packing import PackedFrames, collate
@@ -36,10 +36,13 @@ __all__ = [
     "charge_and_multiplicity",
     "check_geometry",
     "collate",
+    "energies_of",
     "frame_from_atoms",
     "in_blocks",
     "in_faster_form",
     "neighbour_list",
+    "require_known_elements",
+    "symbols_of",
     "to_dense",
     "to_flat",
 ]
@@ -48,7 +51,7 @@ _HOMES = {
     "atoms": ("atoms_from_frame", "charge_and_multiplicity", "frame_from_atoms"),
     "batch": ("Batch", "Labels", "Neighbours", "Predictions", "to_dense", "to_flat"),
     "blocks": ("BlockedNeighbours", "blocks_pay", "blocks_pay_for_hessians", "in_blocks", "in_faster_form"),
-    "contracts": ("Potential",),
+    "contracts": ("Potential", "energies_of", "require_known_elements", "symbols_of"),
     "frame": ("Frame",),
     "neighbours": ("check_geometry", "neighbour_list"),
     "packing": ("PackedFrames", "collate"),

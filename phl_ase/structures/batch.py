@@ -44,6 +44,8 @@ class Batch:
         multiplicity: 2S+1.
         neighbours: Neighbour lists keyed by cutoff (Å).
         atom_mask: False for padded atoms; ``None`` when nothing is padded.
+        elements: Atomic numbers that occur, noted when the batch left the CPU so that nobody waits for a GPU to ask; no
+            part of the pytree. ``dataclasses.replace`` keeps them: whoever replaces numbers on a GPU gives both.
     """
 
     positions: Float[Tensor, "atoms 3"]
@@ -56,6 +58,7 @@ class Batch:
     multiplicity: Int[Tensor, " systems"]
     neighbours: dict[float, Neighbours]
     atom_mask: Bool[Tensor, " atoms"] | None = None
+    elements: frozenset[int] | None = None
 
     @property
     def n_systems(self) -> int:
@@ -82,9 +85,21 @@ class Batch:
         """The same systems at other positions (and cells), neighbour lists kept."""
         return dataclasses.replace(self, positions=positions, cell=self.cell if cell is None else cell)
 
+    def elements_present(self) -> frozenset[int] | None:
+        """Atomic numbers in the batch; ``None`` while it is traced or vectorised, when no numbers can be read."""
+        if self.elements is not None and self.numbers.device.type != "cpu":
+            return self.elements
+        fake = type(self.numbers) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(self.numbers)
+        if fake or torch.compiler.is_compiling():
+            return None
+        return frozenset(self.numbers.tolist())
+
     def to(self, device=None, dtype: torch.dtype | None = None) -> Batch:
         """The batch on a device and with its floating-point tensors in a dtype."""
-        return _convert(self, device, dtype)
+        moved = _convert(self, device, dtype)
+        if moved.numbers.device == self.numbers.device:
+            return moved
+        return dataclasses.replace(moved, elements=self.elements_present())
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,5 +174,10 @@ def to_flat(batch: Batch, dense: Float[Tensor, "probes systems dense"], n_max: i
     return dense.reshape(k, batch.n_systems * n_max, 3).index_select(1, batch.system * n_max + batch.slot)
 
 
-for _kind in (Neighbours, Batch, Labels, Predictions):
+for _kind in (Neighbours, Labels, Predictions):
     torch.export.register_dataclass(_kind)
+torch.utils._pytree.register_dataclass(
+    Batch,
+    field_names=[field.name for field in dataclasses.fields(Batch) if field.name != "elements"],
+    drop_field_names=["elements"],
+)

@@ -1,12 +1,15 @@
-"""The Potential protocol: what every model, analytic surface, sum, committee and adapter offers."""
+"""The Potential protocol: what every model, analytic surface, sum, committee and adapter offers, and is held to."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
+from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor
 
+from phl_ase.errors import PHLError
 from phl_ase.structures.batch import Batch
 
 
@@ -34,3 +37,42 @@ class Potential(Protocol):
     def __call__(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, differentiable three times in the batch's positions (and cell)."""
         ...
+
+
+def require_known_elements(potential: Potential, batch: Batch) -> None:
+    """Check that a potential knows the elements of a batch: models look them up in tables that answer to any number.
+
+    Raises:
+        PHLError: For an element that it does not know.
+    """
+    if not potential.species:
+        return
+    present = batch.elements_present()
+    if present is None or present.issubset(potential.species):  # None: asked before it was traced
+        return
+    raise PHLError(
+        f"the structures have {symbols_of(sorted(present.difference(potential.species)))}, which the model never saw; "
+        f"it knows {symbols_of(potential.species)}: use or train a model for these elements"
+    )
+
+
+def energies_of(potential: Potential, batch: Batch) -> Float[Tensor, " systems"]:
+    """Return the energies of a batch, eV, checked to be of elements that the potential knows, one for each system.
+
+    Raises:
+        PHLError: For an element that the potential does not know, or anything but real numbers ``(systems,)``.
+    """
+    require_known_elements(potential, batch)
+    energies = potential(batch)
+    if isinstance(energies, Tensor) and energies.is_floating_point() and energies.shape == (batch.n_systems,):
+        return energies
+    got = f"{energies.dtype} of shape {tuple(energies.shape)}" if isinstance(energies, Tensor) else repr(type(energies))
+    raise PHLError(
+        f"{type(potential).__name__} returned {got}; expected a floating-point tensor with one energy for each system, "
+        f"({batch.n_systems},): sum the energies of atoms by batch.system"
+    )
+
+
+def symbols_of(numbers: Iterable[int]) -> str:
+    """Return the chemical symbols of atomic numbers in one line; what is no element stays a number."""
+    return ", ".join(chemical_symbols[z] if 0 < z < len(chemical_symbols) else str(z) for z in numbers)
