@@ -16,12 +16,14 @@ from phl_ase.curvature import curvature_of
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.paths import displaced
-from phl_ase.plots.displacement import PANELS, draw
-from phl_ase.plots.style import to_png
+from phl_ase.plots.accuracy import draw
+from phl_ase.plots.displacement import PANELS, draw_rows
+from phl_ase.plots.style import styles_of, to_png
 from phl_ase.resolver import resolve_calculator
 from phl_ase.results import Report, plain
 from phl_ase.scoring import (
     ERRORS,
+    curvatures_along,
     facts,
     geometries,
     group_means,
@@ -236,7 +238,7 @@ def test_missing_labels_and_nan_predictions(frames):
     report = scored(bare, rows)
     assert report.outcome == "scored"
     assert not [m for m in report.metrics if m.name.startswith(("hessian", "lowest", "saddle"))]
-    assert report.provenance["notes"] == ["nothing to compare of: Hessian, lowest eigenvalue, wrong saddle order"]
+    assert report.provenance["notes"] == ["nothing to compare of: Hessians or HVPs"]
     rows[0]["energy"] = np.nan
     assert scored(bare, rows).outcome == "exploded"
     with pytest.raises(PHLError, match="5 predictions for 6 frames"):
@@ -266,10 +268,8 @@ def test_frames_of_unknown_origin(frames):
     ]
     assert "6 frames drawn" in report.provenance["intervals"]
     figure = draw([report])
-    assert {text.get_text() for axes in figure.axes for text in axes.texts} == {
-        "no stationary point known",
-        "no temperature known",
-    }
+    # what is unknown has no panel
+    assert all("reference" in label for label in axis_labels(figure, "x"))
 
 
 # ---------------------------------------------------------------------------------------------------- relative energies
@@ -373,14 +373,48 @@ def test_every_outcome_has_a_sentence(outcome):
     assert len(accuracy_module.OUTCOMES[outcome].split()) > 3
 
 
+def axis_labels(figure, axis="y"):
+    return [getattr(axes, f"get_{axis}label")() for axes in figure.axes]
+
+
 def test_figure_of_frames_too_few_for_means_shows_the_frames(frames):
     report = scored(frames, [{"energy": f.energy + 0.1} for f in frames])
     figure = draw([report])
-    energy, forces = figure.axes[:2]
-    assert np.isfinite(energy.lines[0].get_ydata()).sum() == 6
-    assert not len(energy.lines[1].get_ydata())
-    assert [text.get_text() for text in forces.texts] == ["nothing to compare"]
+    assert axis_labels(figure)[:2] == ["model energy / eV", "energy error / (meV/atom)"]
+    displacement = figure.axes[1]
+    assert np.isfinite(displacement.lines[0].get_ydata()).sum() == 6
+    assert not len(displacement.lines[1].get_ydata())
     assert to_png(draw, [report]).startswith(PNG)
+
+
+def test_a_figure_has_no_empty_panel(frames):
+    """A panel for what is compared, whatever is missing: labels, stationary points, temperatures."""
+    bare = [dataclasses.replace(f, kind="", reaction="", temperature=None) for f in frames]
+    report = scored(bare, [labels_of(f, energy=f.energy + 0.1) for f in bare])
+    figure = draw([report])
+    assert axis_labels(figure) == [
+        "model energy / eV",
+        "model force component / (eV/Å)",
+        "model Hessian element / (eV/Å²)",
+    ]
+    assert all(len(axes.lines) == 2 for axes in figure.axes)
+    only = scored(frames, [{"forces": f.forces + 0.1} for f in frames])
+    assert all("force" in label for label in axis_labels(draw([only])))
+
+
+def test_few_frames_far_off_do_not_empty_the_panels():
+    """Three frames in a thousand that are far off, in error or displacement, leave the axes to the others."""
+    random = np.random.default_rng(2)
+    distance, error = random.uniform(0, 0.3, 1000), random.uniform(10, 100, 1000)
+    distance[:3], error[3:6] = 2.0, 1e5
+    curve = {"displacement_means": np.array([0.1, 0.2]), "forces_by_displacement": np.array([40.0, 60.0])}
+    curve |= {f"forces_by_displacement_{end}": np.array([f * 40, f * 60]) for end, f in (("low", 0.9), ("high", 1.1))}
+    curve |= {"forces_by_displacement_frames": np.array([500, 500])}
+    report = Report("s", "p", "scored", arrays={"displacement": distance, "forces_error": error, **curve})
+    (axes,) = draw_rows({"p": report}, styles_of(["p"])).axes
+    assert axes.get_xlim()[1] < 0.4
+    assert axes.get_ylim()[1] < 200
+    assert "frames beyond the panel" in axes.get_title(loc="right")
 
 
 def test_figure_of_two_potentials_from_stored_reports(frames):
@@ -392,17 +426,65 @@ def test_figure_of_two_potentials_from_stored_reports(frames):
         report = validate_accuracy(many, rows, system="LJ4", potential=name)
         reports.append(Report.from_dict(plain(report)))
     figure = draw(reports)
-    assert len(figure.axes) == 2 * len(PANELS)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["good", "bad"]
-    for axes, error in zip(figure.axes[: len(PANELS)], PANELS, strict=True):
-        assert ERRORS[error].unit in axes.get_ylabel()
-        assert "Å" in axes.get_xlabel()
-    forces = figure.axes[PANELS.index("forces")]
-    # a line and a band for each potential, and dots behind
-    assert len(forces.collections) == 2
-    assert len(forces.lines) == 4
+    errors = [axes for axes in figure.axes if "error" in axes.get_ylabel()]
+    along = [axes for axes in errors if axes.get_xlabel().endswith("/ Å")]
+    assert [axes.get_ylabel().split(" error")[0] for axes in along] == [ERRORS[e].title for e in PANELS if e in ERRORS]
+    assert sum(axes.get_xlabel().endswith("K") for axes in errors) == len(along)
+    assert sum("reference" in axes.get_xlabel() for axes in figure.axes) == 3
+    forces = along[1]
+    assert ERRORS["forces"].unit in forces.get_ylabel()
+    # a line and its interval bars for each potential: bands of several would mix
+    assert len(forces.collections) == len(forces.lines) == 2
     low, high = forces.get_ylim()
     assert 0 < low < 10 < 100 < high
-    assert figure.axes[len(PANELS)].get_xlabel().endswith("K")
     assert to_png(draw, reports).startswith(PNG)
     assert to_png(draw, []).startswith(PNG)
+
+
+# ----------------------------------------------------------------------------------------------------------------- HVPs
+
+
+def with_probes(frame, number=3, seed=0):
+    """A frame that holds products along probes and no Hessian."""
+    v = np.random.default_rng(seed).choice([-1.0, 1.0], size=(number, len(frame), 3))
+    products = (v.reshape(number, -1) @ frame.hessian).reshape(v.shape)
+    return dataclasses.replace(frame, hessian=None, probes=v, products=products)
+
+
+def test_hvps_are_scored_where_they_are_recorded(frames):
+    """Closed forms: products 2 % too large, and one that differs by a constant along one component."""
+    held = [with_probes(f, seed=i) for i, f in enumerate(frames)]
+    report = scored(held, [labels_of(f, hvp=1.02 * f.products) for f in held])
+    assert report.metric("hvp_relative, all").value == pytest.approx(2.0)
+    assert report.metric("hvp_relative, all").unit == "%"
+    assert report.metric("hvp, all").value == pytest.approx(np.mean([0.02 * np.abs(f.products).mean() for f in held]))
+    along = [curvatures_along(f.probes, f.products) for f in held]
+    assert report.metric("curvature_along, all").value == pytest.approx(
+        np.mean([0.02 * np.abs(c).mean() for c in along])
+    )
+    np.testing.assert_allclose(
+        np.sort(report.arrays["parity_curvature_along_reference"]), np.sort(np.concatenate(along)), rtol=1e-5
+    )
+    assert not [m for m in report.metrics if m.name.startswith("hessian")]
+    assert not [note for note in report.provenance["notes"] if "nothing to compare" in note]
+    assert "u·H·u error / (eV/Å²)" in axis_labels(draw([report]))
+
+
+def test_the_curvature_along_a_probe_is_that_of_a_unit_vector(frames):
+    frame = frames[0]
+    v = np.zeros((2, len(frame), 3))
+    v[0, 1, 2], v[1] = 7.0, 0.0
+    products = (v.reshape(2, -1) @ frame.hessian).reshape(v.shape)
+    np.testing.assert_allclose(curvatures_along(v, products), [frame.hessian[5, 5], 0.0])
+
+
+def test_frames_with_and_without_hvps_are_scored_together(frames):
+    some = [with_probes(frames[0]), *frames[1:]]
+    rows = [labels_of(some[0], hvp=some[0].products + 0.5), *(labels_of(f) for f in some[1:])]
+    batches = [([frame], [row]) for frame, row in zip(some, rows, strict=True)]
+    report = accuracy_report(score_batches(batches), system="s", potential="p")
+    assert report.metric("hvp, all").value == pytest.approx(0.5)
+    assert np.isfinite(report.arrays["hvp_error"]).tolist() == [True, *[False] * (len(frames) - 1)]
+    exploded = scored(some[:1], [labels_of(some[0], hvp=np.full_like(some[0].products, np.nan))])
+    assert exploded.outcome == "exploded"

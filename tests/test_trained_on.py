@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
+import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
 from phl_ase.calculator import PHLCalculator
+from phl_ase.cli.app import app
 from phl_ase.datasets import MemoryDataset, Split, open_dataset, split
 from phl_ase.errors import PHLError
-from phl_ase.potentials import PaiNN, PaiNNConfig, load_model, read_card
-from phl_ase.structures import frame_from_atoms
+from phl_ase.potentials import PaiNN, PaiNNConfig, load_model, read_card, save_model
+from phl_ase.results import read_reports
+from phl_ase.structures import atoms_from_frame, frame_from_atoms
 from phl_ase.structures.fingerprints import StructureSet, invariants
 from phl_ase.trained_on import KEY, trained_on, training_record
 from phl_ase.training import parse_config, prepare_data, train
@@ -169,3 +175,82 @@ def test_methods_have_seen_nothing_and_unknown_is_not_nothing():
     unrecorded = trained_on(PaiNN(PaiNNConfig(species=(1,), channels=4, layers=1)))
     assert unrecorded
     assert not unrecorded.known
+
+
+# ------------------------------------------------------------------------------------------------------ the commands
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model trained on four fifths of the 3-atom frames, and the folder of its run."""
+    folder = tmp_path_factory.mktemp("seen") / "run"
+    config = parse_config(
+        {
+            "data": {"max_atoms": 3},
+            "potential": {"channels": 4, "n_basis": 4, "cutoff": 3.0, "layers": 1},
+            "scheme": {"name": "E-F"},
+            "training": {"epochs": 1, "device": "cpu"},
+        }
+    )
+    return config, train(config, prepare_data(config), folder)
+
+
+def evaluated(*words):
+    return CliRunner().invoke(app, ["evaluate", *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def copies(frames, tmp_path_factory):
+    """The 3-atom frames, relabelled, rounded and moved, in a file of another format."""
+    path = tmp_path_factory.mktemp("copies") / "copies.extxyz"
+    small = [f for f in frames if len(f) == 3]
+    images = [atoms_from_frame(f) for f in COPIES["rotated"](small)]
+    for atoms, frame in zip(images, small, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
+    ase.io.write(path, images)
+    return path
+
+
+def test_a_test_score_leaves_out_what_was_trained_on_in_any_copy(run, copies, tmp_path):
+    """Another seed of the split, in a copy of the data that shares nothing with it but the structures."""
+    _, result = run
+    done = evaluated(result.model, copies, "--split", "random", "--split-seed", 7, "--json", tmp_path / "a.json")
+    assert done.exit_code == 0, done.output
+    first = done.output.splitlines()[0]
+    scored, total = map(int, re.match(r"(\d+) of (\d+) frames are scored", first).groups())
+    left_out = int(re.search(r"the other (\d+)", first)[1])
+    (report,) = read_reports(tmp_path / "a.json")
+    assert report.metric("frames, all").value == scored == total - left_out
+    assert left_out > 0
+    assert report.provenance["trained_on"] == {"seen": left_out, "of": total, "left_out": True, "recorded": True}
+
+    kept = evaluated(result.model, copies, "--split", "random", "--split-seed", 7, "--include-trained")
+    assert re.match(r".* was trained on \d+ of these \d+ frames: errors on new structures are larger", kept.output)
+
+
+def test_what_is_scored_without_a_split_is_said_in_the_first_line(run, copies):
+    config, result = run
+    number = len(prepare_data(config).train)
+    done = evaluated(result.model, copies)
+    assert done.output.splitlines()[0].endswith(
+        f"was trained on {number} of these 41 frames: errors on new structures are larger"
+    )
+
+
+def test_nothing_left_to_test_on_is_an_error(run, copies, frames, tmp_path):
+    config, result = run
+    trained = tmp_path / "trained.extxyz"
+    images = [atoms_from_frame(f) for f in prepare_data(config).train]
+    for atoms, frame in zip(images, prepare_data(config).train, strict=True):
+        atoms.calc = SinglePointCalculator(atoms, energy=frame.energy, forces=frame.forces)
+    ase.io.write(trained, images)
+    done = evaluated(result.model, trained, "--split", "random")
+    assert done.exit_code == 2
+    assert "nothing is left to test it on" in done.stderr
+
+
+def test_a_model_whose_card_does_not_say_is_not_believed(copies, tmp_path):
+    file = save_model(tmp_path / "old", PaiNN(PaiNNConfig(species=(1, 6, 7), channels=4, layers=1)), {"x": 1})
+    done = evaluated(file, copies)
+    assert done.exit_code == 0, done.output
+    assert "is not recorded: these may be training errors" in done.output.splitlines()[0]

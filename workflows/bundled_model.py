@@ -35,6 +35,7 @@ from phl_ase.potentials.cards import BUNDLED_FOLDER
 from phl_ase.results import read_reports, write_json
 from phl_ase.scoring import ERRORS, frame_errors, mean_errors
 from phl_ase.structures import Frame, atoms_from_frame
+from phl_ase.structures.fingerprints import StructureSet
 from phl_ase.study.config import FrequenciesSection, SearchSection, ValidatorsSection
 from phl_ase.study.processes import reason_of_death, run_processes
 from phl_ase.study.quantities import QUANTITIES
@@ -133,6 +134,12 @@ class Job:
         """Frames of a part."""
         return list(self.dataset.frames(self.parts[part]))
 
+    def unseen(self, part: str) -> list[Frame]:
+        """Frames of a part that are no copies or mirror images of frames that members learn from."""
+        frames = self.frames(part)
+        copies = StructureSet.of(self.frames("pool")).contains(frames)
+        return [frame for frame, is_copy in zip(frames, copies.tolist(), strict=True) if not is_copy]
+
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the labels come from."""
@@ -196,7 +203,7 @@ def ask(job: Job, validator: str) -> None:
     """Ask a committee what one validator asks; the reports go into the file :func:`_answers`."""
     torch.set_num_threads(1)
     judged = "excluded" if job.parts["excluded"] else "test"
-    data = RunData(job.frames("pool"), job.frames("calibration"), job.frames(judged))
+    data = RunData(job.frames("pool"), job.frames("calibration"), job.unseen(judged))
     settings = ValidatorsSection(
         frequencies=FrequenciesSection(relaxed=False), ts=SearchSection(starts=job.settings.starts)
     )
@@ -307,7 +314,7 @@ def _calibrate(job: Job) -> None:
 def _judged(job: Job, asked: Sequence[str]) -> dict[str, Any]:
     """Everything that is known of a committee, in plain values."""
     calculator = PHLCalculator(str(job.file), device="cpu", out_of_domain="ignore")
-    known = {part: job.frames(part) for part in ("test", "excluded") if job.parts[part]}
+    known = {part: job.unseen(part) for part in ("test", "excluded") if job.parts[part]}
     answer = {name: _accuracy(calculator, frames, job, name) for name, frames in known.items()}
     answer["calibration"] = calculator.potential.calibration.to_json()
     answer["noticed"] = _noticed(calculator, known["test"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from phl_ase.cli.output import check_outputs, save_json, save_plot, table
 from phl_ase.errors import DomainWarning, PHLError, unknown
 
 if TYPE_CHECKING:
-    from phl_ase.curvature import HessianFunction
+    from phl_ase.curvature import Curvature
     from phl_ase.datasets import BaseDataset
     from phl_ase.results import Report
     from phl_ase.structures import Frame
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 _PARTS = ("all", "train", "valid", "test")
 _ATOMS_TOGETHER = 128
+_LOOKED_UP = 512  # frames at a time
 _DERIVATIVES = ("energy", "forces", "hessian")
+_HELD_OUT = ("valid", "test")  # parts of a split that are for structures that a model has not seen
 
 Predict = Callable[[Sequence["Frame"]], list[dict[str, Any]]]
 
@@ -54,18 +57,23 @@ def evaluate(
     ] = None,
     part: Annotated[str, typer.Option(help="Part of the split: train, valid, test or all.")] = "test",
     split_seed: Annotated[int, typer.Option(min=0, help="Seed of a split given by name.")] = 0,
+    include_trained: Annotated[
+        bool,
+        typer.Option("--include-trained", help="Score the frames of a test part that the model was trained on, too."),
+    ] = False,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave systems of more atoms out.")] = None,
     key: Keys = None,
     device: Device = "auto",
     dtype: Dtype = "float64",
     trust: Trust = False,
 ) -> None:
-    """Errors of energies (meV/atom), forces (meV/Å), Hessians and their lowest eigenvalue (eV/Å²) by kind of geometry.
+    """Errors of energies (meV/atom), forces (meV/Å), Hessians and HVPs (eV/Å²) by kind of geometry.
 
     'near' are stationary points and mild samples (up to 600 K), 'far' are IRC points, randomly displaced structures and
-    hot samples. Eigenvalues are without translations and rotations. A method of another level of theory counts energy
-    from another zero: compare its relative energies, within each composition. Of a committee, its uncertainties are
-    compared with its errors.
+    hot samples. Eigenvalues are without translations and rotations; u·H·u is the curvature along a recorded probe. Of a
+    test part, the structures that the model was trained on are left out, whatever file they are in. A method of another
+    level of theory counts energy from another zero: compare its relative energies, within each composition. Of a
+    committee, its uncertainties are compared with its errors.
 
     phl evaluate default reactions-wb97xd-631gd --split default --reliability reliability.png
 
@@ -93,8 +101,14 @@ def evaluate(
         if reliability is not None and "forces_std" not in calculator.implemented_properties:
             raise PHLError(f"{model} states no uncertainty; --reliability takes a committee")
         chosen = {"name": split, "part": part, "seed": split_seed} if split else None
+        drop = part in _HELD_OUT and split is not None and not include_trained
+        indices, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
+        if seen.sentence:
+            typer.echo(seen.sentence + "\n")
         samples = UncertaintySamples()
-        report = _report(opened, indices, calculator, samples, name=model, energies=energies, split=chosen)
+        report = _report(
+            opened, indices, calculator, samples, name=model, energies=energies, split=chosen, trained_on=seen.facts
+        )
     typer.echo(_shown(report))
     stated = _uncertainty(samples, report)
     save_json(json, [report, *stated] if stated else report)
@@ -111,22 +125,23 @@ def _report(
     name: str,
     energies: str,
     split: dict[str, Any] | None,
+    trained_on: dict[str, Any] | None,
 ) -> Report:
     from phl_ase.curvature import curvature_of
     from phl_ase.validators import accuracy_report
 
     curvature = curvature_of(calculator)
     return accuracy_report(
-        _scored(dataset, indices, _predictor(calculator, curvature.hessian, name), samples),
+        _scored(dataset, indices, _predictor(calculator, curvature, name), samples),
         system=dataset.name,
         potential=name,
         stationary=_stationary(dataset),
         energies=energies,
-        notes=_seen(calculator, dataset) if split is None else (),
         details={
             "data_hash": dataset.content_hash(),
             "frames": len(indices),
             "split": split,
+            "trained_on": trained_on,
             "hessians": curvature.source,
         },
     )
@@ -134,10 +149,12 @@ def _report(
 
 def _shown(report: Report) -> str:
     """Means by kind of geometry with their intervals, and what a reader must know of them."""
-    from phl_ase.scoring import ERRORS
+    import numpy as np
+
+    from phl_ase.scoring import ALL_ERRORS, HVP_ERRORS
 
     arrays = report.arrays
-    compared = [name for name in ERRORS if arrays[f"{name}_by_group_frames"].any()]
+    compared = [name for name in ALL_ERRORS if np.any(arrays.get(f"{name}_by_group_frames", 0))]
     columns = [
         [
             f"{mean:.3g} [{low:.3g}, {high:.3g}]" if low == low else None if mean != mean else f"{mean:.3g}"
@@ -145,14 +162,70 @@ def _shown(report: Report) -> str:
         ]
         for name in compared
     ]
-    headings = ("geometries", "frames", *(f"{ERRORS[name].title} / {ERRORS[name].unit}" for name in compared))
+    kinds = [ALL_ERRORS[name] for name in compared]
+    headings = ("geometries", "frames", *(f"{kind.title} / {_in_brackets(kind.unit)}" for kind in kinds))
     rows = list(zip(arrays["groups"].tolist(), arrays["group_frames"].tolist(), *columns, strict=True))
     facts = report.provenance
     lines = [table(headings, rows), f"in brackets: {facts['intervals']}", f"energies: {facts['energies']}"]
-    if "hessian" in compared:
-        lines.append(f"Hessians: {facts['hessians']}")
+    if {"hessian", *HVP_ERRORS} & set(compared):
+        lines.append(
+            f"Hessians and HVPs: {facts['hessians']}" if "hvp" in compared else f"Hessians: {facts['hessians']}"
+        )
     explosion = [report.sentence] if report.outcome != "scored" else []
     return "\n".join([*lines, *explosion, *(f"note: {note}" for note in facts["notes"])])
+
+
+def _in_brackets(unit: str) -> str:
+    return f"({unit})" if "/" in unit else unit
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is said of the frames that a model was trained on: a sentence, empty where nothing is, and its numbers."""
+
+    sentence: str
+    facts: dict[str, Any] | None
+
+
+def _unseen(
+    dataset: BaseDataset, indices: Sequence[int], calculator: Any, model: str, part: str, *, leave_out: bool
+) -> tuple[Sequence[int], _Seen]:
+    """The frames to score, without those that the model has seen where these are to be left out.
+
+    Raises:
+        PHLError: When no frame is left.
+    """
+    import numpy as np
+
+    from phl_ase.trained_on import trained_on
+
+    known = trained_on(calculator)
+    if not known:  # a method
+        return indices, _Seen("", None)
+    # what chose the model is no test of it either
+    chosen = leave_out and part == "test"
+    parts = [indices[k : k + _LOOKED_UP] for k in range(0, len(indices), _LOOKED_UP)]
+    found = np.concatenate([known.seen(dataset.frames(some), valid=chosen) for some in parts])
+    number, total = int(found.sum()), len(indices)
+    how = "was trained on or chosen by" if chosen else "was trained on"
+    facts = {"seen": number, "of": total, "left_out": leave_out, "recorded": known.known}
+    if not known.known:
+        but = f", but for {number} of these {total} frames" if number else ""
+        return indices, _Seen(f"what {model} was trained on is not recorded{but}: these may be training errors", facts)
+    if not number:
+        return indices, _Seen(f"{model} {how} none of these {total} frames", facts)
+    if not leave_out:
+        said = f"{model} {how} {number} of these {total} frames: errors on new structures are larger"
+        return indices, _Seen(said, facts)
+    if number == total:
+        raise PHLError(
+            f"{model} {how} each of these {total} frames: nothing is left to test it on; choose another split or part, "
+            "or give --include-trained for its training errors"
+        )
+    left = [index for index, seen in zip(indices, found.tolist(), strict=True) if not seen]
+    learnt = f"{model} was trained on{' or chosen by' if chosen else ''} the other {number}, or copies of them"
+    said = f"{len(left)} of {total} frames are scored: {learnt}"
+    return left, _Seen(said, facts)
 
 
 def _chosen(dataset: BaseDataset, name: str | None, part: str, seed: int) -> Sequence[int]:
@@ -265,15 +338,6 @@ def _stationary(dataset: BaseDataset) -> Iterator[Frame]:
     return (dataset[index] for index, kind in enumerate(dataset.kinds) if kind in STATIONARY)
 
 
-def _seen(calculator: Any, dataset: BaseDataset) -> list[str]:
-    """A word of warning where a model is about to be scored on what it was trained on."""
-    card = getattr(getattr(calculator, "potential", None), "provenance", None) or {}
-    if card.get("data_hash") != dataset.content_hash():
-        return []
-    frames = card.get("training_frames", "some")
-    return [f"the model was trained on {frames} of these frames; --split shows the errors of those it has not seen"]
-
-
 def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
     """Frames of like size together, few atoms at a time; a large one alone."""
     batch: list[int] = []
@@ -286,19 +350,26 @@ def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
         yield batch
 
 
-def _predictor(calculator: Any, hessian: HessianFunction, name: str) -> Predict:
+def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
     """How to ask a calculator: in one batched pass where it can, frame by frame otherwise."""
     from phl_ase.structures import atoms_from_frame
 
     def asked(frames: Sequence[Frame]) -> tuple[str, ...]:
-        return tuple(q for q in _DERIVATIVES if any(getattr(frame, q) is not None for frame in frames))
+        labels = {**{q: q for q in _DERIVATIVES}, "hvp": "products"}
+        return tuple(q for q, label in labels.items() if any(getattr(frame, label) is not None for frame in frames))
 
     def batched(frames: Sequence[Frame]) -> list[dict[str, Any]]:
         needs = asked(frames)
         if not needs:
             return [{} for _ in frames]
         try:
-            return list(calculator.evaluate([atoms_from_frame(f) for f in frames], needs))
+            structures = [atoms_from_frame(f) for f in frames]
+            rows = list(calculator.evaluate(structures, [q for q in needs if q != "hvp"])) if needs != ("hvp",) else []
+            rows = rows or [{} for _ in frames]
+            for frame, atoms, row in zip(frames, structures, rows, strict=True):
+                if frame.probes is not None:
+                    row["hvp"] = _hvps(frame, row, lambda atoms=atoms, frame=frame: curvature.hvp(frame.probes, atoms))
+            return rows
         except PHLError as error:
             if len(frames) == 1:
                 raise type(error)(f"frame {frames[0].frame_id}: {error}") from None
@@ -306,13 +377,23 @@ def _predictor(calculator: Any, hessian: HessianFunction, name: str) -> Predict:
             return [batched([frame])[0] for frame in frames]
 
     def one_by_one(frames: Sequence[Frame]) -> list[dict[str, Any]]:
-        return [_ask(frame, asked([frame]), calculator=calculator, hessian=hessian, name=name) for frame in frames]
+        return [_ask(frame, asked([frame]), calculator=calculator, curvature=curvature, name=name) for frame in frames]
 
     return batched if hasattr(calculator, "evaluate") else one_by_one
 
 
+def _hvps(frame: Frame, row: dict[str, Any], compute: Callable[[], Any]) -> Any:
+    """Products with a frame's recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
+    import numpy as np
+
+    if "hessian" not in row:
+        return compute()
+    flat = frame.probes.reshape(len(frame.probes), -1)
+    return (flat @ np.asarray(row["hessian"], dtype=float)).reshape(frame.probes.shape)
+
+
 def _ask(
-    frame: Frame, quantities: Sequence[str], *, calculator: Any, hessian: HessianFunction, name: str
+    frame: Frame, quantities: Sequence[str], *, calculator: Any, curvature: Curvature, name: str
 ) -> dict[str, Any]:
     """What any ASE calculator gives for one frame."""
     from phl_ase.structures import atoms_from_frame
@@ -322,10 +403,14 @@ def _ask(
     ways: dict[str, Callable[[], Any]] = {
         "energy": atoms.get_potential_energy,
         "forces": lambda: atoms.get_forces(apply_constraint=False),
-        "hessian": lambda: hessian(atoms),
+        "hessian": lambda: curvature.hessian(atoms),
+        "hvp": lambda: _hvps(frame, found, lambda: curvature.hvp(frame.probes, atoms)),
     }
+    found: dict[str, Any] = {}
     try:
-        return {quantity: ways[quantity]() for quantity in quantities}
+        for quantity in quantities:
+            found[quantity] = ways[quantity]()
+        return found
     except PHLError:
         raise
     except Exception as error:  # a method may raise anything for a structure that it was not made for

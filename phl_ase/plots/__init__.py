@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from phl_ase.plots import displacement, funnel, irc, phonons, reliability, spectra
+from phl_ase.plots import accuracy, funnel, irc, phonons, reliability, spectra
 from phl_ase.results import Report
 
 FIGURES: Mapping[str, Callable[[Sequence[Report]], Any]] = {
-    "accuracy": displacement.draw,
+    "accuracy": accuracy.draw,
     "frequencies": spectra.draw,
     "transition state": funnel.draw,
     "irc": irc.draw,

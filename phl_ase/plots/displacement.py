@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phl_ase.plots.style import empty, new_figure, panel, plain_ticks, styles_of
+from phl_ase.plots.style import empty, new_figure, panel, plain_ticks
 from phl_ase.results import Report
-from phl_ase.scoring import ERRORS
+from phl_ase.scoring import ALL_ERRORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 Style = tuple[str, str, str]
 
-PANELS = ("energy", "forces", "hessian", "lowest_eigenvalue")
-"""Errors that are drawn, one column each."""
+PANELS = ("energy", "forces", "hessian", "lowest_eigenvalue", "hvp", "curvature_along")
+"""Errors that are drawn, one column each, where there are any."""
 
 _SMALLEST = 0.03  # share of the errors that lies below the panels
+_LARGEST = 0.005  # and above
 _FEWEST = 3  # frames that a mean is drawn for
 _WIDTH, _HEIGHT = 3.6, 3.4  # of a panel, inches
 
@@ -50,74 +51,131 @@ AXES = (
 """The rows of the figure."""
 
 
-def draw(reports: Sequence[Report]) -> Figure:
-    """Mean errors with 95 % bands: a row for displacement and one for temperature, a column for each error.
-
-    Args:
-        reports: Of ``phl_ase.validators.validate_accuracy``, one for each potential.
-    """
-    named = {report.potential: report for report in reports}
-    return draw_rows(named, styles_of(named), AXES)
+def errors_of(reports: Iterable[Report], against: Against) -> list[str]:
+    """Return the errors that any report has over an axis: the columns of its row of panels."""
+    return [
+        error
+        for error in PANELS
+        if any(np.isfinite(np.sum(_frames(report, error, against), axis=0)).any() for report in reports)
+    ]
 
 
 def draw_rows(reports: Mapping[str, Report], styles: Mapping[str, Style], rows: Sequence[Against] = AXES[:1]) -> Figure:
-    """The figure of named reports, in given styles.
+    """The figure of named reports, in given styles: a panel for every error that any of them has.
 
     Args:
         reports: Name in the legend -> report of ``validate_accuracy``.
         styles: Name -> (colour, marker, line).
         rows: What the errors are drawn against.
     """
-    figure = new_figure(_WIDTH * len(PANELS), _HEIGHT * len(rows) + 0.4)
-    grid = figure.subplots(len(rows), len(PANELS), squeeze=False)
+    there = [(against, errors) for against in rows if (errors := errors_of(reports.values(), against))]
+    if not there:
+        figure = new_figure(_WIDTH * 2, _HEIGHT)
+        empty(figure.subplots(), rows[0].absent)
+        return figure
+    figure = new_figure(_WIDTH * max(len(errors) for _, errors in there), _HEIGHT * len(there) + 0.4)
+    parts = figure.subfigures(len(there), 1, squeeze=False)[:, 0]
     handles: dict[str, Any] = {}
-    for line, against in zip(grid, rows, strict=True):
-        for axes, error in zip(line, PANELS, strict=True):
-            for name, report in reports.items():
-                handles |= _draw_curve(axes, report, error, against, name, styles[name])
-            _finish(axes, reports.values(), error, against)
-    if handles:
-        # in the order of the reports, whichever panel a name was first drawn in
-        names = [name for name in reports if name in handles]
-        figure.legend([handles[n] for n in names], names, loc="outside upper center", ncols=len(names), frameon=False)
+    for part, (against, errors) in zip(parts, there, strict=True):
+        handles |= draw_row(part, reports, styles, against, errors)
+    legend(figure, reports, handles)
     return figure
 
 
-def _draw_curve(axes: Axes, report: Report, error: str, against: Against, name: str, style: Style) -> dict[str, Any]:
-    """Frames as dots, means as a line, its interval as a band; the handle of the line by name."""
+def draw_row(
+    figure: Any, reports: Mapping[str, Report], styles: Mapping[str, Style], against: Against, errors: Sequence[str]
+) -> dict[str, Any]:
+    """One row of panels in a part of a figure; the handles of its lines by name."""
+    handles: dict[str, Any] = {}
+    for axes, error in zip(figure.subplots(1, len(errors), squeeze=False)[0], errors, strict=True):
+        for place, (name, report) in enumerate(reports.items()):
+            handles |= _draw_curve(axes, report, error, against, name, styles[name], (place, len(reports)))
+        _finish(axes, list(reports.values()), error, against)
+    return handles
+
+
+def legend(figure: Figure, names: Iterable[str], handles: Mapping[str, Any]) -> None:
+    """The legend above a figure, in the order of the reports, whichever panel a name was first drawn in."""
+    found = [name for name in names if name in handles]
+    figure.legend([handles[n] for n in found], found, loc="outside upper center", ncols=len(found), frameon=False)
+
+
+def _frames(report: Report, error: str, against: Against) -> tuple[np.ndarray, np.ndarray]:
+    """Where single frames are, and their errors ``(frames,)``."""
+    x = np.asarray(report.arrays[against.name], dtype=float)
+    values = report.arrays.get(f"{error}_error")
+    return x, np.full(len(x), np.nan) if values is None else np.asarray(values, dtype=float)
+
+
+def _draw_curve(
+    axes: Axes, report: Report, error: str, against: Against, name: str, style: Style, place: tuple[int, int]
+) -> dict[str, Any]:
+    """Means as a line with their intervals; the handle of the line by name.
+
+    One report alone has its frames as dots and its intervals as a band; of several, which would mix, intervals are bars
+    side by side and frames are left out.
+    """
     colour, marker, line = style
+    frames = _frames(report, error, against)
+    if not np.isfinite(np.sum(frames, axis=0)).any():
+        return {}
     key = f"{error}_by_{against.name}"
     x, mean, low, high = (
         np.asarray(report.arrays[k], dtype=float) for k in (f"{against.name}_means", key, f"{key}_low", f"{key}_high")
     )
-    frames = [np.asarray(report.arrays[k], dtype=float) for k in (against.name, f"{error}_error")]
-    if not np.isfinite(np.sum(frames, axis=0)).any():
-        return {}
-    if against.dots:
-        axes.plot(*frames, ".", color=colour, alpha=0.2, markersize=4, markeredgewidth=0)
     there = np.isfinite(x) & np.isfinite(mean) & (np.asarray(report.arrays[f"{key}_frames"]) >= _FEWEST)
-    axes.fill_between(x[there], low[there], high[there], color=colour, alpha=0.18, linewidth=0)
-    handle = axes.plot(x[there], mean[there], line, color=colour, marker=marker, linewidth=1.8, markersize=5.5)[0]
+    x, mean, low, high = x[there], mean[there], low[there], high[there]
+    number, count = place
+    if count == 1:
+        if against.dots:
+            axes.plot(
+                *frames, ".", color=colour, alpha=0.45, markersize=5, markeredgewidth=0, rasterized=len(frames[0]) > 500
+            )
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+    else:
+        spread = 0.006 * float(np.ptp(x)) if len(x) > 1 else 0.0
+        x = x + spread * (number - (count - 1) / 2)
+        axes.vlines(x, low, high, color=colour, linewidth=1.3, alpha=0.75)
+    handle = axes.plot(x, mean, line, color=colour, marker=marker, linewidth=1.8, markersize=5)[0]
+    handle.set_gid("means")
     return {name: handle}
 
 
-def _finish(axes: Axes, reports: Iterable[Report], error: str, against: Against) -> None:
+def _finish(axes: Axes, reports: Sequence[Report], error: str, against: Against) -> None:
+    """Axes that the means and intervals fill; how many frames lie beyond is said."""
     panel(axes)
+    kind = ALL_ERRORS[error]
     axes.set_xlabel(against.label)
-    axes.set_ylabel(f"{ERRORS[error].title} error / ({ERRORS[error].unit})")
-    if not axes.lines:
-        known = any(np.isfinite(np.asarray(report.arrays[against.name], dtype=float)).any() for report in reports)
-        empty(axes, "nothing to compare" if known else against.absent)
+    axes.set_ylabel(f"{kind.title} error / {f'({kind.unit})' if '/' in kind.unit else kind.unit}")
+    lines = [line for line in axes.lines if line.get_gid() == "means"]
+    ends = [np.asarray(line.get_xdata(), dtype=float) for line in lines]
+    means = _positive(np.asarray(line.get_ydata(), dtype=float) for line in lines)
+    bars = _positive(np.asarray(p.vertices)[:, 1] for drawn in axes.collections for p in drawn.get_paths())
+    frames = [_frames(report, error, against) for report in reports]
+    if not len(means):  # too few frames for a mean: they are all there is
+        means = _positive(errors for _, errors in frames)
+        ends = [x[np.isfinite(x)] for x, _ in frames]
+    if not len(means):
+        empty(axes, "no error is above zero")
         return
-    errors = _positive(np.asarray(line.get_ydata(), dtype=float) for line in axes.lines)
-    bands = _positive(np.asarray(path.vertices)[:, 1] for band in axes.collections for path in band.get_paths())
-    axes.set_xlim(left=0)
-    if len(errors):
-        axes.set_yscale("log")
-        # a chance hit would take half of a logarithmic panel
-        bottom = min(0.7 * np.quantile(errors, _SMALLEST), 0.9 * bands.min(initial=np.inf))
-        axes.set_ylim(bottom, 1.2 * max(errors.max(), bands.max(initial=0.0)))
-        plain_ticks(axes)
+    axes.set_yscale("log")
+    low = 0.7 * min(float(means.min()), float(bars.min(initial=np.inf)))
+    high = 1.4 * max(float(means.max()), float(bars.max(initial=0.0)))
+    right = max(1.06 * float(np.concatenate(ends).max()), 1e-3)
+    single = len(reports) == 1 and against.dots
+    if single:  # most of the frames, and not the few that are farthest off
+        x, errors = frames[0]
+        there = np.isfinite(x) & np.isfinite(errors) & (errors > 0)
+        right = max(right, 1.03 * float(np.quantile(x[there], 1 - _SMALLEST)))
+        low = min(low, 0.8 * float(np.quantile(errors[there], _SMALLEST)))
+        high = max(high, 1.1 * float(np.quantile(errors[there], 1 - _LARGEST)))
+        beyond = int((there & ((x > right) | (errors < low) | (errors > high))).sum())
+        if beyond:
+            axes.set_title(
+                f"{beyond} of {int(there.sum())} frames beyond the panel", fontsize=8, color="0.4", loc="right"
+            )
+    axes.set(xlim=(0, right), ylim=(low, high))
+    plain_ticks(axes)
 
 
 def _positive(parts: Iterable[np.ndarray]) -> np.ndarray:

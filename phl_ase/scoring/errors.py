@@ -20,8 +20,9 @@ class ErrorKind:
 
     Attributes:
         title: How tables and figures name it.
-        label: The quantity it compares: ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²) or ``spectrum``, the
-            :func:`projected_eigenvalues` of the Hessian (eV/Å²).
+        label: The quantity it compares: ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²), ``spectrum``, the
+            :func:`projected_eigenvalues` of the Hessian (eV/Å²), ``hvp``, the products with recorded probes (eV/Å²), or
+            ``along``, the :func:`curvatures_along` them (eV/Å²).
         unit: Unit of the error.
         scale: From eV, Å to the unit.
         error: Error of one frame from (prediction, reference, atoms), eV and Å.
@@ -53,6 +54,38 @@ ERRORS: dict[str, ErrorKind] = {
 frames, how often the number of negative eigenvalues (the order of the saddle) is not the reference's."""
 
 
+def _relative(predicted: Any, reference: Any, atoms: int) -> float:
+    norm = np.linalg.norm(np.ravel(reference))
+    return float(np.linalg.norm(np.ravel(predicted - reference)) / norm) if norm else float("nan")
+
+
+HVP_ERRORS: dict[str, ErrorKind] = {
+    "hvp": ErrorKind("HVP", "hvp", "eV/Å²", 1.0, _mean_absolute),
+    "hvp_relative": ErrorKind("relative HVP", "hvp", "%", 100.0, _relative),
+    "curvature_along": ErrorKind("u·H·u", "along", "eV/Å²", 1.0, _mean_absolute),
+}
+"""Error -> how it is taken, of frames that hold Hessian-vector products along recorded probes v. The first is of the
+components of H·v as they are recorded, the second ‖ΔH·v‖ / ‖H·v‖ over all probes of a frame, the third the curvature
+along the unit vector u = v/‖v‖, a mean over the probes of a frame."""
+
+ALL_ERRORS: dict[str, ErrorKind] = {**ERRORS, **HVP_ERRORS}
+"""Every error of a frame."""
+
+
+def curvatures_along(probes: Array, hvps: Array) -> Array:
+    """Return u·H·u of each probe v, with u = v/‖v‖.
+
+    Args:
+        probes: ``(K, n, 3)``.
+        hvps: H·v ``(K, n, 3)`` eV/Å².
+
+    Returns:
+        ``(K,)`` eV/Å²; zero for a probe of zeros.
+    """
+    squares = (probes**2).sum((1, 2))
+    return (probes * hvps).sum((1, 2)) / np.where(squares > 0, squares, 1.0)
+
+
 def projected_eigenvalues(hessian: Array, positions: Array, *, periodic: bool = False) -> Array:
     """Eigenvalues of a Hessian without translations and rotations, not mass-weighted.
 
@@ -75,31 +108,32 @@ def projected_eigenvalues(hessian: Array, positions: Array, *, periodic: bool = 
 
 
 def frame_errors(frames: Sequence[Frame], predictions: Iterable[Mapping[str, Any]]) -> dict[str, Array]:
-    """Error of each frame, in the units of ``ERRORS``.
+    """Error of each frame, in the units of ``ALL_ERRORS``.
 
     Args:
         frames: Reference labels.
-        predictions: For each frame, what was predicted of ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²).
+        predictions: For each frame, what was predicted of ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²),
+            ``hvp`` (products with the frame's probes ``(K, n, 3)``, eV/Å²).
 
     Returns:
-        Error name → ``(frames,)``; NaN where a frame or its prediction lacks the quantity, infinite where the
-        prediction holds NaN or infinity.
+        Error name → ``(frames,)``, those of ``HVP_ERRORS`` where a frame has them; NaN where a frame or its prediction
+        lacks the quantity, infinite where the prediction holds NaN or infinity.
     """
-    errors = {name: np.full(len(frames), np.nan) for name in ERRORS}
+    errors = {name: np.full(len(frames), np.nan) for name in ALL_ERRORS}
     for index, (frame, predicted) in enumerate(zip(frames, predictions, strict=True)):
         pairs = _pairs(frame, predicted)
-        for name, kind in ERRORS.items():
+        for name, kind in ALL_ERRORS.items():
             if kind.label in pairs:
                 guess, reference = pairs[kind.label]
                 errors[name][index] = np.inf if guess is None else kind.scale * kind.error(guess, reference, len(frame))
-    return errors
+    return {name: values for name, values in errors.items() if name in ERRORS or not np.isnan(values).all()}
 
 
 def _pairs(frame: Any, predicted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Quantity -> (prediction, reference) of those that both have; ``None`` for a prediction that is not finite."""
     pairs = {}
-    for label in ("energy", "forces", "hessian"):
-        guess, reference = predicted.get(label), getattr(frame, label)
+    for label, place in (("energy", "energy"), ("forces", "forces"), ("hessian", "hessian"), ("hvp", "products")):
+        guess, reference = predicted.get(label), getattr(frame, place, None)
         if guess is not None and reference is not None:
             pairs[label] = (guess if np.all(np.isfinite(guess)) else None, reference)
     if "hessian" in pairs:
@@ -110,4 +144,7 @@ def _pairs(frame: Any, predicted: Mapping[str, Any]) -> dict[str, tuple[Any, Any
         )
         if reference is not None and len(reference):
             pairs["spectrum"] = (guess, reference)
+    if "hvp" in pairs:
+        guess, reference = (None if h is None else curvatures_along(frame.probes, h) for h in pairs["hvp"])
+        pairs["along"] = (guess, reference)
     return pairs

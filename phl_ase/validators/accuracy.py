@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from phl_ase.errors import PHLError, unknown
 from phl_ase.paths import rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.scoring import (
+    ALL_ERRORS,
     DRAWS,
     ENERGIES,
     ERRORS,
@@ -21,6 +22,7 @@ from phl_ase.scoring import (
     FrameFacts,
     GroupMeans,
     composition_offsets,
+    curvatures_along,
     facts,
     frame_errors,
     geometries,
@@ -43,6 +45,10 @@ OUTCOMES: dict[str, str] = {
 DISPLACEMENT_EDGES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 """Intervals of displacement that errors are averaged over, Å; what is further counts to the last."""
 
+PARITY_POINTS = 2000
+"""Points of each quantity that a report holds for parity plots: enough to see, few enough for a file."""
+
+_PARITY = {"forces": "forces", "hessian": "hessian", "curvature_along": "products"}
 _OTHER_ZERO = 10.0  # absolute over relative energy errors from which on the zeros of energy must differ
 
 
@@ -110,11 +116,14 @@ class ScoredFrames:
         frames: What groups and displacements need of each frame.
         errors: Error → ``(frames,)``, see :func:`phl_ase.scoring.frame_errors`.
         energies: What was predicted ``(frames,)`` eV; NaN where it was not.
+        parity: Of ``forces`` (eV/Å), ``hessian`` (eV/Å²) and ``curvature_along`` recorded probes (eV/Å²), references
+            and predictions ``(points,)`` each, drawn at random where there are many.
     """
 
     frames: tuple[FrameFacts, ...]
     errors: Mapping[str, Array]
     energies: Array
+    parity: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
 
 def score_batches(batches: Iterable[tuple[Sequence[Frame], Predictions]]) -> ScoredFrames:
@@ -129,17 +138,60 @@ def score_batches(batches: Iterable[tuple[Sequence[Frame], Predictions]]) -> Sco
     kept: list[FrameFacts] = []
     parts: list[dict[str, Array]] = []
     energies: list[float] = []
+    points = _ParityPoints()
     for frames, predictions in batches:
         rows = list(predictions)
         if len(rows) != len(frames):
             raise PHLError(f"{len(rows)} predictions for {len(frames)} frames; expected one for each")
         parts.append(frame_errors(frames, rows))
+        points.add(frames, rows)
         kept += [facts(frame) for frame in frames]
         energies += [np.nan if row.get("energy") is None else float(row["energy"]) for row in rows]
     if not kept:
         raise PHLError("there are no frames; expected at least one with labels to compare with")
-    errors = {name: np.concatenate([part[name] for part in parts]) for name in ERRORS}
-    return ScoredFrames(frames=tuple(kept), errors=errors, energies=np.array(energies))
+    names = [name for name in ALL_ERRORS if any(name in part for part in parts)]
+    # of a batch without recorded products, their errors are absent
+    lengths = [len(part["energy"]) for part in parts]
+    errors = {
+        name: np.concatenate([part.get(name, np.full(n, np.nan)) for part, n in zip(parts, lengths, strict=True)])
+        for name in names
+    }
+    return ScoredFrames(frames=tuple(kept), errors=errors, energies=np.array(energies), parity=points.pairs())
+
+
+class _ParityPoints:
+    """References beside predictions, the same number of points of each quantity at most however many there are."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
+        # (keys, references, predictions): the points with the smallest random keys are kept
+        self._kept: dict[str, Array] = {}
+
+    def add(self, frames: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take up frames and what was predicted of them."""
+        found: dict[str, list[tuple[Array, Array]]] = {}
+        for frame, row in zip(frames, rows, strict=True):
+            for label, place in _PARITY.items():
+                reference, predicted = getattr(frame, place, None), row.get("hvp" if place == "products" else label)
+                if reference is None or predicted is None:
+                    continue
+                sides = [np.asarray(side, dtype=float) for side in (reference, predicted)]
+                if label == "hessian":
+                    sides = [side[np.triu_indices(len(side))] for side in sides]
+                elif label == "curvature_along":
+                    sides = [curvatures_along(frame.probes, side) for side in sides]
+                found.setdefault(label, []).append((sides[0].ravel(), sides[1].ravel()))
+        for label, pairs in found.items():
+            sides = [np.concatenate(side) for side in zip(*pairs, strict=True)]
+            new = np.array([self._random.random(len(sides[0])), *sides])
+            every = np.concatenate([self._kept.get(label, new[:, :0]), new], axis=1)
+            if every.shape[1] > PARITY_POINTS:
+                every = every[:, np.argpartition(every[0], PARITY_POINTS)[:PARITY_POINTS]]
+            self._kept[label] = every
+
+    def pairs(self) -> dict[str, tuple[Array, Array]]:
+        """Quantity -> references and predictions."""
+        return {label: (kept[1], kept[2]) for label, kept in self._kept.items()}
 
 
 def validate_accuracy(
@@ -157,7 +209,7 @@ def validate_accuracy(
     Args:
         frames: Reference labels.
         predictions: For each frame, a dict with what was predicted of ``energy`` (eV), ``forces`` (eV/Å), ``hessian``
-            (eV/Å²).
+            (eV/Å²), ``hvp`` (products with the frame's probes ``(K, n, 3)``, eV/Å²).
         system: What is computed, for the report.
         potential: Who computes it, for the report.
         stationary: Frames that hold the stationary points, for displacements; by default ``frames``.
@@ -203,13 +255,16 @@ def accuracy_report(
 
     Returns:
         A report with outcome in ``OUTCOMES``; metrics ``ERROR, GROUP`` for every error of
-        :data:`phl_ase.scoring.ERRORS` in its unit and every group of :func:`phl_ase.scoring.geometries`, and
+        :data:`phl_ase.scoring.ALL_ERRORS` in its unit and every group of :func:`phl_ase.scoring.geometries`, and
         ``frames, GROUP``; arrays of single frames ``ERROR_error``, ``displacement`` (Å), ``temperature`` (K), all
         ``(frames,)``; for BY in ``group``, ``displacement``, ``temperature`` the means ``ERROR_by_BY`` with their 95 %
         limits ``…_low`` and ``…_high`` and number of frames ``…_frames``, over ``groups`` (names) with
         ``group_frames``, over the intervals between ``displacement_edges`` at ``displacement_means`` (Å) with
-        ``displacement_frames``, and at ``temperature_means`` (K) with ``temperature_frames``. The provenance says what
-        was resampled (``intervals``), how energies were compared and, in ``notes``, what could not be had.
+        ``displacement_frames``, and at ``temperature_means`` (K) with ``temperature_frames``; for parity plots
+        ``parity_QUANTITY_reference`` and ``…_predicted`` ``(points,)`` of ``energy`` (eV, above the lowest of the
+        composition), ``forces`` (eV/Å), ``hessian`` and ``curvature_along`` (eV/Å²), where there are any. The
+        provenance says what was resampled (``intervals``), how energies were compared and, in ``notes``, what could not
+        be had.
 
     Raises:
         PHLError: When ``energies`` is unknown.
@@ -225,9 +280,9 @@ def accuracy_report(
         outcome=outcome,
         sentence=OUTCOMES[outcome],
         metrics=_metrics(list(known.groups), means["group"]),
-        arrays=_arrays(known, means),
+        arrays={**_arrays(known, means), **_parity_arrays(scored, energies)},
         provenance=provenance(
-            units={"displacement": "Å", "temperature": "K", **{name: kind.unit for name, kind in ERRORS.items()}},
+            units={"displacement": "Å", "temperature": "K", **{name: ALL_ERRORS[name].unit for name in known.errors}},
             energies=f"{energies}, {ENERGIES[energies]}",
             intervals=resampled,
             notes=[*notes, *_notes(scored, known)],
@@ -293,18 +348,41 @@ def _arrays(known: _Known, means: Mapping[str, GroupMeans]) -> dict[str, Array]:
         arrays[f"{axis}_means"] = np.array([values.mean() if len(values) else np.nan for values in there])
         arrays[f"{axis}_frames"] = means[axis].members
     for by, part in means.items():
-        for name in ERRORS:
+        for name in known.errors:
             arrays[f"{name}_by_{by}"] = part.mean[name]
             arrays |= {f"{name}_by_{by}_{limit}": getattr(part, limit)[name] for limit in ("low", "high", "frames")}
     return arrays
+
+
+def _parity_arrays(scored: ScoredFrames, energies: str) -> dict[str, Array]:
+    """References and predictions side by side; energies above the lowest of their composition, as they are compared."""
+    reference = np.array([np.nan if f.energy is None else f.energy for f in scored.frames], dtype=float)
+    predicted = scored.energies
+    if energies == "relative":
+        predicted = predicted - composition_offsets(scored.frames, scored.energies)
+    keys = [tuple(sorted(np.asarray(frame.numbers).tolist())) for frame in scored.frames]
+    lowest: dict[tuple[int, ...], float] = {}
+    for key, value in zip(keys, reference.tolist(), strict=True):
+        lowest[key] = float(np.fmin(lowest.get(key, np.nan), value))
+    zero = np.array([lowest[key] for key in keys])
+    there = np.flatnonzero(np.isfinite(reference) & np.isfinite(predicted))
+    chosen = there[:: -(-len(there) // PARITY_POINTS) or 1]
+    pairs = dict(scored.parity)
+    if len(chosen):
+        pairs = {"energy": ((reference - zero)[chosen], (predicted - zero)[chosen]), **pairs}
+    return {
+        f"parity_{label}_{side}": np.array([float(f"{v:.6g}") for v in values])
+        for label, pair in pairs.items()
+        for side, values in zip(("reference", "predicted"), pair, strict=True)
+    }
 
 
 def _metrics(groups: Sequence[str], means: GroupMeans) -> tuple[Metric, ...]:
     values = [
         Metric(f"{name}, {group}", float(means.mean[name][place]), kind.unit)
         for place, group in enumerate(groups)
-        for name, kind in ERRORS.items()
-        if np.isfinite(means.mean[name][place])
+        for name, kind in ALL_ERRORS.items()
+        if name in means.mean and np.isfinite(means.mean[name][place])
     ]
     counts = [Metric(f"frames, {group}", int(count)) for group, count in zip(groups, means.members, strict=True)]
     return (*values, *counts)
@@ -318,7 +396,9 @@ _ABSENT = {
 
 def _notes(scored: ScoredFrames, known: _Known) -> list[str]:
     """What a reader must know: what is missing, and energies that are counted from another zero."""
-    missing = [kind.title for name, kind in ERRORS.items() if np.isnan(known.errors[name]).all()]
+    missing = [ERRORS[name].title for name in ("energy", "forces") if np.isnan(known.errors[name]).all()]
+    if np.isnan(known.errors["hessian"]).all() and "hvp" not in known.errors:
+        missing.append("Hessians or HVPs")
     notes = [f"nothing to compare of: {', '.join(missing)}"] if missing else []
     notes += [sentence for axis, sentence in _ABSENT.items() if not np.isfinite(known.axes[axis]).any()]
     shown, relative = known.errors["energy"], relative_energy_errors(scored.frames, scored.energies)
