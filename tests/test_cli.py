@@ -478,10 +478,26 @@ def test_data_without_labels_are_one_line(tmp_path):
 
 def test_models_lists_and_shows(run):
     assert phl("models").exit_code == 0
-    card = json.loads(phl("models", run / "best.safetensors").output)
+    card = json.loads(phl("models", run / "best.safetensors", "--json").output)
     assert card["config"]["species"] == [1, 6, 7]
     assert card["provenance"]["scheme"]["name"] == "E-F-HVP-random"
     assert "unknown model 'none'" in mistake("models", "none")
+    assert "name one" in mistake("models", "--json")
+
+
+def test_a_model_is_shown_in_a_few_readable_lines(run):
+    lines = phl("models", "default").output.splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 100
+    shown = {line.partition(":")[0]: line.partition(":")[2].strip() for line in lines if not line.startswith(" ")}
+    assert shown["model"].startswith("default, committee of 3: painn")
+    assert shown["elements"] == "H C N O"
+    assert {"CH2O", "C2H2", "CHN"} <= set(" ".join(lines).replace(",", " ").split())
+    assert shown["level of theory"] == "wB97X-D/6-31G(d)"
+    assert re.match(r"energy [\d.]+ meV/atom, forces [\d.]+ meV/Å, hessian [\d.]+ eV/Å²", shown["errors"])
+    own = phl("models", run / "best.safetensors").output
+    assert "scheme:" in own
+    assert re.search(r"molecules: +\w+", own)
 
 
 def test_models_lists_short_facts_of_bundled_models(run, monkeypatch):

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import re
+import textwrap
+from json import dumps
 from typing import Annotated, Any
 
 import typer
 
 from phl_ase.cli.output import table
+from phl_ase.errors import PHLError
 
 
 def models(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A bundled name or a .safetensors file.")
     ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Show the whole card as JSON.")] = False,
 ) -> None:
-    """List the bundled models, or show the card of one.
+    """List the bundled models, or show what one was trained on and how good it is.
 
     phl models
-    phl models run/best.safetensors      the card: architecture, species, level of theory, data, scheme, errors
-    phl models default#1                 that of one member of a committee
+    phl models run/best.safetensors      elements, molecules, level of theory, data, scheme, errors
+    phl models default#1 --json          the card of the first member of a committee, whole
     """
-    from phl_ase.potentials.cards import bundled_models
+    from phl_ase.potentials.cards import bundled_models, read_card
 
     if model is not None:
-        typer.echo(_card(model))
+        card = read_card(model)
+        typer.echo(_json(model, card) if json else _summary(model, card))
         return
+    if json:
+        raise PHLError("--json shows the card of a model: name one, as in phl models default --json")
     names = list(bundled_models())
     if not names:
         typer.echo("no models come with this version; 'phl demo' or 'phl train' makes one")
@@ -34,34 +40,115 @@ def models(
     typer.echo(table(("model", "elements", "level of theory", "scheme", "architecture"), _facts(names), words=5))
 
 
-def _card(model: str) -> str:
+def _json(model: str, card: dict[str, Any]) -> str:
     """A card as JSON; members of a committee by name, whole numbers of a list in one line."""
-    from phl_ase.potentials.cards import COMMITTEE, read_card
+    from phl_ase.potentials.cards import members_of
 
-    card = read_card(model)
-    if card["architecture"] == COMMITTEE:
-        count = len(card["config"]["members"])
+    if (count := members_of(card)) is not None:
         card["config"]["members"] = [f"{model}#{k}" for k in range(1, count + 1)]
-    text = json.dumps(card, indent=2, ensure_ascii=False)
+    text = dumps(card, indent=2, ensure_ascii=False)
     return re.sub(r"\[\s*\d+(?:,\s*\d+)*\s*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
 
 
-def _facts(names: list[str]) -> list[tuple[Any, ...]]:
+def _summary(model: str, card: dict[str, Any]) -> str:
+    """A card in ten lines; what it does not say is left out."""
+    from phl_ase.potentials.cards import find_model
+
+    made = card["provenance"]
+    scheme = _table(made.get("scheme"))
+    frames, data = made.get("training_frames"), made.get("data")
+    calibration = _table(card.get("calibration"))
+    lines = {
+        "model": f"{model}, {_architecture(card)}",
+        "for": made.get("intended_use"),
+        "elements": _elements(card["config"]["species"]),
+        "molecules": ", ".join(_molecules(card)),
+        "level of theory": made.get("level_of_theory"),
+        "energies": made.get("energy_reference"),
+        "trained on": f"{frames} structures of {data}" if frames and data else None,
+        "scheme": scheme.get("name"),
+        "errors": _errors(made),
+        "uncertainty": f"calibrated on {calibration['frames']} structures" if calibration.get("frames") else None,
+        "file": find_model(model)[0],
+    }
+    width = max(map(len, lines)) + 2
+    indent = " " * width
+    shown = {name: "".join(c for c in " ".join(str(text).split()) if c.isprintable()) for name, text in lines.items()}
+    return "\n".join(
+        textwrap.fill(shown[name], 100, initial_indent=f"{name}:".ljust(width), subsequent_indent=indent)
+        for name, text in lines.items()
+        if text
+    )
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """A table of a card; of an older card, where a name stands in its place, that name."""
+    return value if isinstance(value, dict) else {"name": value} if isinstance(value, str) else {}
+
+
+def _architecture(card: dict[str, Any]) -> str:
+    from phl_ase.potentials.cards import members_of
+
+    count, one = members_of(card), card
+    if count is not None:
+        one = _table(card["config"]["members"][0])
+    settings = _table(one.get("config"))
+    sizes = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "species")
+    return f"{'' if count is None else f'committee of {count}: '}{one.get('architecture')} ({sizes})"
+
+
+def _elements(species: Any) -> str:
     from ase.data import chemical_symbols
 
+    return " ".join(chemical_symbols[z] if 0 < z < len(chemical_symbols) else str(z) for z in species)
+
+
+def _molecules(card: dict[str, Any]) -> list[str]:
+    """Formulas of what a model was trained on, as its card lists them or as the bundled data have them."""
+    from phl_ase.datasets import BUNDLED, open_dataset
+    from phl_ase.structures import atoms_from_frame
+
+    made = card["provenance"]
+    for record in (card.get("calibration"), made.get("domain")):
+        if found := _table(record).get("molecules"):
+            return sorted(map(str, found), key=lambda formula: (len(formula), formula))
+    training = _table(made.get("split")).get("train")
+    if made.get("data") not in BUNDLED or not isinstance(training, list):
+        return []
+    with open_dataset(made["data"]) as data:
+        if data.content_hash() != made.get("data_hash"):
+            return []
+        seen = {atoms_from_frame(frame).get_chemical_formula() for frame in data.frames(training)}
+    return sorted(seen, key=lambda formula: (len(formula), formula))
+
+
+def _errors(made: dict[str, Any]) -> str | None:
+    """Errors on frames that were held out; of a run that tested none, its validation loss."""
+    test, units = _table(_table(made.get("test_errors")).get("all")), _table(made.get("error_units"))
+    shown = [
+        f"{name} {test[name]:.3g} {units.get(name, '')}"
+        for name in ("energy", "forces", "hessian")
+        if isinstance(test.get(name), float)
+    ]
+    if shown:
+        return f"{', '.join(shown)} (mean absolute, {test.get('frames')} held-out structures)"
+    loss = made.get("validation_loss")
+    return f"validation loss {loss:.3g}" if isinstance(loss, float) else None
+
+
+def _facts(names: list[str]) -> list[tuple[Any, ...]]:
     from phl_ase.potentials.cards import read_card
 
     rows = []
     for name in names:
         card = read_card(name)
         made = card["provenance"]
-        scheme = made.get("scheme")
         rows.append(
             (
                 name,
-                " ".join(chemical_symbols[z] for z in card["config"]["species"]),
+                _elements(card["config"]["species"]),
                 made.get("level_of_theory"),
-                scheme.get("name") if isinstance(scheme, dict) else scheme,
+                _table(made.get("scheme")).get("name"),
                 card["architecture"],
             )
         )

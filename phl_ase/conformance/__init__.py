@@ -13,10 +13,9 @@ import torch
 
 from phl_ase.conformance import invariance, slopes, smoothness
 from phl_ase.conformance.costs import costs
-from phl_ase.conformance.report import Check, ConformanceReport, Cost, Measured, markdown
+from phl_ase.conformance.report import Check, ConformanceReport, Cost, Measured, first_line, markdown
 from phl_ase.conformance.subject import Subject, default_frames
 from phl_ase.derivatives import own_modes
-from phl_ase.errors import reason_of
 from phl_ase.structures import Frame, Potential
 
 __all__ = ["RULES", "Check", "ConformanceReport", "Cost", "Rule", "check_potential", "default_frames", "markdown"]
@@ -153,7 +152,7 @@ def _run(rule: Rule, subject: Subject) -> Check | None:
         measured = rule.measure(subject)
         value, note = (measured.value, measured.note) if isinstance(measured, Measured) else (measured, "")
     except Exception as error:  # a potential that cannot do it is a result
-        value, note = float("nan"), reason_of(error)[:200]
+        value, note = float("nan"), first_line(error)
     if value is None:
         return None
     return Check(rule.name, bool(value <= tolerance), value, tolerance, rule.unit, rule.consequence, note)

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phl_ase.conformance.report import Cost
+from phl_ase.conformance.report import Cost, first_line
 from phl_ase.conformance.slopes import OneMode, func_products
 from phl_ase.conformance.subject import Subject, filled, relative
 from phl_ase.derivatives import evaluate
-from phl_ase.errors import reason_of
 from phl_ase.structures import Batch
 
 TOGETHER = 8
@@ -40,7 +39,9 @@ def costs(s: Subject) -> tuple[Cost, ...]:
         try:
             found, milliseconds, note = _timed(lambda products=products: products(s, batch, v))  # type: ignore[misc]
         except Exception as error:  # that a mode fails is what is asked
-            rows.append(Cost(f"HVP, {mode}", float("nan"), f"fails: {reason_of(error)[:80]}"))
+            # where it is not offered, nobody needs the vendor's words for why
+            note = f"declared, but fails: {first_line(error)}" if mode in declared else "not offered by this potential"
+            rows.append(Cost(f"HVP, {mode}", float("nan"), note))
             continue
         if relative(found, exact) > (_WRONG if s.dtype == torch.float64 else 1e-2):
             mark = f"{mark}; wrong products".removeprefix("; ")

@@ -9,6 +9,12 @@ from dataclasses import dataclass, field
 from phl_ase.errors import unknown
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first sentence of an error for a table; torch's messages go on for paragraphs."""
+    text = (str(error).strip().splitlines() or [""])[0].partition(". ")[0]
+    return f"{type(error).__name__}: {text[:120]}".removesuffix(": ")
+
+
 @dataclass(frozen=True)
 class Check:
     """One row of a report.

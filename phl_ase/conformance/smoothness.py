@@ -19,6 +19,8 @@ from phl_ase.conformance.subject import TINY, Subject, frame_of
 from phl_ase.structures import Frame
 
 _NODES = 6
+_PANELS, _WORST, _PIECES = 12, 3, 4  # panels of a path at first, how many are cut at a time, and into how many
+_ATOMS_TOGETHER = 96  # graphs of third derivatives are large: more at a time is slower, and takes gigabytes
 _APPROACHING = 4  # elements that are brought near, at most
 _KEPT, _CUTS = 5, 8  # intervals that are cut again, and into how many
 ORDERS = ("energy", "force", "Hessian", "third derivative")
@@ -71,7 +73,8 @@ def _largest_jump(s: Subject, z: int) -> tuple[float, float, float]:
     size = jump = place = 0.0
     for cuts in (1, _CUTS, _CUTS, _CUTS):
         edges = intervals[:, :1] + np.diff(intervals, axis=1) * np.linspace(0.0, 1.0, cuts + 1)
-        q = _derivatives(s, *_approach(s, z, edges.ravel()))[2:].cpu().numpy().reshape(2, *edges.shape)
+        distances, where = np.unique(edges, return_inverse=True)  # neighbouring intervals share an end
+        q = _derivatives(s, *_approach(s, z, distances))[2:].cpu().numpy()[:, where].reshape(2, *edges.shape)
         size = max(size, float(np.abs(q[0]).max()))
         mean = 0.5 * (q[1, :, :-1] + q[1, :, 1:])
         defects = np.abs(np.diff(q[0], axis=1) - mean * np.diff(edges, axis=1))
@@ -96,22 +99,39 @@ def _approach(s: Subject, z: int, distances: np.ndarray) -> tuple[list[Frame], n
 
 
 def _rough(s: Subject, frame: Frame, direction: np.ndarray) -> float:
-    return s.steps.best(lambda panels: _defect(s, frame, direction, int(panels)), s.steps.panels)
+    """|q(1) − q(0) − ∫ q′|, q the energy and its first two derivatives along the path, over the size of q.
+
+    The panels of the integral that contribute most are cut again and again: what is left of them is no error of the
+    quadrature, and a smooth path costs little.
+    """
+    edges = np.linspace(0.0, 1.0, _PANELS + 1)
+    new = np.stack([edges[:-1], edges[1:]], axis=1)
+    panels, defects, size, smallest = np.zeros((0, 2)), np.zeros((3, 0)), np.full(3, TINY), float("inf")
+    for _ in range(s.steps.cuts):
+        found, sizes = _defects(s, frame, direction, new)
+        panels, defects = np.concatenate([panels, new]), np.concatenate([defects, found], axis=1)
+        size = np.maximum(size, sizes)
+        smallest = min(smallest, float((np.abs(defects.sum(axis=1)) / size).max()))
+        if smallest <= s.steps.settled:
+            break
+        worst = (np.abs(defects) / size[:, None]).max(axis=0).argsort()[-_WORST:]
+        cuts = panels[worst, :1] + np.diff(panels[worst], axis=1) * np.linspace(0.0, 1.0, _PIECES + 1)
+        new = np.stack([cuts[:, :-1].ravel(), cuts[:, 1:].ravel()], axis=1)
+        panels, defects = np.delete(panels, worst, axis=0), np.delete(defects, worst, axis=1)
+    return smallest
 
 
-def _defect(s: Subject, frame: Frame, direction: np.ndarray, panels: int) -> float:
-    """|q(1) − q(0) − ∫ q′|, q the energy and its first two derivatives along the path, over the size of q."""
+def _defects(s: Subject, frame: Frame, direction: np.ndarray, panels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """q(right) − q(left) − ∫ q′ of each panel ``(3, panels)``, and the sizes of q ``(3,)``."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    t = ((np.arange(panels)[:, None] + 0.5 * (nodes + 1.0)) / panels).ravel()
-    weight = s.tensor(np.tile(0.5 * weights / panels, panels)).double()
-    points = [0.0, 1.0, *t]
-    q = _derivatives(s, [frame_of(frame.numbers, frame.positions + x * direction) for x in points], direction)
-    worst = 0.0
-    for k in range(3):
-        change, integral = q[k, 1] - q[k, 0], (q[k + 1, 2:] * weight).sum()
-        size = torch.maximum((q[k] - q[k, 0]).abs().max(), q[k + 1].abs().max())
-        worst = max(worst, ((change - integral).abs() / size.clamp(min=TINY)).item())
-    return worst
+    left, right = panels[:, :1], panels[:, 1:]
+    points = np.concatenate([panels, left + 0.5 * (right - left) * (nodes + 1.0)], axis=1)
+    places, where = np.unique(points, return_inverse=True)  # neighbours share an end
+    frames = [frame_of(frame.numbers, frame.positions + x * direction) for x in places]
+    q = _derivatives(s, frames, direction).cpu().numpy()[:, where].reshape(4, *points.shape)
+    integrals = (q[1:, :, 2:] * weights).sum(axis=-1) * 0.5 * (right - left).T
+    size = np.maximum(np.ptp(q[:3], axis=(1, 2)), np.abs(q[1:]).max(axis=(1, 2)))
+    return q[:3, :, 1] - q[:3, :, 0] - integrals, size
 
 
 def _jump(s: Subject, cutoff: float, order: int) -> float:
@@ -132,6 +152,12 @@ def _jump(s: Subject, cutoff: float, order: int) -> float:
 
 def _derivatives(s: Subject, frames: Sequence[Frame], direction: np.ndarray) -> Tensor:
     """Energy and its first three derivatives in t, atoms at R + t·direction, at t = 0: ``(4, frames)``, float64."""
+    few = max(1, _ATOMS_TOGETHER // len(direction))
+    parts = [frames[start : start + few] for start in range(0, len(frames), few)]
+    return torch.cat([_derivatives_together(s, part, direction) for part in parts], dim=1)
+
+
+def _derivatives_together(s: Subject, frames: Sequence[Frame], direction: np.ndarray) -> Tensor:
     batch = s.batch(frames)
     t = torch.zeros(batch.n_systems, dtype=s.dtype, device=s.device, requires_grad=True)
     step = s.tensor(np.tile(direction, (len(frames), 1)))

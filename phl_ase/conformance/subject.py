@@ -28,14 +28,14 @@ class Steps:
     Attributes:
         displacement: Å (of a direction of length 1), or strain.
         parameter: In units of the root mean square of a parameter tensor.
-        panels: Into how many pieces a path is cut to integrate along it.
+        cuts: How often the pieces of a path are cut to integrate along it.
         crossing: How far from the cutoff its two sides are compared, Å.
         settled: A relative error below which no smaller step is tried.
     """
 
     displacement: tuple[float, ...]
     parameter: tuple[float, ...]
-    panels: tuple[int, ...]
+    cuts: int
     crossing: float
     settled: float
 
@@ -52,8 +52,8 @@ class Steps:
 
 
 STEPS = {
-    torch.float64: Steps((1e-3, 1e-4, 1e-5), (1e-3, 1e-4, 1e-5), (12, 48, 192), 1e-4, 1e-7),
-    torch.float32: Steps((2e-2, 5e-3), (2e-2, 5e-3), (12, 48), 5e-2, 1e-3),
+    torch.float64: Steps((1e-3, 1e-4, 1e-5), (1e-3, 1e-4, 1e-5), 8, 1e-4, 1e-7),
+    torch.float32: Steps((2e-2, 5e-3), (2e-2, 5e-3), 3, 5e-2, 1e-3),
 }
 
 
