@@ -168,7 +168,8 @@ def _setting_figures(results: Results, split: str, budget: str) -> Iterator[Stud
             "Errors against displacement",
             f"displacement-{key}",
             "Errors of the test frames of all seeds against their RMS displacement from the nearest stationary point, "
-            f"{where}: means with 95 % bootstrap intervals over reactions (frames where reactions are few). Lowest eigenvalue: of the Hessian without translations and rotations.",
+            f"{where}: means with 95 % bootstrap intervals over reactions (frames where reactions are few). "
+            "Lowest eigenvalue: of the Hessian without translations and rotations.",
             lambda: displacement.draw_rows(pooled, looks),
         )
     first = {one.method.label: results.first(one).reports for one in series}
