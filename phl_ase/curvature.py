@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.units import Bohr, Hartree, kcal, mol
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.vibrations import finite_difference_hessian
+from phl_ase.vibrations import checked_vectors, finite_difference_hessian
 
 Array = np.ndarray
 HessianFunction = Callable[[Atoms], Array]
@@ -53,17 +56,22 @@ class Curvature:
 
 
 def curvature_of(calculator: Any) -> Curvature:
-    """The curvature of an ASE calculator: its own where it has ``get_hessian``, else differences of forces.
+    """Return the curvature of an ASE calculator: its own where it has some, else differences of forces.
+
+    A calculator's own is ``get_hessian(atoms)`` or ``get_hvp(vectors, atoms)``, a result ``hessian`` (fairchem,
+    NewtonNet), or the Hessian-vector products of AIMNet2's base calculator. A difference of two forces tells once for
+    each calculator in which layout its Hessians come, and whether they are Hessians in eV/Å² at all; a
+    ``PHLCalculator``, whose curvature is tested here, is believed.
 
     Args:
-        calculator: A ``PHLCalculator`` or any other ASE calculator; callables put it on copies of the atoms. Products
-            come from its ``get_hvp``, or from its Hessian where it has that alone (MACE's calculator).
+        calculator: A ``PHLCalculator`` or any other ASE calculator; callables put it on copies of the atoms.
     """
-    own_hessian, own_hvp = (getattr(calculator, name, None) for name in ("get_hessian", "get_hvp"))
-    if callable(own_hessian) and callable(own_hvp):
+    own_hessian, own_hvp = _own_hessian(calculator), _own_hvp(calculator)
+    if getattr(type(calculator), "curvature_is_tested", False) and own_hessian and own_hvp:
         return Curvature(own_hessian, own_hvp, EXACT, lambda n: 0, 0)
-    if callable(own_hessian):
-        return _from_hessian(own_hessian)
+    if own_hessian or own_hvp:
+        checked = _Checked(calculator, own_hessian, own_hvp)
+        return Curvature(checked.hessian, checked.hvp, EXACT, lambda n: 0, 0)
 
     def hessian(atoms: Atoms) -> Array:
         return finite_difference_hessian(_with(atoms, calculator))
@@ -74,24 +82,175 @@ def curvature_of(calculator: Any) -> Curvature:
     return Curvature(hessian, hvp, DIFFERENCES, lambda n: 6 * n, 2)
 
 
-def _from_hessian(own: Callable[[Atoms], Array]) -> Curvature:
-    """Curvature of a calculator that has Hessians alone, in any of the layouts that hold rows in ASE's order."""
+def _own_hessian(calculator: Any) -> Callable[[Atoms], Any] | None:
+    """The calculator's own Hessians, in whatever layout."""
+    if callable(own := getattr(calculator, "get_hessian", None)):
+        return own  # type: ignore[no-any-return]
+    if "hessian" in (getattr(calculator, "implemented_properties", None) or ()):
+        return lambda atoms: calculator.get_property("hessian", atoms)
+    return None
 
-    def hessian(atoms: Atoms) -> Array:
+
+def _own_hvp(calculator: Any) -> Callable[[Array, Atoms], Any] | None:
+    """The calculator's own products."""
+    if callable(own := getattr(calculator, "get_hvp", None)):
+        return own  # type: ignore[no-any-return]
+    base = getattr(calculator, "base_calc", None)
+    if not callable(getattr(base, "hessian_vector_product", None)):
+        return None
+
+    def of_aimnet(vectors: Array, atoms: Atoms) -> Any:
+        info = atoms.info
+        data = {
+            "coord": atoms.positions,
+            "numbers": atoms.numbers,
+            "charge": info.get("charge", getattr(calculator, "charge", 0)),
+            "mult": info.get("mult", info.get("spin", getattr(calculator, "mult", 1))),
+            **({"cell": atoms.cell.array, "pbc": atoms.pbc} if atoms.pbc.any() else {}),
+        }
+        return base.hessian_vector_product(data, vectors)
+
+    return of_aimnet
+
+
+_LAYOUTS: dict[str, tuple[Callable[[int], tuple[int, ...]], Callable[[Array], Array]]] = {
+    "(3n, 3n)": (lambda n: (3 * n, 3 * n), lambda h: h),
+    "(3n, n, 3)": (lambda n: (3 * n, n, 3), lambda h: h),
+    "(n, 3, n, 3)": (lambda n: (n, 3, n, 3), lambda h: h),
+    "(n, n, 3, 3)": (lambda n: (n, n, 3, 3), lambda h: h.transpose(0, 2, 1, 3)),
+}
+"""Layout -> its shape for n atoms, and how it is brought into ASE's order. Of three atoms the last two look alike."""
+
+_TOLERANCE = 0.1
+"""Largest relative difference from the forces: a wrong layout, sign or unit is off by all of it."""
+
+_NOISE = 0.05  # eV/Å²: differences of single-precision forces are as uncertain as this
+
+_MISTAKES = {
+    -1.0: "it is the derivative of the forces: turn its sign",
+    Bohr**2 / Hartree: "it is in Hartree/Bohr²: multiply by 97.17",
+    mol / kcal: "it is in kcal/mol/Å²: divide by 23.06",
+}
+"""What a Hessian is multiples of a right one -> the mistake."""
+
+
+@dataclass
+class _Known:
+    """The layout of a calculator's Hessians, and whether its products agree with its forces; once checked."""
+
+    layout: str | None = None
+    products_agree: bool = False
+
+
+_KNOWN: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+
+
+class _Checked:
+    """Curvature of a foreign calculator, compared with a difference of its forces before it is believed."""
+
+    def __init__(
+        self,
+        calculator: Any,
+        own_hessian: Callable[[Atoms], Any] | None,
+        own_hvp: Callable[[Array, Atoms], Any] | None,
+    ) -> None:
+        self._calculator, self._own_hessian, self._own_hvp = calculator, own_hessian, own_hvp
+        try:
+            self._known = _KNOWN.setdefault(calculator, _Known())
+        except TypeError:  # it cannot be looked up
+            self._known = _Known()
+
+    def hessian(self, atoms: Atoms) -> Array:
+        """The Hessian ``(3n, 3n)``, symmetrised."""
         n = len(atoms)
-        matrix = np.asarray(own(atoms), dtype=float)
-        if matrix.shape not in ((3 * n, 3 * n), (3 * n, n, 3), (n, 3, n, 3)):
+        try:
+            if self._own_hessian is None:
+                raise NotImplementedError
+            given = _as_array(self._own_hessian(atoms))
+        except (PropertyNotImplementedError, NotImplementedError):  # as AIMNet2's, of periodic structures
+            if self._own_hvp is None:
+                raise
+            rows = self.hvp(np.eye(3 * n).reshape(3 * n, n, 3), atoms).reshape(3 * n, 3 * n)
+            return 0.5 * (rows + rows.T)
+        found = {
+            layout: np.ascontiguousarray(ordered(given)).reshape(3 * n, 3 * n)
+            for layout, (shape, ordered) in _LAYOUTS.items()
+            if given.shape == shape(n)
+        }
+        if not found:
             raise PHLError(
-                f"the calculator's get_hessian returned shape {matrix.shape}, expected {(3 * n, 3 * n)} for {n} atoms "
-                "in eV/Å²: give it a get_hessian that does"
+                f"the calculator's Hessian has shape {given.shape}, expected {(3 * n, 3 * n)} for {n} atoms in eV/Å² "
+                f"(or {', '.join(list(_LAYOUTS)[1:])}): give it a get_hessian that returns that"
             )
-        return matrix.reshape(3 * n, 3 * n)
+        if self._known.layout not in found:
+            vector, product = self._by_forces(atoms)
+            errors = {name: _error((h @ vector.ravel()).reshape(n, 3), product) for name, h in found.items()}
+            best = min(errors, key=lambda name: errors[name])
+            if errors[best] > _TOLERANCE:
+                raise _disagreement("Hessian", (found[best] @ vector.ravel()).reshape(n, 3), product)
+            if sum(error <= _TOLERANCE for error in errors.values()) > 1:  # the next structure may tell them apart
+                return _symmetric(found[best])
+            self._known.layout = best
+        return _symmetric(found[self._known.layout])
 
-    def hvp(vectors: Array, atoms: Atoms) -> Array:
-        given = np.asarray(vectors, dtype=float)
-        return (given.reshape(-1, 3 * len(atoms)) @ hessian(atoms)).reshape(given.shape)
+    def hvp(self, vectors: Array, atoms: Atoms) -> Array:
+        """Products of vectors ``(n, 3)`` or ``(K, n, 3)``."""
+        given = checked_vectors(vectors, len(atoms))
+        if self._own_hvp is None:
+            return (given.reshape(-1, 3 * len(atoms)) @ self.hessian(atoms)).reshape(given.shape)
+        if not self._known.products_agree:
+            vector, product = self._by_forces(atoms)
+            own = _shaped(_as_array(self._own_hvp(vector, atoms)), vector)
+            if _error(own, product) > _TOLERANCE:
+                raise _disagreement("Hessian-vector product", own, product)
+            self._known.products_agree = True
+        return _shaped(_as_array(self._own_hvp(given, atoms)), given)
 
-    return Curvature(hessian, hvp, EXACT, lambda n: 0, 0)
+    def _by_forces(self, atoms: Atoms) -> tuple[Array, Array]:
+        """A random direction and the product of the Hessian with it, by two forces."""
+        vector = np.random.default_rng(0).normal(size=(len(atoms), 3))
+        vector /= np.linalg.norm(vector)
+        return vector, finite_difference_hvp(vector, _with(atoms, self._calculator))
+
+
+def _error(own: Array, by_forces: Array) -> float:
+    """How far a product is from that of forces, relative to the longer one."""
+    scale = max(np.linalg.norm(own), np.linalg.norm(by_forces)) + _NOISE / _TOLERANCE
+    return float(np.linalg.norm(own - by_forces) / scale)
+
+
+def _disagreement(what: str, own: Array, by_forces: Array) -> PHLError:
+    guess = next((f" ({said})" for k, said in _MISTAKES.items() if _error(own / k, by_forces) <= _TOLERANCE), "")
+    sizes = f"{np.linalg.norm(own):.4g} against {np.linalg.norm(by_forces):.4g} eV/Å²"
+    return PHLError(
+        f"the calculator's {what} disagrees with differences of its forces{guess}: along one direction {sizes}, "
+        f"{100 * _error(own, by_forces):.0f} % apart; expected second derivatives of the energy in eV/Å², atoms in "
+        "ASE's order"
+    )
+
+
+def _as_array(values: Any) -> Array:
+    """Numbers of a calculator: an array, or a tensor of any library on any device."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise PHLError(f"the calculator's curvature is no array of numbers ({error})") from None
+    if not np.all(np.isfinite(array)):
+        raise NonFiniteError("the calculator's curvature holds NaN or infinity; check the structure")
+    return array
+
+
+def _shaped(products: Array, vectors: Array) -> Array:
+    if products.shape != vectors.shape:
+        raise PHLError(f"the calculator's products have shape {products.shape}; expected {vectors.shape}")
+    return products
+
+
+def _symmetric(matrix: Array) -> Array:
+    symmetric: Array = 0.5 * (matrix + matrix.T)
+    return symmetric
 
 
 def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP) -> Array:
@@ -113,11 +272,7 @@ def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP)
         raise PHLError("the atoms have no calculator; expected one that gives forces: set atoms.calc")
     if not delta > 0:
         raise PHLError(f"delta is {delta!r} Å; expected a positive displacement, for example {_STEP}")
-    given = np.asarray(vectors, dtype=float)
-    if given.ndim not in (2, 3) or given.shape[-2:] != (len(atoms), 3):
-        raise PHLError(f"vectors have shape {given.shape}; expected ({len(atoms)}, 3) or (K, {len(atoms)}, 3)")
-    if not np.all(np.isfinite(given)):
-        raise NonFiniteError("vectors hold NaN or infinity; expected finite numbers")
+    given = checked_vectors(vectors, len(atoms))
     moved = atoms.copy()
     moved.calc = atoms.calc
 

@@ -49,6 +49,7 @@ def shortened(value: object, limit: int = 80) -> str:
         value = value.item()  # nan, not np.float64(nan)
     # never the repr of the whole: a key of a file may be megabytes
     text = repr(value[: 2 * limit] if isinstance(value, str | bytes) else value)
+    text = text if isinstance(value, str | bytes) else " ".join(text.split())  # arrays have lines
     cut = len(text) > limit or (isinstance(value, str | bytes) and len(value) > limit)
     return f"{text[:limit]}…" if cut else text
 

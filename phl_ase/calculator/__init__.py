@@ -2,6 +2,6 @@
 
 from phl_ase.calculator.ase_calculator import QUANTITIES, PHLCalculator
 from phl_ase.calculator.hessians import LAYOUTS, HessianOperator
-from phl_ase.errors import DomainError, DomainWarning
+from phl_ase.errors import DomainError, DomainWarning, ExplodedError
 
-__all__ = ["LAYOUTS", "QUANTITIES", "DomainError", "DomainWarning", "HessianOperator", "PHLCalculator"]
+__all__ = ["LAYOUTS", "QUANTITIES", "DomainError", "DomainWarning", "ExplodedError", "HessianOperator", "PHLCalculator"]

@@ -6,15 +6,17 @@ made once and shared by everything asked of it. Curvature is that of the unconst
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import threading
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
 from scipy import sparse
 
@@ -22,19 +24,18 @@ from phl_ase.calculator.grouping import groups_of
 from phl_ase.calculator.hessians import (
     HessianOperator,
     checked_indices,
-    checked_vectors,
     coordinates_of,
     in_layout,
 )
 from phl_ase.calculator.models import DTYPES, checked_frame, label_of, load_potential
-from phl_ase.calculator.state import Geometry, changes_between
+from phl_ase.calculator.state import Geometry, changes_between, one_at_a_time
 from phl_ase.calculator.uncertainty import IN_DOMAIN, committee_tables, results_of_spread, watch_of
 from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, to_numpy
 from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, own_modes, sparse_hessian
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import PHLError, shortened, unknown
 from phl_ase.potentials import Committee
 from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
-from phl_ase.vibrations import free_atoms, free_motions, lowest_modes
+from phl_ase.vibrations import checked_vectors, free_atoms, free_motions, lowest_modes
 
 Array = np.ndarray
 
@@ -55,10 +56,10 @@ class PHLCalculator(Calculator):
     to expect. A model whose card records what it was trained on also says whether a structure is ``in_domain``: no two
     atoms nearer than any pair of these elements in training and none farther from all others, no molecule that training
     never showed alone, and of a calibrated committee no force more uncertain than there. Beyond ASE's own rules, a
-    change of ``charge``,
-    ``multiplicity`` or ``spin`` in ``atoms.info`` is a new calculation; initial charges and magnetic moments, which no
-    potential reads, are none. A charge that the model does not take is refused; of a multiplicity that it does not tell
-    apart a warning says so, once.
+    change of ``charge``, ``multiplicity`` or ``spin`` in ``atoms.info`` is a new calculation; initial charges and
+    magnetic moments, which no potential reads, are none. A charge that the model does not take is refused; of a
+    multiplicity that it does not tell apart a warning says so, once. Threads may share a calculator: they wait for
+    each other.
 
     Args:
         model: A bundled name, a ``.safetensors`` file, a foreign model (``mace:FILE``, …), a potential, or a list of
@@ -78,6 +79,7 @@ class PHLCalculator(Calculator):
     """
 
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 (ASE wants a set)
+    curvature_is_tested = True  # curvature_of asks foreign calculators for a proof
 
     def __init__(
         self,
@@ -89,10 +91,13 @@ class PHLCalculator(Calculator):
         trust: bool = False,
         out_of_domain: str = "warn",
     ) -> None:
+        self._lock = threading.RLock()
         super().__init__()
         self.device = choose_device(str(device))
-        if memory_budget is not None and memory_budget <= 0:
-            raise PHLError(f"memory_budget is {memory_budget} bytes; expected a positive number, or None")
+        if memory_budget is not None:
+            real = isinstance(memory_budget, int | float | np.number) and not isinstance(memory_budget, bool)
+            if not real or not 0 < memory_budget < np.inf:
+                raise PHLError(f"memory_budget is {shortened(memory_budget)}; expected a number of bytes, or None")
         with own_modes(self.device):  # weights made in the caller's inference mode would have no derivatives
             self.potential = load_potential(model, dtype, self.device, trust=trust)
         self.memory_budget = memory_budget
@@ -107,10 +112,37 @@ class PHLCalculator(Calculator):
 
     # -- ASE ----------------------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        model = self.parameters["model"]
+        named = f"a committee of {len(model)}" if isinstance(model, list) and len(model) > 3 else repr(model)
+        return f"PHLCalculator({named}, device={str(self.device)!r}, dtype={self.parameters['dtype']!r})"
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Refuse settings: what a calculator is made of stays.
+
+        Raises:
+            PHLError: For any setting.
+        """
+        if settings:
+            raise PHLError(f"{', '.join(settings)} of a PHLCalculator cannot be changed; make another PHLCalculator")
+        return {}
+
+    @one_at_a_time
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """Return a result of the structure, calculated unless it is known; by default that of the last structure.
+
+        Raises:
+            PHLError: As :meth:`calculate`.
+            PropertyNotImplementedError: For a property that the potential does not have.
+        """
+        return super().get_property(name, self._atoms_or_last(atoms), allow_calculation)
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; charge and multiplicity in ``atoms.info`` count."""
+        _require_atoms(atoms, "the structure")
         return changes_between(self.atoms, atoms, tol, self.ignored_changes)
 
+    @one_at_a_time
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -125,10 +157,12 @@ class PHLCalculator(Calculator):
             PropertyNotImplementedError: For the stress of a structure whose cell has no volume.
         """
         atoms = self._atoms_or_last(atoms)
+        if strange := [name for name in _listed(properties, "properties") if name not in self.implemented_properties]:
+            raise PropertyNotImplementedError(f"{shortened(strange[0])}: not among {self.implemented_properties}")
         geometry = self._at(atoms)
         if self.check_state(atoms):
             self.results = {}
-        super().calculate(atoms, list(properties), list(system_changes))
+        super().calculate(atoms, _listed(properties, "properties"), list(system_changes))
         needs = ["energy", "forces"]
         # a bulk system is about to be asked for its stress, and it costs little beside the forces
         if "stress" in properties or (geometry.frame.pbc.any() and has_volume(geometry.frame)):
@@ -143,11 +177,23 @@ class PHLCalculator(Calculator):
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def __getstate__(self) -> dict[str, Any]:
-        # copies and pickles do without the graph, which cannot be copied
-        return {**self.__dict__, "_geometry": None}
+        # copies and pickles do without the graph and the lock, which cannot be copied
+        return {**{name: value for name, value in self.__dict__.items() if name != "_lock"}, "_geometry": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+        potential: Any = self.potential
+        if not isinstance(potential, torch.nn.Module):
+            return
+        with own_modes(self.device):
+            if any(value.is_inference() for value in potential.state_dict().values()):
+                potential = copy.deepcopy(potential)  # was copied in inference mode
+            # a copy of a committee does not know that its weights stay as they are
+            self.potential = potential.stack() if isinstance(potential, Committee) else potential
 
     # -- curvature ----------------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def get_hessian(
         self,
         atoms: Atoms | None = None,
@@ -191,6 +237,7 @@ class PHLCalculator(Calculator):
         block = self.get_hvp(directions, atoms).reshape(len(rows), -1)[:, rows]
         return in_layout(0.5 * (block + block.T), layout)
 
+    @one_at_a_time
     def get_hvp(self, vectors: Any, atoms: Atoms | None = None) -> Array:
         """Hessian-vector products, without the Hessian. The graph of a geometry is kept for the next ones.
 
@@ -210,6 +257,7 @@ class PHLCalculator(Calculator):
         products = self._products(atoms)(array.reshape(-1, len(atoms), 3))
         return products.reshape(array.shape)
 
+    @one_at_a_time
     def hessian_operator(self, atoms: Atoms | None = None) -> HessianOperator:
         """The Hessian as a ``scipy.sparse.linalg.LinearOperator`` ``(3n, 3n)``, eV/Å², matrix-free.
 
@@ -224,6 +272,7 @@ class PHLCalculator(Calculator):
         atoms = self._atoms_or_last(atoms)
         return HessianOperator(self._products(atoms), len(atoms))
 
+    @one_at_a_time
     def get_sparse_hessian(self, atoms: Atoms | None = None) -> sparse.csr_array:
         """The Hessian as a sparse matrix ``(3n, 3n)``, eV/Å²: time and size grow with n alone in a large system.
 
@@ -244,6 +293,7 @@ class PHLCalculator(Calculator):
         finite(matrix.data, "a Hessian", _name(atoms))
         return matrix
 
+    @one_at_a_time
     def get_lowest_modes(
         self, atoms: Atoms | None = None, k: int = 3, *, tolerance: float | None = None, max_products: int | None = None
     ) -> tuple[Array, Array]:
@@ -283,8 +333,9 @@ class PHLCalculator(Calculator):
 
     # -- many structures ----------------------------------------------------------------------------------------------
 
+    @one_at_a_time
     def evaluate(
-        self, structures: Sequence[Atoms] | Atoms, quantities: Collection[str] = ("energy", "forces")
+        self, structures: Iterable[Atoms] | Atoms, quantities: Collection[str] = ("energy", "forces")
     ) -> list[dict[str, Any]]:
         """Evaluate structures of any size, periodic or not, in batches that fit the memory. ASE's cache plays no part.
 
@@ -302,13 +353,16 @@ class PHLCalculator(Calculator):
             NonFiniteError: For NaN or infinity in a structure or its results.
             PropertyNotImplementedError: For the stress of a structure whose cell has no volume.
         """
-        wanted = (quantities,) if isinstance(quantities, str) else tuple(quantities)
+        wanted = _listed(quantities, "quantities")
         if strange := [quantity for quantity in wanted if quantity not in QUANTITIES]:
             raise unknown("quantity", strange[0], QUANTITIES)
         if isinstance(structures, Atoms):  # it would iterate over its atoms
             raise PHLError("got one structure; expected a list of them: evaluate([atoms])")
+        structures = _listed(structures, "structures")
         if not structures:
             return []
+        for place, atoms in enumerate(structures):
+            _require_atoms(atoms, f"structure {place}")
         names = [f"structure {i} ({_name(atoms)})" for i, atoms in enumerate(structures)]
         frames = [self._frame(atoms, name) for atoms, name in zip(structures, names, strict=True)]
         frames = [dataclasses.replace(frame, frame_id=i) for i, frame in enumerate(frames)]
@@ -336,6 +390,7 @@ class PHLCalculator(Calculator):
             atoms = self.atoms
         if atoms is None:
             raise PHLError("no atoms: nothing was calculated yet; give the structure, for example get_hessian(atoms)")
+        _require_atoms(atoms, "the structure")
         return atoms
 
     def _budget(self) -> int:
@@ -387,8 +442,9 @@ class PHLCalculator(Calculator):
         def products(vectors: Array) -> Array:
             if len(vectors) == 0:
                 return np.zeros(vectors.shape)
-            tensor = torch.as_tensor(vectors, dtype=self._dtype, device=self.device)
-            rows = graph.products(tensor, self._budget())
+            with self._lock:  # an operator may be at work in another thread
+                tensor = torch.as_tensor(vectors, dtype=self._dtype, device=self.device)
+                rows = graph.products(tensor, self._budget())
             return finite(to_numpy(rows), "Hessian-vector products", name)
 
         return products
@@ -426,3 +482,16 @@ class PHLCalculator(Calculator):
 
 def _name(atoms: Atoms) -> str:
     return atoms.get_chemical_formula() or "the structure"
+
+
+def _require_atoms(atoms: Any, name: str) -> None:
+    if not isinstance(atoms, Atoms):
+        raise PHLError(f"{name} is {shortened(atoms)}, a {type(atoms).__name__}; expected ase.Atoms")
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    """The values of a collection; a name alone is a list of one."""
+    try:
+        return [values] if isinstance(values, str) else list(values)
+    except TypeError:
+        raise PHLError(f"{name} are {shortened(values)}, a {type(values).__name__}; expected a list") from None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.errors import PHLError, shortened, unknown
 
 Array = np.ndarray
 
@@ -27,7 +26,7 @@ def in_layout(hessian: Array, layout: str) -> Array:
     Raises:
         PHLError: For a layout that is not in ``LAYOUTS``.
     """
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     n = len(hessian) // 3
     return np.ascontiguousarray(LAYOUTS[layout](hessian.reshape(n, 3, n, 3)))
@@ -40,9 +39,14 @@ def checked_indices(indices: Sequence[int] | Array, n_atoms: int) -> Array:
         PHLError: For anything but whole numbers below the number of atoms, each once and ascending (ASE takes masses in
             the order of the atoms, so that another order would be a silent mistake there).
     """
-    chosen = np.atleast_1d(np.asarray(indices))
+    try:
+        chosen = np.atleast_1d(np.asarray(indices))
+    except (TypeError, ValueError, RuntimeError):
+        raise PHLError(f"indices are {shortened(indices)}; expected whole numbers below {n_atoms}") from None
     if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or not np.all((chosen >= -n_atoms) & (chosen < n_atoms)):
-        raise PHLError(f"indices are {chosen.tolist()}; expected whole numbers below {n_atoms}, the number of atoms")
+        raise PHLError(
+            f"indices are {shortened(chosen.tolist())}; expected whole numbers below {n_atoms}, the number of atoms"
+        )
     chosen = chosen % n_atoms
     if len(chosen) == 0 or np.any(np.diff(chosen) <= 0):
         raise PHLError(f"indices are {chosen.tolist()}; expected at least one atom, each once, in ascending order")
@@ -52,27 +56,6 @@ def checked_indices(indices: Sequence[int] | Array, n_atoms: int) -> Array:
 def coordinates_of(indices: Array) -> Array:
     """Rows of a Hessian ``(3m,)`` that belong to atoms ``(m,)``."""
     return (3 * indices[:, None] + np.arange(3)).ravel()
-
-
-def checked_vectors(vectors: Any, n_atoms: int) -> Array:
-    """Vectors for products, ``(n, 3)`` or ``(K, n, 3)``, in float64.
-
-    Raises:
-        PHLError: For another shape, or what is not an array of numbers.
-        NonFiniteError: For NaN or infinity.
-    """
-    try:
-        array = np.asarray(vectors, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise PHLError(f"vectors are no array of real numbers ({error}); expected shape ({n_atoms}, 3)") from None
-    if array.ndim not in (2, 3) or array.shape[-2:] != (n_atoms, 3):
-        raise PHLError(
-            f"vectors have shape {array.shape}; expected ({n_atoms}, 3) or (K, {n_atoms}, 3) for {n_atoms} atoms: "
-            f"reshape(-1, {n_atoms}, 3) them"
-        )
-    if not np.all(np.isfinite(array)):
-        raise NonFiniteError("vectors hold NaN or infinity; expected finite numbers")
-    return array
 
 
 class HessianOperator(LinearOperator):
@@ -91,6 +74,8 @@ class HessianOperator(LinearOperator):
         self._n_atoms = n_atoms
 
     def _matmat(self, x: Array) -> Array:
+        if np.iscomplexobj(x):  # the Hessian is real: both parts on their own
+            return self._matmat(np.real(x)) + 1j * self._matmat(np.imag(x))
         rows = np.ascontiguousarray(np.asarray(x, dtype=float).T).reshape(-1, self._n_atoms, 3)
         return self._products(rows).reshape(len(rows), -1).T
 

@@ -32,7 +32,7 @@ def load_potential(model: Any, dtype: str, device: torch.device, *, trust: bool 
     Raises:
         PHLError: For an unknown dtype or model, an empty list, or something that is no potential.
     """
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if isinstance(model, (list, tuple)):
         if not model:

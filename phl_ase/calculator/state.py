@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ase import Atoms
 from ase.calculators.calculator import compare_atoms
 
 from phl_ase.derivatives import GradientGraph
 from phl_ase.structures import Batch, Frame, charge_and_multiplicity
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def one_at_a_time(method: F) -> F:
+    """Let threads that share a calculator wait for each other in a method; it may call other such methods."""
+
+    @functools.wraps(method)
+    def alone(self: Any, *arguments: Any, **settings: Any) -> Any:
+        with self._lock:
+            return method(self, *arguments, **settings)
+
+    return alone  # type: ignore[return-value]
 
 
 @dataclass

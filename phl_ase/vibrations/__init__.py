@@ -2,7 +2,7 @@
 
 ``analysis`` projects and diagonalises, ``thermodynamics`` sums over the modes, ``matching`` compares two sets of them,
 ``modes`` shows one, ``differences`` makes Hessians of forces; ``constraints`` says what may move, ``rigid`` what is no
-vibration.
+vibration, ``vectors`` checks what a Hessian is multiplied with.
 Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums over all of them, from products alone.
 """
 
@@ -15,6 +15,7 @@ from phl_ase.vibrations.modes import mode_trajectory
 from phl_ase.vibrations.rigid import rigid_motions, rigid_motions_of
 from phl_ase.vibrations.stochastic import Estimate, StochasticSpectrum, stochastic_spectrum
 from phl_ase.vibrations.thermodynamics import THERMOCHEMISTRY_MODELS, Thermochemistry, thermochemistry
+from phl_ase.vibrations.vectors import checked_vectors
 
 __all__ = [
     "IMAGINARY_THRESHOLD",
@@ -26,6 +27,7 @@ __all__ = [
     "ModeMatch",
     "StochasticSpectrum",
     "Thermochemistry",
+    "checked_vectors",
     "finite_difference_hessian",
     "free_atoms",
     "free_motions",

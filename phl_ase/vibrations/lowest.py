@@ -15,7 +15,7 @@ from ase import Atoms
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, shortened
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import short_list
 from phl_ase.vibrations.model_hessian import model_hessian
@@ -106,14 +106,18 @@ def lowest_modes(
         NonFiniteError: For NaN or infinity in the products.
     """
     operator = VibrationalOperator(atoms, hvp, indices, forces)
+    if not isinstance(k, int | np.integer) or isinstance(k, bool):
+        raise PHLError(f"k is {shortened(k)}; expected a whole number of modes, for example 3")
     if not 1 <= k <= operator.n_vibrations:
         raise PHLError(
             f"{k} modes were asked for; {atoms.get_chemical_formula()} has {operator.n_vibrations} vibrations "
             f"({operator.size} coordinates less {operator.n_rigid} rigid motions and "
             f"{operator.removed.shape[1] - operator.n_rigid} held by constraints): ask for 1 to {operator.n_vibrations}"
         )
-    if not tolerance > 0:
-        raise PHLError(f"tolerance is {tolerance!r}; expected a positive number, for example 1e-7")
+    if not isinstance(tolerance, float | int | np.number) or not tolerance > 0:
+        raise PHLError(f"tolerance is {shortened(tolerance)}; expected a positive number, for example 1e-7")
+    if max_products is not None and (not isinstance(max_products, int | np.integer) or max_products < 0):
+        raise PHLError(f"max_products is {shortened(max_products)}; expected a whole number, or None")
     model = _Preconditioner(operator)
     basis = _Basis(operator, _start_vectors(operator, model, k, start, np.random.default_rng(seed)))
     limit = 2 * operator.n_vibrations if max_products is None else max_products
