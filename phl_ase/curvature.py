@@ -85,7 +85,7 @@ def curvature_of(calculator: Any) -> Curvature:
 def _own_hessian(calculator: Any) -> Callable[[Atoms], Any] | None:
     """The calculator's own Hessians, in whatever layout."""
     if callable(own := getattr(calculator, "get_hessian", None)):
-        return own  # type: ignore[no-any-return]
+        return own
     if "hessian" in (getattr(calculator, "implemented_properties", None) or ()):
         return lambda atoms: calculator.get_property("hessian", atoms)
     return None
@@ -94,8 +94,8 @@ def _own_hessian(calculator: Any) -> Callable[[Atoms], Any] | None:
 def _own_hvp(calculator: Any) -> Callable[[Array, Atoms], Any] | None:
     """The calculator's own products."""
     if callable(own := getattr(calculator, "get_hvp", None)):
-        return own  # type: ignore[no-any-return]
-    base = getattr(calculator, "base_calc", None)
+        return own
+    base: Any = getattr(calculator, "base_calc", None)
     if not callable(getattr(base, "hessian_vector_product", None)):
         return None
 
