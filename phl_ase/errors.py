@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -59,37 +61,114 @@ def missing_package(package: str, extra: str, purpose: str) -> PHLError:
     return PHLError(f"{purpose} needs the package {package!r}, which is not installed: pip install 'phl-ase[{extra}]'")
 
 
+class CalculatorError(RuntimeError):
+    """A calculator, or a function that the caller gave, failed with an error of its own, which is the ``__cause__``."""
+
+
 def reason_of(error: BaseException) -> str:
-    """A foreign error in one line."""
+    """Return a foreign error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
+def guarded(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a function of somebody else's whose errors become :class:`CalculatorError`.
+
+    This is how :func:`attempt` tells a calculator that fails, which is a result, from a defect of this package, which
+    is not. A :class:`PHLError` passes as it is, and so does ``NotImplementedError``.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> T:
+        try:
+            return function(*arguments, **options)
+        except (PHLError, CalculatorError, NotImplementedError):  # the last is how ASE says: no such property
+            raise
+        except Exception as error:  # a calculator may raise anything
+            raise CalculatorError(reason_of(error)) from error
+
+    return call
+
+
+class GuardedCalculator:
+    """Stand-in for an ASE calculator whose methods are :func:`guarded`; all else is the calculator's own.
+
+    Args:
+        calculator: Any ASE calculator.
+    """
+
+    def __init__(self, calculator: Any) -> None:
+        self._calculator = calculator
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "_calculator":  # asked by copy and pickle before there is a calculator
+            raise AttributeError(name)
+        value = getattr(self._calculator, name)
+        return guarded(value) if callable(value) else value
 
 
 @dataclass(frozen=True)
 class Attempt(Generic[T]):
-    """What became of a computation that a foreign calculator or optimiser takes part in.
+    """Outcome of a computation that a foreign calculator or optimiser takes part in.
 
     Attributes:
         value: What it gave; ``None`` where it failed.
         outcome: ``"exploded"`` (something was not finite), ``"failed"``, or empty.
         reason: Why it failed, in one line; empty otherwise.
+        traceback: Where it failed, as Python prints it; empty otherwise.
+        of_calculator: Whether a calculator failed, not what worked with it.
     """
 
     value: T | None
     outcome: str = ""
     reason: str = ""
+    traceback: str = ""
+    of_calculator: bool = False
 
 
 def attempt(action: Callable[[], T]) -> Attempt[T]:
-    """Do what may fail in any way: a failure is a result, but for the caller's own mistakes and for Ctrl-C.
+    """Do what a calculator or an optimiser may fail in: that failure is a result, a defect of this package is not.
+
+    Calculators must be asked through :func:`guarded` or :class:`GuardedCalculator`. Errors of installed optimisers and
+    of numerical libraries are results, too.
 
     Raises:
         PHLError: From the action, for a mistake of the caller.
+        Exception: For a defect of this package: a TypeError and the like from its own code.
     """
     try:
         return Attempt(action())
     except NonFiniteError as error:
-        return Attempt(None, "exploded", str(error))
+        return Attempt(None, "exploded", str(error), traceback_of(error))
     except PHLError:
         raise
-    except Exception as error:  # whatever Sella, JAX or a foreign calculator may raise is a result here
-        return Attempt(None, "failed", reason_of(error))
+    except CalculatorError as error:
+        return Attempt(None, "failed", str(error), traceback_of(error), of_calculator=True)
+    except Exception as error:  # whatever Sella or JAX may raise is a result here
+        if is_defect(error):
+            raise
+        return Attempt(None, "failed", reason_of(error), traceback_of(error))
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback of an error and its causes, as Python prints it."""
+    return "".join(traceback.format_exception(error))
+
+
+# what a mistake in a program raises, as opposed to numbers that cannot be
+_OF_PROGRAMS = (TypeError, AttributeError, NameError, UnboundLocalError, KeyError, IndexError, AssertionError)
+_NUMERICAL = ("numpy", "scipy")
+
+
+def is_defect(error: Exception) -> bool:
+    """Return whether an error is a mistake in this package, by its kind and by the code that it comes from."""
+    modules: list[tuple[str, bool]] = []  # name of the package, and whether it is installed and not this one
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        modules.append((package, package != "phl_ase" and "-packages" in frame.f_code.co_filename))
+    if type(error) in _OF_PROGRAMS:
+        # NumPy finds what is wrong with its arguments; who gave them is what is asked
+        while modules and modules[-1][0] in _NUMERICAL:
+            modules.pop()
+    elif type(error) is not ValueError:
+        return False
+    return bool(modules) and not modules[-1][1]

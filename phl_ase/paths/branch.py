@@ -15,6 +15,18 @@ from phl_ase.paths.counting import CountingCalculator, CountingHessian
 Array = np.ndarray
 
 
+class StepError(RuntimeError):
+    """The path could not be followed with the shortest step.
+
+    Attributes:
+        points: Points found before.
+    """
+
+    def __init__(self, message: str, points: int = 0):
+        super().__init__(message)
+        self.points = points
+
+
 class BranchCalculator(CountingCalculator):
     """A counting calculator that notes where an integrator steps first.
 
@@ -29,8 +41,9 @@ class BranchCalculator(CountingCalculator):
         self._origin = origin.copy()
 
     def set_out(self) -> None:
-        """Begin a new direction."""
+        """Begin a new direction, from the origin again."""
         self.first_away = None
+        self._before = self._origin
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """As the counting calculator does."""

@@ -9,13 +9,17 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import HessianFunction, HVPFunction
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import GuardedCalculator, NonFiniteError, PHLError, guarded
 
 Array = np.ndarray
 
 # eV/Å: no bond pushes so hard. A step that gets here, and to ten times the force at the start, has run atoms into each
 # other or off the model's ground.
 _EXPLODED_FORCE = 1e4
+
+# Å: no step of an optimiser goes so far beyond the size of the structure. Far apart, atoms have no forces, and a search
+# that threw them there would take that for convergence.
+_EXPLODED_STEP = 10.0
 
 
 class CountingCalculator(Calculator):
@@ -42,19 +46,25 @@ class CountingCalculator(Calculator):
         self.energy = float("nan")
         self.forces: Array | None = None
         self._limit = _EXPLODED_FORCE
+        self._before: Array | None = None  # positions that a step is measured from
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Ask the other calculator for forces and energy.
 
         Raises:
-            NonFiniteError: For NaN or infinity in the positions, energy or forces, or an absurd force.
+            NonFiniteError: For NaN or infinity in the positions, energy or forces, or an absurd step or force.
         """
         super().calculate(atoms, properties, system_changes)
         if not np.all(np.isfinite(atoms.positions)):
             raise NonFiniteError("a step led to positions that are NaN or infinite")
+        if self._before is not None:
+            moved = np.linalg.norm(atoms.positions - self._before, axis=1)
+            if moved.max() > _EXPLODED_STEP + np.ptp(self._before, axis=0).max():
+                atom = int(moved.argmax())
+                raise NonFiniteError(f"a step moved atom {atom} ({atoms.symbols[atom]}) by {moved[atom]:.1e} Å")
         self.calls += 1
         structure = atoms.copy()
-        structure.calc = self.calculator
+        structure.calc = GuardedCalculator(self.calculator)
         forces, energy = self._ask(structure)
         if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
             raise NonFiniteError("the calculator gave an energy or forces that are NaN or infinite")
@@ -64,6 +74,7 @@ class CountingCalculator(Calculator):
         if largest > self._limit:
             raise NonFiniteError(f"a force of {largest:.1e} eV/Å: atoms have run into each other")
         self.last, self.energy, self.forces = atoms.copy(), energy, forces
+        self._before = self.last.positions
         free_energy = getattr(self.calculator, "results", {}).get("free_energy", energy)
         self.results = {"energy": energy, "free_energy": float(free_energy), "forces": forces.copy()}
 
@@ -115,7 +126,7 @@ class CountingHessian:
         structure = atoms.copy()
         structure.calc = self.calculator
         self.calls += 1
-        hessian = np.asarray(self.function(structure), dtype=float)
+        hessian = np.asarray(guarded(self.function)(structure), dtype=float)
         expected = (3 * len(atoms), 3 * len(atoms))
         if hessian.shape != expected:
             raise PHLError(
@@ -153,7 +164,7 @@ class CountingProducts:
         structure = atoms.copy()
         structure.calc = self.calculator
         self.calls += vectors.size // (3 * len(atoms))
-        products = np.asarray(self.function(vectors, structure), dtype=float)
+        products = np.asarray(guarded(self.function)(vectors, structure), dtype=float)
         if products.shape != vectors.shape:
             raise PHLError(
                 f"hvp(vectors, atoms) returned shape {products.shape}, expected that of the vectors, {vectors.shape}: "

@@ -18,7 +18,7 @@ import numpy as np
 from ase import Atoms
 from ase.geometry import find_mic
 
-from phl_ase.errors import PHLError, missing_package, reason_of, unknown
+from phl_ase.errors import PHLError, attempt, missing_package, unknown
 from phl_ase.paths.counting import CountingCalculator
 from phl_ase.paths.geometry import aligned
 
@@ -247,13 +247,17 @@ def _refined(images: list[Atoms], counters: list[CountingCalculator], steps: int
     for image, counter in zip(working, counters, strict=True):
         image.calc = counter
     band = NEB(working, climb=True, method="improvedtangent")
-    try:
+
+    def climb() -> bool:
         with FIRE(band, logfile=None) as optimiser:
-            optimiser.run(fmax=0.1, steps=steps)
-    except PHLError as error:
+            return bool(optimiser.run(fmax=0.1, steps=steps))
+
+    try:
+        climbed = attempt(climb)
+    except PHLError as error:  # what the calculator refuses is where the band went
         return str(error)
-    except Exception as error:  # a band may run into what the calculator cannot do: the path before it stays
-        return reason_of(error)
+    if climbed.value is None:  # the path before it stays
+        return climbed.reason
     for image, better in zip(images, working, strict=True):
         image.positions[:] = better.positions
     return ""
@@ -266,7 +270,10 @@ def _energies(images: list[Atoms], counters: list[CountingCalculator], reason: s
         working = image.copy()
         working.calc = counter
         try:
-            energies[k] = working.get_potential_energy()
-        except Exception as error:  # one image may be where the calculator cannot go
-            reason = reason or reason_of(error)
+            asked = attempt(working.get_potential_energy)
+        except PHLError as error:  # one image may be where the calculator cannot go
+            reason = reason or str(error)
+            continue
+        energies[k] = float("nan") if asked.value is None else asked.value
+        reason = reason or asked.reason
     return energies, reason

@@ -7,11 +7,10 @@ direction with a sentence; only the caller's own mistakes are exceptions.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -61,6 +60,7 @@ def follow_irc(
         ts: The transition state of its calculator, with that calculator; it is not changed. Its masses count.
         hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å²; without one, the calculator's own, else differences of forces.
         method: A key of ``INTEGRATORS``: ``"sella"`` (one Hessian, then gradients), ``"quadratic"`` (a Hessian a step).
+            Where it fails in a direction, and the calculator does not, the others follow that direction.
         step: Length of a step, √amu·Å; the largest of ``"quadratic"``, which shortens its steps where the path bends.
         fmax: A direction ends where the largest force on an atom is below this, eV/Å, and the curvature is positive.
         max_points: Most points of one direction.
@@ -90,7 +90,7 @@ def follow_irc(
             forward, matrix = _oriented(analysis.modes[0]), counted(start)
             for side, mode in enumerate((-forward, forward)):
                 branch = Branch(start, counter, counted, energy, matrix, mode, step, fmax, max_points)
-                sides[side] = _follow(branch, INTEGRATORS[method], images)
+                sides[side] = _follow_by_any(branch, method, images)
     path = _joined(start, energy, sides)
     if trajectory is not None:
         _write_in_order(Path(trajectory), path)
@@ -162,7 +162,7 @@ def _analyse(
         reason = f"largest force {counter.largest_force():.3g} eV/Å, at most {STATIONARY:g}"
     elif outcome == "no transition state":
         reason = f"{made[0].n_imaginary} imaginary modes"
-    return Direction(outcome, reason=reason), made[0] if made else None
+    return Direction(outcome, reason=reason, traceback=judged.traceback), made[0] if made else None
 
 
 def _oriented(mode: Array) -> Array:
@@ -170,8 +170,31 @@ def _oriented(mode: Array) -> Array:
     return mode * np.sign(mode.flat[np.argmax(np.abs(mode))])
 
 
-def _follow(branch: Branch, integrate: Callable[[Branch], bool], images: TrajectoryWriter | None) -> _Side:
-    """Follow one direction, whatever happens."""
+def _follow_by_any(branch: Branch, method: str, images: TrajectoryWriter | None) -> _Side:
+    """Follow one direction with an integrator; where that fails, with the others in turn.
+
+    Of a direction that none can follow, the one asked for says how far it came.
+    """
+    asked, blameless = _follow(branch, method, images)
+    side, reasons = asked, [f"{method}: {asked.direction.reason}"]
+    for other in INTEGRATORS:
+        if side.direction.outcome not in ("failed", "exploded") or not blameless:
+            break
+        if other != method:
+            side, blameless = _follow(branch, other, images)
+            reasons.append(f"{other}: {side.direction.reason}" if side.direction.reason else f"followed by {other}")
+    if len(reasons) == 1:
+        return asked
+    kept = asked if side.direction.outcome in ("failed", "exploded") else side
+    counts = {
+        name: getattr(asked.direction, name) + getattr(side.direction, name)
+        for name in ("force_calls", "hessian_calls", "seconds")
+    }
+    return replace(kept, direction=replace(kept.direction, reason="; ".join(reasons), **counts))
+
+
+def _follow(branch: Branch, method: str, images: TrajectoryWriter | None) -> tuple[_Side, bool]:
+    """Follow one direction, whatever happens, and whether the calculator is without blame for that."""
     structures: list[Atoms] = []
     energies: list[float] = []
 
@@ -184,12 +207,12 @@ def _follow(branch: Branch, integrate: Callable[[Branch], bool], images: Traject
             images.write(_labelled(point, energy))
 
     force_calls, hessian_calls = branch.calculator.calls, branch.hessian.calls
-    branch = dataclasses.replace(branch, record=record)
+    branch = replace(branch, record=record)
     branch.calculator.set_out()
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(sella|jax|jaxlib)\b")
-        followed = attempt(lambda: "converged" if integrate(branch) else "not converged")
+        followed = attempt(lambda: "converged" if INTEGRATORS[method](branch) else "not converged")
     direction = Direction(
         outcome=followed.value or followed.outcome,
         steps=len(structures),
@@ -198,8 +221,10 @@ def _follow(branch: Branch, integrate: Callable[[Branch], bool], images: Traject
         seconds=time.perf_counter() - started,
         first_step_overlap=_along(branch),
         reason=followed.reason,
+        traceback=followed.traceback,
+        method=method,
     )
-    return _Side(direction, tuple(structures), tuple(energies))
+    return _Side(direction, tuple(structures), tuple(energies)), not followed.of_calculator
 
 
 def _along(branch: Branch) -> float:

@@ -47,6 +47,7 @@ class Relaxation:
         force_calls: Geometries at which energy and forces were computed.
         seconds: Wall time.
         reason: Why it exploded or failed; empty otherwise.
+        traceback: Where it did, as Python prints it; empty otherwise.
     """
 
     outcome: str
@@ -57,6 +58,7 @@ class Relaxation:
     force_calls: int
     seconds: float
     reason: str = ""
+    traceback: str = ""
 
     @property
     def converged(self) -> bool:
@@ -165,6 +167,7 @@ def run_optimiser(
         force_calls=counter.calls,
         seconds=time.perf_counter() - started,
         reason=run.reason,
+        traceback=run.traceback,
     )
 
 

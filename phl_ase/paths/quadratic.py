@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from phl_ase.paths.branch import Branch
+from phl_ase.paths.branch import Branch, StepError
 from phl_ase.vibrations import rigid_motions
 
 Array = np.ndarray
@@ -27,16 +27,13 @@ Array = np.ndarray
 _CORRECTION = 0.05
 # Steps are halved at most to this part of the longest.
 _SHORTEST = 1 / 64
-# How far along the imaginary mode, in steps, the descent from a TS begins: at the TS itself it has no direction.
+# How far along the imaginary mode the descent from a TS begins, as a part of the first step: at the TS itself it has no
+# direction.
 _FOOTHOLD = 0.05
 # eV/(√amu·Å): the descent on a model surface ends in a minimum when its gradient is below this.
 _FLAT = 1e-7
 # amu·Å²/eV: in this time a mode of 5 cm⁻¹ decays to 1/e; what is slower has come to rest.
 _LONGEST = 1e4
-
-
-class StepError(RuntimeError):
-    """The path could not be followed with the shortest step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +82,8 @@ def interpolated_gradient(first: Expansion, second: Expansion, x: Array) -> Arra
     steps = x - first.point, x - second.point
     squares = steps[0] @ steps[0], steps[1] @ steps[1]
     total = squares[0] + squares[1]
+    if total == 0:  # both expansions are about this point
+        return first.gradient
     weight = squares[1] / total
     slope = 2 * (squares[0] * steps[1] - squares[1] * steps[0]) / total**2
     (energy, gradient), (other_energy, other_gradient) = first.at(x), second.at(x)
@@ -142,10 +141,13 @@ def steepest_descent(
     Raises:
         StepError: When even the shortest step does not lead down the path.
     """
-    node, place, length = ts, ts.point + _FOOTHOLD * step * direction, step
-    gone = _FOOTHOLD * step  # what the foothold has covered of the first step
+    node, place, length = ts, ts.point, step
     for _ in range(max_points):
         while True:
+            gone = 0.0
+            if node is ts:  # the foothold is taken anew for each length, and covers a part of it
+                gone = _FOOTHOLD * length
+                place = ts.point + gone * direction
             ahead, corrected, error = _attempt(surface, node, place, length - gone)
             travel, slope = corrected - place, ahead.at(corrected)[1]
             at_rest = surface.at_rest(slope)
@@ -155,9 +157,9 @@ def steepest_descent(
             length *= 0.5
             if length < _SHORTEST * step:
                 raise StepError(f"no step of {2 * length:.1e} √amu·Å or more leads down the path")
-        node, place, gone = ahead, corrected, 0.0
-        # positive curvature along the path: the end of a valley, not a shoulder
-        ended = at_rest and travel @ node.hessian @ travel > 0
+        node, place = ahead, corrected
+        # positive curvature along the path: the end of a valley, not a shoulder; without any way to go it ends as well
+        ended = at_rest and (travel @ node.hessian @ travel > 0 or not travel.any())
         yield place, node.at(place)[0], bool(ended)
         if ended:
             return

@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, curvature_of
-from phl_ase.errors import PHLError, attempt
+from phl_ase.errors import Attempt, PHLError, attempt
 from phl_ase.paths.counting import CountingHessian
-from phl_ase.paths.end_points import changed_bonds, fragments
+from phl_ase.paths.end_points import changed_bonds, fragments, same_structure
 from phl_ase.paths.irc import follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
 from phl_ase.paths.reaction_path import OUTCOMES as PATH_OUTCOMES
@@ -20,7 +20,8 @@ from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
 
 OUTCOMES: dict[str, str] = {
     **{name: sentence for name, sentence in PATH_OUTCOMES.items() if name != "converged"},
-    "converged": "the path leads both ways to minima",
+    "converged": "the path leads both ways to two minima",
+    "same end": "both directions reach the same structure: no reaction",
     "not relaxed": "an end of the path could not be relaxed",
     "no minimum": "an end of the path relaxed to a structure with imaginary modes",
 }
@@ -40,12 +41,14 @@ class ReactionEnd:
         analysis: Harmonic analysis of the relaxed structure; ``None`` where the relaxation or its Hessian failed.
         fragments: Number of molecules.
         reason: Why there is no analysis; empty otherwise.
+        traceback: Where it failed, as Python prints it; empty otherwise.
     """
 
     relaxation: Relaxation
     analysis: HarmonicAnalysis | None
     fragments: int
     reason: str = ""
+    traceback: str = ""
 
     @property
     def atoms(self) -> Atoms:
@@ -102,11 +105,13 @@ class Reaction:
             return self.path.outcome
         if not all(end.relaxation.converged and end.analysis is not None for end in self.ends):
             return "not relaxed"
-        return "converged" if all(end.is_minimum for end in self.ends) else "no minimum"
+        if not all(end.is_minimum for end in self.ends):
+            return "no minimum"
+        return "same end" if same_structure(*(end.atoms for end in self.ends)) else "converged"
 
     @property
     def converged(self) -> bool:
-        """Whether the path leads both ways to minima."""
+        """Whether the path leads both ways to minima, two different ones."""
         return self.outcome == "converged"
 
     @property
@@ -117,7 +122,8 @@ class Reaction:
         reasons = [end.reason or ("" if end.relaxation.converged else end.relaxation.sentence) for end in self.ends]
         reasons += [f"{end.n_imaginary} imaginary modes" for end in self.ends if end.n_imaginary]
         change = f"breaks {', '.join(self.broken) or 'no bond'}, makes {', '.join(self.made) or 'no bond'}"
-        return "; ".join([OUTCOMES[self.outcome], *filter(None, reasons), change])
+        ways = [direction.reason for direction in (self.path.backward, self.path.forward) if direction.reason]
+        return "; ".join([OUTCOMES[self.outcome], *filter(None, reasons), change, *dict.fromkeys(ways)])
 
     @property
     def barrier_forward(self) -> float:
@@ -199,7 +205,8 @@ def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, ste
     for _ in range(_PUSHES + 1):
         start.calc = ts.calc
         relaxation = relax(start, fmax, steps)
-        analysis, reason = _analysed(relaxation, hessian)
+        analysed = _analysed(relaxation, hessian)
+        analysis = analysed.value
         calls, taken = calls + relaxation.force_calls, taken + relaxation.steps
         seconds += relaxation.seconds
         if analysis is None or analysis.n_imaginary == 0:
@@ -208,15 +215,14 @@ def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, ste
         start = relaxation.atoms.copy()
         start.positions += _PUSH * push / np.linalg.norm(push, axis=1).max()
     relaxation = replace(relaxation, force_calls=calls, steps=taken, seconds=seconds)
-    return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), reason)
+    return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), analysed.reason, analysed.traceback)
 
 
-def _analysed(relaxation: Relaxation, hessian: CountingHessian) -> tuple[HarmonicAnalysis | None, str]:
+def _analysed(relaxation: Relaxation, hessian: CountingHessian) -> Attempt[HarmonicAnalysis]:
     """The analysis of what was relaxed, or why there is none."""
     if not relaxation.converged:
-        return None, ""
-    answer = attempt(lambda: harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms)))
-    return answer.value, answer.reason
+        return Attempt(None, traceback=relaxation.traceback)
+    return attempt(lambda: harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms)))
 
 
 def _energy(end: ReactionEnd | None) -> float:

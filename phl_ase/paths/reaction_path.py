@@ -34,7 +34,9 @@ class Direction:
         seconds: Wall time.
         first_step_overlap: Cosine between the first step and the imaginary mode, mass-weighted, with translations and
             rotations left in: 1 for a step purely along the mode; NaN without a step.
-        reason: Why it failed; empty otherwise.
+        reason: Why it failed, or why another integrator than the one asked for followed it; empty otherwise.
+        traceback: Where it failed, as Python prints it; empty otherwise.
+        method: The integrator that followed it; empty where none did.
     """
 
     outcome: str
@@ -44,6 +46,8 @@ class Direction:
     seconds: float = 0.0
     first_step_overlap: float = float("nan")
     reason: str = ""
+    traceback: str = ""
+    method: str = ""
 
     @property
     def converged(self) -> bool:
@@ -70,7 +74,7 @@ class ReactionPath:
         ts_index: Which point is the TS.
         backward: What became of the backward direction.
         forward: What became of the forward direction.
-        method: A key of ``phl_ase.paths.irc.INTEGRATORS``.
+        method: The integrator asked for, a key of ``phl_ase.paths.irc.INTEGRATORS``; see also ``Direction.method``.
         curvature: Where Hessians came from: ``"hessian function"``, or what ``phl_ase.curvature`` calls its source.
         analysis: Harmonic analysis of the TS; ``None`` where its Hessian could not be had.
         hessian_calls: All Hessians computed, the one at the TS among them.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from phl_ase.paths.branch import Branch
+from phl_ase.paths.branch import Branch, StepError
 from phl_ase.vibrations import harmonic_analysis, rigid_motions
 
 Array = np.ndarray
@@ -49,13 +49,29 @@ def prepared_hessian(atoms: Atoms, hessian: Array, *, stiffness: float = _RIGID_
 
 
 def follow_sella(branch: Branch) -> bool:
-    """Follow one side with Sella; whether it converged."""
+    """Follow one side with Sella, with a shorter step where the first finds no point; whether it converged.
+
+    Raises:
+        StepError: Where Sella finds no point of the path with the shortest step.
+    """
+    step = branch.step
+    while True:
+        try:
+            return _follow(branch, step)
+        except StepError as error:
+            step /= 2
+            if error.points or step < _SHORTEST * branch.step:
+                raise
+
+
+def _follow(branch: Branch, step: float) -> bool:
+    """Follow one side with Sella and a step of a length, √amu·Å; whether it converged."""
     from sella import IRC  # takes seconds (JAX), so not before it is needed
     from sella.optimize.irc import IRCInnerLoopConvergenceFailure
 
     working = branch.working()
     prepared = prepared_hessian(branch.start, branch.ts_hessian)
-    options: dict[str, Any] = {"logfile": None, "dx": branch.step, "hessian_function": lambda _: prepared.copy()}
+    options: dict[str, Any] = {"logfile": None, "dx": step, "hessian_function": lambda _: prepared.copy()}
     with IRC(working, **options) as irc:
         # asked for a direction, Sella diagonalises and says which way that is; it goes nowhere before it is iterated
         irc.irun(fmax=branch.fmax, direction="forward")
@@ -66,9 +82,13 @@ def follow_sella(branch: Branch) -> bool:
         while True:
             try:
                 return _record(irc, points, branch, found)
-            except IRCInnerLoopConvergenceFailure:
+            except IRCInnerLoopConvergenceFailure as error:
                 if not found or irc.dx <= _SHORTEST * branch.step:
-                    raise
+                    raise StepError(
+                        f"Sella's IRC found no point of the path at {irc.dx:.2g} √amu·Å from "
+                        f"{'its last one' if found else 'the transition state'} (IRCInnerLoopConvergenceFailure)",
+                        len(found),
+                    ) from error
                 working.positions[:] = found[-1]
                 if _is_minimum(working, branch):
                     return True

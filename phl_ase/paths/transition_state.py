@@ -23,6 +23,8 @@ from phl_ase.vibrations.constraints import count_from_zero
 
 Array = np.ndarray
 
+_ON_A_LINE, _BENT = 1e-3, 0.01  # Å: when a molecule is taken for linear, and how far its inner atoms are moved then
+
 OUTCOMES: dict[str, str] = {
     **RELAXATION_OUTCOMES,
     "converged": "the forces are below the threshold and exactly one mode is imaginary",
@@ -55,6 +57,7 @@ class TransitionStateSearch:
         hidden_force_calls: Gradients behind Hessians and products that are differences themselves, beside
             ``force_calls``; known where :func:`phl_ase.paths.search` ran the search, 0 otherwise.
         internal: Whether the coordinates were internal.
+        traceback: Where it exploded or failed, as Python prints it; empty otherwise.
     """
 
     outcome: str
@@ -72,6 +75,7 @@ class TransitionStateSearch:
     hvp_fallbacks: int = 0
     hidden_force_calls: int = 0
     internal: bool = True
+    traceback: str = ""
 
     @property
     def converged(self) -> bool:
@@ -118,7 +122,7 @@ def find_transition_state(
         diag_every_n: How often the curvature is computed anew: 0 for every step, 3 for few gradients and few Hessians;
             by default once, and again when the sign of the curvature is lost.
         internal: Internal coordinates or Cartesian ones; by default internal ones for molecules and Cartesian ones for
-            periodic structures.
+            periodic structures. In Cartesian ones a molecule whose atoms lie exactly on a line is bent by 0.01 Å first.
         trajectory: An ASE trajectory file of the steps; it holds them all wherever the search ends, Ctrl-C included.
         logfile: Where Sella writes its table: a path or open file, ``"-"`` for the terminal, or nowhere.
         analysis_hessian: The Hessian of the final analysis, where Sella is not to have it.
@@ -134,6 +138,8 @@ def find_transition_state(
     """
     check_start(atoms, fmax, max_steps, "a transition state", n_least=2)
     internal = _coordinates(atoms, internal)
+    if not internal:
+        atoms = _off_the_line(atoms)
     hessians = None if hessian is None else CountingHessian(hessian, atoms.calc)
     products = None if hvp is None else CountingProducts(hvp, atoms.calc)
     options: dict[str, Any] = {"order": 1, "internal": internal, "logfile": logfile}
@@ -168,6 +174,27 @@ def _coordinates(atoms: Atoms, internal: bool | None) -> bool:
     return internal
 
 
+def _off_the_line(atoms: Atoms) -> Atoms:
+    """Return a molecule whose atoms lie on a line bent a little; any other structure as it is.
+
+    In Cartesian coordinates Sella fixes three rotations. A linear molecule has two: the third divides by zero, and the
+    atoms fly millions of Å apart. By symmetry nothing would lead off the line either.
+    """
+    if np.any(atoms.pbc) or len(atoms) < 3:
+        return atoms
+    centred = atoms.positions - atoms.positions.mean(axis=0)
+    axes = np.linalg.svd(centred)[2]
+    if np.linalg.norm(centred @ axes[1:].T, axis=1).max() > _ON_A_LINE:
+        return atoms
+    bent = atoms.copy()
+    bent.calc = atoms.calc
+    inner = np.argsort(centred @ axes[0])[1:-1]
+    positions = atoms.positions.copy()
+    positions[inner] += _BENT * axes[1]
+    bent.set_positions(positions)  # constraints hold what they hold
+    return bent
+
+
 def _sella(
     working: Atoms, hessians: CountingHessian | None, products: CountingProducts | None, options: dict[str, Any]
 ) -> Any:
@@ -196,14 +223,19 @@ def _analysed(
 
     answer = attempt(analyse)
     if answer.value is None:
-        return replace(search, outcome=answer.outcome, reason=answer.reason)
+        return replace(search, outcome=answer.outcome, reason=answer.reason, traceback=answer.traceback)
     analysis, source = answer.value
     analysed = replace(search, analysis=analysis, curvature=source)
     if analysis.n_imaginary == 1:
         return analysed
-    return replace(
-        analysed, outcome="wrong order of saddle", reason=f"{analysis.n_imaginary} imaginary modes instead of one"
-    )
+    return replace(analysed, outcome="wrong order of saddle", reason=_wrong_order(analysis.n_imaginary, search.steps))
+
+
+def _wrong_order(n_imaginary: int, steps: int) -> str:
+    """Why a stationary point is no transition state."""
+    if n_imaginary == 0 and steps == 0:
+        return "the start is a minimum already: a search needs a guess between two minima"
+    return f"{n_imaginary} imaginary modes instead of one"
 
 
 def _final_hessian(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phl_ase.datasets.schema import check_suffix
-from phl_ase.errors import PHLError, reason_of
+from phl_ase.errors import CalculatorError, PHLError, is_defect, reason_of, traceback_of
 from phl_ase.progress import Progress
 from phl_ase.reactions.folder import REACTION, STAGES, ReactionFolder, Record, describe
 from phl_ase.reactions.guesses import ReactionGuess, check_names
@@ -167,9 +167,12 @@ class Builder:
         try:
             record = RUN[stage](folder, calculator, self.plan)
         except Exception as error:  # whatever a foreign calculator does to one reaction must not end the others
+            if is_defect(error):
+                raise
             refused = isinstance(error, PHLError)
-            reason = str(error) if refused else reason_of(error)
+            reason = str(error) if isinstance(error, (PHLError, CalculatorError)) else reason_of(error)
             record = {"outcome": "refused" if refused else "failed", "sentence": reason, "frames": []}
+            record["traceback"] = traceback_of(error)
         if calculator.memory.trouble is not None:
             raise calculator.memory.trouble
         return record | {

@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import curvature_of
-from phl_ase.errors import PHLError
+from phl_ase.errors import GuardedCalculator, PHLError
 from phl_ase.files import write_atomic
 from phl_ase.results import plain
 
@@ -119,7 +119,7 @@ class Remembering(Calculator):
 
     def __init__(self, calculator: Any, memory: Memory) -> None:
         super().__init__()
-        self.calculator, self.memory = calculator, memory
+        self.calculator, self.memory = GuardedCalculator(calculator), memory
         self.computed = {"gradients": 0, "hessians": 0, "products": 0}
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:

@@ -16,7 +16,6 @@ from ase import Atoms
 
 from phl_ase.curvature import curvature_of
 from phl_ase.paths import Reaction, ReactionEnd, ReactionPath, connects, find_reaction, guess_transition_state, search
-from phl_ase.paths.end_points import same_structure
 from phl_ase.paths.irc import STATIONARY
 from phl_ase.reactions.folder import ReactionFolder, Record
 from phl_ase.reactions.frames import frames_of
@@ -129,8 +128,6 @@ def _connection(folder: ReactionFolder, reaction: Reaction) -> tuple[tuple[str, 
     if folder.guess.is_pair:
         found = connects(ends, *(folder.atoms(atoms.positions) for atoms in folder.guess.structures))
         return ("" if found.connected else "other ends", found.sentence), found.flipped
-    if same_structure(*ends):
-        return ("same end", "both directions reach the same structure: no reaction"), False
     return ("", ""), False
 
 

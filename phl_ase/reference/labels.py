@@ -23,7 +23,15 @@ from ase.calculators.calculator import SCFError
 
 from phl_ase.curvature import curvature_of, finite_difference_hvp
 from phl_ase.datasets.schema import plausible
-from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.errors import (
+    CalculatorError,
+    GuardedCalculator,
+    NonFiniteError,
+    PHLError,
+    is_defect,
+    traceback_of,
+    unknown,
+)
 from phl_ase.probes import check_family, draw_probes
 from phl_ase.reference.distances import check_distances
 from phl_ase.reference.methods import STEP
@@ -98,10 +106,12 @@ class Failure:
     Attributes:
         outcome: A key of ``FAILURES``.
         reason: One line.
+        traceback: Where it failed, as Python prints it; empty where the process died.
     """
 
     outcome: str
     reason: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +184,18 @@ def label_frame(
         check_distances(atoms, atoms.get_chemical_formula())
         # stated even where they are the usual: what the frame says is what must be computed
         atoms.info.update(charge=bare.charge, multiplicity=bare.multiplicity)
-        atoms.calc = calculator
-        labels, gradients, error = _labels(bare, atoms, hessian, probes, step, estimate_error)
+        atoms.calc = GuardedCalculator(calculator)
+        labels, gradients, product_error = _labels(bare, atoms, hessian, probes, step, estimate_error)
         labelled = dataclasses.replace(bare, **labels).check(atoms.get_chemical_formula())
-    except Exception as problem:  # whatever a method raises about one structure must not end the others
+    except Exception as error:  # whatever a method raises about one structure must not end the others
+        if is_defect(error):
+            raise
+        problem = (isinstance(error, CalculatorError) and error.__cause__) or error
         outcome = next(name for cause, name in _CAUSES if isinstance(problem, cause))
         reason = " ".join(str(problem).split()) or type(problem).__name__
-        return LabelledFrame(bare, Failure(outcome, reason), 0, time.monotonic() - start)
-    return LabelledFrame(labelled, None, gradients, time.monotonic() - start, error)
+        failure = Failure(outcome, reason, traceback_of(problem))
+        return LabelledFrame(bare, failure, 0, time.monotonic() - start)
+    return LabelledFrame(labelled, None, gradients, time.monotonic() - start, product_error)
 
 
 def check_request(hessian: str | None, probes: Probes | None, step: float, *, estimate_error: bool) -> None:

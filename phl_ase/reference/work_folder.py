@@ -7,6 +7,7 @@ leaves whole files alone.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -56,7 +57,7 @@ class WorkFolder:
             "product_error": labelled.product_error,
         }
         if labelled.failure is not None:
-            failure = {"outcome": labelled.failure.outcome, "reason": labelled.failure.reason}
+            failure = dataclasses.asdict(labelled.failure)
             self._write(FAILED, index, ".json", json.dumps(failure).encode())
             self.failures[index] = labelled.failure
             return

@@ -13,7 +13,6 @@ from phl_ase.datasets import ReactionFrames
 from phl_ase.errors import PHLError
 from phl_ase.paths import Reaction, TransitionStateSearch, find_reaction, find_transition_state
 from phl_ase.paths.counting import CountingHessian
-from phl_ase.paths.end_points import same_structure
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.validators import ReferencePath, ReferenceReaction, StationaryPoint
 
@@ -106,10 +105,6 @@ def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
     found = find_reaction(ts.atoms, hessian)
     if not found.converged:
         raise NoReference(f"{name}: the reference's path does not join two minima: {found.sentence}")
-    if same_structure(*(end.atoms for end in found.ends)):
-        raise NoReference(
-            f"{name}: both directions of the reference's path reach the same structure: no reaction there"
-        )
     ends = (StationaryPoint(_bare(end.atoms), end.energy) for end in found.ends)
     reaction = ReferenceReaction(name, target, dict(zip(("reactant", "product"), ends, strict=True)))
     return OwnReaction(target, reaction, ReferencePath.of(found), found)

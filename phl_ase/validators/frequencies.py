@@ -10,14 +10,14 @@ the reference's gradient.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, curvature_of
-from phl_ase.errors import NonFiniteError, PHLError, attempt, unknown
+from phl_ase.errors import NonFiniteError, PHLError, attempt, guarded, unknown
 from phl_ase.paths import aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
@@ -129,7 +129,7 @@ def validate_frequencies(
     )
     answer = attempt(lambda: _evaluate(hessian, reference.atoms))
     if answer.value is None:
-        return draft.nothing(answer.outcome, answer.reason)
+        return draft.with_details(traceback=answer.traceback).nothing(answer.outcome, answer.reason)
     scores = hessian_scores(reference.atoms, answer.value, expected.hessian, expected.gradient)
     if expected.kind != "stationary":
         outcome = "on a path" if expected.kind == "irc" else "off stationary"
@@ -203,7 +203,7 @@ def _at_own_point(draft: _Draft, found: Atoms, hessian: HessianFunction, metrics
         found = aligned(found, draft.expected.reference.atoms)
     answer = attempt(lambda: _evaluate(hessian, found))
     if answer.value is None:
-        return draft.nothing(answer.outcome, answer.reason, metrics)
+        return draft.with_details(traceback=answer.traceback).nothing(answer.outcome, answer.reason, metrics)
     return draft.compared(harmonic_analysis(found, answer.value), before=metrics)
 
 
@@ -284,7 +284,7 @@ def _evaluate(hessian: Array | HessianFunction, atoms: Atoms) -> Array:
     if callable(hessian):
         structure = atoms.copy()
         structure.calc = atoms.calc
-        matrix = np.asarray(hessian(structure), dtype=float)
+        matrix = np.asarray(guarded(hessian)(structure), dtype=float)
     else:
         matrix = np.asarray(hessian, dtype=float)
     expected = (3 * len(atoms), 3 * len(atoms))
@@ -313,6 +313,10 @@ class _Draft:
         sentence = f"{OUTCOMES[outcome]} ({reason})" if reason else OUTCOMES[outcome]
         notes = provenance(**self.notes)
         return Report(self.system, self.potential, outcome, sentence, metrics, arrays, notes, "frequencies")
+
+    def with_details(self, **details: Any) -> _Draft:
+        """Return the same with more in its provenance."""
+        return replace(self, notes={**self.notes, **details})
 
     def nothing(self, outcome: str, reason: str, metrics: tuple[Metric, ...] = ()) -> Report:
         """The report of a potential that gave nothing to compare."""

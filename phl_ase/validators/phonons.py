@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from phl_ase.curvature import Curvature
-from phl_ase.errors import NonFiniteError, PHLError, attempt, reason_of
+from phl_ase.errors import GuardedCalculator, NonFiniteError, PHLError, attempt, reason_of
 from phl_ase.phonons import (
     ForceConstants,
     Phonons,
@@ -115,6 +115,8 @@ def validate_phonons(
         PHLError: For a mistake of the caller: no crystal, a supercell that is none, a reference on another path, ….
     """
     phonon = _phonopy(crystal, supercell, primitive_matrix)
+    if not isinstance(calculator, Curvature):
+        calculator = GuardedCalculator(calculator)
     settings = _Settings(path, points, tuple(mesh), tuple(sorted({*TEMPERATURES, temperature})))
     _check(phonon, settings, reference, temperature)
     record = dict(details or {}) | {
@@ -134,6 +136,7 @@ def validate_phonons(
 
     answer = attempt(compute)
     if answer.value is None:
+        record["traceback"] = answer.traceback
         return _nothing(expected, answer.outcome, answer.reason, system, potential, record)
     got, expected, residual = answer.value
     record |= {
