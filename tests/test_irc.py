@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.morse import MorsePotential
 from ase.constraints import FixAtoms
 from ase.io import read
 from reaction_surfaces import RADIUS, WELL, Swing, double_well, expand_arc, swing
@@ -18,9 +21,10 @@ from phl_ase.datasets import open_dataset
 from phl_ase.datasets.reactions import reactions_of
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import arc_length, find_reaction, find_transition_state, follow_irc, relax, rmsd
+from phl_ase.paths.branch import StepError
 from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.irc import INTEGRATORS
-from phl_ase.paths.quadratic import Surface, descend, interpolated_gradient, steepest_descent
+from phl_ase.paths.quadratic import Expansion, Surface, descend, interpolated_gradient, steepest_descent
 from phl_ase.paths.reaction import OUTCOMES as REACTION_OUTCOMES
 from phl_ase.paths.reaction import _relaxed
 from phl_ase.paths.reaction_path import OUTCOMES
@@ -443,3 +447,92 @@ def test_an_end_on_a_saddle_is_pushed_off_it():
     assert hessian.calls == 2
     assert abs(end.atoms.positions[0, 2] - end.atoms.positions[1:, 2].mean()) > 0.2
     assert end.relaxation.force_calls > relax(planar, 1e-3).force_calls
+
+
+def raises(error):
+    def integrate(_):
+        raise error
+
+    return integrate
+
+
+def morse(distance: float) -> Atoms:
+    surface = MorsePotential(epsilon=4.7, r0=0.74, rho0=1.4, rcut1=50.0, rcut2=60.0)
+    return Atoms("H2", [[0, 0, 0], [0, 0, distance]], calculator=surface)
+
+
+def test_a_soft_start_ends_in_time():
+    """The foothold was longer than the shortest step, which was then followed backwards without an end."""
+    started = time.perf_counter()
+    path = follow_irc(morse(4.3), method="quadratic")
+    assert time.perf_counter() - started < 60
+    assert np.all(np.isfinite(path.energies))
+    assert path.ends[0].get_distance(0, 1) == pytest.approx(0.74, abs=0.01)
+    # no stationary point, so that nothing leads down outwards: whoever follows that side, it is no reaction
+    assert not find_reaction(morse(4.3), method="quadratic").converged
+    with pytest.raises(StepError, match="no step"):
+        descend(lambda x: x, np.ones(1), -0.1)
+
+
+def test_expansions_about_one_point():
+    """A path that came to rest asks for them; 0/0 was NaN."""
+    expansion = Expansion(np.ones(2), 0.5, np.array([0.1, 0.2]), np.eye(2))
+    np.testing.assert_array_equal(interpolated_gradient(expansion, expansion, np.ones(2)), [0.1, 0.2])
+
+
+@pytest.mark.parametrize("method", INTEGRATORS)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no point on the sphere"), StepError("no step")], ids=["foreign", "own"]
+)
+def test_where_an_integrator_fails_the_other_is_tried(method, error, monkeypatch):
+    def fails(branch):
+        branch.record(branch.start.positions, 0.0)
+        raise error
+
+    monkeypatch.setitem(INTEGRATORS, method, fails)
+    path = follow_irc(swing(), method=method)
+    (other,) = set(INTEGRATORS) - {method}
+    assert path.converged
+    assert {path.backward.method, path.forward.method} == {other}
+    assert str(error) in path.sentence
+    assert f"followed by {other}" in path.sentence
+    angles = [np.radians(atoms.get_angle(0, 1, 2)) - np.pi / 2 for atoms in path.ends]
+    assert sorted(angles) == pytest.approx([-WELL, WELL], abs=0.01)
+    reaction = find_reaction(swing(), method=method)
+    assert reaction.converged
+    assert str(error) in reaction.sentence
+
+
+def test_where_all_integrators_fail_all_reasons_are_said(monkeypatch):
+    for method in INTEGRATORS:
+        monkeypatch.setitem(INTEGRATORS, method, raises(RuntimeError(f"not by {method}")))
+    path = follow_irc(swing())
+    assert path.outcome == "failed"
+    assert "not by sella" in path.sentence
+    assert "not by quadratic" in path.sentence
+    assert "raise error" in path.backward.traceback
+
+
+def test_the_first_step_is_shortened_where_sella_finds_no_point(monkeypatch):
+    steps = []
+
+    def follow(branch, step):
+        steps.append(step)
+        if len(steps) < 3:
+            raise StepError("no point")
+        return True
+
+    monkeypatch.setattr("phl_ase.paths.sella_irc._follow", follow)
+    assert follow_irc(swing()).converged
+    assert steps[:3] == [0.1, 0.05, 0.025]
+
+
+def test_a_path_back_to_its_own_start_is_no_reaction():
+    """H2 has one minimum: GFN2-xTB's ridge near 4.3 Å leads to it on both sides."""
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 0.78]], calculator=resolve_calculator("tblite"))
+    found = find_transition_state(atoms)
+    assert found.converged
+    reaction = find_reaction(found.atoms)
+    assert reaction.path.converged
+    assert (reaction.outcome, reaction.converged) == ("same end", False)
+    assert "no reaction" in reaction.sentence

@@ -10,14 +10,16 @@ from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
 from ase.io.ulm import Writer
+from ase.optimize import BFGS
 from clusters import Broken
 from scipy.spatial.transform import Rotation
 
+from phl_ase import PHLCalculator
 from phl_ase.curvature import finite_difference_hvp
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import aligned, displaced, find_transition_state, relax, rmsd
 from phl_ase.paths.counting import CountingCalculator
-from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, _iterate
+from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, _iterate, run_optimiser
 from phl_ase.paths.transition_state import OUTCOMES
 from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis, rigid_motions
 
@@ -496,3 +498,35 @@ def test_a_structure_that_the_calculator_refuses_on_the_way_is_an_outcome():
     asked.extend([1, 1])
     with pytest.raises(PHLError, match=r"0\.007 Å"):
         relax(atoms)
+
+
+def test_a_search_from_a_line():
+    """Sella's Cartesian coordinates fix a rotation that a linear molecule does not have: atoms flew to 3e7 Å."""
+    atoms = molecule("HCN")
+    atoms.calc = PHLCalculator()
+    for internal in (False, True):
+        found = find_transition_state(atoms, atoms.calc.get_hessian, internal=internal)
+        assert found.converged, found.sentence
+        # the hydrogen between both ends, as DFT has it
+        assert found.analysis.wavenumbers[0] == pytest.approx(-1184, abs=30)
+        assert found.atoms.get_distance(0, 1) == pytest.approx(1.19, abs=0.02)
+        assert found.atoms.get_distance(0, 2) == pytest.approx(1.18, abs=0.02)
+    minimum = relax(atoms, 1e-3).atoms
+    start = find_transition_state(minimum, atoms.calc.get_hessian)
+    assert (start.outcome, start.steps) == ("wrong order of saddle", 0)
+    assert "a guess between two minima" in start.sentence
+
+
+def test_a_step_that_throws_atoms_apart_is_no_convergence():
+    """Far apart there are no forces, and the search would take that for a stationary point."""
+
+    class Thrower(BFGS):
+        def step(self, forces=None):
+            positions = self.optimizable.get_x().reshape(-1, 3)
+            positions[0] += 1e6
+            self.optimizable.set_x(positions.ravel())
+
+    run = run_optimiser(cluster(), lambda working: Thrower(working, logfile=None), 0.01, 5, None)
+    assert run.outcome == "exploded"
+    assert "moved atom 0 (Ar) by 1.7e+06" in run.sentence
+    assert np.ptp(run.atoms.positions) < 10

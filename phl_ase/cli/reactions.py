@@ -41,7 +41,7 @@ Product = Annotated[
     Path | None, typer.Option("--product", metavar="FILE", help="INPUT holds reactants, this file their products.")
 ]
 Guess = Annotated[
-    str, typer.Option("--guess", metavar="METHOD", help="The path between two ends: auto, geodesic, idpp.")
+    str, typer.Option("--guess", metavar="METHOD", help="The path between two ends: auto, geodesic, idpp, neb.")
 ]
 Ways = Annotated[
     list[str] | None,

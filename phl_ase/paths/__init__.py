@@ -3,16 +3,18 @@
 from phl_ase.paths.arc_length import arc_length
 from phl_ase.paths.end_points import Connection, Identification, connects, identify, molecular_graph, same_graph
 from phl_ase.paths.geometry import aligned, displaced, rmsd
-from phl_ase.paths.guess import PATH_METHODS, PathMethod, TransitionStateGuess, guess_transition_state
+from phl_ase.paths.guess import GUESSES, PATH_METHODS, PathMethod, TransitionStateGuess, guess_transition_state
 from phl_ase.paths.irc import INTEGRATORS, follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
 from phl_ase.paths.reaction import Reaction, ReactionEnd, find_reaction
 from phl_ase.paths.reaction_path import Direction, ReactionPath
 from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
-from phl_ase.paths.ways import RECOMMENDED, WAYS, Way, search
+from phl_ase.paths.ways import LADDERS, RECOMMENDED, WAYS, Way, search
 
 __all__ = [
+    "GUESSES",
     "INTEGRATORS",
+    "LADDERS",
     "PATH_METHODS",
     "RECOMMENDED",
     "WAYS",

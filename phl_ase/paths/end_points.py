@@ -33,7 +33,7 @@ _ONE_STRUCTURE = 0.03
 
 CONNECTIONS: dict[str, str] = {
     "connects": "the two directions reach the reactant and the product",
-    "right bonds": "the two directions reach the different bonds of reactant and product, but not both geometries",
+    "right bonds": "the two directions reach the bonds of reactant and product, in another conformation",
     "same end": "both directions reach the same structure",
     "one end": "only one direction reaches the structure that it should",
     "other ends": "neither direction reaches the reactant or the product",
@@ -82,8 +82,8 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether the outcome is ``"connects"``."""
-        return self.outcome == "connects"
+        """Whether it is the reaction that is meant: the outcome is ``"connects"`` or ``"right bonds"``."""
+        return self.outcome in ("connects", "right bonds")
 
     @property
     def sentence(self) -> str:
@@ -148,6 +148,14 @@ def fragments(atoms: Atoms, *, scale: float = BOND_SCALE) -> int:
     import networkx
 
     return int(networkx.number_connected_components(molecular_graph(atoms, scale=scale)))
+
+
+def molecules(atoms: Atoms) -> str:
+    """Return the formulas of the molecules of a structure, for example ``"C2H4 + C4H6"``."""
+    import networkx
+
+    pieces = networkx.connected_components(molecular_graph(atoms))
+    return " + ".join(sorted(atoms[sorted(piece)].get_chemical_formula() for piece in pieces))
 
 
 def changed_bonds(before: Atoms, after: Atoms) -> tuple[tuple[str, ...], tuple[str, ...]]:

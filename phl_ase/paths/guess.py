@@ -27,6 +27,11 @@ Array = np.ndarray
 # Å, of the middle image: atoms that meet on a line (HCN to HNC) could never pass each other without leaving it
 _SIDESTEP = 0.3
 
+BAND = "neb"
+"""The method that lets the best of the paths climb as a nudged elastic band."""
+
+_BAND_STEPS = 50
+
 
 @dataclass(frozen=True)
 class PathMethod:
@@ -95,7 +100,8 @@ def guess_transition_state(
             rotation), but where constraints hold atoms in a frame. Neither is changed.
         calculator: Chooses the highest image between the ends; without one it is the middle one.
         method: A key of ``PATH_METHODS``, or ``"auto"``: of those that are installed and take the structures, the one
-            whose highest image is lowest; without a calculator the first.
+            whose highest image is lowest; without a calculator the first. ``"neb"`` is that one, refined by 50 steps
+            of an elastic band.
         n_images: Images of the path, the ends included.
         neb_steps: Most steps of a nudged elastic band with the calculator; with more than 0 the images climb.
 
@@ -113,6 +119,10 @@ def guess_transition_state(
         raise PHLError(f"neb_steps is {neb_steps}; expected 0 or more")
     if neb_steps and calculator is None:
         raise PHLError("neb_steps needs a calculator; give one, or take neb_steps=0")
+    if method == BAND:
+        if calculator is None:
+            raise PHLError(f"the method {BAND!r} needs a calculator; give one, or take 'auto'")
+        method, neb_steps = "auto", neb_steps or _BAND_STEPS
     moved = _in_the_frame_of(reactant, product)
     names = _candidates(method, periodic=bool(np.any(reactant.pbc)), several=calculator is not None)
     paths = {name: _images(reactant, PATH_METHODS[name].make(reactant, moved, n_images)) for name in names}
@@ -162,7 +172,7 @@ def _candidates(method: str, *, periodic: bool, several: bool) -> list[str]:
         usable = [key for key, one in PATH_METHODS.items() if one.is_installed and (one.periodic or not periodic)]
         return usable if several else usable[:1]
     if method not in PATH_METHODS:
-        raise unknown("way to guess a path", method, ["auto", *PATH_METHODS])
+        raise unknown("way to guess a path", method, GUESSES)
     if periodic and not PATH_METHODS[method].periodic:
         raise PHLError(f"the path method {method!r} is for molecules, and the structure is periodic: take 'idpp'")
     if not PATH_METHODS[method].is_installed:
@@ -235,6 +245,9 @@ PATH_METHODS: Mapping[str, PathMethod] = {
     "idpp": PathMethod("image-dependent pair potential of ASE's elastic band", _idpp),
 }
 """Name -> how a path is made, the best first."""
+
+GUESSES: tuple[str, ...] = ("auto", *PATH_METHODS, BAND)
+"""What :func:`guess_transition_state` takes for a method."""
 
 
 def _refined(images: list[Atoms], counters: list[CountingCalculator], steps: int) -> str:

@@ -99,8 +99,10 @@ def descend(gradient: Callable[[Array], Array], x: Array, length: float) -> Arra
         length: √amu·Å.
 
     Raises:
-        StepError: When the integration fails.
+        StepError: For a length that is not positive, or when the integration fails.
     """
+    if not length > 0:
+        raise StepError(f"no step of {length:.1e} √amu·Å can be taken")
 
     def flow(_: float, state: Array) -> Array:
         slope = gradient(state[:-1])

@@ -11,7 +11,7 @@ from ase import Atoms
 from phl_ase.curvature import HessianFunction, curvature_of
 from phl_ase.errors import Attempt, PHLError, attempt
 from phl_ase.paths.counting import CountingHessian
-from phl_ase.paths.end_points import changed_bonds, fragments, same_structure
+from phl_ase.paths.end_points import changed_bonds, fragments, molecules, same_structure
 from phl_ase.paths.irc import follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
 from phl_ase.paths.reaction_path import OUTCOMES as PATH_OUTCOMES
@@ -93,6 +93,11 @@ class Reaction:
     force_calls: int
     hessian_calls: int
 
+    def turned(self) -> Reaction:
+        """Return the same reaction from its other end."""
+        ends = {"backward": self.forward, "forward": self.backward}
+        return replace(self, path=self.path.turned(), broken=self.made, made=self.broken, **ends)
+
     @property
     def ends(self) -> tuple[ReactionEnd, ...]:
         """The ends that there are."""
@@ -121,7 +126,9 @@ class Reaction:
             return self.path.sentence
         reasons = [end.reason or ("" if end.relaxation.converged else end.relaxation.sentence) for end in self.ends]
         reasons += [f"{end.n_imaginary} imaginary modes" for end in self.ends if end.n_imaginary]
-        change = f"breaks {', '.join(self.broken) or 'no bond'}, makes {', '.join(self.made) or 'no bond'}"
+        ends = [molecules(end.atoms) for end in self.ends]
+        joined = f"{ends[0]} to {ends[1]}: " if len(set(ends)) == 2 else ""
+        change = f"{joined}breaks {', '.join(self.broken) or 'no bond'}, makes {', '.join(self.made) or 'no bond'}"
         ways = [direction.reason for direction in (self.path.backward, self.path.forward) if direction.reason]
         return "; ".join([OUTCOMES[self.outcome], *filter(None, reasons), change, *dict.fromkeys(ways)])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase import Atoms
@@ -92,6 +92,18 @@ class ReactionPath:
     analysis: HarmonicAnalysis | None
     hessian_calls: int
     force_calls: int
+
+    def turned(self) -> ReactionPath:
+        """Return the same path from its other end."""
+        return replace(
+            self,
+            structures=self.structures[::-1],
+            energies=self.energies[::-1],
+            arc_length=-self.arc_length[::-1],
+            ts_index=len(self.structures) - 1 - self.ts_index,
+            backward=self.forward,
+            forward=self.backward,
+        )
 
     @property
     def converged(self) -> bool:

@@ -48,6 +48,16 @@ RECOMMENDED: Mapping[str, str] = {EXACT: "hessian-every", DIFFERENCES: "gradient
 """Where curvature comes from (``Curvature.source``) -> the way to take; measured on molecules of 3 to 6 atoms, where a
 Hessian costs little more than forces. Of large molecules, ``hvp`` needs no Hessian."""
 
+WayInCoordinates = tuple[str, bool | None]
+"""A key of ``WAYS``, and whether in internal coordinates; ``None`` for what the structure suggests."""
+
+LADDERS: Mapping[str, tuple[WayInCoordinates, ...]] = {
+    EXACT: (("hessian", None), ("hessian-3", False), ("hessian-every", None)),
+    DIFFERENCES: (("gradients", None), ("hessian", None), ("hessian-3", False)),
+}
+"""Where curvature comes from (``Curvature.source``) -> the ways that are tried in turn until one finds the transition
+state that is meant, cheap ones of quantum chemistry first."""
+
 
 def search(atoms: Atoms, way: str, curvature: Curvature, **options: Any) -> TransitionStateSearch:
     """Search a transition state in one of the ways.

@@ -68,7 +68,7 @@ def _profiles(axes: Axes, reports: Sequence[Report], styles: Mapping[str, tuple[
     for report in reports:
         colour, _, line = styles[report.potential]
         lengths = report.arrays.get("arc_length", ())
-        if report.outcome != "connects":
+        if report.outcome not in ("connects", "converged"):
             notes.append(f"{report.potential}:\n{report.outcome}")
         if len(lengths) > 1:
             handles[report.potential] = axes.plot(

@@ -9,18 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.curvature import DIFFERENCES, EXACT
 from phl_ase.errors import PHLError, unknown
-from phl_ase.paths import INTEGRATORS, PATH_METHODS, WAYS
-
-Attempt = tuple[str, bool | None]
-"""A key of ``phl_ase.paths.WAYS``, and whether in internal coordinates; ``None`` for what the structure suggests."""
-
-LADDERS: Mapping[str, tuple[Attempt, ...]] = {
-    EXACT: (("hessian", None), ("hessian-3", False), ("hessian-every", None)),
-    DIFFERENCES: (("gradients", None), ("hessian", None), ("hessian-3", False)),
-}
-"""Where curvature comes from -> the ways to run Sella that are tried, cheap ones of quantum chemistry first."""
+from phl_ase.paths import GUESSES, INTEGRATORS, LADDERS, WAYS
+from phl_ase.paths.ways import WayInCoordinates
 
 COORDINATES: Mapping[str, bool | None] = {"": None, "internal": True, "cartesian": False}
 """What may follow the name of a way -> whether coordinates are internal."""
@@ -43,7 +34,7 @@ class ReactionSettings:
 
     Attributes:
         ways: Ways to run Sella, tried in this order; empty for the ladder of where curvature comes from.
-        guess: Key of ``phl_ase.paths.PATH_METHODS``, or ``"auto"``: the path between reactant and product.
+        guess: One of ``phl_ase.paths.GUESSES``: the path between reactant and product.
         ts_fmax: Threshold for the largest force on an atom of a TS, eV/Å.
         ts_steps: Most steps of a search.
         irc_method: Key of ``phl_ase.paths.INTEGRATORS``.
@@ -64,7 +55,7 @@ class ReactionSettings:
         PHLError: For an unknown name, or a number that cannot be.
     """
 
-    ways: tuple[Attempt, ...] = ()
+    ways: tuple[WayInCoordinates, ...] = ()
     guess: str = "auto"
     ts_fmax: float = 0.005
     ts_steps: int = 60
@@ -85,8 +76,8 @@ class ReactionSettings:
         for name, _ in self.ways:
             if name not in WAYS:
                 raise unknown("way to run Sella", name, WAYS)
-        if self.guess not in {"auto", *PATH_METHODS}:
-            raise unknown("way to guess a path", self.guess, ["auto", *PATH_METHODS])
+        if self.guess not in GUESSES:
+            raise unknown("way to guess a path", self.guess, GUESSES)
         if self.irc_method not in INTEGRATORS:
             raise unknown("integrator of reaction paths", self.irc_method, INTEGRATORS)
         for name in _POSITIVE:
@@ -103,7 +94,7 @@ class ReactionSettings:
             if len(set(values)) < len(values):
                 raise PHLError(f"{name} are {list(values)}; expected each once: samples says how many")
 
-    def ladder(self, source: str) -> tuple[Attempt, ...]:
+    def ladder(self, source: str) -> tuple[WayInCoordinates, ...]:
         """The ways that are tried where curvature comes from a source (``Curvature.source``)."""
         return self.ways or LADDERS[source]
 
@@ -113,7 +104,7 @@ class ReactionSettings:
         return dataclasses.asdict(self)
 
 
-def read_way(text: str) -> Attempt:
+def read_way(text: str) -> WayInCoordinates:
     """A way as a user writes it: ``hessian-3``, ``gradients:cartesian``.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,18 @@ class Plan:
 
 
 def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
-    """The transition state from its guess, or from a path between the ends."""
+    """Search the transition state from its guess, or from a path between the ends.
+
+    Ways to run Sella are tried in turn until one finds a transition state, and, where both ends are given, one that
+    joins them. Where none joins them, the first that was found is taken.
+    """
     settings, curvature = plan.settings, curvature_of(calculator)
     start, tried = _start(folder, calculator, settings)
     largest = float(np.linalg.norm(start.get_forces(), axis=1).max())
     if largest < STATIONARY and harmonic_analysis(start, curvature.hessian(start)).n_imaginary == 0:
         sentence = f"the guess is a minimum (largest force {largest:.2g} eV/Å, no imaginary mode): give one between two"
         return {"outcome": "minimum", "sentence": "; ".join([*tried, sentence]), "frames": []}
+    saddles = []
     for way, internal in settings.ladder(curvature.source):
         limits: dict[str, Any] = {"fmax": settings.ts_fmax, "max_steps": settings.ts_steps}
         found = search(start, way, curvature, internal=internal, **limits)
@@ -60,10 +65,35 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
             f"{way}, {coordinates}: {found.sentence}, {found.steps} steps, "
             f"{found.force_calls + found.hidden_force_calls} gradients"
         )
-        if found.converged:
-            frame = _frame(folder, calculator, found.atoms.positions, "ts", hessian=True, irc_s=0.0)
-            return {"outcome": "converged", "sentence": "; ".join(tried), "frames": [frame]}
-    return {"outcome": found.outcome, "sentence": "; ".join(tried), "frames": []}
+        if not found.converged:
+            continue
+        saddles.append(found)
+        if not folder.guess.is_pair:
+            break
+        # the next stage follows the same path again, from memory
+        reaction = _reaction(folder, calculator, settings, found.atoms.positions)
+        (wrong, _), _ = _connection(folder, reaction)
+        if reaction.converged and not wrong:
+            saddles = [found]
+            break
+        tried.append(f"its path: {wrong if reaction.converged else reaction.outcome}")
+    if not saddles:
+        return {"outcome": found.outcome, "sentence": "; ".join(tried), "frames": []}
+    frame = _frame(folder, calculator, saddles[0].atoms.positions, "ts", hessian=True, irc_s=0.0)
+    return {"outcome": "converged", "sentence": "; ".join(tried), "frames": [frame]}
+
+
+def _reaction(folder: ReactionFolder, calculator: Remembering, settings: ReactionSettings, positions: Any) -> Reaction:
+    """The path both ways from a transition state, and the minima at its ends."""
+    return find_reaction(
+        folder.atoms(positions, calculator),
+        method=settings.irc_method,
+        step=settings.irc_step,
+        fmax=settings.irc_fmax,
+        max_points=settings.irc_max_points,
+        relax_fmax=settings.relax_fmax,
+        relax_steps=settings.relax_steps,
+    )
 
 
 def _start(folder: ReactionFolder, calculator: Remembering, settings: ReactionSettings) -> tuple[Atoms, list[str]]:
@@ -73,43 +103,35 @@ def _start(folder: ReactionFolder, calculator: Remembering, settings: ReactionSe
     reactant, product = (folder.atoms(atoms.positions) for atoms in folder.guess.structures)
     guess = guess_transition_state(reactant, product, calculator, method=settings.guess)
     return folder.atoms(guess.atoms.positions, calculator), [
-        f"guess: image {guess.index + 1} of {len(guess.path)} of the {guess.method} path, {guess.force_calls} gradients"
+        f"guess: image {guess.index + 1} of {len(guess.path)} of the {guess.method} path"
+        + (", climbed as an elastic band" if settings.guess == "neb" else "")
+        + f", {guess.force_calls} gradients"
     ]
 
 
 def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
     """The path from the transition state, its ends relaxed and identified, points along it."""
     settings = plan.settings
-    ts = folder.atoms(folder.stationary()["ts"]["positions"], calculator)
-    reaction = find_reaction(
-        ts,
-        method=settings.irc_method,
-        step=settings.irc_step,
-        fmax=settings.irc_fmax,
-        max_points=settings.irc_max_points,
-        relax_fmax=settings.relax_fmax,
-        relax_steps=settings.relax_steps,
-    )
+    reaction = _reaction(folder, calculator, settings, folder.stationary()["ts"]["positions"])
     connection, flipped = _connection(folder, reaction)
-    sign, order = (-1, -1) if flipped else (1, 1)
-    broken, made = (reaction.broken, reaction.made)[::order]
+    reaction = reaction.turned() if flipped else reaction
     frames = []
-    for kind, (end, length) in zip(("reactant", "product"), _ends(reaction)[::order], strict=True):
+    for kind, (end, length) in zip(("reactant", "product"), _ends(reaction), strict=True):
         if end is not None and end.is_minimum:
-            found = _frame(folder, calculator, end.atoms.positions, kind, hessian=True, irc_s=sign * length)
+            found = _frame(folder, calculator, end.atoms.positions, kind, hessian=True, irc_s=length)
             frames.append({**found, "n_imaginary": end.n_imaginary, "fragments": end.fragments})
     for index in spread(reaction.path, settings.irc_points):
-        point, length = reaction.path.structures[index], sign * float(reaction.path.arc_length[index])
+        point, length = reaction.path.structures[index], float(reaction.path.arc_length[index])
         frames.append(_frame(folder, calculator, point.positions, "irc", irc_s=length))
     return {
         "outcome": connection[0] if reaction.converged and connection[0] else reaction.outcome,
-        "sentence": "; ".join(filter(None, (replace(reaction, broken=broken, made=made).sentence, connection[1]))),
-        "breaks": broken,
-        "makes": made,
-        "barriers_eV": (reaction.barrier_forward, reaction.barrier_back)[::order],
+        "sentence": "; ".join(filter(None, (reaction.sentence, connection[1]))),
+        "breaks": reaction.broken,
+        "makes": reaction.made,
+        "barriers_eV": (reaction.barrier_forward, reaction.barrier_back),
         "force_calls": reaction.force_calls,
-        "arc_length": (sign * reaction.path.arc_length)[::order],
-        "energies": reaction.path.energies[::order],
+        "arc_length": reaction.path.arc_length,
+        "energies": reaction.path.energies,
         "frames": frames,
     }
 

@@ -29,11 +29,11 @@ from phl_ase.validators.reference import StationaryPoint
 Array = np.ndarray
 
 OUTCOMES: dict[str, str] = {
-    **{name: sentence for name, sentence in REACTION_OUTCOMES.items() if name != "converged"},
-    **CONNECTIONS,
+    **REACTION_OUTCOMES,
+    **{name: sentence for name, sentence in CONNECTIONS.items() if name != "right bonds"},
 }
 """Outcome of a validated path -> what it means: the first stage of the funnel that it does not pass, or how its ends
-relate to the reference's."""
+relate to the reference's; ``"converged"`` where there is no reference."""
 
 # Points between two neighbours of the path when the nearest one to a structure of the reference is looked for.
 _BETWEEN = 5
@@ -115,7 +115,7 @@ def validate_irc(
     ts: Atoms,
     calculator: Any,
     hessian: HessianFunction | None,
-    reference: ReferencePath,
+    reference: ReferencePath | None,
     *,
     system: str,
     potential: str,
@@ -134,7 +134,7 @@ def validate_irc(
         ts: The potential's own transition state, the same atoms in the same order as the reference's.
         calculator: The potential, an ASE calculator.
         hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å² of the potential; see :func:`phl_ase.paths.irc.follow_irc`.
-        reference: The path to compare with.
+        reference: The path to compare with; ``None`` for the path alone, whose backward end is then the reactant's.
         system: What is computed, for the report.
         potential: Who computes it, for the report.
         method: Integrator, a key of ``phl_ase.paths.irc.INTEGRATORS``.
@@ -147,20 +147,26 @@ def validate_irc(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``: ``"connects"`` when everything is as it should be. Metrics:
+        A report with outcome in ``OUTCOMES``: ``"connects"`` when everything is as it should be, also where an end has
+        the bonds of the reference's in another conformation, which the sentence then says. Metrics:
         ``profile RMSE`` (kcal/mol; energies above the TS at the arc lengths of the reference's points that the path
         reaches), ``compared length`` (√amu·Å, with the reference's), ``largest deviation`` (Å; over those points, RMS
         displacement from the nearest point of the path), ``barrier forward``, ``barrier back``, ``reaction energy`` and
         their errors (kcal/mol, between minima, forward from the reactant), ``RMSD of reactant``, ``RMSD of product``
         (Å), ``first step overlap`` (the lower of the two, 1 for purely along the mode), ``steps``, ``force calls``,
         ``Hessian calls``. NaN is what could not be had. Arrays ``arc_length``, ``energies``, ``reference_arc_length``,
-        ``reference_energies``: √amu·Å and kcal/mol, zero at the TS, the reactant's side first.
+        ``reference_energies``: √amu·Å and kcal/mol, zero at the TS, the reactant's side first. What compares is left
+        out without a reference. The provenance says in ``path`` what the path does, and has a ``traceback`` where a
+        calculation failed.
 
     Raises:
         PHLError: For a mistake of the caller: other atoms than the reference's, a periodic structure, ….
     """
-    rmsd(ts, reference.reactant.atoms)  # other atoms than the reference's are a mistake that should not cost a path
-    given, reference = len(reference.structures), reference.checked()
+    notes: dict[str, Any] = {}
+    if reference is not None:
+        rmsd(ts, reference.reactant.atoms)  # other atoms than the reference's are a mistake that should not cost a path
+        given, reference = len(reference.structures), reference.checked()
+        notes["reference_points_past_a_minimum"] = given - len(reference.structures)
     start = ts.copy()
     start.calc = calculator
     reaction = find_reaction(
@@ -176,7 +182,7 @@ def validate_irc(
     return Report(
         system=system,
         potential=potential,
-        **_compare(reaction, reference, tolerance),
+        **(_alone(reaction) if reference is None else _compare(reaction, reference, tolerance)),
         provenance=provenance(
             method=method,
             step=step,
@@ -184,12 +190,42 @@ def validate_irc(
             relax_fmax=relax_fmax,
             tolerance=tolerance,
             curvature=reaction.path.curvature,
-            reference_points_past_a_minimum=given - len(reference.structures),
             seconds=round(reaction.path.seconds, 3),
+            path=reaction.sentence,
+            **({"traceback": traceback} if (traceback := _traceback(reaction)) else {}),
+            **notes,
             **dict(details or {}),
         ),
         validator="irc",
     )
+
+
+def _traceback(reaction: Reaction) -> str:
+    """Where the first of the calculations that failed did; empty where none did."""
+    parts = (reaction.path.backward, reaction.path.forward, *reaction.ends)
+    return next((part.traceback for part in parts if part.traceback), "")
+
+
+def _alone(reaction: Reaction) -> dict[str, Any]:
+    """Outcome, sentence, metrics and arrays of the report of a path that nothing is compared with."""
+    path = reaction.path
+    energies = {
+        "barrier forward": reaction.barrier_forward,
+        "barrier back": reaction.barrier_back,
+        "reaction energy": reaction.reaction_energy,
+    }
+    return {
+        "outcome": reaction.outcome,
+        "sentence": reaction.sentence,
+        "metrics": (
+            *(Metric(name, convert(energy, "eV", "kcal/mol"), "kcal/mol") for name, energy in energies.items()),
+            *_counts(reaction),
+        ),
+        "arrays": {
+            "arc_length": path.arc_length,
+            "energies": convert(path.energies - path.energies[path.ts_index], "eV", "kcal/mol"),
+        },
+    }
 
 
 def _compare(reaction: Reaction, reference: ReferencePath, tolerance: float) -> dict[str, Any]:
@@ -230,7 +266,7 @@ def _verdict(reaction: Reaction, connection: Connection | None) -> tuple[str, st
     if not reaction.converged or connection is None:
         more = "" if connection is None else f"; {connection.sentence}"
         return reaction.outcome, reaction.sentence + more
-    return connection.outcome, connection.sentence
+    return "connects" if connection.connected else connection.outcome, connection.sentence
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,6 +35,7 @@ OUTCOMES: dict[str, str] = {
     **{name: sentence for name, sentence in SEARCH_OUTCOMES.items() if name != "converged"},
     "found": "the search passed every stage that was looked at",
     "no path": "the search found a first-order saddle point whose IRC or end points did not converge",
+    "same end": "the search found a first-order saddle point from which both directions reach the same structure",
     "other end points": "the search found a first-order saddle point that does not join the intended end points",
     "another saddle": "the search found a first-order saddle point that is not the reference's",
 }
@@ -64,7 +65,9 @@ def validate_transition_state(
 
     The barrier from an end point is the potential's E(TS found) − E(end point): the end of the path that was found to
     be it, or, where no path is followed, the reference's end point relaxed with the potential. Structures are compared
-    atom by atom: a mirror image, or like atoms exchanged, is another structure.
+    atom by atom: a mirror image, or like atoms exchanged, is another structure. An end of the path with the bonds of an
+    end point is that end point, also in another conformation; the sentence then says so, and there is no barrier error.
+    Where no end points are known, those of the path are called end 1 and end 2.
 
     Args:
         start: Where the search starts, for example :func:`phl_ase.paths.displaced` from the reference's TS.
@@ -88,7 +91,8 @@ def validate_transition_state(
         ``force calls``, ``HVP calls``, ``Hessian calls``, ``seconds`` of the search, ``hidden force calls`` behind
         curvature that is differences; ``path force calls`` and ``path Hessian calls``; for each end point
         ``barrier from NAME``, ``barrier error from NAME`` (kcal/mol, NaN where no TS was found). Array ``positions``
-        ``(n, 3)`` Å.
+        ``(n, 3)`` Å. The provenance says in ``path`` what a path that was followed does, and has a ``traceback`` where
+        a calculation failed.
 
     Raises:
         PHLError: For a mistake of the caller: other atoms than the reference's, an unknown way, ….
@@ -115,7 +119,7 @@ def validate_transition_state(
             *(Metric(name, int(passed)) for name, passed in stages.items()),
             *_metrics(found, distance, target),
             *_path_metrics(path),
-            *_barriers(found, _ends(path, connection, reference, calculator, fmax), reference),
+            *_barriers(found, _ends(path, connection, reference, calculator, fmax), connection, reference),
         ),
         arrays={"positions": found.atoms.positions},
         provenance=provenance(
@@ -124,6 +128,8 @@ def validate_transition_state(
             coordinates="internal" if found.internal else "Cartesian",
             fmax=fmax,
             same_within=same_within,
+            **({} if path is None else {"path": _path_sentence(path, connection)}),
+            **({"traceback": traceback} if (traceback := _traceback(found, path)) else {}),
             **dict(details or {}),
         ),
         validator="transition state",
@@ -150,7 +156,7 @@ def _stages(
     asked = {
         "converged": found.analysis is not None,
         "first order": found.converged,
-        "connected": connection is not None and connection.outcome == "connects",
+        "connected": connection is not None and connection.connected,
         "same TS": is_near and found.converged,
     }
     left_out = set() if follow and len(reference.ends) == 2 else {"connected"}
@@ -165,12 +171,30 @@ def _outcome(
     if not found.converged:
         return found.outcome, found.sentence
     if path is not None and not path.converged:
-        return "no path", f"{OUTCOMES['no path']} ({path.sentence})"
+        outcome = "same end" if path.outcome == "same end" else "no path"
+        return outcome, f"{OUTCOMES[outcome]} ({path.sentence})"
     if connection is not None and not stages["connected"]:
         return "other end points", f"{OUTCOMES['other end points']} ({connection.sentence})"
     if not stages.get("same TS", True):
         return "another saddle", OUTCOMES["another saddle"]
+    if connection is not None and connection.outcome == "right bonds":
+        return "found", f"{OUTCOMES['found']}; {connection.sentence}"
     return "found", OUTCOMES["found"]
+
+
+def _path_sentence(path: Reaction, connection: Connection | None) -> str:
+    """What a path does, from the reactant where that is known, and whether its ends are other conformers."""
+    straight = path.turned() if connection is not None and connection.flipped else path
+    conformers = connection is not None and connection.outcome == "right bonds"
+    return "; ".join([straight.sentence, *([connection.sentence] if conformers and connection else [])])
+
+
+def _traceback(found: TransitionStateSearch, path: Reaction | None) -> str:
+    """Where the first of the calculations that failed did; empty where none did."""
+    parts: list[Any] = [found]
+    if path is not None:
+        parts += [path.path.backward, path.path.forward, *path.ends]
+    return next((part.traceback for part in parts if part.traceback), "")
 
 
 def _metrics(found: TransitionStateSearch, distance: float, target: StationaryPoint | None) -> tuple[Metric, ...]:
@@ -217,9 +241,11 @@ def _ends(
     """Energy of each of the reference's end points on the potential's surface, eV; NaN where it is not known."""
     if path is None:
         return {name: _relaxed_energy(end.atoms, calculator, fmax) for name, end in reference.ends.items()}
-    if connection is None or connection.outcome != "connects":
-        return dict.fromkeys(reference.ends, float("nan"))
     energies = [end.energy for end in path.ends]
+    if not reference.ends:
+        return dict(zip(("end 1", "end 2"), energies, strict=True)) if path.converged else {}
+    if connection is None or not connection.connected:
+        return dict.fromkeys(reference.ends, float("nan"))
     return dict(zip(reference.ends, reversed(energies) if connection.flipped else energies, strict=True))
 
 
@@ -231,16 +257,27 @@ def _relaxed_energy(atoms: Atoms, calculator: Any, fmax: float) -> float:
 
 
 def _barriers(
-    found: TransitionStateSearch, ends: Mapping[str, float], reference: ReferenceReaction
+    found: TransitionStateSearch,
+    ends: Mapping[str, float],
+    connection: Connection | None,
+    reference: ReferenceReaction,
 ) -> tuple[Metric, ...]:
-    """Barriers from the end points, and their errors where the reference has energies; kcal/mol."""
+    """Barriers from the end points, and their errors where the reference has energies of them; kcal/mol."""
     energy = found.energy if found.converged else float("nan")
     target = reference.transition_state
+    conformers = set()
+    if connection is not None and connection.connected:
+        reached = (connection.backward, connection.forward)
+        names = reversed([*reference.ends]) if connection.flipped else [*reference.ends]
+        conformers = {name for name, end in zip(names, reached, strict=True) if end.name is None}
     metrics = []
-    for name, end in reference.ends.items():
-        barrier = convert(energy - ends[name], "eV", "kcal/mol")
-        if target is None or target.energy is None or end.energy is None:
+    for name in ends:
+        barrier, end = convert(energy - ends[name], "eV", "kcal/mol"), reference.ends.get(name)
+        if target is None or target.energy is None or end is None or end.energy is None:
             metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol"))
+        elif name in conformers:
+            metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol"))
+            metrics.append(Metric(f"barrier error from {name}", float("nan"), "kcal/mol"))
         else:
             expected = convert(target.energy - end.energy, "eV", "kcal/mol")
             metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol", expected))

@@ -15,8 +15,8 @@ from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
-from phl_ase.cli.validate.tables import Column, report_table
-from phl_ase.errors import PHLError, unknown
+from phl_ase.cli.validate.tables import Column, report_table, what_paths_do
+from phl_ase.errors import unknown
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,8 +37,8 @@ COLUMNS = (
     Column("Hessian calls", "Hessians", 0),
 )
 
-Made = tuple["Atoms", "ReferencePath"]
-"""A structure near the TS, and the path to compare with."""
+Made = tuple["Atoms", "ReferencePath | None"]
+"""A structure near the TS, and the path to compare with; ``None`` for no comparison."""
 
 
 def irc(
@@ -47,7 +47,12 @@ def irc(
     reference: Reference = None,
     reactions: Reactions = None,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="Integrator: sella (gradients) or quadratic (Hessians).")
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Integrator: sella (gradients) or quadratic (Hessians). Where it fails, the other is tried.",
+        ),
     ] = "sella",
     step: Annotated[float, typer.Option("--step", metavar="LENGTH", help="Length of a step, √amu·Å.")] = 0.1,
     trajectories: Trajectories = None,
@@ -61,7 +66,8 @@ def irc(
 
     The model's own TS is searched near each TS of INPUT first. The reference is the path that INPUT holds (kind irc,
     with reactant and product), or that of --reference METHOD from near the same TS. Energies are compared over arc
-    length, laid over one another at the TS.
+    length, laid over one another at the TS. Structures without --reference are followed alone: barriers, and the bonds
+    that break and form.
 
     phl validate irc default reactions-wb97xd-631gd --plot paths.png
 
@@ -84,7 +90,7 @@ def irc(
     elif is_data_set(structures):
         level, made = level_of_theory(structures), _labelled(structures, reactions)
     else:
-        raise PHLError(f"{structures} holds no path to compare with: give --reference METHOD ({model!r}: its own)")
+        level, made = "none", _guesses(structures, reactions)
     options = {"method": method, "step": step, "details": {"reference": level}}
 
     def task(name: str, make: Callable[[], Made]) -> Task:
@@ -93,7 +99,9 @@ def irc(
 
     tasks = [task(name, make) for name, make in made.items()]
     reports = run_tasks("irc", tasks, json)
-    typer.echo(f"{model} against {level}\n\n{report_table(reports, COLUMNS, 'connects')}")
+    expected = "converged" if level == "none" else "connects"
+    lines = [f"{model}, reference: {level}", "", report_table(reports, COLUMNS, expected)]
+    typer.echo("\n".join([*lines, *(what_paths_do(reports, expected) if level == "none" else [])]))
     save_plot(plot, "irc", reports)
 
 
@@ -106,6 +114,15 @@ def _labelled(source: str, names: list[str] | None) -> dict[str, Callable[[], Ma
         return atoms_from_frame(frames.transition_state), labelled_path(frames)
 
     return {name: partial(make, frames) for name, frames in read_reactions(source, names).items()}
+
+
+def _guesses(source: str, names: list[str] | None) -> dict[str, Callable[[], Made]]:
+    """The TSs of a file, without paths to compare with."""
+
+    def make(guess: Atoms) -> Made:
+        return guess, None
+
+    return {one.name: partial(make, one.atoms) for one in read_structures(source, ("ts",), names)}
 
 
 def _of_method(source: str, names: list[str] | None, method: Any) -> dict[str, Callable[[], Made]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phl_ase.cli.validate.inputs import is_data_set, read_reactions, read_structures
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -136,16 +136,20 @@ def between(reactant: str, product: Path, method: str, calculator: Any) -> list[
     Raises:
         PHLError: For a file that does not hold exactly one structure, other atoms, or an unknown method.
     """
-    from phl_ase.paths.guess import guess_transition_state
+    from phl_ase.paths.guess import BAND, GUESSES, guess_transition_state
     from phl_ase.validators import ReferenceReaction, StationaryPoint
 
+    if method not in GUESSES:
+        raise unknown("way to guess a path", method, GUESSES)
     ends = {"reactant": _only(reactant), "product": _only(str(product))}
     name = f"{ends['reactant'].get_chemical_formula()} {Path(reactant).stem} to {product.stem}"
 
     def make() -> tuple[ReferenceReaction, list[Start]]:
         guess = guess_transition_state(ends["reactant"], ends["product"], calculator, method=method)
         reference = ReferenceReaction(name, None, {key: StationaryPoint(atoms) for key, atoms in ends.items()})
-        return reference, [(f"image {guess.index + 1} of {len(guess.path)} of the {guess.method} path", guess.atoms)]
+        climbed = ", climbed as an elastic band" if method == BAND else ""
+        where = f"image {guess.index + 1} of {len(guess.path)} of the {guess.method} path{climbed}"
+        return reference, [(where, guess.atoms)]
 
     return [Search(name, 1, make)]
 

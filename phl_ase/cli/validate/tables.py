@@ -45,30 +45,44 @@ class Column:
         return f"{value:.{self.decimals}f}"
 
 
-def report_table(reports: Sequence[Report], columns: Sequence[Column], expected: str) -> str:
+def report_table(reports: Sequence[Report], columns: Sequence[Column], expected: str, facts: Sequence[str] = ()) -> str:
     """Rows of reports, the mean magnitudes of their errors, and how many outcomes are as they should be.
 
     Args:
         reports: What a validator returned.
         columns: What to show; metrics that no report has are left out.
         expected: The outcome that needs no words; of every other the sentence stands below.
+        facts: Entries of the provenance that have a column where they tell reports apart.
     """
     values = [{metric.name: metric for metric in report.metrics} for report in reports]
     shown = [column for column in columns if any(column.metric in one for one in values)]
+    told = [fact for fact in facts if len({report.provenance.get(fact) for report in reports}) > 1]
     rows: list[list[Any]] = [
-        [report.system, report.outcome, *(column.cell(one.get(column.metric)) for column in shown)]
+        [
+            report.system,
+            *(report.provenance.get(fact) for fact in told),
+            report.outcome,
+            *(column.cell(one.get(column.metric)) for column in shown),
+        ]
         for report, one in zip(reports, values, strict=True)
     ]
     if len(reports) > 1:
-        rows.append(["mean magnitude", "", *(_mean(column, values) for column in shown)])
-    lines = [table(["system", "outcome", *(column.heading for column in shown)], rows, words=2)]
+        rows.append(["mean magnitude", *([""] * len(told)), "", *(_mean(column, values) for column in shown)])
+    lines = [table(["system", *told, "outcome", *(column.heading for column in shown)], rows, words=2 + len(told))]
     good = sum(report.outcome == expected for report in reports)
     lines.append(f"{good} of {len(reports)}: {expected}")
     sentences: dict[str, list[str]] = {}
     for report in reports:
         if report.outcome != expected:
-            sentences.setdefault(f"{report.outcome}: {report.sentence}", []).append(report.system)
+            name = ", ".join([report.system, *(str(report.provenance.get(fact)) for fact in told)])
+            sentences.setdefault(f"{report.outcome}: {report.sentence}", []).append(name)
     return "\n".join([*lines, *(f"{_names(systems)}: {sentence}" for sentence, systems in sentences.items())])
+
+
+def what_paths_do(reports: Sequence[Report], expected: str) -> list[str]:
+    """Return a line for each path that was followed with success: what its ends are, which bonds break and form."""
+    lines = (f"{r.system}: {r.provenance['path']}" for r in reports if r.outcome == expected and "path" in r.provenance)
+    return list(dict.fromkeys(lines))
 
 
 def _mean(column: Column, values: Sequence[dict[str, Metric]]) -> str | None:

@@ -17,7 +17,7 @@ from phl_ase.cli.validate.inputs import is_data_set, level_of_theory
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
-from phl_ase.cli.validate.tables import Column, report_table
+from phl_ase.cli.validate.tables import Column, report_table, what_paths_do
 from phl_ase.errors import unknown
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ COLUMNS = (
     Column("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
     Column("barrier from reactant", "barrier from reactant / (kcal/mol)", 1, reference=True, averaged=False),
     Column("barrier from product", "barrier from product / (kcal/mol)", 1, reference=True, averaged=False),
+    Column("barrier from end 1", "barrier from end 1 / (kcal/mol)", 1, averaged=False),
+    Column("barrier from end 2", "barrier from end 2 / (kcal/mol)", 1, averaged=False),
     Column("steps", "steps", 0),
     Column("force calls", "gradients", 0),
     Column("HVP calls", "HVPs", 0),
@@ -48,7 +50,13 @@ def ts(
         ),
     ] = None,
     guess: Annotated[
-        str, typer.Option("--guess", metavar="METHOD", help="Of --product: auto, geodesic, idpp, neb.")
+        str,
+        typer.Option(
+            "--guess",
+            metavar="METHOD",
+            help="Path between INPUT and --product whose highest image is the guess: auto, geodesic, idpp, or neb "
+            "(the best of them, climbed with an elastic band).",
+        ),
     ] = "auto",
     reference: Reference = None,
     reactions: Reactions = None,
@@ -80,8 +88,9 @@ def ts(
 
     Starts are displaced from the TSs of INPUT, 0.1 Å by default; what should be found are its TS and end points, or
     with --reference METHOD those of that method near there (the model's own name: its own surface). A structure alone
-    is a guess: it is searched from as it is. The columns of the funnel count the searches that passed each stage and
-    all before it.
+    is a guess: it is searched from as it is. Between INPUT and --product, ways to run Sella are tried in turn until one
+    finds a TS that joins them, as in phl reactions; --way takes one. The columns of the funnel count the searches that
+    passed each stage and all before it.
 
     phl validate ts default reactions-wb97xd-631gd --reference default --way gradients --way hvp
 
@@ -112,9 +121,15 @@ def ts(
         make = partial(_report, search, place, way, options)
         return f"{search.name}, {way}", partial(scored, search.name, model, "transition state", make, way=way)
 
-    tasks = [task(search, place, way) for search in searches for place in range(search.count) for way in chosen]
+    if product is not None and not ways:
+        tasks = [(search.name, partial(_in_turn, search, options)) for search in searches]
+    else:
+        tasks = [task(search, place, way) for search in searches for place in range(search.count) for way in chosen]
     reports = run_tasks("ts", tasks, json)
-    typer.echo(f"{model}, reference: {level}\n\n{_shown(reports)}")
+    lines = [f"{model}, reference: {level}", "", _shown(reports)]
+    if len(reports) <= _FEW and (product is not None or level == "none"):
+        lines += what_paths_do(reports, "found")
+    typer.echo("\n".join(lines))
     _write(write, searches, reports)
     save_plot(plot, "transition state", reports)
 
@@ -146,7 +161,23 @@ def _chosen(ways: Sequence[str] | None, calculator: Any) -> list[str]:
     )
 
 
-def _report(search: Search, place: int, way: str, options: _Options) -> Report:
+def _in_turn(search: Search, options: _Options) -> Report:
+    """Search between two ends, in one way after another until one finds the TS that joins them.
+
+    Where none does, the report is of the first that found a TS, or of the first.
+    """
+    from phl_ase.curvature import curvature_of
+    from phl_ase.paths import LADDERS
+
+    reports = []
+    for way, internal in LADDERS[curvature_of(options.calculator).source]:
+        reports.append(_report(search, 0, way, options, internal=internal))
+        if reports[-1].outcome == "found":
+            return reports[-1]
+    return next((one for one in reports if one.metric("first order").value == 1), reports[0])
+
+
+def _report(search: Search, place: int, way: str, options: _Options, *, internal: bool | None = None) -> Report:
     """One search."""
     from phl_ase.validators import validate_transition_state
 
@@ -160,6 +191,7 @@ def _report(search: Search, place: int, way: str, options: _Options) -> Report:
         way=way,
         follow=options.follow,
         max_steps=options.max_steps,
+        internal=internal,
         trajectory=trajectory_file(options.trajectories, search.name, place, way),
         details={"start": said, **options.details},
     )
@@ -170,7 +202,7 @@ def _shown(reports: Sequence[Report]) -> str:
     from phl_ase.validators import funnels
 
     if len(reports) <= _FEW:
-        return report_table(reports, COLUMNS, "found")
+        return report_table(reports, COLUMNS, "found", facts=("way",))
     groups = funnels(reports)
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
     headings = ["way", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]
