@@ -18,7 +18,7 @@ from phl_ase.reference.labels import label_frame
 
 
 def fails(error):
-    def function(*_):
+    def function(*_, **__):
         raise error
 
     return function
