@@ -656,6 +656,34 @@ def test_splits_are_complete_disjoint_and_repeatable(bundled, name):
     assert made == Split.from_json(json.loads(json.dumps(made.to_json()))).check(bundled)
 
 
+def test_a_split_holds_for_the_same_structures_in_another_file(tmp_path, bundled):
+    """Of another format, rounded, with other labels: what divides them is their structures and their order."""
+    indices = range(0, len(bundled), 11)
+    frames = bundled.frames(indices)
+    write_dataset(tmp_path / "a.h5", frames, bundled.meta)
+    write_extxyz(tmp_path / "a.extxyz", frames)
+    with open_dataset(tmp_path / "a.h5") as dataset:
+        recorded = Split.from_json(json.loads(json.dumps(split(dataset, "random", 1).to_json())))
+    copy = open_dataset(tmp_path / "a.extxyz")
+    single = [dataclasses.replace(f, positions=f.positions.astype(np.float32).astype(float)) for f in frames]
+    relabelled = [dataclasses.replace(f, energy=0.0, forces=None, hessian=None) for f in frames]
+    for same in (copy, MemoryDataset(single), MemoryDataset(relabelled)):
+        assert same.content_hash() != recorded.dataset
+        assert recorded.check(same) is recorded
+    moved = [dataclasses.replace(frames[0], positions=frames[0].positions + 0.01), *frames[1:]]
+    others = [
+        [frames[1], frames[0], *frames[2:]],
+        frames[:-1],
+        moved,
+        [dataclasses.replace(frames[0], numbers=frames[0].numbers % 8 + 1), *frames[1:]],
+    ]
+    for other in others:
+        with pytest.raises(PHLError, match="was made for other data than frames; split it again"):
+            recorded.check(MemoryDataset(other))
+    with pytest.raises(PHLError, match="an older version recorded it"):
+        dataclasses.replace(recorded, structures=()).check(copy)
+
+
 def test_random_split_is_stratified(bundled):
     made = split(bundled, "random", 0)
     assert (len(made.train), len(made.valid), len(made.test)) == (819, 102, 102)
@@ -711,7 +739,7 @@ def test_recorded_splits_are_checked(bundled):
     with pytest.raises(PHLError, match="recorded split is broken"):
         Split.from_json({"name": "random"})
     with pytest.raises(PHLError, match="other data"):
-        dataclasses.replace(made, dataset="abc").check(bundled)
+        dataclasses.replace(made, dataset="abc", structures=(1.0, 2.0, 3.0)).check(bundled)
     with pytest.raises(PHLError, match="does not cover"):
         dataclasses.replace(made, test=()).check(bundled)
 

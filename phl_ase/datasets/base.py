@@ -17,6 +17,9 @@ from phl_ase.structures.frame import Frame
 
 Array = np.ndarray
 
+_PROJECTIONS = 3
+_ROWS = 2**16
+
 
 class BaseDataset(ABC):
     """Frames by index, columns without reading labels.
@@ -85,6 +88,25 @@ class BaseDataset(ABC):
     def coverage(self) -> dict[str, Array]:
         """Which frames carry energy, forces, stress, hessian, hvp: label -> bool ``(frames,)``."""
         return {label: _fixed(np.diff(self.offsets(ragged)) > 0) for label, ragged in LABELS.items()}
+
+    @abstractmethod
+    def _blocks(self, column: str) -> Iterator[Array]:
+        """The rows of a column of all frames, block by block."""
+
+    @cached_property
+    def projections(self) -> tuple[float, ...]:
+        """A few numbers of all elements and positions in their order, Å: random projections.
+
+        A copy whose positions were rounded has the same, but for a little more than the rounding times the square root
+        of the number of atoms; other structures, or others' order, have not.
+        """
+        sums, done = np.zeros(_PROJECTIONS), 0
+        for positions, numbers in zip(self._blocks("positions"), self._blocks("numbers"), strict=True):
+            values = np.column_stack([positions, numbers]).astype(float)
+            weights = _weights(done, values.size * _PROJECTIONS).reshape(*values.shape, _PROJECTIONS)
+            sums += np.einsum("ack,ac->k", weights, values)
+            done += weights.size
+        return tuple(sums.tolist())
 
     @property
     def keys_not_read(self) -> tuple[str, ...]:
@@ -166,6 +188,10 @@ class MemoryDataset(BaseDataset):
     def _scalars(self, column: str) -> Array:
         return np.array([getattr(frame, column) for frame in self._frames], dtype=float)
 
+    def _blocks(self, column: str) -> Iterator[Array]:
+        values = np.concatenate([getattr(frame, column) for frame in self._frames])
+        return (values[start : start + _ROWS] for start in range(0, len(values), _ROWS))
+
     @cached_property
     def _hash(self) -> str:  # type: ignore[override]
         digest = ContentHash()
@@ -175,6 +201,15 @@ class MemoryDataset(BaseDataset):
             for column, values in block.items():
                 digest.update(column, values)
         return digest.hexdigest(self.meta)
+
+
+def _weights(start: int, count: int) -> Array:
+    """Numbers between −1 and 1 that are a function of their place: splitmix64 (doi:10.1145/2714064.2660195)."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2⁶⁴ is meant
+        state = np.arange(start + 1, start + 1 + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    return (state ^ (state >> np.uint64(31))).astype(np.float64) / 2.0**63 - 1.0
 
 
 def _fixed(values: Array) -> Array:

@@ -15,6 +15,7 @@ Array = np.ndarray
 
 STATIONARY = ("reactant", "product", "ts")
 PARTS = ("train", "valid", "test")
+_ROUNDING = 5e-6  # Å: positions in float32 are good to 1e-6, those of extended XYZ to 5e-9
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Split:
         fractions: What was asked for, train, valid, test.
         mild: Highest temperature of a mild sample, K (``stationary`` alone reads it).
         dataset: Content hash of the data set that was split.
+        structures: Its :attr:`~phl_ase.datasets.base.BaseDataset.projections`, by which a copy of it in another format
+            is known; empty in splits that older versions recorded.
     """
 
     name: str
@@ -40,12 +43,13 @@ class Split:
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     mild: float = 600.0
     dataset: str = ""
+    structures: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The split as values that JSON holds."""
         parts = {part: list(getattr(self, part)) for part in PARTS}
         rest = {"name": self.name, "seed": self.seed, "fractions": list(self.fractions), "mild": self.mild}
-        return {**rest, "dataset": self.dataset, **parts}
+        return {**rest, "dataset": self.dataset, "structures": list(self.structures), **parts}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Split:
@@ -56,9 +60,9 @@ class Split:
         """
         try:
             values = dict(values)
-            for key in (*PARTS, "fractions"):
+            for key in (*PARTS, "fractions", "structures"):
                 if key in values:
-                    values[key] = tuple(float(v) if key == "fractions" else int(v) for v in values[key])
+                    values[key] = tuple(int(v) if key in PARTS else float(v) for v in values[key])
             split = cls(**values)
         except (TypeError, ValueError) as error:
             raise PHLError(f"a recorded split is broken: {error}; expected name, seed, train, valid, test") from error
@@ -68,16 +72,23 @@ class Split:
         return split
 
     def check(self, dataset: BaseDataset) -> Split:
-        """Check that the split was made for this data set.
+        """Check that the split was made for this data set, or for one of the same structures in the same order.
 
         Raises:
             PHLError: When the data set is another one, or the parts do not make it up.
         """
-        if self.dataset and self.dataset != dataset.content_hash():
-            raise PHLError(f"the split {self.name!r} was made for other data than {dataset.name}; split it again")
+        if self.dataset and self.dataset != dataset.content_hash() and not self._is_of(dataset):
+            old = "" if self.structures else " (an older version recorded it, by which only the very file is known)"
+            raise PHLError(f"the split {self.name!r} was made for other data than {dataset.name}{old}; split it again")
         if sorted(self.train + self.valid + self.test) != list(range(len(dataset))):
             raise PHLError(f"the split {self.name!r} does not cover the {len(dataset)} frames of {dataset.name}")
         return self
+
+    def _is_of(self, dataset: BaseDataset) -> bool:
+        """Whether a data set holds the structures that were split: of another format, with other labels, rounded."""
+        allowed = _ROUNDING * np.sqrt(3.0 * dataset.sizes.sum())
+        found = dataset.projections
+        return len(found) == len(self.structures) and np.allclose(found, self.structures, rtol=0.0, atol=allowed)
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,11 @@ def split(
             f"the split {name!r} leaves nothing of {dataset.name} ({len(dataset)} frames) to train on; "
             "give more data, or other fractions"
         )
-    return Split(name, seed, **parts, fractions=request.fractions, mild=mild, dataset=dataset.content_hash())
+    return Split(name, seed, **parts, fractions=request.fractions, mild=mild, **_identity(dataset))
+
+
+def _identity(dataset: BaseDataset) -> dict[str, Any]:
+    return {"dataset": dataset.content_hash(), "structures": dataset.projections}
 
 
 def _drawn(order: Array, fraction: float, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -7,6 +7,7 @@ is opened (:mod:`phl_ase.datasets.guard`) and each frame when it is read.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from phl_ase.datasets.base import BaseDataset, _fixed
+from phl_ase.datasets.base import _ROWS, BaseDataset, _fixed
 from phl_ase.datasets.guard import (
     check_arrays,
     check_format,
@@ -137,6 +138,10 @@ class Dataset(BaseDataset):
             **values,
         )
         return checked(frame, f"{self.name}: frame {index}")
+
+    def _blocks(self, column: str) -> Iterator[Any]:
+        total = len(self._arrays[column])
+        return (self._read(column, start, min(start + _ROWS, total)) for start in range(0, total, _ROWS))
 
     @cached_property
     def _hash(self) -> str:  # type: ignore[override]
