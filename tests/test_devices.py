@@ -7,11 +7,16 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from ase.build import molecule
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from conftest import CUDA
 
 from phl_ase import PHLCalculator
+from phl_ase.conformance import check_potential
 from phl_ase.derivatives import default_budget
+from phl_ase.potentials import LennardJones, PaiNN, PaiNNConfig, Sum
+from phl_ase.reference import Probes, label_frame
 from phl_ase.training import RunData, TrainConfig, parse_config, prepare_data, train, trainer
 
 SCHEMES = (
@@ -138,3 +143,78 @@ def test_memory_is_free_again():
     assert default_budget(device) <= before - 2**29
     del kept
     assert default_budget(device) == pytest.approx(before, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ torch's default device
+
+
+@pytest.fixture
+def elsewhere():
+    """Tensors that are made without a device have no numbers."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+CALCULATORS = {
+    "bundled committee": (lambda: "default", molecule("H2O")),
+    "network": (lambda: PaiNN(PaiNNConfig((1, 8), channels=8, core="zbl")).double(), molecule("H2O")),
+    "crystal": (lambda: LennardJones(epsilon=0.1, sigma=2.2, cutoff=5.0), bulk("Cu") * (2, 1, 1)),
+    "sum": (
+        lambda: Sum([PaiNN(PaiNNConfig((1, 8), channels=8)), LennardJones(epsilon=0.1, sigma=1.0, cutoff=5.0)]),
+        molecule("H2O"),
+    ),
+    "large molecule": (lambda: LennardJones(epsilon=0.1, sigma=2.2, cutoff=5.0), molecule("C60") + Atoms("C60", molecule("C60").positions + 9.0)),
+}
+
+
+def numbers_of(model, atoms) -> dict[str, np.ndarray]:
+    calc, atoms = PHLCalculator(model(), device="cpu"), atoms.copy()
+    atoms.rattle(0.03, seed=1)
+    found = {
+        "energy": np.array(calc.get_potential_energy(atoms)),
+        "forces": calc.get_forces(atoms),
+        "hvp": calc.get_hvp(np.eye(3 * len(atoms))[1].reshape(-1, 3), atoms),
+        "many": calc.evaluate([atoms] * 3, ("energy", "forces"))[2]["forces"],
+    }
+    if len(atoms) < 10:
+        found["hessian"] = calc.get_hessian(atoms)
+        found["sparse"] = calc.get_sparse_hessian(atoms).toarray()
+        found["modes"] = calc.get_lowest_modes(atoms, 1)[0]
+    if atoms.pbc.any():
+        found["stress"] = calc.get_stress(atoms)
+    return found
+
+
+@pytest.mark.parametrize("name", CALCULATORS)
+def test_a_calculator_is_where_it_says_whatever_the_default_device(name, request):
+    expected = numbers_of(*CALCULATORS[name])
+    request.getfixturevalue("elsewhere")
+    for quantity, values in numbers_of(*CALCULATORS[name]).items():
+        np.testing.assert_allclose(values, expected[quantity], rtol=1e-12, atol=1e-12, err_msg=quantity)
+
+
+def test_a_potential_that_names_no_device_is_evaluated_where_the_calculator_is(elsewhere):
+    """As parts of some other packages' models are."""
+
+    class Springs(LennardJones):
+        def forward(self, batch):
+            return super().forward(batch) + torch.zeros(batch.n_systems, dtype=torch.float64)
+
+    found = PHLCalculator(Springs(epsilon=0.1, sigma=2.2, cutoff=5.0), device="cpu").get_forces(molecule("H2O"))
+    assert np.abs(found).max() > 0.0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: "-".join(map(str, s.values())))
+def test_training_is_where_it_says_whatever_the_default_device(tmp_path, scheme, request):
+    config = configuration("cpu", scheme=scheme, data={"max_atoms": 3}, training={"epochs": 1})
+    expected = train(config, prepare_data(config), tmp_path / "usual").records
+    request.getfixturevalue("elsewhere")
+    found = train(config, prepare_data(config), tmp_path / "elsewhere").records
+    assert [{**record, "seconds": 0} for record in found] == [{**record, "seconds": 0} for record in expected]
+
+
+def test_labels_and_checks_do_not_ask_for_the_default_device(elsewhere):
+    labelled = label_frame(molecule("H2O"), EMT(), probes=Probes("rademacher", 2)).frame
+    assert np.abs(labelled.products).max() > 0.0
+    assert check_potential(LennardJones(epsilon=0.1, sigma=1.5, cutoff=4.0)).passed

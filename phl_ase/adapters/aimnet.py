@@ -60,7 +60,7 @@ class AimnetEnergy(Foreign):
     def atomic_energies(self) -> tuple[Tensor, Tensor] | None:
         """The weights of the shift of atoms, by atomic number."""
         shift = getattr(self.module.outputs, "atomic_shift", None)
-        return None if shift is None else (shift.shifts.weight.detach(), torch.tensor(self.species))
+        return None if shift is None else (shift.shifts.weight.detach(), torch.tensor(self.species, device="cpu"))
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, float64."""

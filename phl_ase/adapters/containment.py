@@ -24,14 +24,15 @@ from phl_ase.errors import missing_package
 
 @contextlib.contextmanager
 def contained(dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Run foreign code, then set back what it may have changed of the process.
+    """Run foreign code, then set back what it may have changed of the process. Modules that it makes are on the CPU.
 
     Args:
         dtype: torch's default dtype inside, for code that builds modules in it; by default as it is.
     """
     environment, default = dict(os.environ), torch.get_default_dtype()
     python, numpy, level = random.getstate(), np.random.get_state(), logging.getLogger().level  # noqa: NPY002
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), quiet, torch.device("cpu"):
         warnings.simplefilter("ignore")
         try:
             if dtype is not None:

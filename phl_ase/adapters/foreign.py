@@ -83,14 +83,14 @@ class Foreign(Model):
         """Energies of the isolated atoms, eV, in the order of ``species``; zeros where the model keeps none."""
         found = self.atomic_energies()
         if found is None:
-            return torch.zeros(len(self.species), dtype=torch.float64)
+            return torch.zeros(len(self.species), dtype=torch.float64, device="cpu")
         table, rows = found
         return table[rows].reshape(len(rows), -1)[:, 0] * self.atomic_energy_unit
 
     @property
     def scale(self) -> Float[Tensor, ""]:  # type: ignore[override]
         """Energy scale, eV: a foreign model has its own inside."""
-        return torch.ones(())
+        return torch.ones((), device="cpu")
 
     def set_references(self, energies: Float[Tensor, " species"], scale: float) -> None:
         """Set the energy per species (eV, in the order of ``species``); the scale stays the vendor's.

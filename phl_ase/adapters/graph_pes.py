@@ -40,7 +40,7 @@ class GraphPesEnergy(Foreign):
         """The offsets of the elements, by atomic number."""
         found = next((p for name, p in self.module.named_parameters() if name.endswith("_offsets")), None)
         # as a plain tensor: graph-pes' own class keeps count of what is looked up
-        return None if found is None else (found.detach().as_subclass(Tensor), torch.tensor(self.species))
+        return None if found is None else (found.detach().as_subclass(Tensor), torch.tensor(self.species, device="cpu"))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphPesEnergy:
         made = super().__deepcopy__(memo)

@@ -41,17 +41,17 @@ class MatrixProducts:
         for p in order:
             path = paths[p]
             irreps = first[path.i_in1].ir, second[path.i_in2].ir, out[path.i_out].ir
-            block = torch.zeros(irreps[0].dim, second.dim, irreps[2].dim, dtype=torch.float64)
+            block = torch.zeros(irreps[0].dim, second.dim, irreps[2].dim, dtype=torch.float64, device="cpu")
             block[:, second.slices()[path.i_in2]] = path.path_weight * _wigner_3j(*(irrep.l for irrep in irreps))
             couplings[path.i_in1].append(block)
         # which path a component of the message belongs to
-        spread = torch.zeros(len(paths), sum(self._widths), dtype=torch.float64)
-        ends = torch.tensor(self._widths).cumsum(0).tolist()
+        spread = torch.zeros(len(paths), sum(self._widths), dtype=torch.float64, device="cpu")
+        ends = torch.tensor(self._widths, device="cpu").cumsum(0).tolist()
         for p, width, end in zip(order, self._widths, ends, strict=True):
             spread[p, end - width : end] = 1.0
         # harmonics @ coupling: (edges, i × k)
         self._exact = [
-            torch.cat(blocks, dim=-1).transpose(0, 1).flatten(1) if blocks else torch.zeros(second.dim, 0)
+            torch.cat(blocks, dim=-1).transpose(0, 1).flatten(1) if blocks else torch.zeros(second.dim, 0, device="cpu")
             for blocks in couplings
         ] + [spread]
         self._converted: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}

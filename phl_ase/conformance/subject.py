@@ -125,7 +125,9 @@ class Subject:
     def scale(self) -> float:
         """Size of the interaction energies, eV."""
         lone = {z: self.energies([frame_of([z], np.zeros((1, 3)))]).item() for z in self.species}
-        rest = torch.tensor([sum(lone[z] for z in f.numbers.tolist()) for f in self.frames], dtype=torch.float64)
+        rest = torch.tensor(
+            [sum(lone[z] for z in f.numbers.tolist()) for f in self.frames], dtype=torch.float64, device="cpu"
+        )
         return max((self.energies(self.frames).cpu() - rest).abs().max().item(), TINY)
 
     def change(self, frames: Sequence[Frame], mapped: Callable[[int, Tensor], Tensor]) -> float:

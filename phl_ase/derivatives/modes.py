@@ -12,13 +12,15 @@ from torch.utils import _pytree as pytree
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch
 
+_CPU = torch.device("cpu")
+
 
 @contextmanager
 def own_modes(device: torch.device) -> Iterator[None]:
-    """Leave the caller's ``inference_mode``, ``no_grad`` and ``autocast`` for the time of a block.
+    """Leave the caller's ``inference_mode``, ``no_grad``, ``autocast`` and default device for the time of a block.
 
     In inference mode a potential records no graph, so that every derivative of its energy would be zero; autocast
-    rounds matrix products to 8 bits.
+    rounds matrix products to 8 bits; potentials of other packages make tensors without saying on which device.
 
     Args:
         device: Where the block computes.
@@ -29,7 +31,9 @@ def own_modes(device: torch.device) -> Iterator[None]:
     # most callers are in none of them, and entering what is not needed takes a while
     recorded = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
     exact = torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
-    with recorded, exact, torch.enable_grad():
+    default = torch.get_default_device()
+    placed = nullcontext() if default in (device, _CPU) else torch.device(device)
+    with recorded, exact, placed, torch.enable_grad():
         try:
             yield
         except RuntimeError as error:

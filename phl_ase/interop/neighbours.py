@@ -70,7 +70,11 @@ def _boxes(cell: Tensor, pbc: Tensor) -> Tensor:
     if len(rows) < 3:
         others = torch.nonzero(~pbc).flatten()
         # what is orthogonal to the periodic rows: the last columns of Q; of no rows, the axes
-        q = torch.linalg.qr(cell[:, rows].mT, mode="complete").Q if len(rows) else torch.eye(3).to(cell).expand_as(cell)
+        q = (
+            torch.linalg.qr(cell[:, rows].mT, mode="complete").Q
+            if len(rows)
+            else torch.eye(3, dtype=cell.dtype, device=cell.device).expand_as(cell)
+        )
         box[:, others] = q[:, :, len(rows) :].mT
     box[:, rows] = cell[:, rows]
     return box

@@ -44,7 +44,7 @@ class PairPotential(nn.Module, ABC):
         self.cutoffs = (float(cutoff),)
         self.receptive_field = float(cutoff)
         for name, value in parameters.items():
-            setattr(self, name, nn.Parameter(torch.tensor(value, dtype=torch.float64)))
+            setattr(self, name, nn.Parameter(torch.tensor(value, dtype=torch.float64, device="cpu")))
 
     @abstractmethod
     def pair_energy(self, r: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:

@@ -126,21 +126,22 @@ class PaiNN(Model):
         self.species = config.species
         self.cutoffs = (config.cutoff,)
         self.receptive_field = config.cutoff * layers
-        self.embedding = nn.Parameter(torch.empty(len(config.species), c))
-        self.messages = nn.ModuleList(_Message(c, first=layer == 0) for layer in range(layers))
-        self.updates = nn.ModuleList(_Update(c, last=layer == layers - 1) for layer in range(layers))
-        self._filter_widths = [(2 if layer == 0 else 3) * c for layer in range(layers)]
-        self.filters = nn.Linear(config.n_basis, sum(self._filter_widths), bias=False)
-        self.readout_hidden = nn.Linear(c, c)
-        self.readout_out = nn.Linear(c, 1)
-        index = torch.full((119,), -1, dtype=torch.int64)
-        index[list(config.species)] = torch.arange(len(config.species))
-        self.register_buffer("species_index", index, persistent=False)
-        self.core = core_named(config.core, config.species, config.cutoff)
-        # float64 whatever the weights are: absolute energies do not fit float32
-        self.register_buffer("reference_energies", torch.zeros(len(config.species), dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-        self._initialise(generator or torch.Generator().manual_seed(0))
+        with torch.device("cpu"):  # as the generator is, whatever torch's default device
+            self.embedding = nn.Parameter(torch.empty(len(config.species), c))
+            self.messages = nn.ModuleList(_Message(c, first=layer == 0) for layer in range(layers))
+            self.updates = nn.ModuleList(_Update(c, last=layer == layers - 1) for layer in range(layers))
+            self._filter_widths = [(2 if layer == 0 else 3) * c for layer in range(layers)]
+            self.filters = nn.Linear(config.n_basis, sum(self._filter_widths), bias=False)
+            self.readout_hidden = nn.Linear(c, c)
+            self.readout_out = nn.Linear(c, 1)
+            index = torch.full((119,), -1, dtype=torch.int64)
+            index[list(config.species)] = torch.arange(len(config.species))
+            self.register_buffer("species_index", index, persistent=False)
+            self.core = core_named(config.core, config.species, config.cutoff)
+            # float64 whatever the weights are: absolute energies do not fit float32
+            self.register_buffer("reference_energies", torch.zeros(len(config.species), dtype=torch.float64))
+            self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+            self._initialise(generator or torch.Generator().manual_seed(0))
 
     def _initialise(self, generator: torch.Generator) -> None:
         with torch.no_grad():

@@ -50,7 +50,7 @@ class Core(KeepsFloat64, ABC):
         if strange:
             raise PHLError(f"no covalent radius is known of {', '.join(strange)}; expected core = 'none' with it")
         # of every element, so that atomic numbers are indices; not in model files: it is no result of training
-        sums = torch.as_tensor(np.minimum(REACH * np.add.outer(covalent_radii, covalent_radii), cutoff))
+        sums = torch.from_numpy(np.minimum(REACH * np.add.outer(covalent_radii, covalent_radii), cutoff))
         self.register_buffer("pair_cutoffs", sums, persistent=False)
 
     @abstractmethod
@@ -98,7 +98,7 @@ class ZBL(Core):
 
     def __init__(self, species: tuple[int, ...], cutoff: float) -> None:
         super().__init__(species, cutoff)
-        powers = torch.arange(len(covalent_radii), dtype=torch.float64) ** 0.23
+        powers = torch.arange(len(covalent_radii), dtype=torch.float64, device="cpu") ** 0.23
         self.register_buffer("charge_powers", powers, persistent=False)
 
     def bare(self, r: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -43,13 +43,16 @@ def hash_counters(*counters: int | Int[Tensor, "..."] | range) -> Int[Tensor, ".
 
 
 def _absorbed(state: Tensor, counter: int | Tensor | range) -> Tensor:
-    mixed = _mix_range(counter, state.device) if isinstance(counter, range) else _mix(torch.as_tensor(counter))
+    if isinstance(counter, range):
+        mixed = _mix_range(counter, state.device)
+    else:
+        mixed = _mix(counter if isinstance(counter, Tensor) else torch.tensor(counter, device="cpu"))
     return _mix(torch.bitwise_xor(mixed, state))
 
 
 @functools.lru_cache(maxsize=256)
 def _hash_of(numbers: tuple[int, ...]) -> Int[Tensor, ""]:
-    return functools.reduce(_absorbed, numbers, torch.zeros((), dtype=torch.int64))
+    return functools.reduce(_absorbed, numbers, torch.zeros((), dtype=torch.int64, device="cpu"))
 
 
 @functools.lru_cache(maxsize=256)

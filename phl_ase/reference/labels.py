@@ -94,7 +94,7 @@ class Probes:
         """
         batch, _ = collate([frame], ())
         drawn = draw_probes(
-            self.family, batch, torch.tensor([frame.frame_id]), n_probes=self.count, seed=self.seed
+            self.family, batch, torch.tensor([frame.frame_id], device="cpu"), n_probes=self.count, seed=self.seed
         ).vectors
         return drawn.numpy().copy()
 

@@ -16,6 +16,9 @@ from phl_ase.structures.batch import Batch, Labels, Neighbours
 from phl_ase.structures.frame import Frame
 from phl_ase.structures.neighbours import neighbour_list
 
+_CPU = "cpu"
+"""Where frames are packed, whatever torch's default device is."""
+
 
 class PackedFrames:
     """Frames as flat tensors in memory, ready to be drawn in any combination.
@@ -35,15 +38,15 @@ class PackedFrames:
         for frame, name in zip(frames, names, strict=True):
             frame.check(name)
         self.cutoffs = tuple(cutoffs)
-        self.sizes = torch.tensor([len(f) for f in frames])
+        self.sizes = torch.tensor([len(f) for f in frames], device=_CPU)
         self.atom_offsets = _offsets(self.sizes)
         self.numbers = _flat(frames, "numbers", torch.int64)
         self.positions = _flat(frames, "positions")
-        self.cell = torch.tensor(np.array([f.cell for f in frames]), dtype=torch.float64)
-        self.pbc = torch.tensor(np.array([f.pbc for f in frames]), dtype=torch.bool)
-        self.charge = torch.tensor([f.charge for f in frames])
-        self.multiplicity = torch.tensor([f.multiplicity for f in frames])
-        self.frame_id = torch.tensor([f.frame_id for f in frames])
+        self.cell = torch.tensor(np.array([f.cell for f in frames]), dtype=torch.float64, device=_CPU)
+        self.pbc = torch.tensor(np.array([f.pbc for f in frames]), dtype=torch.bool, device=_CPU)
+        self.charge = torch.tensor([f.charge for f in frames], device=_CPU)
+        self.multiplicity = torch.tensor([f.multiplicity for f in frames], device=_CPU)
+        self.frame_id = torch.tensor([f.frame_id for f in frames], device=_CPU)
         self._pack_labels(frames)
         self._pack_neighbours(frames, names)
 
@@ -52,18 +55,20 @@ class PackedFrames:
 
     def _pack_labels(self, frames: Sequence[Frame]) -> None:
         absent = float("nan")
-        energies = torch.tensor([absent if f.energy is None else f.energy for f in frames], dtype=torch.float64)
+        energies = torch.tensor(
+            [absent if f.energy is None else f.energy for f in frames], dtype=torch.float64, device=_CPU
+        )
         self.has_energy = ~energies.isnan()
         self.energy = energies.nan_to_num(0.0)
-        self.has_forces = torch.tensor([f.forces is not None for f in frames])
+        self.has_forces = torch.tensor([f.forces is not None for f in frames], device=_CPU)
         self.forces = _flat_or_zero(frames, "forces", lambda n: (n, 3))
-        self.has_stress = torch.tensor([f.stress is not None for f in frames])
+        self.has_stress = torch.tensor([f.stress is not None for f in frames], device=_CPU)
         stresses = [np.zeros((3, 3)) if f.stress is None else f.stress for f in frames]
-        self.stress = torch.tensor(np.array(stresses), dtype=torch.float64)
-        self.has_hessian = torch.tensor([f.hessian is not None for f in frames])
+        self.stress = torch.tensor(np.array(stresses), dtype=torch.float64, device=_CPU)
+        self.has_hessian = torch.tensor([f.hessian is not None for f in frames], device=_CPU)
         self.hessian = _ragged([f.hessian for f in frames])
         self.hessian_offsets = _offsets(torch.where(self.has_hessian, 9 * self.sizes**2, 0))
-        self.n_probes = torch.tensor([0 if f.probes is None else len(f.probes) for f in frames])
+        self.n_probes = torch.tensor([0 if f.probes is None else len(f.probes) for f in frames], device=_CPU)
         self.probes = _ragged([f.probes for f in frames]).reshape(-1, 3)
         self.products = _ragged([f.products for f in frames]).reshape(-1, 3)
         self.probe_offsets = _offsets(self.n_probes * self.sizes)
@@ -76,7 +81,7 @@ class PackedFrames:
             lists = [
                 neighbour_list(f.positions, f.cell, f.pbc, cutoff, name) for f, name in zip(frames, names, strict=True)
             ]
-            self.pair_counts[cutoff] = torch.tensor([len(i) for i, _, _ in lists])
+            self.pair_counts[cutoff] = torch.tensor([len(i) for i, _, _ in lists], device=_CPU)
             self.pair_offsets[cutoff] = _offsets(self.pair_counts[cutoff])
             i, j, shifts = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*lists, strict=True))
             self.pairs[cutoff] = (i, j, shifts.to(torch.float64))
@@ -87,9 +92,9 @@ class PackedFrames:
         Args:
             indices: Positions of the frames in this collection, in the order wanted.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=_CPU)
         sizes = self.sizes[chosen]
-        systems = torch.arange(len(chosen))
+        systems = torch.arange(len(chosen), device=_CPU)
         atoms = _ragged_index(self.atom_offsets[chosen], sizes)
         starts = _offsets(sizes)
         system = systems.repeat_interleave(sizes)
@@ -97,7 +102,7 @@ class PackedFrames:
             positions=self.positions[atoms],
             numbers=self.numbers[atoms],
             system=system,
-            slot=torch.arange(len(atoms)) - starts[system],
+            slot=torch.arange(len(atoms), device=_CPU) - starts[system],
             cell=self.cell[chosen],
             pbc=self.pbc[chosen],
             charge=self.charge[chosen],
@@ -134,11 +139,11 @@ class PackedFrames:
         if not carried.any():
             return None
         width = 3 * int(sizes.max())
-        dense = torch.zeros(len(chosen), width, width, dtype=torch.float64)
+        dense = torch.zeros(len(chosen), width, width, dtype=torch.float64, device=_CPU)
         # elements of each Hessian in row-major order, placed at (system, row, column) of the padded block
         side = torch.where(carried, 3 * sizes, 0)
-        owner = torch.arange(len(chosen)).repeat_interleave(side**2)
-        element = torch.arange(len(owner)) - _offsets(side**2)[owner]
+        owner = torch.arange(len(chosen), device=_CPU).repeat_interleave(side**2)
+        element = torch.arange(len(owner), device=_CPU) - _offsets(side**2)[owner]
         source = self.hessian_offsets[chosen][owner] + element
         dense[owner, element // side[owner], element % side[owner]] = self.hessian[source]
         return dense
@@ -148,11 +153,14 @@ class PackedFrames:
         if not counts.any():
             return None, None
         rows = _ragged_index(self.probe_offsets[chosen], counts * sizes)
-        owner = torch.arange(len(chosen)).repeat_interleave(counts * sizes)
-        element = torch.arange(len(owner)) - _offsets(counts * sizes)[owner]
+        owner = torch.arange(len(chosen), device=_CPU).repeat_interleave(counts * sizes)
+        element = torch.arange(len(owner), device=_CPU) - _offsets(counts * sizes)[owner]
         k, atom = element // sizes[owner], element % sizes[owner] + starts[owner]
         shape = (int(counts.max()), n_atoms, 3)
-        probes, products = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+        probes, products = (
+            torch.zeros(shape, dtype=torch.float64, device=_CPU),
+            torch.zeros(shape, dtype=torch.float64, device=_CPU),
+        )
         probes[k, atom], products[k, atom] = self.probes[rows], self.products[rows]
         return probes, products
 
@@ -167,19 +175,19 @@ def _offsets(counts: Tensor) -> Tensor:
 
 
 def _ragged_index(offsets: Tensor, counts: Tensor) -> Tensor:
-    owner = torch.arange(len(counts)).repeat_interleave(counts)
-    return offsets[owner] + torch.arange(len(owner)) - _offsets(counts)[owner]
+    owner = torch.arange(len(counts), device=_CPU).repeat_interleave(counts)
+    return offsets[owner] + torch.arange(len(owner), device=_CPU) - _offsets(counts)[owner]
 
 
 def _flat(frames: Sequence[Frame], name: str, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.tensor(np.concatenate([getattr(f, name) for f in frames]), dtype=dtype)
+    return torch.tensor(np.concatenate([getattr(f, name) for f in frames]), dtype=dtype, device=_CPU)
 
 
 def _flat_or_zero(frames: Sequence[Frame], name: str, shape) -> Tensor:
     arrays = [np.zeros(shape(len(f))) if getattr(f, name) is None else getattr(f, name) for f in frames]
-    return torch.tensor(np.concatenate(arrays), dtype=torch.float64)
+    return torch.tensor(np.concatenate(arrays), dtype=torch.float64, device=_CPU)
 
 
 def _ragged(arrays) -> Tensor:
     present = [np.ravel(a) for a in arrays if a is not None]
-    return torch.tensor(np.concatenate(present) if present else np.zeros(0), dtype=torch.float64)
+    return torch.tensor(np.concatenate(present) if present else np.zeros(0), dtype=torch.float64, device=_CPU)

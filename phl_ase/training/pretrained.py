@@ -59,7 +59,7 @@ def pretrained_model(
             f"(it knows {', '.join(chemical_symbols[z] for z in model.species)}); leave them out, or train a new model"
         )
     fitted = frames if mixed else [*frames, *replay]
-    moved = model.reference_energies + torch.as_tensor(references_missing(model, fitted))
+    moved = model.reference_energies + torch.from_numpy(references_missing(model, fitted))
     model.set_references(moved, float(model.scale))
     _choose_trainable(model.train(), settings.trainable)
     return model

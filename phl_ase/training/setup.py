@@ -198,11 +198,11 @@ def new_model(config: TrainConfig, frames: Sequence[Frame], replay: Sequence[Fra
                 "its weights; set training.dtype = 'float64'"
             )
     else:
-        generator = torch.Generator().manual_seed(config.training.seed)
+        generator = torch.Generator("cpu").manual_seed(config.training.seed)
         species = species_of(frames)
         model = build_model(settings.architecture, {**settings.settings(), "species": species}, generator)
         references = fit_reference_energies(frames, species)
-        model.set_references(torch.as_tensor(references), fit_scale(frames, references, species))
+        model.set_references(torch.from_numpy(references), fit_scale(frames, references, species))
     if charged and not model.takes_charge:
         raise PHLError(
             f"{len(charged)} training frames are charged (first: frame {charged[0].frame_id}, "

@@ -268,7 +268,7 @@ class _Run:
         processes.sum_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
         if not torch.isfinite(norm):
-            frames = self.train_set.frame_id[torch.as_tensor(chosen[:8])].tolist()
+            frames = self.train_set.frame_id[chosen[:8]].tolist()
             raise self._placed(NonFiniteError(f"the gradient is not finite for frames {frames}"))
         self.optimiser.step()
         self.averaged.update_parameters(self.model)
@@ -302,7 +302,7 @@ class _Run:
         )
 
     def _draw(self, frames: PackedFrames, chosen: Sequence[int] | np.ndarray, *, epoch: int, family: str | None = None):
-        batch, labels = frames.select(torch.as_tensor(chosen))
+        batch, labels = frames.select(torch.from_numpy(np.asarray(chosen)))
         if self.family is not None and (labels.hessian is not None or labels.probes is not None):
             scheme = self.config.scheme
             labels = with_curvature_targets(
