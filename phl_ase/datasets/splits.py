@@ -140,11 +140,17 @@ def split(
             f"the split {name!r} leaves nothing of {dataset.name} ({len(dataset)} frames) to train on; "
             "give more data, or other fractions"
         )
-    return Split(name, seed, **parts, fractions=request.fractions, mild=mild, **_identity(dataset))
-
-
-def _identity(dataset: BaseDataset) -> dict[str, Any]:
-    return {"dataset": dataset.content_hash(), "structures": dataset.projections}
+    return Split(
+        name=name,
+        seed=seed,
+        train=parts["train"],
+        valid=parts["valid"],
+        test=parts["test"],
+        fractions=request.fractions,
+        mild=mild,
+        dataset=dataset.content_hash(),
+        structures=dataset.projections,
+    )
 
 
 def _drawn(order: Array, fraction: float, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -199,7 +199,7 @@ def end_with_parent(*, patience: float = 0.0) -> None:
     """
     parent = multiprocessing.parent_process()
 
-    def watch() -> None:
+    def watch(parent: Any) -> None:
         parent.join()
         if patience:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -207,7 +207,7 @@ def end_with_parent(*, patience: float = 0.0) -> None:
         os._exit(1)
 
     if parent is not None:
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 @contextlib.contextmanager

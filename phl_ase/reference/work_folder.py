@@ -85,7 +85,9 @@ class WorkFolder:
             values: dict[str, Any] = {**dict.fromkeys(_LABELS), **arrays}
             labels = replace(frame, **{**values, "energy": float(values["energy"])}).check(str(path))
             return LabelledFrame(labels, None, record["gradients"], record["seconds"], record["product_error"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except OSError as error:  # not damaged: no permission, too many open files, a share that is gone
+            raise PHLError(f"{path} cannot be read: {error.strerror or error}; finished frames are kept") from None
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise PHLError(
                 f"{path} is damaged ({reason}); delete it and run again: its frame is labelled anew"
@@ -117,7 +119,9 @@ class WorkFolder:
         for path in self.path.glob(f"{FAILED}/*/[0-9]*.json"):
             try:
                 self.failures[int(path.stem)] = Failure(**json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
+            except OSError as error:
+                raise PHLError(f"{path} cannot be read: {error.strerror or error}; finished frames are kept") from None
+            except (ValueError, TypeError):
                 raise PHLError(f"{path} is damaged; delete it and run again: its frame is tried anew") from None
 
     def _file(self, part: str, index: int, suffix: str) -> Path:
@@ -162,7 +166,9 @@ def work_folder(path: Path, campaign: Mapping[str, Any]) -> Iterator[WorkFolder]
 def _check_same(recorded: Path, campaign: Mapping[str, Any]) -> None:
     try:
         old = json.loads(recorded.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError as error:
+        raise PHLError(f"{recorded} cannot be read: {error.strerror or error}") from None
+    except ValueError:
         raise PHLError(f"{recorded} is no record of a campaign; choose another work folder") from None
     wanted = json.loads(json.dumps(dict(campaign)))
     if old != wanted:
