@@ -227,7 +227,7 @@ DESCRIPTIONS: dict[str, str] = {
     "nh3_inversion": "NH3 -> NH3, ammonia, inversion",
     "h2cnh_shift": "H2CNH -> HCNH2, methanimine to aminomethylene, 1,2-H shift",
     "hcooh_h2_co2": "HCOOH -> H2 + CO2, formic acid",
-    "hcooh_h2o_co": "HCOOH -> H2O + CO, formic acid",
+    "hcooh_h2o_co": "C(OH)2 -> H2O + CO, dihydroxycarbene",
     "hcooh_rotation": "HCOOH -> HCOOH, formic acid, trans to cis",
 }
 """Of the bundled reactions that are not searched for here."""
