@@ -28,7 +28,8 @@ def workflow(monkeypatch):
 
 def job(workflow, name: str):
     values = {"members": 3, "channels": 8, "epochs": 2, "starts": 1, "seed": 0, "out_of_domain": 2, "compile": False}
-    return workflow.Job(name, workflow.Settings(out="out", data="reactions-wb97xd-631gd", **values))
+    names = {"out": "out", "data": "reactions-wb97xd-631gd", "beside": "", "start": ""}
+    return workflow.Job(name, workflow.Settings(**names, **values))
 
 
 @pytest.mark.parametrize("name", ["in-domain", "out-of-domain"])

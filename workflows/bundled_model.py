@@ -1,9 +1,11 @@
 """Train the bundled model ``default``, a committee, and write its card: what it may be used for, and its errors.
 
-python workflows/bundled_model.py --out runs/default --processes 2
 python workflows/bundled_model.py --out runs/default --processes 2 --members 3 --epochs 720 --out-of-domain 2
+python workflows/bundled_model.py --out runs/more --processes 2 --members 3 --epochs 90 --start default \
+    --beside fragments-wb97xd-631gd
 
-The second line made the one in the package.
+The first line makes a committee from scratch. The second goes on from the one in the package, with the isolated
+molecules of the second data set beside the reactions: it made the present one of its predecessor.
 
 Members see the same frames but for the validation frames that each is watched on, and start from other weights. Two
 parts of the data are held out from all of them: one calibrates the spread, the other judges. Everything is kept in the
@@ -19,7 +21,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,9 @@ import numpy as np
 import torch
 
 from phl_ase.calculator import PHLCalculator
-from phl_ase.datasets import BaseDataset, Split, open_dataset, split
+from phl_ase.datasets import BaseDataset, MemoryDataset, Split, open_dataset, split
 from phl_ase.errors import PHLError
-from phl_ase.potentials import Calibration, load_model, save_committee
+from phl_ase.potentials import Calibration, load_model, read_card, save_committee
 from phl_ase.potentials.cards import BUNDLED_FOLDER
 from phl_ase.results import read_reports, write_json
 from phl_ase.scoring import ERRORS, frame_errors, mean_errors
@@ -67,6 +69,8 @@ class Settings:
 
     out: str
     data: str
+    beside: str
+    start: str
     members: int
     channels: int
     epochs: int
@@ -94,23 +98,38 @@ class Job:
         return self.settings.members if self.name == "in-domain" else self.settings.out_of_domain
 
     @cached_property
+    def sources(self) -> tuple[BaseDataset, ...]:
+        """The reactions; for the model in the package also what is learnt beside them."""
+        beside = (self.settings.beside,) if self.settings.beside and self.name == "in-domain" else ()
+        return tuple(open_dataset(name) for name in (self.settings.data, *beside))
+
+    @cached_property
     def dataset(self) -> BaseDataset:
-        """The data."""
-        return open_dataset(self.settings.data)
+        """The frames of all sources, one source after the other."""
+        if len(self.sources) == 1:
+            return self.sources[0]
+        frames = [frame for source in self.sources for frame in source]
+        return MemoryDataset(frames, self.sources[0].meta, name=" + ".join(source.name for source in self.sources))
 
     @cached_property
     def parts(self) -> dict[str, list[int]]:
         """Indices of the frames that members learn from (``pool``), that calibrate, that judge, and of the reactions
         that are ``excluded``.
         """
-        data, seed = self.dataset, self.settings.seed
-        everything, excluded = np.arange(len(data)), np.zeros(0, dtype=int)
-        if self.name == "out-of-domain":
-            reactions = split(data, "by-reaction", seed, fractions=(1 - EXCLUDED, 0.0, EXCLUDED))
-            everything, excluded = np.array(reactions.train), np.array(reactions.test)
-        calibration, test, pool = _drawn(data, everything, HELD_OUT, seed)
-        named = {"pool": pool, "calibration": calibration, "test": test, "excluded": excluded}
-        return {name: [int(i) for i in indices] for name, indices in named.items()}
+        seed = self.settings.seed
+        named: dict[str, list[int]] = {"pool": [], "calibration": [], "test": [], "excluded": []}
+        first = 0
+        # each source by itself: what is learnt beside the reactions leaves their parts as they are
+        for source in self.sources:
+            everything, excluded = np.arange(len(source)), np.zeros(0, dtype=int)
+            if self.name == "out-of-domain":
+                reactions = split(source, "by-reaction", seed, fractions=(1 - EXCLUDED, 0.0, EXCLUDED))
+                everything, excluded = np.array(reactions.train), np.array(reactions.test)
+            calibration, test, pool = _drawn(source, everything, HELD_OUT, seed)
+            for name, indices in zip(named, (pool, calibration, test, excluded), strict=True):
+                named[name] += [first + int(i) for i in indices]
+            first += len(source)
+        return named
 
     def run_data(self, member: int) -> RunData:
         """What one member learns from and is watched on."""
@@ -176,14 +195,15 @@ def train_member(job: Job, member: int) -> None:
     """Train a member, or go on with it."""
     torch.set_num_threads(1)
     settings = job.settings
+    fresh = {"channels": settings.channels, "core": "zbl"}
     config = parse_config(
         {
             "data": {"source": settings.data, "split_seed": member},
-            "potential": {"channels": settings.channels, "core": "zbl"},
+            "potential": {"from": f"{settings.start}#{member + 1}"} if settings.start else fresh,
             "scheme": {"name": "E-F-HVP-random"},
             "training": {
                 "epochs": settings.epochs,
-                "learning_rate": 2e-3,
+                "learning_rate": 5e-4 if settings.start else 2e-3,
                 # one displaced frame of the few dozen can outweigh all others in the validation loss
                 "keep": "last",
                 "validate_every": 10,
@@ -208,7 +228,7 @@ def ask(job: Job, validator: str) -> None:
         frequencies=FrequenciesSection(relaxed=False), ts=SearchSection(starts=job.settings.starts)
     )
     calculator = PHLCalculator(str(job.file), device="cpu", out_of_domain="ignore")
-    reports = VALIDATORS[validator].validate(calculator, ValidationRequest(job.name, job.dataset, data, settings))
+    reports = VALIDATORS[validator].validate(calculator, ValidationRequest(job.name, job.sources[0], data, settings))
     write_json(_answers(job, validator), reports)
 
 
@@ -249,6 +269,10 @@ def main() -> None:
         settings.out,
     )
     cards = {job.name: _judged(job, asked) for job in jobs}
+    if settings.start and not settings.out_of_domain:
+        before = read_card(settings.start)["provenance"].get("out_of_domain")
+        if before:  # what a committee like this one does on molecules that it never saw; its frames were the same
+            cards["out-of-domain"] = {**before, "of": "the committee that this one started from"}
     write_json(Path(settings.out) / "card.json", cards)
     members = [load_model(_member(jobs[0], m) / "best.safetensors", dtype=torch.float32) for m in range(jobs[0].size)]
     calibration = PHLCalculator(str(jobs[0].file), device="cpu").potential.calibration
@@ -262,6 +286,8 @@ def _arguments() -> tuple[Settings, int, tuple[str, ...], Path]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder of the runs")
     parser.add_argument("--data", default="reactions-wb97xd-631gd", help="bundled name or file")
+    parser.add_argument("--beside", default="", help="learnt beside it: bundled name or file of the same level")
+    parser.add_argument("--start", default="", metavar="COMMITTEE", help="members go on from those of this one")
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=300)
@@ -280,7 +306,7 @@ def _arguments() -> tuple[Settings, int, tuple[str, ...], Path]:
     for name, size in (("--members", given.members), ("--out-of-domain", given.out_of_domain or 2)):
         if size < 2:
             parser.error(f"{name} {size}: a committee has two members at least")
-    names = ("out", "data", "members", "channels", "epochs", "starts", "seed", "out_of_domain", "compile")
+    names = [one.name for one in fields(Settings)]
     return Settings(**{n: getattr(given, n) for n in names}), given.processes, tuple(given.ask), given.target
 
 
@@ -358,13 +384,14 @@ def _noticed(calculator: PHLCalculator, frames: Sequence[Frame]) -> dict[str, fl
 
 
 def _card(job: Job, cards: dict[str, Any]) -> dict[str, Any]:
-    data = job.dataset
+    data, *beside = job.sources
     sizes = np.asarray(data.sizes)
+    more = "".join(f" and of the molecules in {one.name}" for one in beside)
     use = (
         f"Gas-phase reactions of the bundled data set ({len(set(data.reactions))} reactions, {sizes.min()} to "
-        f"{sizes.max()} atoms) near the geometries it holds: minima, transition states, reaction paths, hot samples. "
-        "Other molecules, charged systems, radicals and periodic systems: not to be trusted; results['in_domain'] and "
-        "a warning say where a structure is far from what it saw."
+        f"{sizes.max()} atoms){more} near the geometries it holds: minima, transition states, reaction paths, hot "
+        "samples. Not to be trusted for other molecules, charged systems, radicals and periodic systems: "
+        "results['in_domain'] and a warning say where a structure is far from what it saw."
     )
     return {
         **job.provenance,

@@ -31,7 +31,10 @@ from phl_ase.structures.frame import Frame
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _FOLDER = Path(__file__).parent / "bundled"
 
-BUNDLED = {"reactions-wb97xd-631gd": _FOLDER / "reactions_wb97xd_631gd.h5"}
+BUNDLED = {
+    "reactions-wb97xd-631gd": _FOLDER / "reactions_wb97xd_631gd.h5",
+    "fragments-wb97xd-631gd": _FOLDER / "fragments_wb97xd_631gd.h5",
+}
 """Name -> file of each data set that comes with the package; its card is the ``.md`` beside it."""
 
 
