@@ -77,6 +77,8 @@ ALLOWED: dict[str, set[str]] = {
     # recorded probes; the reaction workflow labels what it finds
     "reference": {"structures", "datasets", "probes", "results", "vibrations", "curvature"},
     "reactions": {"structures", "datasets", "paths", "reference", "results", "vibrations", "curvature"},
+    # what a chemist computes for a molecule, with any calculator
+    "tasks": {"results", "vibrations", "curvature", "paths"},
     # puts everything together, but for the command line
     "study": {
         "structures",
@@ -118,6 +120,7 @@ TORCH_FREE = {
     "scoring",
     "validators",
     "plots",
+    "tasks",
 }
 
 

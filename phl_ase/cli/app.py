@@ -10,7 +10,21 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase import __version__
-from phl_ase.cli import check, data, demo, evaluate, label, models, reactions, report, sample, study, train, validate
+from phl_ase.cli import (
+    check,
+    data,
+    demo,
+    evaluate,
+    label,
+    models,
+    reactions,
+    report,
+    sample,
+    study,
+    tasks,
+    train,
+    validate,
+)
 from phl_ase.cli.mistakes import MISTAKE, reported
 from phl_ase.cli.streams import is_full_output, prepare_streams
 
@@ -25,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "check": check.check,
     "models": models.models,
     "report": report.report,
+    **tasks.COMMANDS,
 }
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {

@@ -12,8 +12,10 @@ from phl_ase.vibrations.differences import finite_difference_hessian
 from phl_ase.vibrations.lowest import LowestModes, lowest_modes
 from phl_ase.vibrations.matching import ModeMatch, match_modes
 from phl_ase.vibrations.modes import mode_trajectory
+from phl_ase.vibrations.molden import molden_text
 from phl_ase.vibrations.rigid import rigid_motions, rigid_motions_of
 from phl_ase.vibrations.stochastic import Estimate, StochasticSpectrum, stochastic_spectrum
+from phl_ase.vibrations.symmetry import symmetry_number
 from phl_ase.vibrations.thermodynamics import THERMOCHEMISTRY_MODELS, Thermochemistry, thermochemistry
 from phl_ase.vibrations.vectors import checked_vectors
 
@@ -35,8 +37,10 @@ __all__ = [
     "lowest_modes",
     "match_modes",
     "mode_trajectory",
+    "molden_text",
     "rigid_motions",
     "rigid_motions_of",
     "stochastic_spectrum",
+    "symmetry_number",
     "thermochemistry",
 ]

@@ -78,17 +78,21 @@ def phonons(
     check_outputs(json, plot)
     check_inputs(methods=[model, None if reference == DISPLACEMENTS else reference], files=[crystal], trust=trust)
     folder = make_folder(write, "force constants")
+    from phl_ase.phonons import force_constants
     from phl_ase.resolver import resolve_calculator
     from phl_ase.validators import validate_phonons
     from phl_ase.validators.phonons import OWN_DISPLACEMENTS
 
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     other = None if reference == DISPLACEMENTS else resolve_calculator(reference, device=device, trust=trust)
-    phonon = _crystal(crystal, supercell or matrix, (other or calculator) if relax else None)
+    phonon = crystal_of(crystal, supercell or matrix, (other or calculator) if relax else None)
 
     def task() -> Report:
         # once for the report and the files
-        constants = None if folder is None else _written(folder, phonon, calculator)
+        constants = None
+        if folder is not None:
+            constants = force_constants(phonon, calculator)
+            write_for_phonopy(folder, phonon, constants)
         return validate_phonons(
             phonon,
             calculator,
@@ -107,7 +111,7 @@ def phonons(
     save_plot(plot, "phonons", reports)
 
 
-def _crystal(source: str, supercell: Any, relax_with: Any) -> Phonopy:
+def crystal_of(source: str, supercell: Any, relax_with: Any) -> Phonopy:
     """Crystal and supercell of a phonopy file or of a unit cell, which may be relaxed."""
     from phl_ase.datasets import read_images
     from phl_ase.phonons import make_phonopy, parse_supercell, read_phonopy_yaml
@@ -148,12 +152,10 @@ def _shown(report: Report, reference: str) -> str:
     return "\n".join([head, "", table(("quantity", "unit", "value", "reference"), rows, words=2), "", report.sentence])
 
 
-def _written(folder: Path, phonon: Phonopy, calculator: Any) -> ForceConstants:
-    """The model's force constants, in files for phonopy's command line."""
-    from phl_ase.phonons import force_constants, write_force_constants, write_phonopy_yaml
+def write_for_phonopy(folder: Path, phonon: Phonopy, constants: ForceConstants) -> None:
+    """Write force constants and crystal in files for phonopy's command line."""
+    from phl_ase.phonons import write_force_constants, write_phonopy_yaml
 
-    found = force_constants(phonon, calculator)
     for name in ("FORCE_CONSTANTS", "force_constants.hdf5"):
-        write_force_constants(folder / name, found)
+        write_force_constants(folder / name, constants)
     write_phonopy_yaml(folder / "phonopy.yaml", phonon)
-    return found

@@ -1,0 +1,208 @@
+"""What the commands that compute something for a molecule share: options, reading the input, naming the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.output import check_target
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Structure = Annotated[
+    Path, typer.Argument(metavar="INPUT", help="Structure, any format that ASE reads (.xyz, .cif, .gjf, .out, …).")
+]
+With = Annotated[
+    str,
+    typer.Option(
+        "--with",
+        metavar="MODEL|METHOD",
+        help="What computes: default, a .safetensors file, mace:FILE, tblite (GFN2-xTB), pyscf, "
+        "pyscf:FUNCTIONAL/BASIS, ase:package.module:factory.",
+    ),
+]
+Out = Annotated[
+    str | None, typer.Option("--out", "-o", metavar="PREFIX", help="Of the files written; INPUT_COMMAND by default.")
+]
+Charge = Annotated[int | None, typer.Option("--charge", help="Total charge; else the file's, else 0.")]
+Multiplicity = Annotated[
+    int | None, typer.Option("--multiplicity", min=1, help="2S+1; else the file's, else 1 (a closed shell).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method; repeat as needed.")
+]
+Fixed = Annotated[
+    str | None, typer.Option("--fix", metavar="ATOMS", help="Atoms held in place, numbered from 0: 0,1,5-8.")
+]
+Temperature = Annotated[float, typer.Option("--temperature", metavar="K", help="For H, S and G.")]
+Pressure = Annotated[float, typer.Option("--pressure", metavar="atm", help="For S and G.")]
+Thermo = Annotated[
+    str, typer.Option("--thermo", metavar="MODEL", help="Soft modes: ideal gas, quasi-harmonic or quasi-RRHO.")
+]
+
+_PASCAL = 101325.0
+
+
+def pascal(atmospheres: float) -> float:
+    """Return a pressure in Pa.
+
+    Raises:
+        PHLError: For a pressure that is not positive.
+    """
+    if not atmospheres > 0:
+        raise PHLError(f"--pressure is {atmospheres:g} atm; expected a positive number, for example 1")
+    return atmospheres * _PASCAL
+
+
+def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources: Path | None) -> Path:
+    """Return the beginning of the names of all files that a command writes, after checking what it was given.
+
+    Args:
+        command: Its name.
+        out: The prefix wanted; by default that of the first source.
+        method: The MODEL or METHOD that is to compute.
+        trust: Whether code that the method names may run.
+        *sources: Files of structures.
+
+    Raises:
+        PHLError: For a file or method that does not exist, or a folder that cannot be written to.
+    """
+    for source in sources:
+        if source is not None and not source.is_file():
+            raise PHLError(f"no file {source}: give a file of a structure (.xyz, .cif, .gjf, …)")
+    check_inputs(methods=[method], trust=trust)
+    prefix = Path(out) if out is not None else Path(f"{sources[0].stem if sources[0] else ''}_{command}")
+    check_target(prefix.with_name(prefix.name + ".json"), "results")
+    return prefix
+
+
+def file_of(prefix: Path, suffix: str) -> Path:
+    """Return the file of a prefix: ``water_freq`` and ``.json`` give ``water_freq.json``."""
+    return prefix.with_name(prefix.name + suffix)
+
+
+def read_structures(source: Path, charge: int | None, multiplicity: int | None, fixed: str | None) -> list[Atoms]:
+    """Return the structures of a file, with charge and multiplicity where calculators look for them.
+
+    Raises:
+        PHLError: For a file that cannot be read, a multiplicity that the number of electrons rules out, or atoms to fix
+            that there are not.
+    """
+    from ase.constraints import FixAtoms
+
+    from phl_ase.datasets import read_images
+    from phl_ase.structures.atoms import charge_and_multiplicity
+
+    found = []
+    for atoms in read_images(source):
+        copy = atoms.copy()
+        if charge is not None:
+            copy.info["charge"] = charge
+        if multiplicity is not None:
+            copy.info["multiplicity"] = multiplicity
+        q, spin = charge_and_multiplicity(copy)
+        copy.info.update(charge=q, multiplicity=spin)
+        check_electrons(copy, q, spin)
+        if fixed is not None:
+            copy.set_constraint([*copy.constraints, FixAtoms(indices=atom_numbers(fixed, len(copy)))])
+        found.append(copy)
+    return found
+
+
+def read_one(source: Path, charge: int | None, multiplicity: int | None, fixed: str | None = None) -> Atoms:
+    """Return the one structure of a file.
+
+    Raises:
+        PHLError: For a file of several, and what :func:`read_structures` refuses.
+    """
+    found = read_structures(source, charge, multiplicity, fixed)
+    if len(found) != 1:
+        raise PHLError(
+            f"{source} holds {len(found)} structures; expected one: write the one that is meant into a file of its own"
+        )
+    return found[0]
+
+
+def check_electrons(atoms: Atoms, charge: int, multiplicity: int) -> None:
+    """Refuse a multiplicity that a molecule's number of electrons cannot have.
+
+    Raises:
+        PHLError: For an even number of electrons with an even multiplicity, an odd with an odd, or too few electrons.
+    """
+    electrons = int(atoms.numbers.sum()) - charge
+    formula = atoms.get_chemical_formula()
+    if any(atoms.pbc):
+        return  # the cell is one of many: its electrons need not pair up
+    if electrons < multiplicity - 1 or (electrons - multiplicity) % 2 == 0:
+        wanted = "odd: 1, 3, …" if electrons % 2 == 0 else "even: 2, 4, …"
+        raise PHLError(
+            f"{formula} with charge {charge} has {electrons} electrons; multiplicity {multiplicity} is impossible, "
+            f"expected {wanted}; give --charge or --multiplicity"
+        )
+
+
+def atom_numbers(text: str, n_atoms: int) -> list[int]:
+    """Return the atoms that a list such as ``0,1,5-8`` names.
+
+    Raises:
+        PHLError: For something else, or an atom that there is not.
+    """
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdigit() and (last.isdigit() or not dash)):
+            raise PHLError(f"got atoms {text!r}; expected numbers from 0 and ranges, for example 0,1,5-8")
+        chosen += range(int(first), int(last or first) + 1)
+    if not chosen or max(chosen) >= n_atoms:
+        raise PHLError(f"got atoms {text!r}; the structure has {n_atoms} atoms, numbered from 0")
+    return sorted(set(chosen))
+
+
+def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[str], device: str, trust: bool) -> Any:
+    """Return the calculator of a MODEL or METHOD, after checking that it knows all elements.
+
+    Raises:
+        PHLError: For an unknown method or setting, or an element that the model does not know.
+    """
+    from phl_ase.cli.labelling import label_method
+
+    calculator = label_method(method, settings, device, trust).make()
+    known = getattr(getattr(calculator, "potential", None), "species", None)
+    if known is not None:
+        from ase.data import chemical_symbols
+
+        foreign = sorted({z for atoms in structures for z in atoms.numbers.tolist()} - {int(z) for z in known})
+        if foreign:
+            names, has = (", ".join(chemical_symbols[z] for z in zs) for zs in (foreign, sorted(known)))
+            raise PHLError(
+                f"{method} does not know {names}; it knows {has}. --with tblite (GFN2-xTB, elements to Rn) or "
+                "--with pyscf would do"
+            )
+    return calculator
+
+
+def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:
+    """Write structures as extended XYZ, atomically.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    import ase.io
+
+    from phl_ase.files import replacing
+
+    with replacing(path) as temporary:
+        ase.io.write(str(temporary), list(structures), format="extxyz")
+    return path
+
+
+def say_files(files: Sequence[Path], following: str) -> None:
+    """Say what was written and what to type next."""
+    typer.echo("\nwritten: " + "  ".join(map(str, files)))
+    typer.echo(f"next:    {following}")

@@ -1,0 +1,95 @@
+"""``phl phonons``: bands, density of states, thermal properties of a crystal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.output import save_figure, save_json, table
+from phl_ase.cli.tasks.common import Out, Settings, With, file_of, prefix_of, say_files
+from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
+
+
+def phonons(
+    crystal: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A unit cell (.cif, POSCAR, …) or a phonopy_disp.yaml.")
+    ],
+    method: With = "default",
+    out: Out = None,
+    supercell: Annotated[
+        tuple[int, int, int] | None, typer.Option("--supercell", metavar="N N N", help="Of a unit cell.")
+    ] = None,
+    matrix: Annotated[
+        str | None, typer.Option("--supercell-matrix", metavar="'9 NUMBERS'", help="Of a unit cell, row by row.")
+    ] = None,
+    relax: Annotated[bool, typer.Option("--relax", help="Relax the unit cell first, shape and volume too.")] = False,
+    path: Annotated[
+        str | None,
+        typer.Option("--path", metavar="GXWKGL", help="Special points of the bands; by lattice if not given."),
+    ] = None,
+    mesh: Annotated[tuple[int, int, int], typer.Option("--mesh", metavar="N N N", help="Of the Brillouin zone.")] = (
+        20,
+        20,
+        20,
+    ),
+    temperature: Annotated[float, typer.Option(min=0, max=1000, metavar="K", help="For thermal properties.")] = 298.15,
+    settings: Settings = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Compute phonons from Hessian-vector products: 3 for each atom of the primitive cell, no displaced supercells.
+
+    Writes bands, density of states and thermal properties, and files that phonopy reads. No non-analytic correction
+    (LO-TO splitting) is made.
+
+    phl phonons copper.cif --with emt --relax --supercell 3 3 3
+    """
+    prefix = prefix_of("phonons", out, method, trust, crystal)
+    from phl_ase.cli.labelling import label_method
+
+    calculator = label_method(method, settings or [], device, trust).make()
+    phonon = crystal_of(str(crystal), supercell or matrix, calculator if relax else None)
+    from phl_ase.cli.stopping import terminated_as_interrupted
+    from phl_ase.phonons import force_constants, phonons_of
+    from phl_ase.phonons.bands import TEMPERATURES
+    from phl_ase.plots.phonons import draw
+    from phl_ase.results import Report, plain, provenance
+
+    with terminated_as_interrupted():
+        constants = force_constants(phonon, calculator)
+        kelvin = sorted({*TEMPERATURES, temperature})
+        found = phonons_of(phonon, constants, path=path, mesh=mesh, temperatures=kelvin)
+    milli = {name: 1e3 * found.at_temperature(getattr(found, name), temperature) for name in _THERMAL}
+    rows = [
+        ("highest frequency", "THz", float(found.mesh_frequencies.max())),
+        ("lowest frequency", "THz", float(found.mesh_frequencies.min())),
+        ("imaginary modes of the mesh", "", found.n_imaginary),
+        ("largest acoustic frequency at Γ", "THz", float(abs(found.gamma_acoustic).max())),
+        (f"free energy at {temperature:g} K", "meV/cell", milli["free_energy"]),
+        (f"entropy at {temperature:g} K", "meV/(K cell)", milli["entropy"]),
+        (f"heat capacity at {temperature:g} K", "meV/(K cell)", milli["heat_capacity"]),
+    ]
+    typer.echo(table(("quantity", "unit", "value"), rows, words=2))
+    typer.echo(f"per primitive cell of {len(phonon.primitive)} atoms; {constants.source}")
+    arrays = {
+        name: getattr(found, name) for name in ("distances", "frequencies", "label_distances", "dos_frequencies", "dos")
+    }
+    report = Report(crystal.stem, method, "computed", arrays={**arrays, "labels": list(found.labels)})
+    figure = file_of(prefix, ".pdf")
+    save_figure(figure, draw, [report])
+    folder = file_of(prefix, "_phonopy")
+    folder.mkdir(exist_ok=True)
+    write_for_phonopy(folder, phonon, constants)
+    results = file_of(prefix, ".json")
+    values = {name: value for name, _, value in rows}
+    thermal = {name: getattr(found, name) for name in ("temperatures", *_THERMAL)}
+    units = {name: unit for name, unit, _ in rows} | {"frequencies": "THz", "dos": "states/THz", "thermal": "eV, K"}
+    content = {"method": method, "values": values, "units": units, **plain(report.arrays), "thermal": thermal}
+    save_json(results, {**content, "provenance": provenance(method=method)})
+    say_files([figure, results, folder], f"phonopy-load {folder / 'phonopy.yaml'} --band auto -p")
+
+
+_THERMAL = ("free_energy", "entropy", "heat_capacity")

@@ -1,0 +1,296 @@
+"""``phl irc`` and ``phl reaction``: the path from a TS to both minima, and the whole energy profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+
+from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.output import save_figure, save_json, table
+from phl_ase.cli.tasks.common import (
+    Charge,
+    Fixed,
+    Multiplicity,
+    Out,
+    Pressure,
+    Settings,
+    Structure,
+    Temperature,
+    Thermo,
+    With,
+    calculator_of,
+    file_of,
+    pascal,
+    prefix_of,
+    read_one,
+    say_files,
+    write_structures,
+)
+from phl_ase.cli.tasks.ts import FMax, Guess, MaxSteps, Product, Strategy, check_strategy, guess_between, search_from
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from phl_ase.paths import Reaction
+    from phl_ase.plots.profile import Profile
+    from phl_ase.tasks import ReactionProfile
+
+Integrator = Annotated[str, typer.Option("--integrator", metavar="NAME", help="Of the path: sella or quadratic.")]
+
+_MOVIE_FRAMES = 60
+
+
+def irc(
+    structure: Structure,
+    method: With = "default",
+    out: Out = None,
+    integrator: Integrator = "sella",
+    step: Annotated[float, typer.Option("--step", metavar="√amu·Å", help="Length of the path's steps.")] = 0.1,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
+    fixed: Fixed = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Follow the reaction path (IRC) from a transition state both ways, and relax its ends to minima.
+
+    INPUT is a TS of the method: 'phl ts' finds one.
+
+    phl irc guess_ts.xyz --with tblite
+    """
+    prefix = prefix_of("irc", out, method, trust, structure)
+    atoms = read_one(structure, charge, multiplicity, fixed)
+    atoms.calc = calculator_of(method, [atoms], settings or [], device, trust)
+    from phl_ase.cli.stopping import terminated_as_interrupted
+    from phl_ase.paths import find_reaction
+    from phl_ase.results import provenance
+
+    with terminated_as_interrupted():
+        found = find_reaction(atoms, method=integrator, step=step)
+    typer.echo(shown_path(found))
+    files = path_files(prefix, found)
+    results = file_of(prefix, ".json")
+    path = found.path
+    content = {
+        "method": method,
+        "outcome": found.outcome,
+        "sentence": found.sentence,
+        "arc_length_sqrt_amu_A": path.arc_length,
+        "energies_eV": path.energies,
+        "barrier_forward_eV": found.barrier_forward,
+        "barrier_back_eV": found.barrier_back,
+        "bonds_broken": found.broken,
+        "bonds_made": found.made,
+        "provenance": provenance(method=method),
+    }
+    save_json(results, content)
+    say_files([*files, results], f"phl reaction {structure} --with {method}")
+    if not found.converged:
+        raise typer.Exit(1)
+
+
+def reaction(
+    structure: Structure,
+    method: With = "default",
+    out: Out = None,
+    product: Product = None,
+    guess: Guess = "auto",
+    strategy: Strategy = None,
+    integrator: Integrator = "sella",
+    temperature: Temperature = 298.15,
+    pressure: Pressure = 1.0,
+    thermo: Thermo = "ideal gas",
+    fmax: FMax = 0.01,
+    steps: MaxSteps = 200,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
+    fixed: Fixed = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Compute a whole reaction: TS, path, both minima, barriers, frequencies and Gibbs energies.
+
+    INPUT is a TS or a guess of one; with --product it is the reactant. One table, one figure, and one HTML page with
+    the path and the imaginary mode to look at.
+
+    phl reaction guess_ts.xyz --with tblite
+
+    phl reaction reactant.xyz --product product.xyz --with default --temperature 400
+    """
+    prefix = prefix_of("reaction", out, method, trust, structure, product)
+    settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
+    check_strategy(strategy)
+    atoms = read_one(structure, charge, multiplicity, fixed)
+    given = [atoms] if product is None else [atoms, read_one(product, charge, multiplicity, fixed)]
+    calculator = calculator_of(method, given, settings or [], device, trust)
+    from phl_ase.cli.stopping import terminated_as_interrupted
+    from phl_ase.paths import find_reaction
+    from phl_ase.results import provenance
+    from phl_ase.tasks import reaction_profile
+
+    with terminated_as_interrupted():
+        if product is not None:
+            atoms = guess_between(*given, calculator, guess)
+        search = search_from(atoms, calculator, strategy, fmax, steps)
+        if not search.converged:
+            raise PHLError(f"no transition state was found: {search.sentence}; try another guess, or --product")
+        path = find_reaction(search.atoms, method=integrator)
+        if path.backward is None or path.forward is None:
+            raise PHLError(f"the TS was found, but not the path: {path.sentence}; try --integrator quadratic")
+        profile = reaction_profile(path, turned=product is not None and turned(path, *given), **settled)
+    typer.echo(shown_profile(profile, temperature))
+    if product is not None:
+        typer.echo(said_of_ends(profile, *given))
+    files = [write_structures(file_of(prefix, ".xyz"), labelled_path(profile))]
+    points = [point.atoms.copy() for point in profile.points]
+    for point, copy in zip(profile.points, points, strict=True):
+        copy.info["kind"] = {"transition state": "ts"}.get(point.name, point.name)
+    files.append(write_structures(file_of(prefix, "_points.xyz"), points))
+    figure = file_of(prefix, ".pdf")
+    from phl_ase.plots.profile import draw
+
+    save_figure(figure, draw, drawn(profile, temperature))
+    page = file_of(prefix, ".html")
+    write_page(page, structure.stem, profile, method, temperature)
+    results = file_of(prefix, ".json")
+    save_json(results, {"method": method, **profile.to_dict(), "provenance": provenance(method=method)})
+    say_files([*files, figure, page, results], f"open {page}")
+    if not path.converged:
+        raise typer.Exit(1)
+
+
+def turned(found: Reaction, reactant: Atoms, product: Atoms) -> bool:
+    """Return whether the path's backward end is the product."""
+    from phl_ase.paths import connects
+
+    backward, forward = (end.atoms for end in found.ends)
+    return connects((backward, forward), reactant, product).flipped
+
+
+def said_of_ends(profile: ReactionProfile, reactant: Atoms, product: Atoms) -> str:
+    """Return how the ends found relate to the structures given."""
+    from phl_ase.paths import connects
+
+    first, _, last = profile.points
+    return f"ends: {connects((first.atoms, last.atoms), reactant, product).sentence}"
+
+
+def shown_path(found: Reaction) -> str:
+    """Return barriers and ends of a path in words."""
+    from phl_ase.units import convert
+
+    kcal = float(convert(1.0, "eV", "kcal/mol"))
+    rows = []
+    for name, end, barrier in (
+        ("backward", found.backward, found.barrier_forward),
+        ("forward", found.forward, found.barrier_back),
+    ):
+        if end is not None:
+            rows.append((name, end.energy, barrier * kcal, end.n_imaginary, end.fragments))
+    headings = ("end", "E / eV", "E(TS) − E / (kcal/mol)", "imaginary modes", "molecules")
+    return table(headings, rows) + f"\n{found.sentence}"
+
+
+def path_files(prefix: Path, found: Reaction) -> list[Path]:
+    """Write the path and its relaxed ends."""
+    path = found.path
+    images = []
+    for atoms, energy, length in zip(path.structures, path.energies, path.arc_length, strict=True):
+        image = atoms.copy()
+        image.info.update(path_energy=float(energy), arc_length=float(length))
+        images.append(image)
+    files = [write_structures(file_of(prefix, ".xyz"), images)]
+    ends = [end.atoms.copy() for end in found.ends]
+    return [*files, write_structures(file_of(prefix, "_ends.xyz"), ends)] if ends else files
+
+
+def labelled_path(profile: ReactionProfile) -> list[Atoms]:
+    """Return the path from reactant to product with energies (eV) and arc lengths in ``info``."""
+    structures, energies, lengths = profile.path()
+    for atoms, energy, length in zip(structures, energies, lengths, strict=True):
+        atoms.info.update(path_energy=float(energy), arc_length=float(length))
+    return structures
+
+
+HEADINGS = ("", "E", "E + ZPE", "H", "G", "imaginary / cm⁻¹", "molecules")
+
+
+def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
+    """Return the table of a profile: relative energies in kcal/mol."""
+    from phl_ase.paths.end_points import fragments
+
+    columns = [profile.relative(name) for name in ("energy", "energy with ZPE", "enthalpy", "gibbs energy")]
+    rows = []
+    for place, point in enumerate(profile.points):
+        analysis = point.frequencies.analysis
+        imaginary = ", ".join(f"{abs(value):.0f}i" for value in analysis.wavenumbers[: analysis.n_imaginary])
+        numbers = ["-" if np.isnan(column[place]) else f"{column[place]:.2f}" for column in columns]
+        rows.append((point.name, *numbers, imaginary or "none", str(fragments(point.atoms))))
+    return rows
+
+
+def shown_profile(profile: ReactionProfile, temperature: float) -> str:
+    """Return the table of a profile and what happens in it."""
+    broken, made = profile.bonds
+    change = f"breaks {', '.join(broken) or 'no bond'}, makes {', '.join(made) or 'no bond'}"
+    head = f"kcal/mol above the reactant; H and G at {temperature:g} K"
+    return f"{table(HEADINGS, rows_of(profile))}\n{head}; {change}"
+
+
+def drawn(profile: ReactionProfile, temperature: float) -> Profile:
+    """Return what the figure shows."""
+    from phl_ase.plots.profile import Profile
+    from phl_ase.units import convert
+
+    _, energies, lengths = profile.path()
+    above = [float(convert(e - profile.points[0].frequencies.energy, "eV", "kcal/mol")) for e in energies]
+    return Profile(
+        arc_length=lengths,
+        energies=np.array(above),
+        names=[point.name for point in profile.points],
+        levels=profile.relative("energy"),
+        gibbs=profile.relative("gibbs energy"),
+        temperature=temperature,
+    )
+
+
+def write_page(path: Path, name: str, profile: ReactionProfile, method: str, temperature: float) -> None:
+    """Write the HTML page: table, profile, path and imaginary mode."""
+    from phl_ase import __version__
+    from phl_ase.files import write_atomic
+    from phl_ase.plots.pages import Movie, reaction_page
+    from phl_ase.plots.profile import draw
+    from phl_ase.plots.style import rendered
+    from phl_ase.vibrations import mode_trajectory
+
+    structures, _, _ = profile.path()
+    content = drawn(profile, temperature)
+    every = np.unique(np.linspace(0, len(structures) - 1, _MOVIE_FRAMES).astype(int))
+    there = [(structures[i], f"{content.energies[i]:.1f} kcal/mol") for i in every]
+    there += there[::-1]
+    analysis = profile.points[1].frequencies.analysis
+    mode = mode_trajectory(analysis, 0, amplitude=0.35)
+    wavenumber = f"{abs(analysis.wavenumbers[0]):.0f}i cm⁻¹"
+    broken, made = profile.bonds
+    page = reaction_page(
+        f"{name}: {profile.points[0].atoms.get_chemical_formula()}",
+        lines=[
+            f"Computed with {method}. Breaks {', '.join(broken) or 'no bond'}; makes {', '.join(made) or 'no bond'}.",
+            f"Energies in kcal/mol above the reactant; H and G at {temperature:g} K.",
+        ],
+        headings=HEADINGS,
+        rows=rows_of(profile),
+        figures=[("Energy profile", rendered(draw, content, "svg"))],
+        movies=[
+            Movie("The path, there and back", [one for one, _ in there], [label for _, label in there]),
+            Movie(f"The imaginary mode, {wavenumber}", mode, [wavenumber] * len(mode)),
+        ],
+        footer=f"phl_ase {__version__}",
+    )
+    write_atomic(path, page.encode())

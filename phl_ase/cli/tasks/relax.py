@@ -1,0 +1,91 @@
+"""``phl relax``: minima."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.output import save_json, table
+from phl_ase.cli.tasks.common import (
+    Charge,
+    Fixed,
+    Multiplicity,
+    Out,
+    Settings,
+    Structure,
+    With,
+    calculator_of,
+    file_of,
+    prefix_of,
+    read_structures,
+    say_files,
+    write_structures,
+)
+
+
+def relax(
+    structure: Structure,
+    method: With = "default",
+    out: Out = None,
+    fmax: Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force on an atom at the end.")] = 0.01,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps.")] = 500,
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
+    fixed: Fixed = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Relax structures to minima.
+
+    Every structure of INPUT is relaxed. Whether the end is a minimum is for 'phl freq' to say.
+
+    phl relax water.xyz --with tblite
+
+    phl relax conformers.xyz --with default --fmax 0.001
+    """
+    prefix = prefix_of("relax", out, method, trust, structure)
+    structures = read_structures(structure, charge, multiplicity, fixed)
+    calculator = calculator_of(method, structures, settings or [], device, trust)
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from phl_ase.cli.stopping import terminated_as_interrupted
+    from phl_ase.paths import relax as relaxed
+    from phl_ase.progress import Progress
+    from phl_ase.results import provenance
+
+    records: list[dict[str, Any]] = []
+    ends, rows = [], []
+    with Progress("relax", len(structures)) as progress, terminated_as_interrupted():
+        for place, atoms in enumerate(structures):
+            atoms.calc = calculator
+            found = relaxed(atoms, fmax, steps)
+            formula = atoms.get_chemical_formula()
+            rows.append((place, formula, found.outcome, found.energy, found.fmax, found.steps))
+            end = found.atoms.copy()
+            if found.converged:
+                end.calc = SinglePointCalculator(end, energy=found.energy, forces=found.atoms.get_forces())
+            ends.append(end)
+            records.append(
+                {
+                    "formula": formula,
+                    "outcome": found.outcome,
+                    "sentence": found.sentence,
+                    "energy_eV": found.energy,
+                    "largest_force_eV_per_A": found.fmax,
+                    "steps": found.steps,
+                    "force_calls": found.force_calls,
+                }
+            )
+            progress.advance()
+    typer.echo(table(("", "structure", "outcome", "E / eV", "largest F / (eV/Å)", "steps"), rows, words=3))
+    for row, record in zip(rows, records, strict=True):
+        if record["outcome"] != "converged":
+            typer.echo(f"{row[0]}: {record['sentence']}")
+    files = [write_structures(file_of(prefix, ".xyz"), ends), file_of(prefix, ".json")]
+    save_json(files[1], {"method": method, "structures": records, "provenance": provenance(method=method)})
+    say_files(files, f"phl freq {files[0]} --with {method}")
+    if any(record["outcome"] != "converged" for record in records):
+        raise typer.Exit(1)

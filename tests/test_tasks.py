@@ -1,0 +1,246 @@
+"""``phl_ase.tasks`` and its commands: symmetry numbers, Molden files, frequencies, searches, whole reactions."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.units import Bohr, invcm
+from typer.testing import CliRunner
+
+from phl_ase.cli.app import app
+from phl_ase.datasets import open_dataset, reactions_of
+from phl_ase.errors import PHLError
+from phl_ase.paths import relax
+from phl_ase.structures import atoms_from_frame
+from phl_ase.tasks import frequencies
+from phl_ase.vibrations import harmonic_analysis, molden_text, symmetry_number
+
+pytest.importorskip("tblite")
+
+
+# ----------------------------------------------------------------------------------------------------- symmetry numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("H", 1),
+        ("H2", 2),
+        ("HCN", 1),
+        ("CO2", 2),
+        ("C2H2", 2),
+        ("H2O", 2),
+        ("H2O2", 2),
+        ("NH3", 3),
+        ("BF3", 6),
+        ("CH4", 12),
+        ("C2H4", 4),
+        ("C2H6", 6),
+        ("C6H6", 12),
+        ("CH3OH", 1),
+        ("CH3Cl", 3),
+    ],
+)
+def test_symmetry_numbers_are_those_of_the_point_groups(name, number):
+    atoms = molecule(name)
+    atoms.rotate(37.0, (1.0, 2.0, 3.0))
+    atoms.positions += (3.0, -1.0, 2.0)
+    assert symmetry_number(atoms) == number
+
+
+def test_sulphur_hexafluoride_and_what_lowers_its_symmetry():
+    octahedron = Atoms("SF6", 1.56 * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)]))
+    assert symmetry_number(octahedron) == 24
+    octahedron.positions[1, 0] += 0.3
+    assert symmetry_number(octahedron) == 4
+
+
+def test_isotopes_lower_the_symmetry():
+    atoms = molecule("CH4")
+    masses = atoms.get_masses()
+    masses[1] = 2.014
+    atoms.set_masses(masses)
+    assert symmetry_number(atoms) == 3
+
+
+def test_symmetry_numbers_of_what_has_none():
+    with pytest.raises(PHLError, match="periodic"):
+        symmetry_number(bulk("Cu"))
+    with pytest.raises(PHLError, match="tolerance"):
+        symmetry_number(molecule("H2O"), tolerance=0.0)
+
+
+# --------------------------------------------------------------------------------------------------------- Molden files
+
+
+def test_molden_holds_the_modes():
+    rng = np.random.default_rng(0)
+    atoms = molecule("H2O")
+    square = rng.standard_normal((9, 9))
+    analysis = harmonic_analysis(atoms, square @ square.T)
+    sections = re.split(r"^\[(.+?)\].*\n", molden_text(analysis), flags=re.MULTILINE)[1:]
+    content = dict(zip(sections[::2], sections[1::2], strict=True))
+    assert list(content) == ["Molden Format", "Atoms", "FREQ", "FR-COORD", "FR-NORM-COORD"]
+    assert np.allclose([float(x) for x in content["FREQ"].split()], analysis.wavenumbers, atol=1e-4)
+    rows = [line.split() for line in content["FR-COORD"].splitlines()]
+    assert [row[0] for row in rows] == list(atoms.symbols)
+    assert np.allclose(np.array([row[1:] for row in rows], dtype=float) * Bohr, atoms.positions, atol=1e-7)
+    vibrations = re.split(r"vibration \d+\n", content["FR-NORM-COORD"])[1:]
+    for text, mode in zip(vibrations, analysis.displacements, strict=True):
+        written = np.array(text.split(), dtype=float).reshape(-1, 3)
+        assert np.linalg.norm(written, axis=1).max() == pytest.approx(1.0, abs=1e-5)
+        assert abs(np.vdot(written, mode)) == pytest.approx(np.linalg.norm(written) * np.linalg.norm(mode), rel=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------- frequencies
+
+
+def test_frequencies_of_a_diatomic_are_those_of_its_spring():
+    atoms = molecule("N2")
+    atoms.calc = EMT()
+    end = relax(atoms, 1e-5).atoms
+    found = frequencies(end)
+    # ν = √(k/μ) with the force constant from energies on both sides
+    step, energies = 1e-3, []
+    for shift in (-step, 0.0, step):
+        moved = end.copy()
+        moved.calc = EMT()
+        axis = moved.positions[1] - moved.positions[0]
+        moved.positions[1] += shift * axis / np.linalg.norm(axis)
+        energies.append(moved.get_potential_energy())
+    constant = (energies[0] - 2 * energies[1] + energies[2]) / step**2
+    from phl_ase.units import wavenumbers
+
+    expected = float(wavenumbers(constant / (atoms.get_masses()[0] / 2)))
+    assert found.analysis.wavenumbers == pytest.approx([expected], rel=1e-3)
+    assert found.nature == "minimum"
+    thermo = found.thermochemistry
+    assert thermo is not None
+    assert thermo.symmetry_number == 2
+    assert thermo.zero_point_energy == pytest.approx(0.5 * expected * invcm, rel=1e-3)
+    # the rotational entropy of a σ = 2 rotor is R ln 2 below that of σ = 1
+    other = frequencies(end, symmetry=1).thermochemistry
+    assert other.entropy - thermo.entropy == pytest.approx(8.617333e-5 * np.log(2), rel=1e-6)
+
+
+def test_a_structure_that_is_not_relaxed_is_said_to_be_none():
+    atoms = molecule("N2")
+    atoms.positions[1] += 0.2 * (atoms.positions[1] - atoms.positions[0])
+    atoms.calc = EMT()
+    found = frequencies(atoms)
+    assert found.nature == "not a stationary point"
+    assert not found.is_stationary
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def phl(tmp_path, monkeypatch):
+    """Runs a command in an empty folder and returns (exit code, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(words))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+    return run
+
+
+def test_relax_then_freq(phl):
+    ase.io.write("water.xyz", molecule("H2O"))
+    code, said = phl("relax", "water.xyz", "--with", "tblite", "--fmax", "0.0005")
+    assert code == 0
+    assert "phl freq water_relax.xyz --with tblite" in said
+    code, said = phl("freq", "water_relax.xyz", "--with", "tblite")
+    assert code == 0
+    assert "H2O: minimum" in said
+    assert "symmetry number 2" in said
+    content = json.loads(Path("water_relax_freq.json").read_text())["structures"][0]
+    bend, *stretches = content["wavenumbers_cm-1"]
+    assert bend == pytest.approx(1539, abs=5)  # GFN2-xTB's own, as xtb prints it
+    assert stretches == pytest.approx([3643, 3651], abs=8)
+    assert ase.io.read("water_relax.xyz").get_potential_energy() == pytest.approx(content["energy_eV"], abs=1e-6)
+
+
+def test_heavy_water_is_slower_by_the_root_of_the_masses(phl):
+    ase.io.write("water.xyz", molecule("H2O"))
+    waves = {}
+    for name, extra in (("light", []), ("heavy", ["--isotope", "1,2=2.014"])):
+        code, _ = phl("freq", "water.xyz", "--with", "tblite", "--relax", "-o", name, *extra)
+        assert code == 0
+        waves[name] = np.array(json.loads(Path(f"{name}.json").read_text())["structures"][0]["wavenumbers_cm-1"])
+    # Teller–Redlich: Π ν_D/ν_H = √(Π m_H/m_D · (M_D/M_H)^3 · …), between 1/√2 each and 1
+    assert np.all((waves["heavy"] / waves["light"] > 0.70) & (waves["heavy"] / waves["light"] < 0.76))
+
+
+def test_reaction_from_a_transition_state(phl):
+    reaction = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
+    ase.io.write("hcn.xyz", atoms_from_frame(reaction.transition_state))
+    code, said = phl("reaction", "hcn.xyz", "--with", "default")
+    assert code == 0, said
+    content = json.loads(Path("hcn_reaction.json").read_text())
+    assert set(content["points"]) == {"reactant", "transition state", "product"}
+    energies = content["relative_kcal_per_mol"]["energy"]
+    dft = [frame.energy for frame in (reaction.reactant, reaction.transition_state, reaction.product)]
+    barriers = sorted(23.0605 * (dft[1] - e) for e in (dft[0], dft[2]))
+    assert sorted(energies[1] - np.array(energies)[[0, 2]]) == pytest.approx(barriers, abs=0.5)
+    assert content["points"]["transition state"]["nature"] == "transition state"
+    # the zero-point energy lowers the barrier of a hydrogen shift
+    assert content["relative_kcal_per_mol"]["energy with ZPE"][1] < energies[1]
+    path = ase.io.read("hcn_reaction.xyz", index=":")
+    assert max(atoms.info["path_energy"] for atoms in path) == pytest.approx(
+        content["points"]["transition state"]["energy_eV"], abs=1e-4
+    )
+    page = Path("hcn_reaction.html").read_text()
+    assert "<svg" in page
+    # nothing is loaded from anywhere
+    assert not re.search(r"(src|href)=[\"']https?:|@import|url\([\"']?http", page)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["freq", "nothing.xyz"], "no file nothing.xyz"),
+        (["freq", "water.xyz", "--multiplicity", "2"], "10 electrons; multiplicity 2 is impossible"),
+        (["freq", "water.xyz", "--with", "tblite", "--charge", "1"], "9 electrons; multiplicity 1 is impossible"),
+        (["freq", "chloride.xyz"], "does not know Cl; it knows H, C, N, O. --with tblite"),
+        (["irc", "two.xyz"], "holds 2 structures; expected one"),
+        (["ts", "water.xyz", "--strategy", "magic"], "unknown Sella strategy 'magic'; valid: "),
+        (["ts", "hcn.xyz", "--product", "water.xyz"], "the reactant is CHN, the product H2O"),
+        (["ts", "hcn.xyz", "--product", "cnh.xyz"], "list their atoms in another order"),
+        (["ts", "hcn.xyz", "--product", "hcn.xyz"], "are the same structure"),
+        (["freq", "water.xyz", "--fix", "0,7"], "has 3 atoms, numbered from 0"),
+        (["freq", "water.xyz", "--isotope", "1=heavy"], "expected ATOMS=MASS"),
+        (["freq", "water.xyz", "--pressure", "0"], "expected a positive number"),
+        (["freq", "water.xyz", "-o", "nowhere/out"], "the folder nowhere does not exist"),
+    ],
+)
+def test_mistakes_are_one_clear_line(phl, words, message):
+    ase.io.write("water.xyz", molecule("H2O"))
+    ase.io.write("chloride.xyz", molecule("CH3Cl"))
+    ase.io.write("two.xyz", [molecule("H2O"), molecule("H2O")])
+    hcn = molecule("HCN")
+    ase.io.write("hcn.xyz", hcn)
+    ase.io.write("cnh.xyz", hcn[[0, 2, 1]])
+    code, said = phl(*words)
+    assert code == 2
+    (line,) = [one for one in said.splitlines() if one.startswith("error:")]
+    assert message in line
+
+
+def test_a_guess_that_is_a_minimum(phl):
+    ase.io.write("water.xyz", molecule("H2O"))
+    code, _ = phl("ts", "water.xyz", "--with", "tblite", "--steps", "3")
+    assert code == 1
+    assert json.loads(Path("water_ts.json").read_text())["searches"][0]["outcome"] != "converged"
