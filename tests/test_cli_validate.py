@@ -152,6 +152,90 @@ def test_a_users_guess_is_searched_from_as_it_is(ends, tmp_path):
     assert report.metric("imaginary wavenumber").value < -1000
 
 
+@pytest.fixture
+def migration(tmp_path):
+    """A guess of the TS of HCN to HNC."""
+    path = tmp_path / "guess.xyz"
+    ase.io.write(path, Atoms("CNH", [[0.0, 0.0, 0.0], [0.0, 0.0, 1.2], [1.1, 0.0, 0.5]]))
+    return path
+
+
+def test_a_guess_says_what_its_ts_connects(migration, tmp_path):
+    json = tmp_path / "ts.json"
+    shown = done("ts", "tblite", migration, "--way", "gradients", "--way", "hessian", "--json", json)
+    # turned, to fit the terminal
+    assert [line.split() for line in shown.splitlines() if line.startswith("way")] == [["way", "gradients", "hessian"]]
+    assert "breaks C0-H2, makes N1-H2" in shown
+    assert "barrier from end 1" in shown
+    for report in read_reports(json):
+        # GFN2-xTB's own, HCN before HNC; differences of its three stationary points
+        assert report.metric("barrier from end 1").value == pytest.approx(73.2, abs=0.2)
+        assert report.metric("barrier from end 2").value == pytest.approx(53.2, abs=0.2)
+
+
+def test_a_ts_back_to_its_own_start_is_not_found(tmp_path):
+    path = tmp_path / "h2.xyz"
+    ase.io.write(path, Atoms("H2", [[0, 0, 0], [0, 0, 0.78]]))
+    shown = done("ts", "tblite", path)
+    assert "0 of 1: found" in shown
+    assert "same end" in shown
+
+
+def test_other_conformers_are_the_same_reaction(tmp_path):
+    """Diels-Alder of butadiene and ethene: the path ends in the bonds of both files, at other conformers of them."""
+    ring = relaxed_ring()
+    files = []
+    for name, atoms in zip(("reactant", "product"), ring, strict=True):
+        files.append(tmp_path / f"{name}.xyz")
+        ase.io.write(files[-1], atoms)
+    json = tmp_path / "ts.json"
+    shown = done("ts", "tblite", files[0], "--product", files[1], "--json", json)
+    (report,) = read_reports(json)
+    assert report.outcome == "found", report.sentence
+    assert "another conformation" in report.sentence
+    assert "another conformation" in shown
+    assert "makes C0-C5, C3-C4" in shown
+    assert report.metric("imaginary wavenumber").value == pytest.approx(-394, abs=5)
+    assert report.metric("barrier from reactant").value == pytest.approx(7.0, abs=0.3)
+    assert report.metric("barrier from product").value == pytest.approx(70.6, abs=0.5)
+    out = tmp_path / "out.h5"
+    words = ("reactions", files[0], "--product", files[1], "--with", "tblite", "--samples", "0", "-o", out)
+    built = phl(*words)
+    assert built.exit_code == 0, built.output
+    assert "1 of 1 reactions finished" in built.output
+    assert "394i" in built.output or "393i" in built.output
+
+
+def relaxed_ring():
+    """Butadiene, twisted, beside ethene, and cyclohexene, as GFN2-xTB has them, atoms in one order."""
+    from phl_ase.paths import find_reaction, find_transition_state, relax
+
+    carbons = [[-1.43, 0, 0], [-0.7, 1.2, 0], [0.7, 1.2, 0], [1.43, 0, 0], [0.69, -0.9, 1.85], [-0.69, -0.9, 1.85]]
+    hydrogens = [[-2.45, 0, -0.35], [-1.1, -0.95, -0.3], [-1.22, 2.1, -0.3], [1.22, 2.1, -0.3], [2.45, 0, -0.35]]
+    hydrogens += [[1.1, -0.95, -0.3], [1.23, -1.75, 1.5], [1.23, -0.2, 2.45], [-1.23, -1.75, 1.5], [-1.23, -0.2, 2.45]]
+    guess = Atoms("C6H10", carbons + hydrogens, calculator=resolve_calculator("tblite"))
+    saddle = find_transition_state(guess)
+    assert saddle.converged
+    ends = sorted((end.atoms for end in find_reaction(saddle.atoms).ends), key=lambda x: x.get_distance(0, 5))
+    ring, apart = ends
+    apart.set_dihedral(0, 1, 2, 3, 60, indices=[0, 1, 6, 7, 8])
+    apart.positions[[4, 5, 12, 13, 14, 15]] += (0, -1.0, 1.5)
+    apart.calc = ring.calc
+    relaxed = relax(apart, 0.01).atoms
+    for atoms in (relaxed, ring):
+        atoms.calc = None
+    return relaxed, ring
+
+
+@pytest.mark.parametrize("guess", ["neb", "idpp"])
+def test_guesses_between_two_structures(ends, guess, tmp_path):
+    json = tmp_path / "ts.json"
+    done("ts", "tblite", ends[0], "--product", ends[1], "--guess", guess, "--json", json)
+    (report,) = read_reports(json)
+    assert report.outcome == "found"
+    assert ("climbed as an elastic band" in report.provenance["start"]) == (guess == "neb")
+
+
 def test_a_method_that_has_no_such_reaction_is_reported(tmp_path):
     path, json = tmp_path / "h2.xyz", tmp_path / "ts.json"
     ase.io.write(path, Atoms("H2", [[0, 0, 0], [0, 0, 8.0]]))
@@ -186,6 +270,21 @@ def test_paths_against_labels(tmp_path):
     assert report.metric("profile RMSE").value < 1
     assert report.metric("first step overlap").value > 0.999
     assert plot.read_bytes().startswith(b"%PDF")
+
+
+def test_a_path_without_a_reference(migration, tmp_path):
+    json, plot = tmp_path / "irc.json", tmp_path / "irc.png"
+    shown = done("irc", "tblite", migration, "--json", json, "--plot", plot)
+    assert "1 of 1: converged" in shown
+    assert "breaks C0-H2, makes N1-H2" in shown
+    (report,) = read_reports(json)
+    assert report.metric("barrier forward").value == pytest.approx(73.2, abs=0.2)
+    assert report.metric("barrier back").value == pytest.approx(53.2, abs=0.2)
+    assert report.metric("reaction energy").value == pytest.approx(20.0, abs=0.2)
+    assert report.arrays["energies"].max() == 0
+    ase.io.write(tmp_path / "water.xyz", molecule("H2O"))
+    assert "no TS" in done("irc", "tblite", tmp_path / "water.xyz")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_paths_against_a_method(tmp_path):
@@ -275,8 +374,10 @@ MISTAKES = {
     "missing": (("ts", "tblite", "nothing.xyz"), "no data set 'nothing.xyz': no such file"),
     "way": (("ts", "tblite", DATA, "--way", "fast"), "unknown way to run Sella 'fast'; valid: all, gradients"),
     "atoms": (("ts", "tblite", "{water}", "--product", "{ammonia}"), "same atoms"),
-    "guess": (("ts", "tblite", "{water}", "--product", "{water}", "--guess", "magic"), "unknown .* 'magic'"),
-    "path": (("irc", "tblite", "{water}"), "holds no path to compare with: give --reference METHOD"),
+    "guess": (
+        ("ts", "tblite", "{water}", "--product", "{water}", "--guess", "magic"),
+        "'magic'; valid: auto, geodesic, idpp, neb",
+    ),
     "integrator": (("irc", "default", DATA, "--method", "euler"), "unknown integrator .* 'euler'; valid: quadratic"),
     "figure": (("irc", "default", DATA, "--plot", "paths.bmp"), r"cannot draw paths.bmp: expected .*\.png"),
     "json": (("ts", "tblite", DATA, "--json", "no/where.json"), "folder no does not exist"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -29,6 +30,9 @@ RULE = (
     f"“matches” means that the whole 95 % interval of the error ratio lies in [{MARGIN[0]}, {MARGIN[1]}], “better” and "
     "“worse” that it excludes 1; else, and with one seed alone, a comparison is undecided"
 )
+
+
+_MOST_REASONS = 10  # of searches that fell short
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,19 @@ class Results:
             "near: stationary points and normal-mode samples up to 600 K; far: hotter samples, points on reaction "
             "paths, structures displaced at random"
         )
-        return found
+        return found + self._shortfalls()
+
+    def _shortfalls(self) -> list[str]:
+        """Return why TS searches fell short, the most frequent reasons first: not all of them are the model's fault."""
+        reasons = Counter(
+            f"{one.run.series.method.label}, TS search {report.system}: {report.outcome}: {report.sentence}"
+            for one in self.runs
+            for report in one.reports.get("ts", ())
+            if report.outcome != "found"
+        )
+        lines = [f"{reason} ({count})" for reason, count in reasons.most_common(_MOST_REASONS)]
+        left = sum(reasons.values()) - sum(count for _, count in reasons.most_common(_MOST_REASONS))
+        return [*lines, f"{left} more searches fell short; every reason is in the runs' reports"] if left else lines
 
 
 def make_rows(series: Mapping[Series, Sequence[RunResult]], baseline: str) -> list[Row]:
