@@ -95,8 +95,14 @@ class Reaction:
 
     def turned(self) -> Reaction:
         """Return the same reaction from its other end."""
-        ends = {"backward": self.forward, "forward": self.backward}
-        return replace(self, path=self.path.turned(), broken=self.made, made=self.broken, **ends)
+        turned = replace(self, path=self.path.turned(), broken=self.made, made=self.broken)
+        return replace(turned, backward=self.forward, forward=self.backward)
+
+    @property
+    def traceback(self) -> str:
+        """Where the first of its calculations that failed did, as Python prints it; empty where none did."""
+        places = [direction.traceback for direction in (self.path.backward, self.path.forward)]
+        return next(filter(None, [*places, *(end.traceback for end in self.ends)]), "")
 
     @property
     def ends(self) -> tuple[ReactionEnd, ...]:

@@ -192,18 +192,12 @@ def validate_irc(
             curvature=reaction.path.curvature,
             seconds=round(reaction.path.seconds, 3),
             path=reaction.sentence,
-            **({"traceback": traceback} if (traceback := _traceback(reaction)) else {}),
+            **({"traceback": reaction.traceback} if reaction.traceback else {}),
             **notes,
             **dict(details or {}),
         ),
         validator="irc",
     )
-
-
-def _traceback(reaction: Reaction) -> str:
-    """Where the first of the calculations that failed did; empty where none did."""
-    parts = (reaction.path.backward, reaction.path.forward, *reaction.ends)
-    return next((part.traceback for part in parts if part.traceback), "")
 
 
 def _alone(reaction: Reaction) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def validate_transition_state(
     distance = float("nan") if target is None else rmsd(found.atoms, target.atoms)
     stages = _stages(found, connection, distance <= same_within, reference, follow)
     outcome, sentence = _outcome(found, path, connection, stages)
+    traceback = found.traceback or ("" if path is None else path.traceback)
     return Report(
         system=reference.name,
         potential=potential,
@@ -129,7 +130,7 @@ def validate_transition_state(
             fmax=fmax,
             same_within=same_within,
             **({} if path is None else {"path": _path_sentence(path, connection)}),
-            **({"traceback": traceback} if (traceback := _traceback(found, path)) else {}),
+            **({"traceback": traceback} if traceback else {}),
             **dict(details or {}),
         ),
         validator="transition state",
@@ -187,14 +188,6 @@ def _path_sentence(path: Reaction, connection: Connection | None) -> str:
     straight = path.turned() if connection is not None and connection.flipped else path
     conformers = connection is not None and connection.outcome == "right bonds"
     return "; ".join([straight.sentence, *([connection.sentence] if conformers and connection else [])])
-
-
-def _traceback(found: TransitionStateSearch, path: Reaction | None) -> str:
-    """Where the first of the calculations that failed did; empty where none did."""
-    parts: list[Any] = [found]
-    if path is not None:
-        parts += [path.path.backward, path.path.forward, *path.ends]
-    return next((part.traceback for part in parts if part.traceback), "")
 
 
 def _metrics(found: TransitionStateSearch, distance: float, target: StationaryPoint | None) -> tuple[Metric, ...]:

@@ -122,7 +122,7 @@ def ts(
         return f"{search.name}, {way}", partial(scored, search.name, model, "transition state", make, way=way)
 
     if product is not None and not ways:
-        tasks = [(search.name, partial(_in_turn, search, options)) for search in searches]
+        tasks: list[Task] = [(search.name, partial(_in_turn, search, options)) for search in searches]
     else:
         tasks = [task(search, place, way) for search in searches for place in range(search.count) for way in chosen]
     reports = run_tasks("ts", tasks, json)
