@@ -254,3 +254,20 @@ def test_a_model_whose_card_does_not_say_is_not_believed(copies, tmp_path):
     done = evaluated(file, copies)
     assert done.exit_code == 0, done.output
     assert "is not recorded: these may be training errors" in done.output.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["frequencies", "ts", "irc"])
+def test_validation_says_first_how_much_was_trained_on(command, frames, tmp_path):
+    words = ["--reaction", "hcn_hnc"] + (["--starts", "1", "--no-path"] if command == "ts" else [])
+    done = CliRunner().invoke(app, ["validate", command, "default", DATA, *words, "--json", str(tmp_path / "a.json")])
+    assert done.exit_code == 0, done.output
+    states = [f for f in frames if f.reaction == "hcn_hnc" and f.kind in ("reactant", "product", "ts")]
+    if command != "frequencies":
+        states = [f for f in states if f.kind == "ts"]
+    number = int(trained_on(PHLCalculator("default", device="cpu")).seen(states).sum())
+    said = f"default was trained on {number} of these {len(states)} structures: errors on new ones are larger"
+    assert done.output.splitlines()[0] == (
+        said if number else f"default was trained on none of these {len(states)} structures"
+    )
+    if command == "frequencies":
+        assert sum(r.provenance["trained_on"] for r in read_reports(tmp_path / "a.json")) == number

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phl_ase.plots.style import STYLES, empty, new_figure, panel
+from phl_ase.plots.style import STYLES, empty, new_figure, panel, styles_of
 from phl_ase.results import Report
 from phl_ase.validators.funnel import Funnel, funnels
 
@@ -15,32 +15,55 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_HATCHES = ("", "//", "..", "xx", "--")
 _CALLS = {"steps": "steps", "force calls": "gradients", "HVP calls": "HVPs", "Hessian calls": "Hessians"}
 
 
-def draw(reports: Sequence[Report], *, first: int = 0) -> Figure:
+def draw(reports: Sequence[Report], *, first: int = 1) -> Figure:
     """How many starts are left after each stage, and mean calls of a search, for each potential and way.
+
+    Where every search passed every stage, a sentence says so and no bars are drawn of it. A potential has the colour
+    that it has in other figures; several ways of running Sella with it differ in hatching. Ways of one potential alone
+    have a colour each.
 
     Args:
         reports: Of ``phl_ase.validators.validate_transition_state``.
-        first: Place in the palette of the first colour; 1 where black is the reference's in the figures beside it.
+        first: Place in the palette of the first way; black is the reference's in the figures beside it.
     """
     groups = funnels(reports)
-    figure = new_figure(12, 4.2)
-    left, right = figure.subplots(1, 2)
     if not groups:
-        empty(left)
-        empty(right)
+        figure = new_figure(6, 4.2)
+        empty(figure.subplots())
         return figure
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
     starts = " or ".join(str(n) for n in sorted({group.starts for group in groups}))
-    bars = _bars(left, groups, stages, lambda group, stage: group.passed.get(stage, np.nan), first)
-    left.set_ylabel(f"searches left of {starts}")
-    _bars(right, groups, list(_CALLS), lambda group, name: group.counts[name], first)
-    right.set_xticks(range(len(_CALLS)), list(_CALLS.values()))
+    looks = _looks(groups, first)
+    if all(group.passed.get(stage, group.starts) == group.starts for group in groups for stage in stages):
+        figure, columns = new_figure(7, 3.6), 2
+        right = figure.subplots()
+        said = f"all {starts} searches{' of each' if len(groups) > 1 else ''} passed every stage: {', '.join(stages)}"
+        right.set_title(said, fontsize=10, loc="left")
+    else:
+        figure, columns = new_figure(12, 4.2), 4
+        left, right = figure.subplots(1, 2)
+        _bars(left, groups, stages, lambda group, stage: group.passed.get(stage, np.nan), looks)
+        left.set_ylabel(f"searches left of {starts}")
+    calls = {name: label for name, label in _CALLS.items() if any(group.counts[name] > 0 for group in groups)}
+    bars = _bars(right, groups, list(calls), lambda group, name: group.counts[name], looks)
+    right.set_xticks(range(len(calls)), list(calls.values()))
     right.set_ylabel("mean number in a search")
-    figure.legend(bars, _labels(groups), loc="outside upper center", ncols=min(len(groups), 4), frameon=False)
+    figure.legend(bars, _labels(groups), loc="outside upper center", ncols=min(len(groups), columns), frameon=False)
     return figure
+
+
+def _looks(groups: Sequence[Funnel], first: int) -> list[tuple[str, str]]:
+    """Colour and hatching of each group."""
+    potentials = list(dict.fromkeys(group.potential for group in groups))
+    if len(potentials) == 1:
+        return [(STYLES[(first + number) % len(STYLES)][0], "") for number in range(len(groups))]
+    styles = styles_of(potentials)
+    ways = list(dict.fromkeys(group.way for group in groups))
+    return [(styles[g.potential][0], _HATCHES[ways.index(g.way) % len(_HATCHES)]) for g in groups]
 
 
 def _labels(groups: Sequence[Funnel]) -> list[str]:
@@ -51,16 +74,20 @@ def _labels(groups: Sequence[Funnel]) -> list[str]:
 
 
 def _bars(
-    axes: Axes, groups: Sequence[Funnel], names: list[str], value: Callable[[Funnel, str], float], first: int
+    axes: Axes,
+    groups: Sequence[Funnel],
+    names: list[str],
+    value: Callable[[Funnel, str], float],
+    looks: Sequence[tuple[str, str]],
 ) -> list:
     """Bars side by side for each name, one for each group, the number above it; the first bar of each group."""
-    width = 0.84 / len(groups)
+    width = 0.84 / max(len(groups), 3)  # a single bar would be a wall
     drawn = []
     for number, group in enumerate(groups):
         places = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * width
         heights = [value(group, name) for name in names]
-        colour = STYLES[(first + number) % len(STYLES)][0]
-        drawn.append(axes.bar(places, heights, width, color=colour, edgecolor="white", linewidth=0.5))
+        colour, hatch = looks[number]
+        drawn.append(axes.bar(places, heights, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5))
         for place, height in zip(places, heights, strict=True):
             if height > 0:
                 axes.text(place, height, f"{height:.1f}".removesuffix(".0"), ha="center", va="bottom", fontsize=8)

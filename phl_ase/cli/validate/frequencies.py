@@ -11,6 +11,7 @@ import typer
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot
+from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference
 from phl_ase.cli.validate.running import Task, run_tasks, scored
@@ -80,12 +81,15 @@ def frequencies(
         make, level = _labelled(structures), level_of_theory(structures)
     else:
         make, level = _computed(resolve_calculator(reference, device=device, trust=trust)), reference
+    seen = say_seen(calculator, [one.labels for one in found], model)
+    trained_on = {one.name: flag for one, flag in zip(found, seen.flags, strict=True)}
     details = {"reference": level, "data": structures}
     ways: list[Callable[..., Any]] = [validate_frequencies, *([validate_relaxed_frequencies] if relaxed else [])]
 
     def task(one: Structure, validate: Callable[..., Any]) -> Task:
         def report() -> Report:
-            return validate(make(one), calculator, system=one.name, potential=model, details=details)
+            facts = {**details, "trained_on": trained_on[one.name]}
+            return validate(make(one), calculator, system=one.name, potential=model, details=facts)
 
         return one.name, partial(scored, one.name, model, "frequencies", report)
 

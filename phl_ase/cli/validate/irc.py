@@ -12,6 +12,7 @@ import typer
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot
+from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
@@ -91,6 +92,7 @@ def irc(
         level, made = level_of_theory(structures), _labelled(structures, reactions)
     else:
         level, made = "none", _guesses(structures, reactions)
+    say_seen(calculator, [one.labels for one in read_structures(structures, ("ts",), reactions)], model)
     options = {"method": method, "step": step, "details": {"reference": level}}
 
     def task(name: str, make: Callable[[], Made]) -> Task:

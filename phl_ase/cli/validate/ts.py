@@ -13,7 +13,8 @@ import typer
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, check_target, save_plot, table
-from phl_ase.cli.validate.inputs import is_data_set, level_of_theory
+from phl_ase.cli.seen import say_seen
+from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
@@ -115,6 +116,8 @@ def ts(
         searches, level = labelled(structures, reactions, displacements), level_of_theory(structures)
     else:
         searches = guesses(structures, reactions)
+    if product is None:
+        say_seen(calculator, [one.labels for one in read_structures(structures, ("ts",), reactions)], model)
     options = _Options(calculator, model, follow, max_steps, trajectories, {"reference": level, "dtype": dtype})
 
     def task(search: Search, place: int, way: str) -> Task:
