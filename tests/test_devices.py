@@ -145,7 +145,7 @@ def test_memory_is_free_again():
     assert default_budget(device) == pytest.approx(before, rel=0.01)
 
 
-# ------------------------------------------------------------------------------------------------ torch's default device
+# ----------------------------------------------------------------------------------------------- torch's default device
 
 
 @pytest.fixture
@@ -156,6 +156,10 @@ def elsewhere():
     torch.set_default_device(None)
 
 
+def two_balls() -> Atoms:
+    return molecule("C60") + Atoms("C60", molecule("C60").positions + 9.0)
+
+
 CALCULATORS = {
     "bundled committee": (lambda: "default", molecule("H2O")),
     "network": (lambda: PaiNN(PaiNNConfig((1, 8), channels=8, core="zbl")).double(), molecule("H2O")),
@@ -164,7 +168,7 @@ CALCULATORS = {
         lambda: Sum([PaiNN(PaiNNConfig((1, 8), channels=8)), LennardJones(epsilon=0.1, sigma=1.0, cutoff=5.0)]),
         molecule("H2O"),
     ),
-    "large molecule": (lambda: LennardJones(epsilon=0.1, sigma=2.2, cutoff=5.0), molecule("C60") + Atoms("C60", molecule("C60").positions + 9.0)),
+    "large molecule": (lambda: LennardJones(epsilon=0.1, sigma=2.2, cutoff=5.0), two_balls()),
 }
 
 
