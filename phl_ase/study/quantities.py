@@ -122,6 +122,11 @@ def _imaginary(report: Report, metrics: Metrics) -> float:
     return abs(found.value - found.reference) if found is not None and found.reference is not None else np.nan
 
 
+def _barrier(report: Report, metrics: Metrics) -> float:
+    """Return the mean barrier error of a search that passed all stages."""
+    return _magnitude(*_BARRIERS)(report, metrics) if report.outcome == "found" else np.nan
+
+
 def _outcome(name: str) -> Callable[[Report, Metrics], float]:
     """Return a reader of whether a report has an outcome, in per cent."""
     return lambda report, metrics: 100.0 * (report.outcome == name)
@@ -156,7 +161,7 @@ _SEARCHES = {
     "first_order": ("… with one imaginary mode", "%", _stage("first order"), 0),
     "connected": ("… whose path reaches both ends", "%", _stage("connected"), 0),
     "funnel": ("TS searches that pass all stages", "%", _outcome("found"), 0),
-    "barrier": ("barrier error of searches", "kcal/mol", _magnitude(*_BARRIERS), 2),
+    "barrier": ("barrier error of TSs found", "kcal/mol", _barrier, 2),
     "steps": ("steps of a TS search", "", _magnitude("steps"), 1),
     "gradients": ("gradients of a TS search", "", _magnitude("force calls"), 1),
 }
