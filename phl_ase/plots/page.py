@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
-from phl_ase.pages import figure, page, table, values_table
+from markupsafe import Markup
+
+from phl_ase.pages import figure, render, table
 from phl_ase.plots import FIGURES
 from phl_ase.plots.style import to_svg
 from phl_ase.results import Metric, Report, plain
@@ -22,23 +23,21 @@ def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
         reports: What validators returned, or ``phl_ase.results.read_reports`` read.
         title: Heading of the page.
     """
-    parts = [f"<h1>{escape(title)}</h1>"]
+    groups = []
     for validator in dict.fromkeys(report.validator for report in reports):
         group = [report for report in reports if report.validator == validator]
-        parts.append(f"<h2>{escape(validator or 'results')}</h2>")
+        drawn: str = ""
         if validator in FIGURES:
             number = "one report" if len(group) == 1 else f"{len(group)} reports"
-            parts.append(figure(to_svg(FIGURES[validator], group), f"{validator}, {number}"))
-        parts.append(_table(group))
+            drawn = figure(to_svg(FIGURES[validator], group), f"{validator}, {number}")
         sentences = dict.fromkeys(f"{r.outcome}: {r.sentence}" for r in group if r.sentence)
-        notes = dict.fromkeys(note for r in group for note in r.provenance.get("notes", ()))
-        parts.append("<ul>" + "".join(f"<li>{escape(str(line))}</li>" for line in (*sentences, *notes)) + "</ul>")
-    if reports:
-        parts += ["<h2>How this was made</h2>", values_table(plain(reports[0].provenance))]
-    return page(title, "\n".join(parts))
+        notes = dict.fromkeys(str(note) for r in group for note in r.provenance.get("notes", ()))
+        groups.append({"validator": validator, "figure": drawn, "table": _table(group), "lines": [*sentences, *notes]})
+    origin = plain(reports[0].provenance) if reports else {}
+    return render("validation.html", title=title, groups=groups, origin=origin)
 
 
-def _table(reports: Sequence[Report]) -> str:
+def _table(reports: Sequence[Report]) -> Markup:
     """A row for each report; of a few reports a row for each metric, of one over groups a row for each group."""
     named = [{(m.name, m.unit): m for m in report.metrics} for report in reports]
     names = list(dict.fromkeys(name for metrics in named for name in metrics))
@@ -66,10 +65,10 @@ def _table(reports: Sequence[Report]) -> str:
         ]
         head = [*words, *(_with_unit(*name) for name in some)]
         tables.append(table(head, rows, (whose + brackets).removeprefix("; "), words=len(words)))
-    return "\n".join(tables)
+    return Markup("\n").join(tables)
 
 
-def _over_groups(report: Report) -> str:
+def _over_groups(report: Report) -> Markup:
     """Errors over kinds of geometry, metrics ``ERROR, GROUP``."""
     metrics = {metric.name: metric for metric in report.metrics}
     groups = list(dict.fromkeys(_group(name) for name in metrics))

@@ -40,14 +40,21 @@ class Claim:
     Attributes:
         text: The claim.
         where: Split and budget.
+        ratio: Whose ratios the evidence holds.
         evidence: What it rests on.
         note: What a reader must know.
     """
 
     text: str
     where: str
+    ratio: str
     evidence: tuple[Evidence, ...] = ()
     note: str = ""
+
+    @property
+    def title(self) -> str:
+        """The claim, where it is judged, and by which ratios."""
+        return f"{self.text} ({'; '.join(filter(None, (self.where, f'ratios {self.ratio}')))})"
 
     @property
     def verdict(self) -> str:
@@ -80,8 +87,9 @@ def settings_of(series: Mapping[Series, object]) -> list[tuple[str, str]]:
 
 def _of_errors(claim: ClaimSection, here: _Methods, where: str) -> Claim:
     of, to = TrainingMethod.of(claim.of), TrainingMethod.of(claim.to)
+    pair = f"{of.label} : {to.label}"
     if not _have_errors(here, of, to):
-        return Claim(claim.text, where)
+        return Claim(claim.text, where, pair)
     # where models trained without any curvature have the same Hessian errors, equal errors say nothing
     blind, supervised = "", of if claim.expect == "smaller" else to
     if claim.control is not None:
@@ -91,23 +99,22 @@ def _of_errors(claim: ClaimSection, here: _Methods, where: str) -> Claim:
                 f"{control.label}, without any curvature, has the same Hessian error: these models cannot tell "
                 "schemes apart"
             )
-    pair = f"{of.label} : {to.label}"
     evidence = []
     for name in claim.properties:
         estimate = _ratio(here, of, to, name)
-        evidence.append(Evidence(f"{QUANTITIES[name].name} error, {pair}", estimate, _verdict(claim, estimate, blind)))
+        evidence.append(Evidence(f"{QUANTITIES[name].name} error", estimate, _verdict(claim, estimate, blind)))
     for name in claim.properties if claim.change else ():
         first, second = claim.change or ("", "")
         sides = [_pair(here, of, to, name, group) for group in (first, second)]
         if not all(len(side) for both in sides for side in both):
             continue
         for group, both in reversed([*zip((first, second), sides, strict=True)]):
-            what = f"{QUANTITIES[name].name} error {group}, {pair}"
+            what = f"{QUANTITIES[name].name} error, {group}"
             evidence.append(Evidence(what, ratio_estimate(*both), COMPARISON))
         change = ratio_change(sides[0], sides[1])
-        what = f"{QUANTITIES[name].name} error, ({pair} {first}) : (the same {second})"
+        what = f"{QUANTITIES[name].name} error, {first} : {second}"
         evidence.append(Evidence(what, change, _smaller(change, blind)))
-    return Claim(claim.text, where, tuple(evidence), "; ".join(filter(None, (blind, _capped(here, to)))))
+    return Claim(claim.text, where, pair, tuple(evidence), "; ".join(filter(None, (blind, _capped(here, to)))))
 
 
 def _verdict(claim: ClaimSection, estimate: Estimate, blind: str) -> str:
@@ -130,15 +137,15 @@ def _smaller(estimate: Estimate, blind: str) -> str:
 
 def _of_speed(claim: ClaimSection, step_seconds: Mapping[str, Sequence[float]]) -> Claim:
     of, to = TrainingMethod.of(claim.of), TrainingMethod.of(claim.to)
+    pair = f"{to.label} : {of.label}"
     fast, slow = step_seconds.get(of.cost_key), step_seconds.get(to.cost_key)
     if not fast or not slow:
-        return Claim(claim.text, "")
+        return Claim(claim.text, "", pair)
     found = speed_ratio(slow, fast)
     verdict = SEEN if found.low > claim.factor else NOT_SEEN if found.high < claim.factor else UNDECIDED
-    evidence = Evidence(f"seconds of a step, {to.label} : {of.label}", found, verdict)
-    return Claim(
-        claim.text, "timed in turn", (evidence,), "the ratio is that of these molecules and grows with their size"
-    )
+    evidence = Evidence("seconds of a step", found, verdict)
+    note = "the ratio is that of these molecules and grows with their size"
+    return Claim(claim.text, "timed in turn", pair, (evidence,), note)
 
 
 def _capped(here: _Methods, method: TrainingMethod) -> str:

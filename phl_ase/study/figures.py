@@ -13,7 +13,7 @@ from phl_ase.datasets import open_dataset, reactions_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import aligned
 from phl_ase.plots import displacement, forest, funnel, irc, mode, parity, phonons, spectra, training
-from phl_ase.plots.style import new_figure, panel, plain_ticks, plain_ticks_along, styles_of, to_png
+from phl_ase.plots.style import new_figure, panel, plain_ticks, plain_ticks_along, styles_of, to_png, to_svg
 from phl_ase.results import Report
 from phl_ase.scoring import ERRORS, group_means, intervals, resampling_units
 from phl_ase.structures import atoms_from_frame
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_NAMED = 5  # methods that one panel can tell apart
+_LARGEST_SVG = 400_000  # bytes
 _AXIS = "displacement"
 
 Style = tuple[str, str, str]
@@ -55,6 +56,11 @@ class StudyFigure:
     def png(self) -> bytes:
         """Return its content as a file."""
         return to_png(lambda _: self.draw(), None)
+
+    def embedded(self) -> bytes:
+        """Return it as the report embeds it: as vectors, or as pixels where it has too many points for that."""
+        vectors = to_svg(lambda _: self.draw(), None)
+        return vectors if len(vectors) < _LARGEST_SVG else self.png()
 
 
 def figures(results: Results) -> Iterator[StudyFigure]:

@@ -70,7 +70,8 @@ class StudyProgress(OnTerminal):
         left = {name: self._left(name, guesses, slower) for name in (*running, *queue)}
         seconds = schedule_length([left[n] for n in running], [left[n] for n in queue], self._processes)
         seconds += slower * self._later / self._processes
-        note = f"{len(self._tasks) - len(left)} of {len(self._tasks)} runs, about {clock(seconds)} left"
+        done = len(self._tasks) - sum(value > 0 for value in left.values())
+        note = f"{done} of {len(self._tasks)} runs, about {clock(seconds)} left"
         if self._bars is None:
             for name in (*ended, *running):
                 for stage, text in self._stages(name):

@@ -5,16 +5,12 @@ The page is made of Jinja templates in ``templates`` with autoescape: no text of
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable, Sequence
-from functools import cache
-from itertools import groupby
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from phl_ase.files import write_atomic
-from phl_ase.pages import STYLE
+from phl_ase.pages import render
 from phl_ase.results import provenance
 from phl_ase.study.claims import COMPARISON, NOT_ASKED, NOT_SEEN, SEEN
 from phl_ase.study.figures import StudyFigure, figures
@@ -28,9 +24,6 @@ from phl_ase.study.results import (
     ratios,
     wavenumber,
 )
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 REPORT, RESULTS, SCOREBOARD, FIGURES = "report.html", "results.json", "scoreboard.csv", "figures"
 
@@ -46,23 +39,22 @@ def write_report(results: Results) -> None:
     Raises:
         PHLError: When they cannot be written.
     """
-    root = results.study.folder
-    drawn = [(one, one.png()) for one in figures(results)]
+    root, drawn = results.study.folder, list(figures(results))
     (root / FIGURES).mkdir(exist_ok=True)
-    for one, content in drawn:
-        write_atomic(root / FIGURES / f"{one.name}.png", content)
+    for one in drawn:
+        write_atomic(root / FIGURES / f"{one.name}.png", one.png())
     write_atomic(root / SCOREBOARD, as_csv(results).encode())
     text = json.dumps(as_json(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(root / RESULTS, text.encode())
     write_atomic(root / REPORT, render_study(results, drawn).encode())
 
 
-def render_study(results: Results, drawn: Sequence[tuple[StudyFigure, bytes]]) -> str:
+def render_study(results: Results, drawn: Sequence[StudyFigure]) -> str:
     """Return the page of a study.
 
     Args:
         results: What was found.
-        drawn: Its figures and their content.
+        drawn: Its figures.
     """
     runs = results.runs
     tables = []
@@ -70,55 +62,24 @@ def render_study(results: Results, drawn: Sequence[tuple[StudyFigure, bytes]]) -
         tables.append(comparison(results, *setting))
         found = ratios(results, *setting)
         tables += [found] if found.lines and any(results.seeds(s) > 1 for s in results.series_of(*setting)) else []
-    return (
-        _environment()
-        .get_template("study.html")
-        .render(
-            title=results.study.config.title,
-            results=results,
-            done=sum(run.outcome == "done" for run in runs),
-            hours=sum(run.facts.get("cpu_seconds", 0.0) + sum(run.seconds.values()) for run in runs) / 3600,
-            unfinished=results.unfinished(),
-            rule=RULE,
-            comparisons=tables,
-            explain=results.study.config.report.explain,
-            figures=[
-                {"section": one.section, "caption": one.caption, "content": base64.b64encode(content).decode("ascii")}
-                for one, content in drawn
-            ],
-            states=_states(results),
-            runs=[_run_line(run) for run in runs],
-            origin=_origin(results),
-            number=number,
-            mark=lambda verdict: _MARKS.get(verdict, "?"),
-        )
+    return render(
+        "study.html",
+        package="phl_ase.study",
+        title=results.study.config.title,
+        results=results,
+        done=sum(run.outcome == "done" for run in runs),
+        hours=sum(run.facts.get("cpu_seconds", 0.0) + sum(run.seconds.values()) for run in runs) / 3600,
+        unfinished=results.unfinished(),
+        rule=RULE,
+        comparisons=tables,
+        explain=results.study.config.report.explain,
+        figures=drawn,
+        states=_states(results),
+        runs=[_run_line(run) for run in runs],
+        origin=_origin(results),
+        number=number,
+        mark=lambda verdict: _MARKS.get(verdict, "?"),
     )
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    made = Environment(
-        loader=PackageLoader("phl_ase.study"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.globals["style"] = Markup(STYLE)  # a constant of the package
-    made.filters["groupby_in_order"] = _grouped
-    return made
-
-
-def _grouped(items: Iterable[Any], key: str) -> list[tuple[str, list[Any]]]:
-    """Return neighbours with the same value of an attribute or key together; Jinja's own filter sorts."""
-    get = attrgetter(key)
-    return [
-        (name, list(group))
-        for name, group in groupby(items, lambda one: one[key] if isinstance(one, dict) else get(one))
-    ]
 
 
 def _run_line(run: Any) -> list[str]:

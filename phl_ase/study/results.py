@@ -435,10 +435,16 @@ def as_csv(results: Results) -> str:
 
 def _csv_lines(results: Results) -> Iterable[dict[str, Any]]:
     for claim in results.claims:
-        about = {"group": claim.where, "quantity": claim.text}
+        about = {"method": claim.ratio, "group": claim.where, "quantity": claim.text}
         yield {"table": "claim", **about, "verdict": claim.verdict, "note": claim.note}
         for one in claim.evidence:
-            found = {"table": "evidence", "group": claim.where, "quantity": one.what, "verdict": one.verdict}
+            found = {
+                "table": "evidence",
+                "method": claim.ratio,
+                "group": claim.where,
+                "quantity": one.what,
+                "verdict": one.verdict,
+            }
             yield found | _ratio_columns(one.estimate) | _counts(one.estimate)
     for row in results.rows:
         quantity, mean = QUANTITIES[row.quantity], row.mean
@@ -488,7 +494,7 @@ def as_text(results: Results, width: int | None = None) -> str:
     for claim in results.claims:
         if claim.verdict == NOT_ASKED:
             continue
-        parts.append(f"{claim.verdict}: {claim.text}{f' ({claim.where})' if claim.where else ''}")
+        parts.append(f"{claim.verdict}: {claim.title}")
         parts += [f"    {one.what}: {with_interval(one.estimate, 2)}, {one.verdict}" for one in claim.evidence]
         parts += [f"    {claim.note}"] if claim.note else []
     for setting in results.settings:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import PHLError
+from phl_ase.potentials.registry import build_model
 from phl_ase.results import read_reports, write_json
 from phl_ase.study.config import PROPERTIES, StudyConfig
 from phl_ase.study.plan import Length, Run, Series, StudyData, Task, digest, plan_runs, time_method, typical
@@ -20,6 +21,7 @@ from phl_ase.study.processes import reason_of_death, run_processes
 from phl_ase.study.progress import StudyProgress, stage_done, training_seconds
 from phl_ase.study.validation import VALIDATORS, check_inputs
 from phl_ase.study.worker import is_trained, note_death, prepare, read_marker, time_steps, to_validate, work
+from phl_ase.training import choose_device
 from phl_ase.training.checkpoint import run_folder
 from phl_ase.training.signals import signals_noticed
 
@@ -75,7 +77,7 @@ def run_study(config: StudyConfig, folder: str | Path, *, processes: int = 2, tr
     """
     if processes < 1:
         raise PHLError(f"processes is {processes}; expected at least 1")
-    check_inputs(config.validators)
+    _check(config)
     runs, data = plan_runs(config), StudyData(config)
     # a report may be made while the study runs
     held = run_folder(folder, resume=False) if train else nullcontext(Path(folder))
@@ -93,6 +95,18 @@ def run_study(config: StudyConfig, folder: str | Path, *, processes: int = 2, tr
         if train:
             session.work(tasks.values())
         return Study(config, root, runs, session.seconds, weights, trials, tasks, refused)
+
+
+def _check(config: StudyConfig) -> None:
+    """Check before hours of training what no run could do without.
+
+    Raises:
+        PHLError: For missing packages, unknown devices, architectures and their settings.
+    """
+    check_inputs(config.validators)
+    choose_device(config.training.device)
+    if config.potential.start is None:
+        build_model(config.potential.architecture, {**config.potential.settings(), "species": (1,)})
 
 
 def _open(root: Path, train: bool) -> int:
@@ -278,7 +292,7 @@ def plan_text(config: StudyConfig, processes: int) -> str:
     """
     from phl_ase.study.timing import measure
 
-    check_inputs(config.validators)
+    _check(config)
     runs, data = plan_runs(config), StudyData(config)
     twice = config.model_copy(
         update={"budget": config.budget.model_copy(update={"rounds": min(config.budget.rounds, 2)})}
