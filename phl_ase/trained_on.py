@@ -20,7 +20,6 @@ KEY = "trained_on"
 """Entry of a card's provenance that holds the record."""
 
 _BEFORE = "started_from"  # entry of a provenance: that of the model to go on from
-_PARTS = ("train", "valid")
 _NOTHING = StructureSet()
 
 
@@ -82,8 +81,11 @@ def trained_on(calculator: Any) -> TrainedOn:
 
 def _merged(parts: Iterable[TrainedOn]) -> TrainedOn:
     every = list(parts)
-    sets = (union(getattr(one, part) for one in every) for part in _PARTS)
-    return TrainedOn(*sets, known=all(one.known for one in every))
+    return TrainedOn(
+        train=union(one.train for one in every),
+        valid=union(one.valid for one in every),
+        known=all(one.known for one in every),
+    )
 
 
 def _of_card(card: Mapping[str, Any]) -> TrainedOn:
@@ -92,7 +94,8 @@ def _of_card(card: Mapping[str, Any]) -> TrainedOn:
     if record is None:
         here = _by_split(card)
     elif isinstance(record, Mapping):
-        here = TrainedOn(*(StructureSet.from_json(record.get(part)) for part in _PARTS))
+        train, valid = (StructureSet.from_json(record.get(part)) for part in ("train", "valid"))
+        here = TrainedOn(train, valid)
     else:
         raise PHLError("the model's record of its training frames is broken; train it again")
     before = card.get(_BEFORE)
@@ -110,7 +113,7 @@ def _by_split(card: Mapping[str, Any]) -> TrainedOn:
         if data.content_hash() != card.get("data_hash"):
             return TrainedOn(known=False)
         numbered = Split.from_json(split)
-        return TrainedOn(*(StructureSet.of(data.frames(getattr(numbered, part))) for part in _PARTS))
+        return TrainedOn(StructureSet.of(data.frames(numbered.train)), StructureSet.of(data.frames(numbered.valid)))
 
 
 __all__ = ["KEY", "TrainedOn", "trained_on", "training_record"]

@@ -11,16 +11,18 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from clusters import lennard_jones, rhombus, tetrahedron
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
+from phl_ase.cli.app import app
 from phl_ase.curvature import curvature_of
-from phl_ase.datasets import open_dataset
+from phl_ase.datasets import open_dataset, write_dataset
 from phl_ase.errors import PHLError
 from phl_ase.paths import displaced
 from phl_ase.plots.accuracy import draw
 from phl_ase.plots.displacement import PANELS, draw_rows
 from phl_ase.plots.style import styles_of, to_png
 from phl_ase.resolver import resolve_calculator
-from phl_ase.results import Report, plain
+from phl_ase.results import Report, plain, read_reports
 from phl_ase.scoring import (
     ERRORS,
     curvatures_along,
@@ -488,3 +490,30 @@ def test_frames_with_and_without_hvps_are_scored_together(frames):
     assert np.isfinite(report.arrays["hvp_error"]).tolist() == [True, *[False] * (len(frames) - 1)]
     exploded = scored(some[:1], [labels_of(some[0], hvp=np.full_like(some[0].products, np.nan))])
     assert exploded.outcome == "exploded"
+
+
+def test_evaluate_scores_the_hvps_of_a_file_by_any_method(tmp_path, monkeypatch):
+    """Labels by EMT itself, one product wrong by a half: a method without HVPs of its own is asked by differences."""
+    monkeypatch.setenv("COLUMNS", "200")
+    frames = []
+    for seed in range(4):
+        atoms = bulk("Cu", cubic=True) * (1, 1, 1)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        v = np.random.default_rng(seed).choice([-1.0, 1.0], size=(2, len(atoms), 3))
+        hvps = curvature_of(EMT()).hvp(v, atoms)
+        hvps[0, 0, 0] += 0.5 if seed == 0 else 0.0
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "probes": v, "products": hvps}
+        frames.append(Frame(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **labels))
+    file, target = tmp_path / "hvps.h5", tmp_path / "a.json"
+    write_dataset(file, frames)
+    done = CliRunner().invoke(app, ["evaluate", "emt", str(file), "--json", str(target), "--plot", f"{target}.png"])
+    assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in ("HVP / (eV/Å²)", "relative HVP / %", "u·H·u / (eV/Å²)"))
+    assert "HVPs: finite differences of forces" in done.output
+    assert "nothing to compare" not in done.output
+    (report,) = read_reports(target)
+    wrong = 0.5 / (2 * 4 * 3)  # of one frame: one of its 24 numbers
+    np.testing.assert_allclose(np.sort(report.arrays["hvp_error"]), [0, 0, 0, wrong], atol=1e-6)
+    # u·H·u of one of two probes, whose squared length is 12
+    assert np.max(report.arrays["curvature_along_error"]) == pytest.approx(0.5 / 12 / 2, abs=1e-6)

@@ -102,12 +102,12 @@ def evaluate(
             raise PHLError(f"{model} states no uncertainty; --reliability takes a committee")
         chosen = {"name": split, "part": part, "seed": split_seed} if split else None
         drop = part in _HELD_OUT and split is not None and not include_trained
-        indices, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
+        scored, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
         if seen.sentence:
             typer.echo(seen.sentence + "\n")
         samples = UncertaintySamples()
         report = _report(
-            opened, indices, calculator, samples, name=model, energies=energies, split=chosen, trained_on=seen.facts
+            opened, scored, calculator, samples, name=model, energies=energies, split=chosen, trained_on=seen.facts
         )
     typer.echo(_shown(report))
     stated = _uncertainty(samples, report)
@@ -368,7 +368,7 @@ def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
             rows = rows or [{} for _ in frames]
             for frame, atoms, row in zip(frames, structures, rows, strict=True):
                 if frame.probes is not None:
-                    row["hvp"] = _hvps(frame, row, lambda atoms=atoms, frame=frame: curvature.hvp(frame.probes, atoms))
+                    row["hvp"] = _hvps(frame.probes, atoms, row, curvature)
             return rows
         except PHLError as error:
             if len(frames) == 1:
@@ -382,14 +382,13 @@ def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
     return batched if hasattr(calculator, "evaluate") else one_by_one
 
 
-def _hvps(frame: Frame, row: dict[str, Any], compute: Callable[[], Any]) -> Any:
-    """Products with a frame's recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
+def _hvps(probes: Any, atoms: Any, row: dict[str, Any], curvature: Curvature) -> Any:
+    """Products with recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
     import numpy as np
 
     if "hessian" not in row:
-        return compute()
-    flat = frame.probes.reshape(len(frame.probes), -1)
-    return (flat @ np.asarray(row["hessian"], dtype=float)).reshape(frame.probes.shape)
+        return curvature.hvp(probes, atoms)
+    return (probes.reshape(len(probes), -1) @ np.asarray(row["hessian"], dtype=float)).reshape(probes.shape)
 
 
 def _ask(
@@ -404,7 +403,7 @@ def _ask(
         "energy": atoms.get_potential_energy,
         "forces": lambda: atoms.get_forces(apply_constraint=False),
         "hessian": lambda: curvature.hessian(atoms),
-        "hvp": lambda: _hvps(frame, found, lambda: curvature.hvp(frame.probes, atoms)),
+        "hvp": lambda: _hvps(frame.probes, atoms, found, curvature),
     }
     found: dict[str, Any] = {}
     try:
