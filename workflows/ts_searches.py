@@ -141,10 +141,12 @@ def ways(reports: list[Any]) -> dict[str, Any]:
 def path_summary(reports: list[Any], method: str) -> dict[str, Any]:
     """How many paths converged both ways and reached their ends, and what they cost on average."""
     chosen = [r for r in reports if r.provenance["method"] == method]
+    helped = [any(one not in ("", method) for one in r.provenance.get("integrators", ())) for r in chosen]
     names = ("steps", "force calls", "Hessian calls", "first step overlap", "profile RMSE", "largest deviation")
     values = {name: [r.metric(name).value for r in chosen] for name in names}
     return {
         "paths": len(chosen),
+        "helped by another integrator": sum(helped),
         "outcomes": {o: sum(r.outcome == o for r in chosen) for o in sorted({r.outcome for r in chosen})},
         "means": {name: float(np.nanmean(column)) for name, column in values.items()},
         "lowest first step overlap": float(np.nanmin(values["first step overlap"])),

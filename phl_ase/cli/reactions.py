@@ -107,6 +107,8 @@ def reactions(
     """
     check_target(out, "data set")
     check_target(json, "JSON file")
+    if pairs and product is not None:
+        raise PHLError("got both --pairs and --product; expected the products in one place")
     check_inputs(methods=[method], files=[structures, product], trust=trust)
     from phl_ase.reactions import ReactionSettings, build_reactions, read_way
 
@@ -165,8 +167,6 @@ def _groups(text: str, *, pairs: bool, product: Path | None) -> list[tuple[Struc
     """The structures of each reaction."""
     from phl_ase.cli.validate.inputs import read_structures
 
-    if pairs and product is not None:
-        raise PHLError("got both --pairs and --product; expected the products in one place")
     if pairs:
         ends = read_structures(text, ("reactant", "product"), None)
         if len(ends) % 2:

@@ -156,8 +156,8 @@ def validate_irc(
         (Å), ``first step overlap`` (the lower of the two, 1 for purely along the mode), ``steps``, ``force calls``,
         ``Hessian calls``. NaN is what could not be had. Arrays ``arc_length``, ``energies``, ``reference_arc_length``,
         ``reference_energies``: √amu·Å and kcal/mol, zero at the TS, the reactant's side first. What compares is left
-        out without a reference. The provenance says in ``path`` what the path does, and has a ``traceback`` where a
-        calculation failed.
+        out without a reference. The provenance says in ``path`` what the path does, in ``integrators`` which followed
+        it (backward, forward), and has a ``traceback`` where a calculation failed.
 
     Raises:
         PHLError: For a mistake of the caller: other atoms than the reference's, a periodic structure, ….
@@ -192,6 +192,7 @@ def validate_irc(
             curvature=reaction.path.curvature,
             seconds=round(reaction.path.seconds, 3),
             path=reaction.sentence,
+            integrators=[reaction.path.backward.method, reaction.path.forward.method],
             **({"traceback": reaction.traceback} if reaction.traceback else {}),
             **notes,
             **dict(details or {}),
