@@ -178,6 +178,20 @@ def test_the_numbers_are_those_of_the_calculator(given, dtype, tolerance, period
 
 
 @with_torch_sim
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu")])
+def test_the_numbers_do_not_depend_on_the_mode_of_torch(mode):
+    engine, model_class = simulation()
+    systems, outside = of_reactions(periodic=True), model_class("default", "cpu")
+    calculator = PHLCalculator("default", "cpu", out_of_domain="ignore")
+    with mode():
+        inside = model_class("default", "cpu")
+        state = engine.io.atoms_to_state(systems, inside.device, inside.dtype)
+        found = [model(state) for model in (outside, inside)]
+    for output in (*found, inside(state)):
+        same(output, calculator, systems)
+
+
+@with_torch_sim
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 def test_the_validator_of_torch_sim_finds_nothing(dtype):
     _, model_class = simulation()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -107,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Words after ``phl``; those of the process by default.
     """
     prepare_streams()
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     try:
         app(arguments, prog_name="phl")
     except OSError as error:

@@ -415,7 +415,8 @@ def _mode_figure(results: Results) -> StudyFigure | None:
     own.positions = np.asarray(report.arrays["positions"], dtype=float)
     own = aligned(own, atoms)
     try:
-        calculator = PHLCalculator(str(results.study.tasks[run.run].folder / BEST), device="cpu")
+        file = results.study.tasks[run.run].folder / BEST
+        calculator = PHLCalculator(str(file), device="cpu", out_of_domain="ignore")
         modes = harmonic_analysis(own, calculator.get_hessian(own))
     except PHLError:
         return None

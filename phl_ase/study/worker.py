@@ -10,6 +10,7 @@ import functools
 import json
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 
 from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import open_dataset
-from phl_ase.errors import PHLError, reason_of
+from phl_ase.errors import DomainWarning, PHLError, reason_of
 from phl_ase.files import write_atomic
 from phl_ase.potentials.model_file import load_model, save_model
 from phl_ase.results import write_json
@@ -180,7 +181,9 @@ def _validate(task: Task, dataset: Any, data: RunData) -> None:
         started = time.process_time()
 
         def validated(name: str = name) -> dict[str, Any]:
-            reports = EVERY_VALIDATOR[name].validate(calculator(), request)
+            with warnings.catch_warnings():  # other reactions than those of training are what is asked about
+                warnings.simplefilter("ignore", DomainWarning)
+                reports = EVERY_VALIDATOR[name].validate(calculator(), request)
             write_json(task.file(name), reports)
             if name == "accuracy":
                 _save_with_errors(task, reports[0])
