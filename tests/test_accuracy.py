@@ -20,6 +20,7 @@ from phl_ase.errors import PHLError
 from phl_ase.paths import displaced
 from phl_ase.plots.accuracy import draw
 from phl_ase.plots.displacement import PANELS, draw_rows
+from phl_ase.plots.page import render_reports
 from phl_ase.plots.style import styles_of, to_png
 from phl_ase.resolver import resolve_calculator
 from phl_ase.results import Report, plain, read_reports
@@ -404,6 +405,18 @@ def test_a_figure_has_no_empty_panel(frames):
     assert all("force" in label for label in axis_labels(draw([only])))
 
 
+def test_one_potential_on_two_sets_of_data_is_two_curves(frames):
+    reports = [scored(frames, [labels_of(f, energy=f.energy + 0.1) for f in frames])]
+    reports.append(scored([with_probes(f) for f in frames], [{"energy": f.energy} for f in frames]))
+    reports[1] = dataclasses.replace(reports[1], system="others")
+    figure = draw(reports)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["LJ, LJ4", "LJ, others"]
+    assert not [text for axes in figure.axes for text in axes.texts]  # no panel that says that it is empty
+    page = render_reports(reports)
+    assert page.count("<table") >= 3
+    assert "lowest eigenvalue" in page
+
+
 def test_few_frames_far_off_do_not_empty_the_panels():
     """Three frames in a thousand that are far off, in error or displacement, leave the axes to the others."""
     random = np.random.default_rng(2)
@@ -431,7 +444,8 @@ def test_figure_of_two_potentials_from_stored_reports(frames):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["good", "bad"]
     errors = [axes for axes in figure.axes if "error" in axes.get_ylabel()]
     along = [axes for axes in errors if axes.get_xlabel().endswith("/ Å")]
-    assert [axes.get_ylabel().split(" error")[0] for axes in along] == [ERRORS[e].title for e in PANELS if e in ERRORS]
+    # Hessians are right to the last digit: zero has no place on a logarithmic axis, and no panel
+    assert [axes.get_ylabel().split(" error")[0] for axes in along] == [ERRORS[e].title for e in PANELS[:2]]
     assert sum(axes.get_xlabel().endswith("K") for axes in errors) == len(along)
     assert sum("reference" in axes.get_xlabel() for axes in figure.axes) == 3
     forces = along[1]

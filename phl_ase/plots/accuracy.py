@@ -21,11 +21,16 @@ def draw(reports: Sequence[Report]) -> Figure:
     Args:
         reports: Of ``phl_ase.validators.validate_accuracy``, one for each potential.
     """
-    named = {report.potential: report for report in reports}
+    several = len({report.system for report in reports}) > 1
+    named = {f"{r.potential}, {r.system}" if several else r.potential: r for r in reports}
     styles = styles_of(named)
     pairs = {name: parity.pairs_of(report) for name, report in named.items()}
     quantities = [label for label in parity.UNITS if any(label in found for found in pairs.values())]
-    rows = [(against, errors) for against in displacement.AXES if (errors := displacement.errors_of(reports, against))]
+    rows = [
+        (against, errors)
+        for against in displacement.AXES
+        if (errors := displacement.errors_of(named.values(), against))
+    ]
     if not quantities and not rows:
         figure = new_figure(6, 3)
         empty(figure.subplots(), "nothing to compare")

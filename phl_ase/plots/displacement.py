@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +51,14 @@ AXES = (
 """The rows of the figure."""
 
 
-def errors_of(reports: Iterable[Report], against: Against) -> list[str]:
-    """Return the errors that any report has over an axis: the columns of its row of panels."""
-    return [
-        error
-        for error in PANELS
-        if any(np.isfinite(np.sum(_frames(report, error, against), axis=0)).any() for report in reports)
-    ]
+def errors_of(reports: Collection[Report], against: Against) -> list[str]:
+    """Return the errors that any report has over an axis, and not all zero: the columns of its row of panels."""
+    found = []
+    for error in PANELS:
+        frames = [_frames(report, error, against) for report in reports]
+        if any((np.isfinite(x) & np.isfinite(values) & (values > 0)).any() for x, values in frames):
+            found.append(error)
+    return found
 
 
 def draw_rows(reports: Mapping[str, Report], styles: Mapping[str, Style], rows: Sequence[Against] = AXES[:1]) -> Figure:

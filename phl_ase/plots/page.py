@@ -10,7 +10,7 @@ from phl_ase.pages import figure, render, table
 from phl_ase.plots import FIGURES
 from phl_ase.plots.style import to_svg
 from phl_ase.results import Metric, Report, plain
-from phl_ase.scoring import ERRORS
+from phl_ase.scoring import ALL_ERRORS
 
 _TURNED = 3  # reports up to which their metrics stand one below the other
 _COLUMNS = 11  # metrics side by side at most
@@ -45,8 +45,8 @@ def _table(reports: Sequence[Report]) -> Markup:
     brackets = (
         "; reference values in brackets" if any(m.reference is not None for r in named for m in r.values()) else ""
     )
-    if len(reports) == 1 and names and all(_group(name) for name, _ in names):
-        return _over_groups(reports[0])
+    if len(reports) <= _TURNED and names and all(_group(name) for name, _ in names):
+        return Markup("\n").join(map(_over_groups, reports))
     if len(reports) <= _TURNED < len(names):
         who = [report.system if len(potentials) == 1 else f"{report.potential}, {report.system}" for report in reports]
         rows = [[_with_unit(*name), *(_shown(metrics.get(name)) for metrics in named)] for name in names]
@@ -75,7 +75,7 @@ def _over_groups(report: Report) -> Markup:
     units = {name.partition(", ")[0]: metric.unit for name, metric in metrics.items()}
     names = sorted(units, key=lambda name: name != "frames")
     rows = [[group, *(_shown(metrics.get(f"{name}, {group}")) for name in names)] for group in groups]
-    titles = [ERRORS[name].title if name in ERRORS else name for name in names]
+    titles = [ALL_ERRORS[name].title if name in ALL_ERRORS else name for name in names]
     head = ["", *(_with_unit(title, units[name]) for title, name in zip(titles, names, strict=True))]
     return table(head, rows, f"{report.potential}, {report.system}")
 
