@@ -1,5 +1,6 @@
 """Reports: JSON round trip, atomic writing, tables, provenance."""
 
+import errno
 import json
 import os
 import platform
@@ -98,12 +99,12 @@ def test_write_is_atomic(tmp_path, monkeypatch):
         write_json(path, {"bad": object()})
 
     def broken(*args):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     for function in ("replace", "fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, broken)
-            with pytest.raises(PHLError, match="disk full"):
+            with pytest.raises(PHLError, match="disk is full"):
                 write_json(path, {"newer": 2})
         assert json.loads(path.read_text()) == {"good": 1}
         assert os.listdir(tmp_path) == ["result.json"]
