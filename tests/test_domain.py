@@ -243,7 +243,7 @@ def test_a_run_that_exploded_stops():
     """All forces are zero then, which would count as converged."""
     domain = Domain.fit(frames(molecule("HCN")))
     exploded = molecule("HCN")
-    exploded.positions *= 1e6
+    exploded.positions *= 1e3
     with pytest.raises(ExplodedError, match=r"CHN fell apart: .* no force acts on any atom"):
         PHLCalculator(painn(domain), device="cpu").get_property("forces", exploded)
     assert attempt(lambda: PHLCalculator(painn(domain), device="cpu").get_forces(exploded)).outcome == "exploded"
