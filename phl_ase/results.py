@@ -164,7 +164,7 @@ def read_reports(path: str | os.PathLike[str]) -> tuple[Report, ...]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise PHLError(f"cannot read {path}: {error.strerror}; expected a JSON file of reports") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PHLError(f"{path} is not JSON ({error}); expected a file that phl_ase wrote") from error
     return tuple(Report.from_dict(item) for item in (content if isinstance(content, list) else [content]))
 

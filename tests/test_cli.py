@@ -254,6 +254,8 @@ def test_set_overrides(config, tmp_path):
         (("--set", "training.epochs"), "expected section.key=value"),
         (("--set", "potential.width=3"), "unknown setting of painn 'width'; valid: channels"),
         (("--set", "potential.channels=0"), "PaiNN channels is 0"),
+        (("--set", "potential.species=[99]"), "species cannot be set"),
+        (("--set", "training.seed=-1"), "training.seed is -1"),
         (("--set", "training.dtype=float16"), "training.dtype is 'float16': "),
         (("--set", "training.device=warp"), "unknown device 'warp'"),
         (("--resume",), "holds no run to resume"),

@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from phl_ase.errors import PHLError
 from phl_ase.potentials import PaiNN, PaiNNConfig, bundled_models, load_model, load_saved, read_card, save_model
+from phl_ase.potentials.registry import build_model
 from phl_ase.structures import Frame, collate
 
 CARD = {"level_of_theory": "HF/STO-3G", "energy_reference": "absolute", "scheme": {"name": "E-F-H"}, "note": "Å²"}
@@ -134,6 +135,28 @@ def test_foreign_safetensors_are_refused(path, metadata):
 def test_another_schema_is_refused(path, schema):
     rewrite(path, {**card_of(path), "schema": schema})
     with pytest.raises(PHLError, match=r"card schema .* this version reads 1"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("config", [{"channels": 2048, "layers": 32}, {"channels": 16}, {"layers": 3}, {"n_basis": 5}])
+def test_a_card_that_asks_for_more_than_the_file_holds_takes_no_memory(path, config, monkeypatch):
+    card = card_of(path)
+    rewrite(path, {**card, "config": {**card["config"], **config}})
+    made = []
+
+    def build(*arguments):
+        made.append(torch.empty(0).device.type)
+        return build_model(*arguments)
+
+    monkeypatch.setattr("phl_ase.potentials.model_file.build_model", build)
+    with pytest.raises(PHLError, match=r"card and weights do not fit together \(.* has the shape .*, by the card .*\)"):
+        load_model(path)
+    assert made == ["meta"]
+
+
+def test_a_deeply_nested_card_is_refused(path):
+    rewrite(path, metadata={"phl_ase": "[" * 100_000})
+    with pytest.raises(PHLError, match="has no phl_ase card"):
         load_model(path)
 
 

@@ -211,8 +211,60 @@ def test_a_folder_takes_one_run(tmp_path, data):
 
 
 def test_resuming_nothing_is_refused(tmp_path, data):
-    with pytest.raises(PHLError, match="holds no run to resume"):
+    with pytest.raises(PHLError, match="holds no run to resume: there is no such folder"):
         train(configuration(), data, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()  # a mistyped name does not become a folder
+    (tmp_path / "run").mkdir()
+    with pytest.raises(PHLError, match="holds no run to resume; leave --resume out"):
+        train(configuration(), data, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("scheme", ["E-F-HVP-random", "E-F-H"])
+def test_a_step_of_many_rows_is_left_off_in_the_middle(tmp_path, data, monkeypatch, scheme):
+    """A step may take minutes; what it was about to change is made anew, to the same weights."""
+    config = configuration(scheme={"name": scheme, "n_probes": 3}, training={"epochs": 1})
+    monkeypatch.setattr("phl_ase.training.step.rows_per_chunk", lambda *_: 1)
+    rows = 0
+
+    def products(graph, vectors):
+        nonlocal rows
+        rows += 1
+        if rows == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return GradientGraph.products(graph, vectors)
+
+    class Counting(GradientGraph):
+        pass
+
+    Counting.products = products
+    train(config, data, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("phl_ase.training.step.GradientGraph", Counting)
+        with pytest.raises(Stopped, match=r"SIGTERM in epoch 1, step [01];"):
+            train(config, data, tmp_path / "broken")
+    assert rows == 4  # not one more
+    train(config, data, tmp_path / "broken", resume=True)
+    assert_same(end_of(tmp_path / "whole"), end_of(tmp_path / "broken"))
+
+
+def test_a_validation_is_left_off_and_made_anew(tmp_path, data, monkeypatch):
+    config = configuration()
+    validated = [0]
+
+    def evaluated(*arguments, **options):
+        validated[0] += 1
+        if validated[0] == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments, **options)
+
+    many = dataclasses.replace(data, valid=[*data.valid] * (4 * 12 // len(data.valid) + 1))
+    train(config, many, tmp_path / "whole of many")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", evaluated)
+        with pytest.raises(Stopped, match=r"SIGTERM in epoch 1, step 3"):
+            train(config, many, tmp_path / "broken")
+    train(config, many, tmp_path / "broken", resume=True)
+    assert_same(end_of(tmp_path / "whole of many"), end_of(tmp_path / "broken"))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, data):
@@ -238,6 +290,28 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(finished, data):
     with pytest.raises(PHLError, match="data set has changed"):
         train(configuration(training={"epochs": 1}), changed, finished, resume=True)
     assert contents(finished) == before
+
+
+def test_a_run_of_an_older_version_is_resumed_as_it_was_meant(tmp_path, data):
+    """Keys that did not exist then have the meaning of that time; what is not said is the default."""
+    folder = train(configuration(training={"epochs": 1}), data, tmp_path / "run").folder
+    state = load_checkpoint(folder / LAST)
+    for section, key in (("training", "keep"), ("training", "matmul_precision"), ("scheme", "products")):
+        state["config"][section].pop(key)
+    state["config"].pop("replay")
+    save_checkpoint(folder / LAST, state)
+    train(configuration(training={"epochs": 1}), data, folder, resume=True)  # as it was
+    save_checkpoint(folder / LAST, state)
+    for changes, key in (
+        ({"training": {"epochs": 1, "keep": "last"}}, "training.keep"),
+        ({"training": {"epochs": 1}, "scheme": {"products": "differences"}}, "scheme.products"),
+        ({"training": {"epochs": 1}, "potential": {"core": "zbl"}}, "potential.core"),
+        ({"training": {"epochs": 1}, "replay": {"seed": 3}}, "replay.seed"),
+    ):
+        with pytest.raises(PHLError, match=f"another {key};"):
+            train(configuration(**changes), data, folder, resume=True)
+    # what a configuration leaves out is the default
+    train(configuration(training={"epochs": 1}, potential={"core": "none", "layers": 2}), data, folder, resume=True)
 
 
 class Hostile:
@@ -417,6 +491,14 @@ def test_overrides(tmp_path, override, section, key, value):
         ("[training]\nschedule = 'sine'", (), r"training\.schedule is 'sine': .*'cosine', 'plateau' or 'constant'"),
         ("[training]\nlearning_rate = nan", (), r"training\.learning_rate is nan: .*finite"),
         ("training = 3", (), "training is 3: "),
+        ("[training]\nseed = -1", (), r"training\.seed is -1: "),
+        (f"[training]\nseed = {2**63}", (), rf"training\.seed is {2**63}: "),
+        ("[data]\nsplit_seed = -1", (), r"data\.split_seed is -1: "),
+        (f"[replay]\nseed = {10**30}", (), r"replay\.seed is 10+: "),
+        ("[potential]\ntrainable = ['*']", (), "trainable chooses parameters of a trained model, but from names none"),
+        ("[potential]\nspecies = [99]", (), "species cannot be set: they are those of the training frames"),
+        (f"a = {'[' * 5000}", (), r"a\.toml: not a readable TOML file: nested too deeply"),
+        ("", (f"training.epochs={'[' * 5000}",), r"--set training\.epochs=…: the value is nested too deeply"),
         ("training = 3", ("training.epochs=4",), "training is 3 in the configuration"),
         ("[potential]\nfrom = 3", (), r"potential\.from is 3: "),
         ("[training", (), r"a\.toml: not a readable TOML file"),
@@ -448,6 +530,15 @@ def test_binary_and_missing_configurations_are_refused(tmp_path):
         ({"scheme": {"regime": "stale"}}, "unknown regime 'stale'; valid: fixed, fresh"),
         ({"scheme": {"probes": "cauchy"}}, "unknown probe family 'cauchy'; valid: "),
         ({"scheme": {"probes": "orthogonal", "n_probes": 10}}, "at most 9 orthogonal"),
+        ({"scheme": {"n_probes": 1_000_000}}, "n_probes is 1000000, but 9 directions carry all curvature"),
+        ({"potential": {"channels": 8.0}}, r"potential\.channels is 8\.0; painn expects a whole number"),
+        ({"potential": {"channels": True}}, r"potential\.channels is True; painn expects a whole number"),
+        ({"potential": {"channels": "big"}}, r"potential\.channels is 'big'; painn expects a whole number"),
+        ({"potential": {"layers": 1.5}}, r"potential\.layers is 1\.5; painn expects a whole number"),
+        ({"potential": {"n_basis": 3.5}}, r"potential\.n_basis is 3\.5; painn expects a whole number"),
+        ({"potential": {"cutoff": "far"}}, r"potential\.cutoff is 'far'; painn expects a number"),
+        ({"potential": {"cutoff": True}}, r"potential\.cutoff is True; painn expects a number"),
+        ({"potential": {"core": ["zbl"]}}, r"potential\.core is \['zbl'\]; painn expects a name"),
         ({"potential": {"architecture": "schnet"}}, "unknown architecture 'schnet'; valid: painn"),
         ({"potential": {"width": 3}}, "unknown setting of painn 'width'; valid: channels"),
         ({"potential": {"from": "none.safetensors"}}, "model file 'none.safetensors' does not exist"),
@@ -567,11 +658,34 @@ def test_mixed_supervision_trains(tmp_path, data, scheme):
     assert all(np.isfinite(value) for value in last.values())
 
 
+@pytest.mark.filterwarnings("error")
 def test_recorded_products_alone_train(tmp_path, data):
     recorded = [f for f in mixed(data.train) if f.probes is not None]
-    config = configuration(scheme={"regime": "fixed"}, training={"epochs": 1})
+    config = configuration(scheme={"regime": "fixed", "n_probes": 2}, training={"epochs": 1})
     record = train(config, RunData(recorded, recorded[:2]), tmp_path / "run").records[0]
     assert np.isfinite(record["valid_curvature"])
+
+
+def test_fresh_probes_of_recorded_products_are_said_to_be_fixed(tmp_path, data):
+    """Nothing but the recorded products is known of such frames: no probe can be drawn anew."""
+    recorded = [f for f in mixed(data.train) if f.probes is not None]
+    count, both = len(recorded), RunData(recorded, recorded[:2])
+    asked = {"name": "E-F-HVP-onehot", "regime": "fresh"}
+    said = rf'{count} training frames carry 2 recorded HVPs each and no Hessian.*\(scheme.regime = "fixed"\)'
+    with pytest.warns(UserWarning, match=said):
+        fresh = train(configuration(scheme=asked, training={"epochs": 1}), both, tmp_path / "fresh")
+    with pytest.warns(UserWarning, match=said):  # the probes are not those that the scheme would draw
+        fixed = train(
+            configuration(scheme={**asked, "regime": "fixed"}, training={"epochs": 1}), both, tmp_path / "fixed"
+        )
+    one, other = (load_checkpoint(result.folder / LAST) for result in (fresh, fixed))
+    assert_same(one["model"], other["model"])
+    assert load_model(fresh.model).provenance["scheme"]["regime"] == "fixed"
+    with pytest.warns(UserWarning, match=r"probes of the \d+ with a Hessian are drawn as the scheme says"):
+        some = train(configuration(training={"epochs": 1}), RunData(mixed(data.train), data.valid), tmp_path / "mixed")
+    assert load_model(some.model).provenance["scheme"]["regime"] == "fresh"
+    with pytest.raises(PHLError, match="E-F-H learns whole Hessians, but the training frames carry recorded"):
+        train(configuration(scheme={"name": "E-F-H"}), both, tmp_path / "full")
 
 
 def test_products_by_differences_train_as_exact_ones_do(tmp_path, data):
@@ -793,6 +907,14 @@ def test_a_validation_that_is_not_finite_is_not_kept(tmp_path, data, monkeypatch
     result = train(configuration(training={"epochs": 3, "keep": "last"}), data, tmp_path / "run")
     assert (result.best_epoch, result.best_loss) == (2, pytest.approx(3.0))
     assert load_model(result.model).provenance["validation_loss"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_keeps_no_model_fails(tmp_path, data, epochs):
+    config = configuration(training={"epochs": epochs, "batch_size": 1000, "learning_rate": 1e300})
+    with pytest.raises(NonFiniteError, match=r"not finite|no validation gave a finite loss.*1e\+300"):
+        train(config, data, tmp_path / "run")
+    assert not (tmp_path / "run" / BEST).exists()
 
 
 @pytest.mark.usefixtures("never_better")

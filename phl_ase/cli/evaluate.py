@@ -247,7 +247,7 @@ def _recorded(path: Path, dataset: BaseDataset) -> Any:
 
     try:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PHLError(f"{path} cannot be read ({error}); expected the split.json of a run") from None
     return _checked(values, str(path), dataset)
 

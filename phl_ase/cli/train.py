@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,9 +62,15 @@ def train(
     from phl_ase.training import train as run
     from phl_ase.training.processes import is_first_process
 
-    result = run(configuration, prepare_data(configuration), out, resume=resume)
+    with warnings.catch_warnings():
+        warnings.showwarning = _say  # what is not as asked for is one line, as errors are
+        result = run(configuration, prepare_data(configuration), out, resume=resume)
     if is_first_process():
         typer.echo(_summary(result))
+
+
+def _say(message: Warning | str, *_: Any) -> None:
+    typer.echo(f"note: {message}", err=True)
 
 
 def _configuration(config: Path | None, out: Path, resume: bool, settings: list[str]) -> TrainConfig:
@@ -80,7 +87,7 @@ def _configuration(config: Path | None, out: Path, resume: bool, settings: list[
         values: Any = json.loads(recorded.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PHLError(f"{out} holds no run to resume; start one with a configuration and without --resume") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PHLError(f"{recorded} cannot be read ({error}); name the configuration of the run") from None
     return parse_config(values if isinstance(values, dict) else {"config.json": values}, str(recorded))
 
@@ -99,12 +106,10 @@ def _write_default(path: Path) -> Path:
 
 
 def _summary(result: TrainResult) -> str:
-    """The validation of what was kept in words and numbers, or that there was none."""
+    """The validation of what was kept in words and numbers."""
     from phl_ase.objective import TERMS
 
-    best = next((r for r in result.records if r["epoch"] == result.best_epoch), None)
-    if best is None:
-        return f"no validation gave a finite loss; the last weights are in {result.folder}"
+    best = next(r for r in result.records if r["epoch"] == result.best_epoch)
     rows = [
         (name, best.get(f"train_{name}"), best[f"valid_{name}"], term.unit)
         for name, term in TERMS.items()

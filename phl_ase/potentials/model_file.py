@@ -129,7 +129,14 @@ def _built(
     """The model of a card and its weights; the name is for errors."""
     try:
         # JSON has no tuples
-        model = build_model(card["architecture"], {**card["config"], "species": tuple(card["config"]["species"])})
+        config = {**card["config"], "species": tuple(card["config"]["species"])}
+        with torch.device("meta"):  # without memory: a card may ask for gigabytes that the file does not hold
+            wanted = build_model(card["architecture"], config).state_dict()
+        found, asked = ({key: list(value.shape) for key, value in weights.items()} for weights in (tensors, wanted))
+        for key in [*asked, *found]:
+            if found.get(key) != asked.get(key):
+                raise ValueError(f"{key} has the shape {found.get(key)}, by the card {asked.get(key)}")
+        model = build_model(card["architecture"], config)
         # assigned, not copied: a new model is float32, and what was trained in float64 would be rounded
         model.load_state_dict(tensors, assign=True)
         model.provenance = card["provenance"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
+import numpy as np
 import torch
 
 from phl_ase.errors import PHLError, unknown
@@ -35,6 +36,18 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
+def _is_a(value: Any, *kinds: type) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)  # True is an int too
+
+
+_KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    int: (lambda value: _is_a(value, int, np.integer), "a whole number"),
+    float: (lambda value: _is_a(value, int, float, np.number), "a number"),
+    str: (lambda value: isinstance(value, str), "a name"),
+}
+"""Type of a setting -> what fits it, and how it is called: a configuration or a card may hold anything."""
+
+
 def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator | None = None) -> Model:
     """An untrained model.
 
@@ -49,9 +62,13 @@ def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator
     if name not in ARCHITECTURES:
         raise unknown("architecture", name, ARCHITECTURES)
     architecture = ARCHITECTURES[name]
-    for key in config:
+    kinds = get_type_hints(architecture.config)
+    for key, value in config.items():
         if key not in (*architecture.settings(), "species"):
             raise unknown(f"setting of {name}", key, architecture.settings())
+        accepts, expected = _KINDS.get(kinds[key], (lambda _: True, ""))
+        if not accepts(value):
+            raise PHLError(f"potential.{key} is {value!r}; {name} expects {expected}")
     try:
         settings = architecture.config(**config)
     except TypeError as error:

@@ -17,6 +17,7 @@ import torch
 
 from phl_ase.errors import PHLError
 from phl_ase.files import held, write_atomic
+from phl_ase.training.config import settings_before
 
 LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "last.ckpt",
@@ -49,6 +50,8 @@ def run_folder(folder: str | Path, *, resume: bool) -> Iterator[Path]:
             none and ``resume`` is on.
     """
     folder = Path(folder)
+    if resume and not folder.is_dir():  # a mistyped name must not become a folder
+        raise PHLError(f"{folder} holds no run to resume: there is no such folder; check its name")
     with held(folder, ".lock", "output folder") as mine:
         if not mine:
             raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder")
@@ -92,10 +95,10 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
 
     The order of a table counts too: of the patterns in it the first that fits holds.
     """
-    keys = [
-        f"{section}.{key}"
-        for section in old
-        for key in old[section]
-        if (section, key) not in _FREE and json.dumps(new.get(section, {}).get(key)) != json.dumps(old[section][key])
-    ]
+    unset, keys = settings_before(), list[str]()
+    for section in dict.fromkeys([*old, *new]):
+        # what one of them does not say has the value that it had before it could be said
+        before, after = ({**unset.get(section, {}), **values.get(section, {})} for values in (old, new))
+        differing = (key for key in {**before, **after} if json.dumps(before.get(key)) != json.dumps(after.get(key)))
+        keys += [f"{section}.{key}" for key in differing if (section, key) not in _FREE]
     return ", ".join(keys)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from phl_ase.errors import PHLError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What NumPy, torch and the probes all take."""
 
 
 class _Section(BaseModel):
@@ -21,7 +24,7 @@ class DataSection(_Section):
 
     source: str = Field("reactions-wb97xd-631gd", description="bundled name, our HDF5, or anything ase.io reads")
     split: str = Field("random", description="random, stationary or by-reaction")
-    split_seed: int = Field(0, description="seed of the split")
+    split_seed: Seed = Field(0, description="seed of the split")
     fractions: tuple[float, float, float] = Field((0.8, 0.1, 0.1), description="train, valid, test")
     max_atoms: int | None = Field(None, ge=1, description="leave larger systems out")
     keys: dict[str, str] = Field({}, description='label = "key in the file", for files read by ase.io')
@@ -39,6 +42,14 @@ class PotentialSection(_Section):
     )
     trainable: tuple[str, ...] = Field((), description='parameters of it to train, by name: ["*readouts*"]; none: all')
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> PotentialSection:
+        if self.trainable and self.start is None:
+            raise ValueError("trainable chooses parameters of a trained model, but from names none")
+        if "species" in (self.model_extra or {}):
+            raise ValueError("species cannot be set: they are those of the training frames")
+        return self
+
     def settings(self) -> dict[str, Any]:
         """What the configuration sets of the architecture."""
         return dict(self.model_extra or {})
@@ -50,7 +61,7 @@ class ReplaySection(_Section):
     source: str | None = Field(None, description="bundled name, our HDF5, or anything ase.io reads; none: no replay")
     share: float = Field(0.25, gt=0, lt=1, description="of the systems of every batch")
     frames: int | None = Field(None, ge=2, description="at most so many of them, drawn at random")
-    seed: int = Field(0, ge=0, description="of that drawing")
+    seed: Seed = Field(0, description="of that drawing")
     keys: dict[str, str] = Field({}, description='label = "key in the file", for files read by ase.io')
     mixed: bool = Field(False, description="take another level of theory: energies are moved, per species")
 
@@ -98,7 +109,7 @@ class TrainingSection(_Section):
         "best", description="the weights of the lowest validation loss, or those of the last epoch"
     )
     validate_every: int = Field(5, ge=1, description="epochs")
-    seed: int = 0
+    seed: Seed = 0
     dtype: Literal["float32", "float64"] = "float32"
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     compile: bool = Field(False, description="torch.compile the loss: halves steps of small molecules, not E-F-H's")
@@ -135,6 +146,18 @@ class TrainConfig(_Section):
             if values[section][key] == before:
                 values[section].pop(key)
         return values
+
+
+def settings_before() -> dict[str, Any]:
+    """Plain values of a run whose configuration says nothing, as before some of the keys came."""
+    from phl_ase.potentials import ARCHITECTURES
+
+    values = TrainConfig().to_json()
+    for section, key, before in _ADDED:
+        values[section][key] = before
+    architecture = ARCHITECTURES[values["potential"]["architecture"]]
+    values["potential"] |= {name: getattr(architecture.config, name) for name in architecture.settings()}
+    return values
 
 
 def parse_config(values: Mapping[str, Any], name: str = "configuration") -> TrainConfig:
@@ -176,6 +199,8 @@ def read_toml(path: str | Path, overrides: Sequence[str], *, command: str) -> di
         raise PHLError(f"configuration {path} does not exist; '{command} --init' writes a commented one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise PHLError(f"{path.name}: not a readable TOML file: {error}") from None
+    except RecursionError:
+        raise PHLError(f"{path.name}: not a readable TOML file: nested too deeply") from None
     for override in overrides:
         _apply(values, override)
     return values
@@ -247,6 +272,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()  # a bare word is a string: --set scheme.name=E-F
+    except RecursionError:
+        raise PHLError(f"--set {section}.{name}=…: the value is nested too deeply") from None
     if not isinstance(values.setdefault(section, {}), dict):
         raise PHLError(f"--set {override!r}: {section} is {values[section]!r} in the configuration, not a section")
     values[section][name] = value

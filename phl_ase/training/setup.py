@@ -116,13 +116,45 @@ def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None
     if scheme(settings.name).probes is None or family is None:
         return None
     drawn = [f for f in frames if f.hessian is not None]
-    check_family(family, settings.n_probes, min((len(f) for f in drawn), default=settings.n_probes))
+    known = check_family(family, settings.n_probes, min((len(f) for f in drawn), default=settings.n_probes))
     if not drawn and all(f.probes is None for f in frames):
         raise PHLError(
             f"scheme {settings.name} learns curvature, but no training frame carries a Hessian or Hessian-vector "
             "products; use the scheme E-F, or label the data with them"
         )
+    most = 3 * max((len(f) for f in drawn), default=settings.n_probes)
+    if not known.complete and settings.n_probes > most:
+        raise PHLError(
+            f"scheme.n_probes is {settings.n_probes}, but {most} directions carry all curvature of the largest frame; "
+            'use fewer (1 is often enough), or scheme.name = "E-F-H"'
+        )
+    if known.complete and not drawn:
+        raise PHLError(
+            f"scheme {settings.name} learns whole Hessians, but the training frames carry recorded Hessian-vector "
+            "products alone; use the scheme E-F-HVP-random, which learns these"
+        )
     return family
+
+
+def recorded_probes(config: TrainConfig, frames: Sequence[Frame]) -> str:
+    """Return what to say of frames with recorded HVPs and no Hessian; empty where they are what was asked for.
+
+    Nothing else is known of the curvature of such frames, so their probes are those of the file in every epoch,
+    whatever family, number and regime a configuration names.
+    """
+    recorded = [f for f in frames if f.hessian is None and f.probes is not None]
+    if not recorded or scheme(config.scheme.name).probes is None:
+        return ""
+    least, most = (pick(len(f.probes) for f in recorded if f.probes is not None) for pick in (min, max))
+    count = f"{least}" if least == most else f"{least} to {most}"
+    others = sum(f.hessian is not None for f in frames)
+    if config.scheme.regime == "fixed" and least == most == config.scheme.n_probes and not others:
+        return ""
+    rest = f"; probes of the {others} with a Hessian are drawn as the scheme says" if others else ""
+    return (
+        f"{len(recorded)} training frames carry {count} recorded HVP{'s' if most > 1 else ''} each and no Hessian: "
+        f'they are learnt as recorded in every epoch (scheme.regime = "fixed"), whatever the scheme says{rest}'
+    )
 
 
 def term_weights(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, float]:

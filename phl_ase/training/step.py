@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,14 @@ from phl_ase.structures import Batch, Labels, Potential, Predictions, blocks_pay
 
 # graphs of a product that is differentiated again keep about this many times what the gradient's graph keeps
 _TRAINING_FACTOR = 3
+
+
+class Abandoned(Exception):
+    """A step was left unfinished because the run is to stop; its gradients are worth nothing."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ def accumulate_gradients(
     counts: Mapping[str, int] | None = None,
     compiled: CompiledLoss | None = None,
     differences: bool = False,
+    stop: Callable[[], bool] = _never,
 ) -> StepResult:
     """Add the gradient of the loss to the ``.grad`` of the potential's parameters.
 
@@ -64,8 +73,10 @@ def accumulate_gradients(
         counts: Global label counts when the batch is one process's share of a larger one.
         compiled: The compiled loss, taken where it can be; Hessian rows then one by one.
         differences: Take products as differences of gradients, one probe after the other.
+        stop: Asked between chunks of rows whether to leave off.
 
     Raises:
+        Abandoned: When it says so.
         NonFiniteError: When the loss is not finite, naming frames and term.
     """
     local = label_counts(labels, weights)
@@ -78,15 +89,18 @@ def accumulate_gradients(
     mean = {name: weight / max(total[name], 1) for name, weight in weights.items() if local[name]}
     if not mean:
         return StepResult(dict.fromkeys(weights, 0.0), local)
-    sums = None if compiled is None else _compiled_sums(compiled, potential, batch, labels, mean)
+    sums = None if compiled is None else _compiled_sums(compiled, potential, batch, labels, mean, stop)
     if sums is None:
         by_differences = differences and "curvature" in mean
         parts = _by_differences if by_differences else functools.partial(_predictions, memory_budget=memory_budget)
-        sums = _eager_sums(potential, batch, mean, parts(potential, batch, labels, mean, stress="stress" in weights))
+        chunks = parts(potential, batch, labels, mean, stress="stress" in weights)
+        sums = _eager_sums(potential, batch, mean, chunks, stop)
     return StepResult(dict.fromkeys(weights, 0.0) | sums, local)
 
 
-def _eager_sums(potential: Model, batch: Batch, mean: Mapping[str, float], parts: Iterator[_Part]) -> dict[str, float]:
+def _eager_sums(
+    potential: Model, batch: Batch, mean: Mapping[str, float], parts: Iterator[_Part], stop: Callable[[], bool]
+) -> dict[str, float]:
     """Sums of the terms, gradients of their weighted sum added to the parameters, Hessian rows in parts."""
     sums = dict.fromkeys(mean, 0.0)
     parameters = _trainable(potential)
@@ -102,6 +116,8 @@ def _eager_sums(potential: Model, batch: Batch, mean: Mapping[str, float], parts
             sums[name] += value
             if not math.isfinite(value):
                 raise NonFiniteError(_blame(name, batch, predictions, part_labels))
+        if not last and stop():
+            raise Abandoned
     return sums
 
 
@@ -115,6 +131,7 @@ def _compiled_sums(
     batch: Batch,
     labels: Labels,
     mean: Mapping[str, float],
+    stop: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Sums of the terms, gradients added to the parameters; ``None`` and nothing added where eager mode must do it.
 
@@ -124,6 +141,8 @@ def _compiled_sums(
     sums = dict.fromkeys(mean, 0.0)
     gradients: list[Tensor] | None = None
     for row in range(len(labels.probes)) if has_products and labels.probes is not None else [None]:
+        if row and stop():
+            raise Abandoned
         one = _one_probe(labels, row)
         # one function for every row: after the first the other terms weigh nothing
         weights = mean if not row else {name: w if name == "curvature" else 0.0 for name, w in mean.items()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -46,9 +48,17 @@ from phl_ase.training.precision import check_precision, matmul_precision
 from phl_ase.training.processes import Processes, processes_of_run
 from phl_ase.training.replay import frames_to_replay
 from phl_ase.training.schedule import curvature_weight, learning_rate
-from phl_ase.training.setup import RunData, check_replay, check_species, curvature_family, new_model, term_weights
+from phl_ase.training.setup import (
+    RunData,
+    check_replay,
+    check_species,
+    curvature_family,
+    new_model,
+    recorded_probes,
+    term_weights,
+)
 from phl_ase.training.signals import signals_noticed
-from phl_ase.training.step import StepResult, accumulate_gradients, label_counts
+from phl_ase.training.step import Abandoned, StepResult, accumulate_gradients, label_counts
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -105,7 +115,7 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
 
     Raises:
         PHLError: For a folder in use, labels that the scheme needs and the data lack, ….
-        NonFiniteError: When the loss diverges; the last good checkpoint is kept.
+        NonFiniteError: When the loss diverges (the last good checkpoint is kept), or no validation gave a finite one.
         Stopped: After Ctrl-C or SIGTERM, with a checkpoint written.
     """
     with ExitStack() as stack:
@@ -119,7 +129,13 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
             run.start()
         with signals_noticed() as noticed:
             run.loop(noticed)
-        return TrainResult(path, *run.kept(), tuple(run.log.records))
+        loss, epoch = run.kept()
+        if epoch < 0:
+            raise NonFiniteError(
+                f"no validation gave a finite loss, so that no model was kept: lower the learning rate, "
+                f"{config.training.learning_rate:g}, or look at the data; the last weights are in {path / LAST}"
+            )
+        return TrainResult(path, loss, epoch, tuple(run.log.records))
 
 
 class _Run:
@@ -132,6 +148,8 @@ class _Run:
         check_precision(config)
         self.family = curvature_family(config, [*data.train, *data.replay])
         self.weights = term_weights(config, [*data.train, *data.replay])
+        if self.family is not None and (note := recorded_probes(config, [*data.train, *data.replay])):
+            warnings.warn(note, UserWarning, stacklevel=3)
         model = new_model(config, data.train, data.replay)
         replay, replay_valid = frames_to_replay(config.replay, data.replay, data.replay_valid, model)
         self.model = model.to(device=self.device, dtype=self.dtype)
@@ -147,6 +165,7 @@ class _Run:
         self.differences = config.scheme.products == "differences"
         self.compiled = CompiledLoss(self.model, differences=self.differences) if training.compile else None
         self.at = _Position()
+        self.noticed: Sequence[int] = ()
         self._saved_at = time.monotonic()
 
     @cached_property
@@ -154,6 +173,13 @@ class _Run:
         """What the card says of the structures that the model has learnt from and was chosen by."""
         data = self.data
         return training_record([*data.train, *data.replay], data.valid)
+
+    @property
+    def scheme(self) -> dict[str, Any]:
+        """The scheme as the card says it: recorded probes are fixed, whatever was asked for."""
+        asked = self.config.scheme.model_dump()
+        drawn = any(frame.hessian is not None for frame in (*self.data.train, *self.data.replay))
+        return asked if self.family is None or drawn else {**asked, "regime": "fixed"}
 
     @property
     def average(self) -> Model:
@@ -207,34 +233,45 @@ class _Run:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def loop(self, noticed: list[int]) -> None:
-        epochs = self.config.training.epochs
+        epochs, self.noticed = self.config.training.epochs, noticed
         name, shown = self.config.scheme.name, self.processes.is_first
         with Progress(name, epochs, self.at.epoch, shown=shown) as progress:
             while self.at.epoch < epochs and not self._out_of_patience():
                 started = time.monotonic() - self.at.seconds
-                self._epoch(noticed, started)
-                record = self._finish_epoch(started)
+                self._epoch(started)
+                before = dataclasses.replace(self.at)
+                try:
+                    record = self._finish_epoch(started)
+                except Abandoned:
+                    self.at = before  # resumed, the validation is made anew
+                    self._stop()
                 progress.advance(_note(record))
         self.save()
         self.log.write_table()
 
-    def _epoch(self, noticed: list[int], started: float) -> None:
+    def _stop(self) -> NoReturn:
+        self.save()
+        at, noticed = self.at, self.noticed
+        by = signal.Signals(noticed[0]).name if noticed else "a signal to another process"
+        raise Stopped(
+            f"stopped by {by} in epoch {at.epoch + 1}, step {at.batch}; "
+            f"nothing is lost: continue with --resume --out {self.folder}"
+        )
+
+    def _epoch(self, started: float) -> None:
         at, batches = self.at, self._batches()
         while at.batch < len(batches):
             fraction = at.epoch + at.batch / len(batches)
-            result, asked_to_stop = self._step(batches[at.batch], fraction, noticed)
+            result, asked_to_stop = self._step(batches[at.batch], fraction)
+            if result is None:
+                self._stop()
             for name in result.sums:
                 at.sums[name] = at.sums.get(name, 0.0) + result.sums[name]
                 at.counts[name] = at.counts.get(name, 0) + result.counts[name]
             at.batch += 1
             at.seconds = time.monotonic() - started
             if asked_to_stop:
-                self.save()
-                by = signal.Signals(noticed[0]).name if noticed else "a signal to another process"
-                raise Stopped(
-                    f"stopped by {by} in epoch {at.epoch + 1}, step {at.batch}; "
-                    f"nothing is lost: continue with --resume --out {self.folder}"
-                )
+                self._stop()
 
     def _batches(self) -> list[np.ndarray]:
         """The batches of the epoch, indices into ``train_set``, whose last frames are those to replay."""
@@ -246,24 +283,33 @@ class _Run:
             sizes, replayed, training.batch_size, share=self.config.replay.share, seed=training.seed, epoch=epoch
         )
 
-    def _step(self, chosen: np.ndarray, fraction: float, noticed: Sequence[int]) -> tuple[StepResult, bool]:
-        """One step on a batch: sums and counts over all processes, and whether one of them was asked to stop."""
+    def _step(self, chosen: np.ndarray, fraction: float) -> tuple[StepResult | None, bool]:
+        """One step on a batch: sums and counts over all processes, and whether one of them was asked to stop.
+
+        Nothing and no step where one of them left off in the middle.
+        """
         training, processes = self.config.training, self.processes
         set_rate(self.optimiser, learning_rate(training, fraction, self.at.halvings))
         weights = dict(self.weights)
         if "curvature" in weights:
             weights["curvature"] = curvature_weight(self.config.loss, fraction)
         self.optimiser.zero_grad(set_to_none=True)
-        failure = None
+        failure, abandoned = None, False
+        nothing = StepResult(dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0))
         try:
             with matmul_precision(training.matmul_precision):
                 result = self._accumulate(processes.share(chosen), weights)
         except NonFiniteError as error:
-            failure, result = self._placed(error), StepResult(dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0))
+            failure, result = self._placed(error), nothing
+        except Abandoned:
+            abandoned, result = True, nothing
         # one message for the sums, failures and signals of all
-        said = processes.sum({**result.sums, "failed": failure is not None, "stop": bool(noticed)}, self.device)
+        flags = {"failed": failure is not None, "abandoned": abandoned, "stop": bool(self.noticed)}
+        said = processes.sum({**result.sums, **flags}, self.device)
         if said.pop("failed"):
             processes.together(failure)
+        if said.pop("abandoned"):
+            return None, True
         stop = bool(said.pop("stop"))
         processes.sum_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_norm)
@@ -291,6 +337,7 @@ class _Run:
             counts=counts,
             compiled=self.compiled,
             differences=self.differences,
+            stop=lambda: bool(self.noticed),
         )
         return StepResult(result.sums, counts)
 
@@ -350,6 +397,8 @@ class _Run:
         size = 4 * self.config.training.batch_size
         starts = range(0, len(order), size)
         for start in starts[self.processes.rank :: self.processes.count]:
+            if self.noticed and self.processes.count == 1:  # several have to do the same
+                raise Abandoned
             # all directions, so that the choice of the best model has no noise of probes
             batch, labels = self._draw(frames, order[start : start + size], epoch=0, family="complete")
             part = needs if labels.probes is not None else needs - {"hvp"}
@@ -388,7 +437,7 @@ class _Run:
         card = {
             **self.data.provenance,
             **self.seen,
-            "scheme": self.config.scheme.model_dump(),
+            "scheme": self.scheme,
             "config": self.config.to_json(),
             "epoch": self.at.epoch,
             "validation_loss": loss,
