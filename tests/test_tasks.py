@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from phl_ase.cli.app import app
 from phl_ase.datasets import open_dataset, reactions_of
-from phl_ase.errors import PHLError
+from phl_ase.errors import DomainWarning, PHLError
 from phl_ase.paths import relax
 from phl_ase.structures import atoms_from_frame
 from phl_ase.tasks import frequencies
@@ -237,6 +238,24 @@ def test_mistakes_are_one_clear_line(phl, words, message):
     assert code == 2
     (line,) = [one for one in said.splitlines() if one.startswith("error:")]
     assert message in line
+
+
+def test_reactant_and_product_are_joined(phl):
+    """The first guess between them leads elsewhere: the hydrogen leaves."""
+    reaction = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
+    for name, frame in (("hcn", reaction.reactant), ("hnc", reaction.product)):
+        ase.io.write(f"{name}.xyz", atoms_from_frame(frame))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DomainWarning)
+        code, said = phl("reaction", "hcn.xyz", "--product", "hnc.xyz")
+    assert code == 0, said
+    assert "joins reactant and product" in said
+    content = json.loads(Path("hcn_reaction.json").read_text())
+    assert content["bonds_broken"] == ["C0-H2"]
+    assert content["bonds_made"] == ["N1-H2"]
+    dft = [frame.energy for frame in (reaction.reactant, reaction.transition_state, reaction.product)]
+    expected = [23.0605 * (energy - dft[0]) for energy in dft]
+    assert content["relative_kcal_per_mol"]["energy"] == pytest.approx(expected, abs=0.5)
 
 
 def test_a_guess_that_is_a_minimum(phl):

@@ -6,5 +6,16 @@ written to files. ``phl freq``, ``phl ts``, ``phl irc`` and ``phl reaction`` are
 
 from phl_ase.tasks.frequencies import Frequencies, frequencies
 from phl_ase.tasks.profile import ProfilePoint, ReactionProfile, reaction_profile
+from phl_ase.tasks.search import Found, check_ends, search_between, search_from
 
-__all__ = ["Frequencies", "ProfilePoint", "ReactionProfile", "frequencies", "reaction_profile"]
+__all__ = [
+    "Found",
+    "Frequencies",
+    "ProfilePoint",
+    "ReactionProfile",
+    "check_ends",
+    "frequencies",
+    "reaction_profile",
+    "search_between",
+    "search_from",
+]

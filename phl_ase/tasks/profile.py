@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError
@@ -35,13 +34,11 @@ class ReactionProfile:
 
     Attributes:
         points: Reactant, transition state, product.
-        reaction: The path and how its ends were relaxed.
-        turned: Whether the path's backward end is the product.
+        reaction: The path and how its ends were relaxed; its backward end is the reactant.
     """
 
     points: tuple[ProfilePoint, ProfilePoint, ProfilePoint]
     reaction: Reaction
-    turned: bool = False
 
     def relative(self, quantity: str) -> tuple[float, float, float]:
         """Return a quantity of the three points relative to the reactant, kcal/mol.
@@ -58,35 +55,21 @@ class ReactionProfile:
         values = [0.0, *(float(convert(value - first, "eV", "kcal/mol")) for value in rest)]
         return values[0], values[1], values[2]
 
-    def path(self) -> tuple[list[Atoms], np.ndarray, np.ndarray]:
-        """Return structures, energies (eV) and arc lengths (√amu·Å) from reactant to product."""
-        path = self.reaction.path
-        structures = [atoms.copy() for atoms in path.structures]
-        energies, lengths = np.array(path.energies), np.array(path.arc_length)
-        return (structures[::-1], energies[::-1], -lengths[::-1]) if self.turned else (structures, energies, lengths)
-
-    @property
-    def bonds(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Bonds broken and made on the way from reactant to product."""
-        broken, made = self.reaction.broken, self.reaction.made
-        return (made, broken) if self.turned else (broken, made)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers for JSON, units in the names."""
-        structures, energies, lengths = self.path()
-        broken, made = self.bonds
+        path = self.reaction.path
         return {
             "outcome": self.reaction.outcome,
             "sentence": self.reaction.sentence,
-            "bonds_broken": broken,
-            "bonds_made": made,
+            "bonds_broken": self.reaction.broken,
+            "bonds_made": self.reaction.made,
             "relative_kcal_per_mol": {name: self.relative(name) for name in _QUANTITIES},
             "points": {point.name: point.frequencies.to_dict() for point in self.points},
             "path": {
-                "arc_length_sqrt_amu_A": lengths,
-                "energies_eV": energies,
-                "symbols": structures[0].get_chemical_symbols(),
-                "positions_A": [atoms.positions for atoms in structures],
+                "arc_length_sqrt_amu_A": path.arc_length,
+                "energies_eV": path.energies,
+                "symbols": path.structures[0].get_chemical_symbols(),
+                "positions_A": [atoms.positions for atoms in path.structures],
             },
             "force_calls": self.reaction.force_calls,
             "hessian_calls": self.reaction.hessian_calls,
@@ -108,12 +91,11 @@ _QUANTITIES = {
 }
 
 
-def reaction_profile(reaction: Reaction, *, turned: bool = False, **settings: Any) -> ReactionProfile:
+def reaction_profile(reaction: Reaction, **settings: Any) -> ReactionProfile:
     """Compute frequencies and thermochemistry at the three stationary points of a reaction.
 
     Args:
-        reaction: With both ends.
-        turned: Whether the backward end is the product.
+        reaction: With both ends; the backward one is called the reactant.
         **settings: Of :func:`phl_ase.tasks.frequencies`: temperature, pressure, model.
 
     Raises:
@@ -123,8 +105,6 @@ def reaction_profile(reaction: Reaction, *, turned: bool = False, **settings: An
         raise PHLError(f"the path has no end on one side: {reaction.sentence}")
     summit = reaction.path.structures[reaction.path.ts_index].copy()
     summit.calc = reaction.backward.atoms.calc
-    ends = (reaction.backward.atoms, reaction.forward.atoms)
-    before, after = ends[::-1] if turned else ends
-    order = (("reactant", before), ("transition state", summit), ("product", after))
+    order = (("reactant", reaction.backward.atoms), ("transition state", summit), ("product", reaction.forward.atoms))
     first, ts, last = (ProfilePoint(name, atoms, frequencies(atoms, **settings)) for name, atoms in order)
-    return ReactionProfile((first, ts, last), reaction, turned)
+    return ReactionProfile((first, ts, last), reaction)

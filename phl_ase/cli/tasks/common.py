@@ -187,6 +187,21 @@ def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[s
     return calculator
 
 
+def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> None:
+    """Say of structures that are outside of what a model was trained on."""
+    evaluate = getattr(calculator, "evaluate", None)
+    if evaluate is None or not structures:
+        return
+    found = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
+    outside = [str(k) for k, one in enumerate(found) if one.get("in_domain") is False]
+    if outside:
+        typer.echo(
+            f"warning: {len(outside)} of {len(found)} structures are outside of what this model was trained on "
+            f"(number {', '.join(outside)}): check them with another method",
+            err=True,
+        )
+
+
 def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:
     """Write structures as extended XYZ, atomically.
 

@@ -27,6 +27,7 @@ from phl_ase.cli.tasks.common import (
     prefix_of,
     read_structures,
     say_files,
+    warn_outside,
     write_structures,
 )
 from phl_ase.errors import PHLError
@@ -97,6 +98,7 @@ def freq(
             atoms = end.atoms
         found = frequencies(atoms, temperature=temperature, pressure=bar, symmetry=symmetry, model=thermo)
         typer.echo(shown(found))
+        warn_outside(calculator, [atoms])
         records.append(found.to_dict())
         files.append(write_structures(file_of(name, ".xyz"), [atoms_only(atoms)]))
         files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))

@@ -27,9 +27,10 @@ from phl_ase.cli.tasks.common import (
     prefix_of,
     read_one,
     say_files,
+    warn_outside,
     write_structures,
 )
-from phl_ase.cli.tasks.ts import FMax, Guess, MaxSteps, Product, Strategy, check_strategy, guess_between, search_from
+from phl_ase.cli.tasks.ts import FMax, Guess, MaxSteps, Product, Strategy, check_names, said_of
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
@@ -125,29 +126,37 @@ def reaction(
     """
     prefix = prefix_of("reaction", out, method, trust, structure, product)
     settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
-    check_strategy(strategy)
+    check_names(strategy, guess)
     atoms = read_one(structure, charge, multiplicity, fixed)
     given = [atoms] if product is None else [atoms, read_one(product, charge, multiplicity, fixed)]
     calculator = calculator_of(method, given, settings or [], device, trust)
     from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import find_reaction
     from phl_ase.results import provenance
-    from phl_ase.tasks import reaction_profile
+    from phl_ase.tasks import check_ends, reaction_profile, search_between, search_from
 
+    if product is not None:
+        check_ends(*given)
+    connection = ""
     with terminated_as_interrupted():
-        if product is not None:
-            atoms = guess_between(*given, calculator, guess)
-        search = search_from(atoms, calculator, strategy, fmax, steps)
-        if not search.converged:
+        if product is None:
+            search = search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps)
+            path = find_reaction(search.atoms, method=integrator) if search.converged else None
+        else:
+            found = search_between(
+                *given, calculator, guess=guess, strategy=strategy, integrator=integrator, fmax=fmax, max_steps=steps
+            )
+            search, path, connection = found.search, found.reaction, said_of(found)
+        if path is None:
             raise PHLError(f"no transition state was found: {search.sentence}; try another guess, or --product")
-        path = find_reaction(search.atoms, method=integrator)
         if path.backward is None or path.forward is None:
             raise PHLError(f"the TS was found, but not the path: {path.sentence}; try --integrator quadratic")
-        profile = reaction_profile(path, turned=product is not None and turned(path, *given), **settled)
+        profile = reaction_profile(path, **settled)
     typer.echo(shown_profile(profile, temperature))
-    if product is not None:
-        typer.echo(said_of_ends(profile, *given))
-    files = [write_structures(file_of(prefix, ".xyz"), labelled_path(profile))]
+    if connection:
+        typer.echo(connection)
+    warn_outside(calculator, [point.atoms for point in profile.points])
+    files = [write_structures(file_of(prefix, ".xyz"), annotated(path))]
     points = [point.atoms.copy() for point in profile.points]
     for point, copy in zip(profile.points, points, strict=True):
         copy.info["kind"] = {"transition state": "ts"}.get(point.name, point.name)
@@ -163,22 +172,6 @@ def reaction(
     say_files([*files, figure, page, results], f"open {page}")
     if not path.converged:
         raise typer.Exit(1)
-
-
-def turned(found: Reaction, reactant: Atoms, product: Atoms) -> bool:
-    """Return whether the path's backward end is the product."""
-    from phl_ase.paths import connects
-
-    backward, forward = (end.atoms for end in found.ends)
-    return connects((backward, forward), reactant, product).flipped
-
-
-def said_of_ends(profile: ReactionProfile, reactant: Atoms, product: Atoms) -> str:
-    """Return how the ends found relate to the structures given."""
-    from phl_ase.paths import connects
-
-    first, _, last = profile.points
-    return f"ends: {connects((first.atoms, last.atoms), reactant, product).sentence}"
 
 
 def shown_path(found: Reaction) -> str:
@@ -199,23 +192,19 @@ def shown_path(found: Reaction) -> str:
 
 def path_files(prefix: Path, found: Reaction) -> list[Path]:
     """Write the path and its relaxed ends."""
-    path = found.path
-    images = []
-    for atoms, energy, length in zip(path.structures, path.energies, path.arc_length, strict=True):
-        image = atoms.copy()
-        image.info.update(path_energy=float(energy), arc_length=float(length))
-        images.append(image)
-    files = [write_structures(file_of(prefix, ".xyz"), images)]
+    files = [write_structures(file_of(prefix, ".xyz"), annotated(found))]
     ends = [end.atoms.copy() for end in found.ends]
     return [*files, write_structures(file_of(prefix, "_ends.xyz"), ends)] if ends else files
 
 
-def labelled_path(profile: ReactionProfile) -> list[Atoms]:
-    """Return the path from reactant to product with energies (eV) and arc lengths in ``info``."""
-    structures, energies, lengths = profile.path()
-    for atoms, energy, length in zip(structures, energies, lengths, strict=True):
-        atoms.info.update(path_energy=float(energy), arc_length=float(length))
-    return structures
+def annotated(found: Reaction) -> list[Atoms]:
+    """Return the points of a path with their energies (eV) and arc lengths (√amu·Å) in ``info``."""
+    path, images = found.path, []
+    for atoms, energy, length in zip(path.structures, path.energies, path.arc_length, strict=True):
+        image = atoms.copy()
+        image.info.update(path_energy=float(energy), arc_length=float(length))
+        images.append(image)
+    return images
 
 
 HEADINGS = ("", "E", "E + ZPE", "H", "G", "imaginary / cm⁻¹", "molecules")
@@ -237,7 +226,7 @@ def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
 
 def shown_profile(profile: ReactionProfile, temperature: float) -> str:
     """Return the table of a profile and what happens in it."""
-    broken, made = profile.bonds
+    broken, made = profile.reaction.broken, profile.reaction.made
     change = f"breaks {', '.join(broken) or 'no bond'}, makes {', '.join(made) or 'no bond'}"
     head = f"kcal/mol above the reactant; H and G at {temperature:g} K"
     return f"{table(HEADINGS, rows_of(profile))}\n{head}; {change}"
@@ -248,10 +237,10 @@ def drawn(profile: ReactionProfile, temperature: float) -> Profile:
     from phl_ase.plots.profile import Profile
     from phl_ase.units import convert
 
-    _, energies, lengths = profile.path()
-    above = [float(convert(e - profile.points[0].frequencies.energy, "eV", "kcal/mol")) for e in energies]
+    path = profile.reaction.path
+    above = [float(convert(e - profile.points[0].frequencies.energy, "eV", "kcal/mol")) for e in path.energies]
     return Profile(
-        arc_length=lengths,
+        arc_length=np.array(path.arc_length),
         energies=np.array(above),
         names=[point.name for point in profile.points],
         levels=profile.relative("energy"),
@@ -269,7 +258,7 @@ def write_page(path: Path, name: str, profile: ReactionProfile, method: str, tem
     from phl_ase.plots.style import rendered
     from phl_ase.vibrations import mode_trajectory
 
-    structures, _, _ = profile.path()
+    structures = profile.reaction.path.structures
     content = drawn(profile, temperature)
     every = np.unique(np.linspace(0, len(structures) - 1, _MOVIE_FRAMES).astype(int))
     there = [(structures[i], f"{content.energies[i]:.1f} kcal/mol") for i in every]
@@ -277,7 +266,7 @@ def write_page(path: Path, name: str, profile: ReactionProfile, method: str, tem
     analysis = profile.points[1].frequencies.analysis
     mode = mode_trajectory(analysis, 0, amplitude=0.35)
     wavenumber = f"{abs(analysis.wavenumbers[0]):.0f}i cm⁻¹"
-    broken, made = profile.bonds
+    broken, made = profile.reaction.broken, profile.reaction.made
     page = reaction_page(
         f"{name}: {profile.points[0].atoms.get_chemical_formula()}",
         lines=[

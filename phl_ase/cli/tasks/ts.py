@@ -23,14 +23,14 @@ from phl_ase.cli.tasks.common import (
     read_one,
     read_structures,
     say_files,
+    warn_outside,
     write_structures,
 )
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import unknown
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from phl_ase.paths import TransitionStateSearch
+    from phl_ase.tasks import Found
 
 Product = Annotated[
     Path | None,
@@ -42,7 +42,7 @@ Strategy = Annotated[
 ]
 FMax = Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force on an atom at the TS.")]
 MaxSteps = Annotated[int, typer.Option("--steps", min=1, help="Most steps of the search.")]
-Guess = Annotated[str, typer.Option("--guess", metavar="METHOD", help="Path for --product: auto, geodesic or idpp.")]
+Guess = Annotated[str, typer.Option("--guess", metavar="METHOD", help="Path for --product: auto, geodesic, idpp, neb.")]
 
 
 def ts(
@@ -63,32 +63,40 @@ def ts(
 ) -> None:
     """Search transition states with Sella, verified by exactly one imaginary mode.
 
-    Every structure of INPUT is a guess. With --product the guess is made between INPUT and the product. What a TS
-    connects is for 'phl reaction' to say.
+    Every structure of INPUT is a guess; what a TS connects is for 'phl reaction' to say. With --product guesses are
+    made between INPUT and the product, until a TS is found whose path joins them.
 
     phl ts guess.xyz --with tblite
 
     phl ts reactant.xyz --product product.xyz --with default
     """
     prefix = prefix_of("ts", out, method, trust, structure, product)
-    check_strategy(strategy)
-    if product is None:
-        guesses = read_structures(structure, charge, multiplicity, fixed)
-        calculator = calculator_of(method, guesses, settings or [], device, trust)
-    else:
-        ends = [read_one(file, charge, multiplicity, fixed) for file in (structure, product)]
-        calculator = calculator_of(method, ends, settings or [], device, trust)
-        guesses = [guess_between(*ends, calculator, guess)]
+    check_names(strategy, guess)
     from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
+    from phl_ase.tasks import check_ends, search_between, search_from
 
     searches: list[TransitionStateSearch] = []
-    with Progress("ts", len(guesses)) as progress, terminated_as_interrupted():
-        for atoms in guesses:
-            searches.append(search_from(atoms, calculator, strategy, fmax, steps))
-            progress.advance()
+    joined = ""
+    if product is None:
+        guesses = read_structures(structure, charge, multiplicity, fixed)
+        calculator = calculator_of(method, guesses, settings or [], device, trust)
+        with Progress("ts", len(guesses)) as progress, terminated_as_interrupted():
+            for atoms in guesses:
+                searches.append(search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps))
+                progress.advance()
+    else:
+        ends = [read_one(file, charge, multiplicity, fixed) for file in (structure, product)]
+        check_ends(*ends)
+        calculator = calculator_of(method, ends, settings or [], device, trust)
+        with terminated_as_interrupted():
+            found = search_between(*ends, calculator, guess=guess, strategy=strategy, fmax=fmax, max_steps=steps)
+        searches, joined = [found.search], said_of(found)
     typer.echo(shown(searches))
+    if joined:
+        typer.echo(joined)
+    warn_outside(calculator, [one.atoms for one in searches if one.converged])
     ends_found = [found.atoms.copy() for found in searches]
     files = [write_structures(file_of(prefix, ".xyz"), ends_found)]
     files += [file for place, found in enumerate(searches) for file in mode_files(prefix, place, found, method)]
@@ -96,66 +104,29 @@ def ts(
     records = [record_of(found) for found in searches]
     save_json(results, {"method": method, "searches": records, "provenance": provenance(method=method)})
     say_files([*files, results], f"phl reaction {files[0]} --with {method}")
-    if not all(found.converged for found in searches):
+    if not all(one.converged for one in searches) or (product is not None and not found.joins):
         raise typer.Exit(1)
 
 
-def check_strategy(strategy: str | None) -> None:
-    """Refuse an unknown strategy before anything is computed.
+def check_names(strategy: str | None, guess: str) -> None:
+    """Refuse an unknown strategy or kind of guess before anything is computed.
 
     Raises:
-        PHLError: For a strategy that is not in the table.
+        PHLError: For a name that is not in its table.
     """
-    from phl_ase.paths import WAYS
+    from phl_ase.paths import GUESSES, WAYS
 
-    if strategy is not None and strategy not in WAYS:
-        raise unknown("Sella strategy", strategy, WAYS)
-
-
-def guess_between(reactant: Atoms, product: Atoms, calculator: Any, method: str) -> Atoms:
-    """Return a guess of the TS between two structures, after saying in words what does not fit.
-
-    Raises:
-        PHLError: For other atoms, another order of atoms, or two structures with the same bonds and places.
-    """
-    from phl_ase.paths import guess_transition_state
-    from phl_ase.paths.end_points import same_structure
-
-    first, second = reactant.get_chemical_formula(), product.get_chemical_formula()
-    if first != second:
-        raise PHLError(f"the reactant is {first}, the product {second}; expected the same atoms in both files")
-    if reactant.numbers.tolist() != product.numbers.tolist():
-        raise PHLError(
-            "reactant and product list their atoms in another order; expected atom k of the one to become atom k of "
-            f"the other (reactant: {' '.join(reactant.symbols)}; product: {' '.join(product.symbols)})"
-        )
-    if same_structure(reactant, product):
-        raise PHLError("reactant and product are the same structure; expected two different minima")
-    return guess_transition_state(reactant, product, calculator, method=method).atoms
+    for what, name, valid in (("Sella strategy", strategy, WAYS), ("path for a guess", guess, GUESSES)):
+        if name is not None and name not in valid:
+            raise unknown(what, name, valid)
 
 
-def search_from(atoms: Atoms, calculator: Any, strategy: str | None, fmax: float, steps: int) -> TransitionStateSearch:
-    """Search a TS from a guess; where internal coordinates fail, again in Cartesian ones.
-
-    Args:
-        atoms: The guess.
-        calculator: What computes.
-        strategy: A key of ``phl_ase.paths.WAYS``; by default what is recommended for the calculator.
-        fmax: Largest force at the end, eV/Å.
-        steps: Most steps.
-    """
-    from phl_ase.curvature import curvature_of
-    from phl_ase.paths import RECOMMENDED, search
-
-    curvature = curvature_of(calculator)
-    atoms = atoms.copy()
-    atoms.calc = calculator
-    chosen = strategy or RECOMMENDED[curvature.source]
-    found = search(atoms, chosen, curvature, fmax=fmax, max_steps=steps)
-    if found.converged or not found.internal:
-        return found
-    again = search(atoms, chosen, curvature, fmax=fmax, max_steps=steps, internal=False)
-    return again if again.converged else found
+def said_of(found: Found) -> str:
+    """Return how a TS relates to the ends that it was searched between, and what was tried before it."""
+    if found.joins:
+        return f"joins reactant and product: {found.connection.sentence if found.connection else ''}"
+    lines = ["no TS was found that joins reactant and product; tried:", *(f"  {line}" for line in found.attempts)]
+    return "\n".join(lines)
 
 
 def shown(searches: list[TransitionStateSearch]) -> str:

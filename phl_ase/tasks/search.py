@@ -1,0 +1,166 @@
+"""Transition states between a reactant and a product: guesses and Sella strategies are tried until one joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ase import Atoms
+
+from phl_ase.curvature import Curvature, curvature_of
+from phl_ase.errors import PHLError
+from phl_ase.paths import (
+    LADDERS,
+    RECOMMENDED,
+    Connection,
+    Reaction,
+    TransitionStateSearch,
+    connects,
+    find_reaction,
+    guess_transition_state,
+    search,
+)
+from phl_ase.paths.end_points import same_structure
+from phl_ase.paths.guess import BAND
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search between two structures found.
+
+    Attributes:
+        search: The search of the TS.
+        reaction: The path from it and its ends, from the reactant's side to the product's where it joins them; ``None``
+            where there is no TS.
+        connection: How those ends relate to the structures given; ``None`` without both ends.
+        attempts: One line for each search before this one: how it was run and what became of it.
+    """
+
+    search: TransitionStateSearch
+    reaction: Reaction | None
+    connection: Connection | None
+    attempts: tuple[str, ...]
+
+    @property
+    def joins(self) -> bool:
+        """Whether the TS joins reactant and product: the same bonds at both ends."""
+        return self.connection is not None and self.connection.outcome in ("connects", "right bonds")
+
+
+def check_ends(reactant: Atoms, product: Atoms) -> None:
+    """Refuse two structures that no path leads between.
+
+    Raises:
+        PHLError: For other atoms, another order of atoms, or the same structure twice.
+    """
+    first, second = reactant.get_chemical_formula(), product.get_chemical_formula()
+    if first != second:
+        raise PHLError(f"the reactant is {first}, the product {second}; expected the same atoms in both files")
+    if reactant.numbers.tolist() != product.numbers.tolist():
+        raise PHLError(
+            "reactant and product list their atoms in another order; expected atom k of the one to become atom k of "
+            f"the other (reactant: {' '.join(reactant.symbols)}; product: {' '.join(product.symbols)})"
+        )
+    if same_structure(reactant, product):
+        raise PHLError("reactant and product are the same structure; expected two different minima")
+
+
+def search_from(
+    atoms: Atoms, calculator: Any, *, strategy: str | None = None, fmax: float = 0.01, max_steps: int = 200
+) -> TransitionStateSearch:
+    """Search a TS from a guess; where internal coordinates fail, again in Cartesian ones.
+
+    Args:
+        atoms: The guess; it is not changed.
+        calculator: What computes.
+        strategy: A key of ``phl_ase.paths.WAYS``; by default what is recommended for the calculator.
+        fmax: Largest force at the end, eV/Å.
+        max_steps: Most steps.
+    """
+    curvature = curvature_of(calculator)
+    chosen = strategy or RECOMMENDED[curvature.source]
+    start = atoms.copy()
+    start.calc = calculator
+    found = search(start, chosen, curvature, fmax=fmax, max_steps=max_steps)
+    if found.converged or not found.internal:
+        return found
+    again = search(start, chosen, curvature, fmax=fmax, max_steps=max_steps, internal=False)
+    return again if again.converged else found
+
+
+def search_between(
+    reactant: Atoms,
+    product: Atoms,
+    calculator: Any,
+    *,
+    guess: str = "auto",
+    strategy: str | None = None,
+    integrator: str = "sella",
+    fmax: float = 0.01,
+    max_steps: int = 200,
+) -> Found:
+    """Search the TS that joins two structures.
+
+    An interpolated path gives the first guess, an elastic band of it the second. From each, Sella strategies are tried
+    in turn until the path from a TS leads to both structures.
+
+    Args:
+        reactant: One end.
+        product: The other, the same atoms in the same order.
+        calculator: What computes.
+        guess: One of ``phl_ase.paths.GUESSES``; ``"auto"`` for both kinds in turn.
+        strategy: A key of ``phl_ase.paths.WAYS``, for that alone.
+        integrator: Of the path.
+        fmax: Largest force at the TS, eV/Å.
+        max_steps: Most steps of a search.
+
+    Returns:
+        The first that joins them; else the first TS that was found, else the first search.
+
+    Raises:
+        PHLError: For ends that no path leads between; see :func:`check_ends`.
+    """
+    check_ends(reactant, product)
+    curvature = curvature_of(calculator)
+    tried: list[Found] = []
+    said: list[str] = []
+    for how, start in _guesses(reactant, product, calculator, guess):
+        for name, internal in ((strategy, None),) if strategy else LADDERS[curvature.source]:
+            found = _once(start, reactant, product, curvature, name, internal, integrator, fmax, max_steps)
+            tried.append(found)
+            if found.joins:
+                return Found(found.search, found.reaction, found.connection, tuple(said))
+            what = found.connection.sentence if found.connection else found.search.sentence
+            said.append(f"{how} guess, {name}: {what}")
+    best = next((one for one in tried if one.search.converged), tried[0])
+    return Found(best.search, best.reaction, best.connection, tuple(said))
+
+
+def _guesses(reactant: Atoms, product: Atoms, calculator: Any, method: str) -> Iterator[tuple[str, Atoms]]:
+    """Yield guesses as they are needed: an elastic band costs more than an interpolation."""
+    for name in ("auto", BAND) if method == "auto" else (method,):
+        made = guess_transition_state(reactant, product, calculator, method=name)
+        yield (made.method if name != BAND else "elastic band"), made.atoms
+
+
+def _once(
+    start: Atoms,
+    reactant: Atoms,
+    product: Atoms,
+    curvature: Curvature,
+    strategy: str,
+    internal: bool | None,
+    integrator: str,
+    fmax: float,
+    max_steps: int,
+) -> Found:
+    """Search once, and follow the path of what was found."""
+    found = search(start, strategy, curvature, fmax=fmax, max_steps=max_steps, internal=internal)
+    if not found.converged:
+        return Found(found, None, None, ())
+    path = find_reaction(found.atoms, curvature.hessian, method=integrator)
+    if len(path.ends) < 2:
+        return Found(found, path, None, ())
+    connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
+    return Found(found, path.turned() if connection.flipped else path, connection, ())
