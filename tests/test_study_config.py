@@ -13,15 +13,13 @@ from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
 from phl_ase.study.config import (
-    TEMPLATE,
     MatrixSection,
     StudyConfig,
-    packaged,
     parse_study,
     read_demo,
     read_study,
-    write_template,
 )
+from phl_ase.study.packaged import TEMPLATE, packaged, write_template
 from phl_ase.study.plan import (
     Length,
     Run,

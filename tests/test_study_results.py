@@ -26,9 +26,10 @@ from phl_ase.results import Metric, Report, read_reports
 from phl_ase.scoring import ERRORS
 from phl_ase.study import timing
 from phl_ase.study.claims import NOT_ASKED, NOT_SEEN, SEEN, UNDECIDED, judge
-from phl_ase.study.config import TEMPLATE, packaged, parse_study
+from phl_ase.study.config import parse_study
 from phl_ase.study.figures import learning_curves, pooled_accuracy, styles
 from phl_ase.study.outcomes import RunResult, by_series, observations
+from phl_ase.study.packaged import TEMPLATE, packaged
 from phl_ase.study.plan import Run, Series, TrainingMethod
 from phl_ase.study.processes import reason_of_death, run_processes
 from phl_ase.study.progress import StudyProgress, last_epoch, schedule_length

@@ -43,12 +43,14 @@ def study(
     phl study study.toml --out runs/study --processes 8
     """
     if init:
-        from phl_ase.study.config import write_template
+        from phl_ase.study.packaged import write_template
 
         typer.echo(f"wrote {write_template(config or _DEFAULT_CONFIG)}")
         return
     if config is None:
         raise PHLError("no configuration: name one; 'phl study --init' writes a commented one")
+    if not config.exists():  # said before anything large is loaded
+        raise PHLError(f"configuration {config} does not exist; 'phl study --init' writes a commented one")
     from phl_ase.study.config import read_study
     from phl_ase.study.run import plan_text
 

@@ -52,9 +52,9 @@ class Claim:
     note: str = ""
 
     @property
-    def title(self) -> str:
-        """The claim, where it is judged, and by which ratios."""
-        return f"{self.text} ({'; '.join(filter(None, (self.where, f'ratios {self.ratio}')))})"
+    def about(self) -> str:
+        """Where it is judged, and by which ratios."""
+        return "; ".join(filter(None, (self.where, f"ratios {self.ratio}")))
 
     @property
     def verdict(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from phl_ase.objective import SCHEMES
 from phl_ase.paths import INTEGRATORS, WAYS
 from phl_ase.probes.families import FAMILIES
 from phl_ase.scoring import MARGIN
+from phl_ase.study.packaged import DEMO, packaged
 from phl_ase.training.config import (
     DataSection,
     LossSection,
@@ -29,9 +29,6 @@ from phl_ase.training.config import (
     explain,
     read_toml,
 )
-
-DEMO, TEMPLATE = "demo.toml", "study.toml"
-"""Configurations that ship with this package: that of ``phl demo``, and what ``phl study --init`` writes."""
 
 PROPERTIES = ("energy", "forces", "hessian")
 """Errors that claims, tuning and learning curves are about."""
@@ -295,27 +292,6 @@ def read_demo(*, epochs: int | None = None, quick: bool = False, **sections: Map
         for section, keys in change.items():
             values[section] = {**values.get(section, {}), **keys}
     return parse_study(values, DEMO)
-
-
-def packaged(name: str) -> str:
-    """Return the text of a configuration that ships with this package."""
-    return files("phl_ase.study").joinpath(name).read_text(encoding="utf-8")
-
-
-def write_template(path: Path) -> Path:
-    """Write the commented configuration of ``phl study --init``.
-
-    Raises:
-        PHLError: When the file exists or cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(packaged(TEMPLATE))
-    except FileExistsError:
-        raise PHLError(f"{path} exists; name another file: phl study --init other.toml") from None
-    except OSError as error:
-        raise PHLError(f"cannot write {path}: {error.strerror}; name another file") from None
-    return path
 
 
 def _check(config: StudyConfig) -> None:

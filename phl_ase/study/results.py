@@ -117,13 +117,13 @@ class Results:
                 first.setdefault(result.run.series.split, result)
         found = [self.study.config.report.note] if self.study.config.report.note else []
         for split, result in first.items():
-            data = result.data
+            data, frames = result.data, result.data["frames"]
             states = {part: ", ".join(sorted(set(names))) for part, names in data["transition_states"].items()}
             found.append(
-                f"{split} split, seed {result.run.seed}: {data['frames']['train']} frames to train on, "
-                f"{data['frames']['valid']} to choose the model by, {data['frames']['test']} to test; labels: "
-                f"{data.get('level_of_theory')}. TSs among the test frames: {states['test'] or 'none'}; trained on: "
-                f"{states['train'] or 'none'}."
+                f"{split} split, seed {result.run.seed}: {frames['train']} frames to train on, {frames['valid']} to "
+                f"choose the model by, {frames['test']} to test; labels: "
+                f"{data.get('level_of_theory') or 'of an unknown level'}. TSs among the test frames: "
+                f"{states['test'] or 'none'}; trained on: {states['train'] or 'none'}."
             )
             if split == "random":
                 found[-1] += " The split is random over frames: other geometries of every reaction were trained on."
@@ -494,7 +494,7 @@ def as_text(results: Results, width: int | None = None) -> str:
     for claim in results.claims:
         if claim.verdict == NOT_ASKED:
             continue
-        parts.append(f"{claim.verdict}: {claim.title}")
+        parts.append(f"{claim.verdict}: {claim.text} ({claim.about})")
         parts += [f"    {one.what}: {with_interval(one.estimate, 2)}, {one.verdict}" for one in claim.evidence]
         parts += [f"    {claim.note}"] if claim.note else []
     for setting in results.settings:
