@@ -114,7 +114,12 @@ def _of_errors(claim: ClaimSection, here: _Methods, where: str) -> Claim:
         change = ratio_change(sides[0], sides[1])
         what = f"{QUANTITIES[name].name} error, {first} : {second}"
         evidence.append(Evidence(what, change, _smaller(change, blind)))
-    return Claim(claim.text, where, pair, tuple(evidence), "; ".join(filter(None, (blind, _capped(here, to)))))
+    capped = next((run.facts for run in here[to] if run.facts.get("capped_from")), None)
+    notes = [blind] if blind else []
+    if capped is not None:
+        epochs = f"{capped['epochs']} of {capped['capped_from']} epochs"
+        notes.append(f"{to.label} was stopped by the cap on steps after {epochs}")
+    return Claim(claim.text, where, pair, tuple(evidence), "; ".join(notes))
 
 
 def _verdict(claim: ClaimSection, estimate: Estimate, blind: str) -> str:
@@ -146,13 +151,6 @@ def _of_speed(claim: ClaimSection, step_seconds: Mapping[str, Sequence[float]]) 
     evidence = Evidence("seconds of a step", found, verdict)
     note = "the ratio is that of these molecules and grows with their size"
     return Claim(claim.text, "timed in turn", pair, (evidence,), note)
-
-
-def _capped(here: _Methods, method: TrainingMethod) -> str:
-    facts = next((run.facts for run in here.get(method, ()) if run.facts.get("capped_from")), None)
-    if facts is None:
-        return ""
-    return f"{method.label} was stopped by the cap on steps after {facts['epochs']} of {facts['capped_from']} epochs"
 
 
 def _have_errors(here: _Methods, *methods: TrainingMethod) -> bool:

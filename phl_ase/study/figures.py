@@ -124,15 +124,14 @@ def _panels(results: Results, series: Sequence[Series], *, is_ratio: bool) -> li
             rows = {one.method.label: results.row(one, name, group) for one in series}
             estimates = {label: (row.ratio if is_ratio else row.mean) for label, row in rows.items() if row is not None}
             lines[group] = {label: estimate for label, estimate in estimates.items() if estimate is not None}
-        title = f"{QUANTITIES[name].name} error"
-        label = f"{title} : that of {results.study.config.report.baseline}" if is_ratio else f"{title} / {_unit(name)}"
+        title, unit = f"{QUANTITIES[name].name} error", QUANTITIES[name].unit
+        label = (
+            f"{title} : that of {results.study.config.report.baseline}"
+            if is_ratio
+            else f"{title} / {f'({unit})' if '/' in unit else unit}"
+        )
         panels.append(forest.Panel(label, lines, is_ratio))
     return panels
-
-
-def _unit(quantity: str) -> str:
-    unit = QUANTITIES[quantity].unit
-    return f"({unit})" if "/" in unit else unit
 
 
 def pooled_accuracy(runs: Sequence[RunResult]) -> Report | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from phl_ase.objective import SCHEMES
 from phl_ase.progress import OnTerminal
-from phl_ase.study.plan import Task, TrainingMethod
+from phl_ase.study.plan import Task
 from phl_ase.study.validation import EVERY_VALIDATOR
 from phl_ase.study.worker import is_trained, read_marker, to_validate
 from phl_ase.training.checkpoint import LOG
@@ -148,12 +148,8 @@ def stage_done(text: str) -> None:
 def training_seconds(task: Task, step_seconds: Mapping[str, float]) -> float:
     """Return the estimated seconds of a task's training, from timed steps or a guess."""
     method = task.run.method
-    return task.length.steps * step_seconds.get(method.cost_key, _guess(method))
-
-
-def _guess(method: TrainingMethod) -> float:
     directions = method.n_probes if method.draws else 0 if SCHEMES[method.scheme].probes is None else 12
-    return 0.005 * (1.0 + directions)
+    return task.length.steps * step_seconds.get(method.cost_key, 0.005 * (1.0 + directions))
 
 
 def _epochs(task: Task) -> tuple[int, float]:

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ from phl_ase.errors import PHLError
 from phl_ase.potentials.registry import build_model
 from phl_ase.results import read_reports, write_json
 from phl_ase.study.config import PROPERTIES, StudyConfig
-from phl_ase.study.plan import Length, Run, Series, StudyData, Task, digest, plan_runs, time_method, typical
+from phl_ase.study.plan import (
+    Length,
+    Run,
+    Series,
+    StudyData,
+    Task,
+    TrainingMethod,
+    digest,
+    plan_runs,
+    time_method,
+    typical,
+)
 from phl_ase.study.processes import reason_of_death, run_processes
 from phl_ase.study.progress import StudyProgress, stage_done, training_seconds
 from phl_ase.study.validation import VALIDATORS, check_inputs
@@ -204,9 +215,11 @@ class _Session:
         named = {task.folder.name: task for task in tasks}
         for task in named.values():
             prepare(task)
-        waiting = []
+        waiting, same = [], TrainingMethod("")
         # of runs that differ in their method alone the longest first, so that none is left alone at the end
-        for _, group in itertools.groupby(named.items(), lambda one: (one[1].run.seed, *_setting(one[1].run))):
+        for _, group in itertools.groupby(
+            named.items(), lambda one: replace(one[1].run, series=replace(one[1].run.series, method=same))
+        ):
             waiting += sorted(group, key=lambda one: -training_seconds(one[1], self.steps))
         todo = {name: (work, (t,)) for name, t in waiting if not is_trained(t) or to_validate(t)}
         with StudyProgress(title, named, self.processes, step_seconds=self.steps, later=later) as progress:
@@ -217,10 +230,6 @@ class _Session:
                 progress.show(running, queue, list(ended))
 
             run_processes(todo, self.processes, tick, self.noticed, self.root)
-
-
-def _setting(run: Run) -> tuple[Any, ...]:
-    return run.series.split, run.series.fraction, run.series.budget
 
 
 def _tuned(

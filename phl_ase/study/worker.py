@@ -85,9 +85,12 @@ def prepare(task: Task) -> None:
     folder = task.folder
     marker = read_marker(folder)
     if marker.get("fingerprint", task.digest) != task.digest:
-        changed = _changed(marker.get("config", {}), task.config.to_json()) or "data"
+        old, new = marker.get("config", {}), task.config.to_json()
+        keys = [(section, key) for section in new for key in new[section] if key in old.get(section, {})]
+        changed = [f"{section}.{key}" for section, key in keys if old[section][key] != new[section][key]]
         raise PHLError(
-            f"{folder} holds a run with other settings or data ({changed}); choose another folder with --out"
+            f"{folder} holds a run with other settings or data ({', '.join(changed) or 'data'}); choose another folder "
+            "with --out"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,11 +101,6 @@ def prepare(task: Task) -> None:
     if not (folder / LAST).exists():  # stopped before its first checkpoint: nothing to go on from
         (folder / CONFIG).unlink(missing_ok=True)
     write_marker(folder, outcome="started", reason="", fingerprint=task.digest, config=task.config.to_json())
-
-
-def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    keys = [f"{section}.{key}" for section in new for key in new[section] if key in old.get(section, {})]
-    return ", ".join(k for k in keys if old[k.split(".")[0]][k.split(".")[1]] != new[k.split(".")[0]][k.split(".")[1]])
 
 
 def work(task: Task) -> None:
@@ -185,19 +183,14 @@ def _validate(task: Task, dataset: Any, data: RunData) -> None:
                 warnings.simplefilter("ignore", DomainWarning)
                 reports = EVERY_VALIDATOR[name].validate(calculator(), request)
             write_json(task.file(name), reports)
-            if name == "accuracy":
-                _save_with_errors(task, reports[0])
+            if name == "accuracy":  # the model once more, with its test errors on its card
+                model: Any = load_model(task.folder / BEST, dtype=getattr(torch, task.config.training.dtype))
+                errors = {f"{m.name} / {m.unit}" if m.unit else m.name: m.value for m in reports[0].metrics}
+                save_model(task.folder / MODEL, model, {**model.provenance, "test_errors": errors})
             return {"outcome": "done"}
 
         state = _outcome(validated)
         _note(task.folder, name, {**state, "digest": digest, "seconds": round(time.process_time() - started, 3)})
-
-
-def _save_with_errors(task: Task, report: Any) -> None:
-    """Write the model once more, with its test errors on its card."""
-    model: Any = load_model(task.folder / BEST, dtype=getattr(torch, task.config.training.dtype))
-    errors = {f"{m.name} / {m.unit}" if m.unit else m.name: m.value for m in report.metrics}
-    save_model(task.folder / MODEL, model, {**model.provenance, "test_errors": errors})
 
 
 def _note(folder: Path, validator: str, state: dict[str, Any]) -> None:
