@@ -53,6 +53,8 @@ ALLOWED: dict[str, set[str]] = {
         "objective",
         "results",
         "trained_on",
+        # a committee is calibrated as it will be used
+        "calculator",
     },
     # potentials of other packages
     "adapters": {"structures", "potentials"},

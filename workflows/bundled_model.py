@@ -32,7 +32,7 @@ import torch
 from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import BaseDataset, MemoryDataset, Split, open_dataset, split
 from phl_ase.errors import PHLError
-from phl_ase.potentials import Calibration, load_model, read_card, save_committee
+from phl_ase.potentials import load_model, read_card, save_committee
 from phl_ase.potentials.cards import BUNDLED_FOLDER
 from phl_ase.results import read_reports, write_json
 from phl_ase.scoring import ERRORS, frame_errors, mean_errors
@@ -44,6 +44,7 @@ from phl_ase.study.quantities import QUANTITIES
 from phl_ase.study.validation import VALIDATORS, ValidationRequest
 from phl_ase.trained_on import training_record
 from phl_ase.training import RunData, parse_config, train
+from phl_ase.training.committee import draw_evenly, save_calibrated
 from phl_ase.training.signals import signals_noticed
 from phl_ase.validators.uncertainty import validate_uncertainty
 
@@ -125,7 +126,7 @@ class Job:
             if self.name == "out-of-domain":
                 reactions = split(source, "by-reaction", seed, fractions=(1 - EXCLUDED, 0.0, EXCLUDED))
                 everything, excluded = np.array(reactions.train), np.array(reactions.test)
-            calibration, test, pool = _drawn(source, everything, HELD_OUT, seed)
+            calibration, test, pool = draw_evenly(source.kinds, everything, HELD_OUT, seed)
             for name, indices in zip(named, (pool, calibration, test, excluded), strict=True):
                 named[name] += [first + int(i) for i in indices]
             first += len(source)
@@ -133,7 +134,7 @@ class Job:
 
     def run_data(self, member: int) -> RunData:
         """What one member learns from and is watched on."""
-        valid, learnt = _drawn(self.dataset, np.array(self.parts["pool"]), (VALID,), 1000 + member)
+        valid, learnt = draw_evenly(self.dataset.kinds, np.array(self.parts["pool"]), (VALID,), 1000 + member)
         held_out = [i for part in ("calibration", "test", "excluded") for i in self.parts[part]]
         return RunData(
             self.dataset.frames(learnt.tolist()),
@@ -174,18 +175,6 @@ class Job:
     def file(self) -> Path:
         """The committee."""
         return self.folder / "committee.safetensors"
-
-
-def _drawn(data: BaseDataset, indices: np.ndarray, shares: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Parts of some frames at random, spread evenly over the kinds of geometry, and last what is left."""
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(indices)
-    order = shuffled[np.argsort(np.asarray(data.kinds)[shuffled], kind="stable")]
-    places = (np.arange(len(order)) + generator.random()) / len(order)
-    # frame k of the order goes to the part in whose share the k-th element of a low-discrepancy sequence falls
-    golden = (places * len(order) * 0.6180339887498949) % 1.0
-    part = np.searchsorted(np.cumsum(shares), golden, side="right")
-    return [np.sort(order[part == p]) for p in range(len(shares) + 1)]
 
 
 # ------------------------------------------------------------------------------------------------- in other processes
@@ -329,12 +318,8 @@ def _together(work: dict[str, Any], processes: int, out: str) -> None:
 def _calibrate(job: Job) -> None:
     """Put the members together, with factors from the frames held out for that."""
     members = [load_model(_member(job, m) / "best.safetensors", dtype=torch.float32) for m in range(job.size)]
-    held_out = job.frames("calibration")
-    atoms = [atoms_from_frame(frame) for frame in held_out]
-    predictions = PHLCalculator(members, device="cpu").evaluate(atoms, ("energy", "forces"))
-    calibration = Calibration.fit(held_out, predictions, job.frames("pool"))
-    seen = training_record(job.frames("pool"), held_out)
-    save_committee(job.file, members, {**job.provenance, **seen}, calibration)
+    pool, held_out = job.frames("pool"), job.frames("calibration")
+    save_calibrated(job.file, members, pool, held_out, {**job.provenance, **training_record(pool, held_out)})
 
 
 def _judged(job: Job, asked: Sequence[str]) -> dict[str, Any]:

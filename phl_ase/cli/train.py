@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from phl_ase.cli.output import table
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
-    from phl_ase.training import TrainConfig, TrainResult
+    from phl_ase.training import CommitteeResult, TrainConfig, TrainResult
 
 _DEFAULT_CONFIG = Path("train.toml")
 
@@ -38,6 +39,15 @@ def train(
             help="Override the configuration: --set training.epochs=50 --set scheme.name=E-F-H. Repeat as needed.",
         ),
     ] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(
+            "--members",
+            metavar="N",
+            min=2,
+            help="Train a committee of N models that states its uncertainty, calibrated on the validation part.",
+        ),
+    ] = None,
     init: Annotated[
         bool, typer.Option("--init", help="Write a commented CONFIG (train.toml unless named), train nothing.")
     ] = False,
@@ -48,6 +58,7 @@ def train(
     phl train train.toml --out run                trains; leaves run/best.safetensors, log.csv, log.jsonl
     phl train --resume --out run                  goes on after Ctrl-C, SIGTERM or a crash, to the same result
     phl train train.toml -o run2 --set data.source=mine.extxyz --set scheme.name=E-F
+    phl train train.toml -o run3 --members 4      leaves run3/committee.safetensors, and each run in run3/member-1, …
     """
     if init:
         typer.echo(f"wrote {_write_default(config or _DEFAULT_CONFIG)}")
@@ -58,18 +69,36 @@ def train(
     check_inputs(
         methods=[configuration.potential.start], files=[configuration.data.source, configuration.replay.source]
     )
-    from phl_ase.training import prepare_data
+    from phl_ase.training import prepare_data, recorded_members, train_committee
     from phl_ase.training import train as run
     from phl_ase.training.processes import is_first_process
 
+    if resume and members is None:
+        members = recorded_members(out)
     with warnings.catch_warnings():
         warnings.showwarning = _say  # what is not as asked for is one line, as errors are
-        result = run(configuration, prepare_data(configuration), out, resume=resume)
+        data = prepare_data(configuration)
+        if members is not None:
+            said = partial(typer.echo, err=True)
+            typer.echo(_committee(train_committee(configuration, data, out, members, resume=resume, said=said)))
+            return
+        result = run(configuration, data, out, resume=resume)
     if is_first_process():
         typer.echo(_summary(result))
 
 
-def _say(message: Warning | str, *_: Any) -> None:
+def _committee(result: CommitteeResult) -> str:
+    """What each member was watched with, and what the spread of the committee means."""
+    rows = [(f"member {k}", one.best_epoch, len(one.records), one.best_loss) for k, one in enumerate(result.members, 1)]
+    known = result.calibration
+    return (
+        f"{table(('member', 'epoch kept', 'of', 'validation loss'), rows)}\n"
+        f"calibrated on {known.frames} frames that no member has seen: errors to expect are the members' standard "
+        f"deviation × {known.energy:.3g} of energies, × {known.forces:.3g} of forces\nmodel: {result.model}"
+    )
+
+
+def _say(message: Warning | str, *_: Any, **__: Any) -> None:
     typer.echo(f"note: {message}", err=True)
 
 
