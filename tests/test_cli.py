@@ -84,18 +84,16 @@ def run(tmp_path_factory) -> Path:
 # ------------------------------------------------------------------------------------------------- help, version, start
 
 
-def test_help_comes_in_less_than_a_second_and_loads_nothing_heavy():
+def test_help_takes_less_than_a_second_and_loads_nothing_heavy():
     code = (
-        "import sys\ntry:\n    from phl_ase.cli import main; main(['--help'])\n"
-        "finally:\n    print({'torch', 'ase', 'numpy', 'pydantic', 'rich'} & set(sys.modules), file=sys.stderr)"
+        "import sys, time\ntry:\n    from phl_ase.cli import main; main(['--help'])\n"
+        "finally:\n    print({'torch', 'ase', 'numpy', 'pydantic', 'rich'} & set(sys.modules), file=sys.stderr)\n"
+        "    print(time.process_time(), file=sys.stderr)"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0, seconds
-    assert done.stderr.strip() == "set()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded, seconds = done.stderr.split("\n")[:2]
+    assert loaded == "set()"
+    assert float(seconds) < 1.0  # of the processor, whatever else the machine does
     assert all(f"  {name} " in done.stdout for name in (*COMMANDS, *GROUPS))
 
 
@@ -123,6 +121,12 @@ HEAVY = ("torch", "scipy", "jax", "sella", "phonopy", "matplotlib", "pyscf", "ne
         ("validate", "phonons", "default", "nofile"),
         ("label", "nofile", "--with", "tblite", "-o", "x.h5"),
         ("reactions", "nofile", "--with", "tblite", "-o", "x.h5"),
+        ("relax", "nofile", "--with", "tblite"),
+        ("freq", "nofile", "--with", "default"),
+        ("ts", "nofile", "--with", "tblite"),
+        ("reaction", "nofile", "--with", "default"),
+        ("phonons", "nofile", "--with", "emt"),
+        ("study", "nofile"),
         ("sample", "nofile", "--with", "tblite", "-o", "x.xyz"),
     ],
     ids=" ".join,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from phl_ase.cli.options import Device, Trust
@@ -212,6 +211,8 @@ HEADINGS = ("", "E", "E + ZPE", "H", "G", "imaginary / cm⁻¹", "molecules")
 
 def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
     """Return the table of a profile: relative energies in kcal/mol."""
+    import numpy as np
+
     from phl_ase.paths.end_points import fragments
 
     columns = [profile.relative(name) for name in ("energy", "energy with ZPE", "enthalpy", "gibbs energy")]
@@ -234,6 +235,8 @@ def shown_profile(profile: ReactionProfile, temperature: float) -> str:
 
 def drawn(profile: ReactionProfile, temperature: float) -> Profile:
     """Return what the figure shows."""
+    import numpy as np
+
     from phl_ase.plots.profile import Profile
     from phl_ase.units import convert
 
@@ -251,6 +254,8 @@ def drawn(profile: ReactionProfile, temperature: float) -> Profile:
 
 def write_page(path: Path, name: str, profile: ReactionProfile, method: str, temperature: float) -> None:
     """Write the HTML page: table, profile, path and imaginary mode."""
+    import numpy as np
+
     from phl_ase import __version__
     from phl_ase.files import write_atomic
     from phl_ase.plots.pages import Movie, reaction_page
