@@ -153,14 +153,14 @@ def test_the_table_says_how_much_is_wrong_and_what_it_means():
     )
 
 
-def test_the_table_of_the_readme_is_that_of_its_workflow(monkeypatch):
+def test_the_table_in_the_docs_is_that_of_its_workflow(monkeypatch):
     root = Path(__file__).resolve().parents[1]
     monkeypatch.syspath_prepend(str(root / "workflows"))
     script = importlib.import_module("potential_table")
     rows = json.loads(script.RESULTS.read_text(encoding="utf-8"))["rows"]
     assert [row["potential"] for row in rows] == [*script.OURS, *script.FOREIGN]
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    assert script.with_table(readme, script.readme_part(rows)) == readme
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.with_table(page, script.table_part(rows)) == page
 
 
 class Noted(Spring):

@@ -122,7 +122,7 @@ def test_every_example_is_tested_and_listed():
     overview = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [name for name in sorted(examples) if f"]({name})" not in overview] == []
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    assert [name for name in sorted(examples) if f"](examples/{name})" not in readme] == []
+    assert "](examples/README.md)" in readme
 
 
 @pytest.mark.parametrize("name", PROMISES)

@@ -1,4 +1,4 @@
-"""README's table, potential × what works: small models of every adapter and ours through ``phl check``.
+"""Table of docs/potentials.md, potential × what works: small models of every adapter and ours through ``phl check``.
 
     make .venv-foreign/.phl-ase-installed                   # an environment with every adapter (make foreign-test, too)
     .venv-foreign/bin/python workflows/potential_table.py   # checks, writes the JSON and the table between its markers
@@ -36,9 +36,11 @@ from phl_ase.structures import Potential
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "workflows" / "results" / "potential_table.json"
 BEGIN, END = "<!-- potential table: workflows/potential_table.py -->", "<!-- end of the potential table -->"
+PAGE = ROOT / "docs" / "potentials.md"
 CAPTION = (
-    "What `phl check` finds (`workflows/potential_table.py`; models of other packages small and untrained; beside "
-    "`nearly` and\n`no` the largest of the numbers that should be smaller, mostly relative jumps of the Hessian):"
+    "Made by `workflows/potential_table.py`. Models of other packages are small and untrained: the table shows what\n"
+    "an architecture allows, not how good a fit is. Beside `nearly` and `no` stands the largest number that should be\n"
+    "smaller, mostly a relative jump of the Hessian."
 )
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -115,7 +117,7 @@ def report_of(row: dict[str, Any]) -> ConformanceReport:
     return ConformanceReport(row["potential"], tuple(checks))
 
 
-def readme_part(rows: list[dict[str, Any]]) -> str:
+def table_part(rows: list[dict[str, Any]]) -> str:
     """What stands between the markers."""
     return f"{CAPTION}\n\n{markdown([report_of(row) for row in rows])}"
 
@@ -136,9 +138,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if not arguments.only_table:
         write_json(RESULTS, {"rows": check_all(), "provenance": provenance()})
-    made = readme_part(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
-    readme = ROOT / "README.md"
-    write_atomic(readme, with_table(readme.read_text(encoding="utf-8"), made).encode())
+    made = table_part(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
+    write_atomic(PAGE, with_table(PAGE.read_text(encoding="utf-8"), made).encode())
     print(made)
 
 

@@ -162,7 +162,7 @@ _USES: dict[str, tuple[str, ...]] = {
 
 
 def markdown(reports: Sequence[ConformanceReport]) -> str:
-    """A table, potential × what works, for a README, and below it what does not work and what that means."""
+    """A table, potential × what works, and below it what does not work and what that means."""
     lines = ["| potential | " + " | ".join(_USES) + " |", "|---" * (len(_USES) + 1) + "|"]
     lines += [f"| `{report.potential}` | " + " | ".join(report.summary().values()) + " |" for report in reports]
     below = [f"- `{report.potential}`: {text}" for report in reports if (text := report.shortcomings())]

@@ -63,7 +63,11 @@ def ts(
     reactions: Reactions = None,
     ways: Annotated[
         list[str] | None,
-        typer.Option("--way", metavar="NAME", help="How Sella is run; repeat to compare, or 'all'. See the README."),
+        typer.Option(
+            "--way",
+            metavar="NAME",
+            help="How Sella is run; repeat to compare, or 'all'; docs/validation.md lists them.",
+        ),
     ] = None,
     displacement: Annotated[
         list[float] | None,
