@@ -137,23 +137,21 @@ def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None
 
 
 def recorded_probes(config: TrainConfig, frames: Sequence[Frame]) -> str:
-    """Return what to say of frames with recorded HVPs and no Hessian; empty where they are what was asked for.
+    """Return what to say where all curvature is recorded HVPs; empty where these are what was asked for.
 
     Nothing else is known of the curvature of such frames, so their probes are those of the file in every epoch,
     whatever family, number and regime a configuration names.
     """
-    recorded = [f for f in frames if f.hessian is None and f.probes is not None]
-    if not recorded or scheme(config.scheme.name).probes is None:
+    counts = {len(frame.probes) for frame in frames if frame.hessian is None and frame.probes is not None}
+    if not counts or any(frame.hessian is not None for frame in frames):
         return ""
-    least, most = (pick(len(f.probes) for f in recorded if f.probes is not None) for pick in (min, max))
-    count = f"{least}" if least == most else f"{least} to {most}"
-    others = sum(f.hessian is not None for f in frames)
-    if config.scheme.regime == "fixed" and least == most == config.scheme.n_probes and not others:
+    if config.scheme.regime == "fixed" and counts == {config.scheme.n_probes}:
         return ""
-    rest = f"; probes of the {others} with a Hessian are drawn as the scheme says" if others else ""
+    least, most = min(counts), max(counts)
+    count = f"{least} recorded HVP{'s' if most > 1 else ''}" if least == most else f"{least} to {most} recorded HVPs"
     return (
-        f"{len(recorded)} training frames carry {count} recorded HVP{'s' if most > 1 else ''} each and no Hessian: "
-        f'they are learnt as recorded in every epoch (scheme.regime = "fixed"), whatever the scheme says{rest}'
+        f"frames carry {count} each and no Hessian: these are learnt as recorded in every epoch "
+        '(scheme.regime = "fixed"), whatever the scheme says'
     )
 
 
