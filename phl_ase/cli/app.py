@@ -30,6 +30,7 @@ from phl_ase.cli.mistakes import MISTAKE, reported
 from phl_ase.cli.streams import is_full_output, prepare_streams
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    **tasks.COMMANDS,
     "demo": demo.demo,
     "train": train.train,
     "study": study.study,
@@ -40,7 +41,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "check": check.check,
     "models": models.models,
     "report": report.report,
-    **tasks.COMMANDS,
 }
 
 GROUPS: dict[str, tuple[str, dict[str, Callable[..., Any]]]] = {
@@ -85,7 +85,8 @@ def _texts(command: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _build() -> typer.Typer:
-    top = typer.Typer(name="phl", callback=_top, **_PLAIN)
+    # --install-completion and --show-completion stand at the top alone
+    top = typer.Typer(name="phl", callback=_top, **{**_PLAIN, "add_completion": True})
     for name, command in COMMANDS.items():
         top.command(name, **_texts(command))(reported(command))
     for name, (text, commands) in GROUPS.items():

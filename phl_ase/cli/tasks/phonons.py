@@ -52,6 +52,8 @@ def phonons(
 
     calculator = label_method(method, settings or [], device, trust).make()
     phonon = crystal_of(str(crystal), supercell or matrix, calculator if relax else None)
+    import numpy as np
+
     from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.phonons import force_constants, phonons_of
     from phl_ase.phonons.bands import TEMPERATURES
@@ -77,7 +79,7 @@ def phonons(
     arrays = {
         name: getattr(found, name) for name in ("distances", "frequencies", "label_distances", "dos_frequencies", "dos")
     }
-    report = Report(crystal.stem, method, "computed", arrays={**arrays, "labels": list(found.labels)})
+    report = Report(crystal.stem, method, "computed", arrays={**arrays, "labels": np.array(found.labels)})
     figure = file_of(prefix, ".pdf")
     save_figure(figure, draw, [report])
     folder = file_of(prefix, "_phonopy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,23 +128,30 @@ def reaction(
     settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
     check_names(strategy, guess)
     atoms = read_one(structure, charge, multiplicity, fixed)
-    given = [atoms] if product is None else [atoms, read_one(product, charge, multiplicity, fixed)]
-    calculator = calculator_of(method, given, settings or [], device, trust)
+    end = None if product is None else read_one(product, charge, multiplicity, fixed)
     from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import find_reaction
     from phl_ase.results import provenance
     from phl_ase.tasks import check_ends, reaction_profile, search_between, search_from
 
-    if product is not None:
-        check_ends(*given)
+    if end is not None:
+        check_ends(atoms, end)
+    calculator = calculator_of(method, [atoms], settings or [], device, trust)
     connection = ""
     with terminated_as_interrupted():
-        if product is None:
+        if end is None:
             search = search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps)
             path = find_reaction(search.atoms, method=integrator) if search.converged else None
         else:
             found = search_between(
-                *given, calculator, guess=guess, strategy=strategy, integrator=integrator, fmax=fmax, max_steps=steps
+                atoms,
+                end,
+                calculator,
+                guess=guess,
+                strategy=strategy,
+                integrator=integrator,
+                fmax=fmax,
+                max_steps=steps,
             )
             search, path, connection = found.search, found.reaction, said_of(found)
         if path is None:
@@ -220,7 +228,7 @@ def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
     for place, point in enumerate(profile.points):
         analysis = point.frequencies.analysis
         imaginary = ", ".join(f"{abs(value):.0f}i" for value in analysis.wavenumbers[: analysis.n_imaginary])
-        numbers = ["-" if np.isnan(column[place]) else f"{column[place]:.2f}" for column in columns]
+        numbers = ["-" if isnan(column[place]) else f"{column[place]:.2f}" for column in columns]
         rows.append((point.name, *numbers, imaginary or "none", str(fragments(point.atoms))))
     return rows
 

@@ -87,11 +87,13 @@ def ts(
                 searches.append(search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps))
                 progress.advance()
     else:
-        ends = [read_one(file, charge, multiplicity, fixed) for file in (structure, product)]
-        check_ends(*ends)
-        calculator = calculator_of(method, ends, settings or [], device, trust)
+        reactant, end = (read_one(file, charge, multiplicity, fixed) for file in (structure, product))
+        check_ends(reactant, end)
+        calculator = calculator_of(method, [reactant], settings or [], device, trust)
         with terminated_as_interrupted():
-            found = search_between(*ends, calculator, guess=guess, strategy=strategy, fmax=fmax, max_steps=steps)
+            found = search_between(
+                reactant, end, calculator, guess=guess, strategy=strategy, fmax=fmax, max_steps=steps
+            )
         searches, joined = [found.search], said_of(found)
     typer.echo(shown(searches))
     if joined:
