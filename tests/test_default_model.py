@@ -11,6 +11,7 @@ from phl_ase.datasets import Split, open_dataset
 from phl_ase.potentials import read_card
 from phl_ase.scoring import frame_errors, mean_errors
 from phl_ase.structures import atoms_from_frame
+from phl_ase.trained_on import trained_on
 from phl_ase.validators.uncertainty import validate_uncertainty
 from phl_ase.vibrations import harmonic_analysis
 
@@ -75,10 +76,16 @@ def quiet():
 
 @pytest.fixture(scope="module")
 def judged(card, quiet):
-    """Frames that no member saw, and what the model says of them."""
-    dataset = open_dataset(card["data"])
-    assert card["data_hash"] == dataset.content_hash()
-    frames = dataset.frames(Split.from_json(card["split"]).check(dataset).test)
+    """Frames that no member saw, copies of which no member saw either, and what the model says of them."""
+    reactions = open_dataset(card["data"])
+    assert card["data_hash"] == reactions.content_hash()
+    split = Split.from_json(card["split"]).check(reactions)
+    held_out = list(reactions.frames(split.test))
+    (beside,) = card["beside"]
+    assert card["beside"][beside] == open_dataset(beside).content_hash()
+    seen = trained_on(quiet).seen(held_out, valid=True)
+    frames = [frame for frame, known in zip(held_out, seen.tolist(), strict=True) if not known]
+    frames += [frame for frame in open_dataset(beside) if not trained_on(quiet).seen([frame], valid=True)[0]]
     return frames, quiet.evaluate([atoms_from_frame(f) for f in frames], ("energy", "forces", "hessian"))
 
 
@@ -114,6 +121,19 @@ def test_frequencies_of_its_reactions(card, quiet, group, kinds):
     assert len(errors) == stated["number"]
     assert np.mean(errors) == pytest.approx(stated["mean"], rel=1e-3)
     assert np.mean(errors) <= 10.0
+
+
+def test_molecules_by_themselves(quiet):
+    """What the complexes consist of: half an electronvolt off, and in domain, while only pairs had been seen."""
+    frames = [frame for frame in open_dataset("fragments-wb97xd-631gd") if frame.kind == "reactant"]
+    answers = quiet.evaluate([atoms_from_frame(frame) for frame in frames], ("energy", "forces", "hessian"))
+    assert {frame.reaction for frame in frames} == {f"isolated_{name}" for name in ("h2", "co", "co2", "h2o")}
+    for frame, answer in zip(frames, answers, strict=True):
+        assert answer["in_domain"], frame.reaction
+        assert answer["energy"] == pytest.approx(frame.energy, abs=0.01)
+        atoms = atoms_from_frame(frame)
+        own, reference = (harmonic_analysis(atoms, h).wavenumbers for h in (answer["hessian"], frame.hessian))
+        assert np.abs(own - reference).max() <= 20.0
 
 
 def test_what_it_finds_of_its_reactions(card):

@@ -145,10 +145,10 @@ class Job:
         )
 
     def split(self, name: str, train: Sequence[int], valid: Sequence[int], test: Sequence[int]) -> dict[str, Any]:
-        """A division of the frames as it is recorded."""
-        hashed = self.provenance["data_hash"]
-        parts = Split(name, self.settings.seed, tuple(train), tuple(valid), tuple(sorted(test)), dataset=hashed)
-        return parts.to_json()
+        """A division of the frames as it is recorded: of the reactions alone, which come first."""
+        hashed, count = self.provenance["data_hash"], len(self.sources[0])
+        kept = (tuple(i for i in part if i < count) for part in (train, valid, sorted(test)))
+        return Split(name, self.settings.seed, *kept, dataset=hashed).to_json()
 
     def frames(self, part: str) -> list[Frame]:
         """Frames of a part."""
@@ -163,10 +163,13 @@ class Job:
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the labels come from."""
-        meta = self.dataset.meta
+        first, *others = self.sources
+        meta = first.meta
+        beside = {"beside": {one.name: one.content_hash() for one in others}} if others else {}
         return {
-            "data": self.dataset.name,
-            "data_hash": self.dataset.content_hash(),
+            "data": first.name,
+            "data_hash": first.content_hash(),
+            **beside,
             "level_of_theory": meta.level_of_theory,
             "energy_reference": meta.energy_reference,
         }
@@ -263,7 +266,7 @@ def main() -> None:
         if before:  # what a committee like this one does on molecules that it never saw; its frames were the same
             cards["out-of-domain"] = {**before, "of": "the committee that this one started from"}
     write_json(Path(settings.out) / "card.json", cards)
-    members = [load_model(_member(jobs[0], m) / "best.safetensors", dtype=torch.float32) for m in range(jobs[0].size)]
+    members = _members(jobs[0])
     calibration = PHLCalculator(str(jobs[0].file), device="cpu").potential.calibration
     path = save_committee(target, members, _card(jobs[0], cards), calibration)
     print(f"{path.name}, {path.stat().st_size / 2**20:.1f} MiB")
@@ -317,9 +320,20 @@ def _together(work: dict[str, Any], processes: int, out: str) -> None:
 
 def _calibrate(job: Job) -> None:
     """Put the members together, with factors from the frames held out for that."""
-    members = [load_model(_member(job, m) / "best.safetensors", dtype=torch.float32) for m in range(job.size)]
+    members = _members(job)
     pool, held_out = job.frames("pool"), job.frames("calibration")
     save_calibrated(job.file, members, pool, held_out, {**job.provenance, **training_record(pool, held_out)})
+
+
+def _members(job: Job) -> list[Any]:
+    """The members as they were trained; of the models that they started from the frames are recorded, too."""
+    members = [load_model(_member(job, m) / "best.safetensors", dtype=torch.float32) for m in range(job.size)]
+    if job.settings.start and job.name == "in-domain":
+        split = Split.from_json(read_card(job.settings.start)["provenance"]["split"]).check(job.sources[0])
+        seen = training_record(*(list(job.sources[0].frames(part)) for part in (split.train, split.valid)))
+        for member in members:
+            member.provenance["started_from"] = {**member.provenance["started_from"], **seen}
+    return members
 
 
 def _judged(job: Job, asked: Sequence[str]) -> dict[str, Any]:
