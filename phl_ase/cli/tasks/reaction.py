@@ -219,8 +219,6 @@ HEADINGS = ("", "E", "E + ZPE", "H", "G", "imaginary / cm⁻¹", "molecules")
 
 def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
     """Return the table of a profile: relative energies in kcal/mol."""
-    import numpy as np
-
     from phl_ase.paths.end_points import fragments
 
     columns = [profile.relative(name) for name in ("energy", "energy with ZPE", "enthalpy", "gibbs energy")]
