@@ -724,7 +724,7 @@ def test_splits_that_cannot_be(bundled, frames):
         split(one, "random", 0)
     with pytest.raises(PHLError, match="IRC points or samples above 600 K"):
         split(one, "stationary", 0)
-    with pytest.raises(PHLError, match="needs frames of kind reactant, product, ts; frames has: unknown"):
+    with pytest.raises(PHLError, match="needs frames of kind reactant, product, ts, minimum; frames has: unknown"):
         split(MemoryDataset([bare(rng)]), "stationary", 0)
     with pytest.raises(PHLError, match="at least 3 reactions"):
         split(one, "by-reaction", 0)

@@ -74,7 +74,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A foreign file, or a folder of DeePMD's or LMDB's.")],
     output: NewDataset,
     format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, horm, deepmd, …; recognised by default.")
+        str, typer.Option("--format", metavar="NAME", help="extxyz, horm, openreact, deepmd, …; recognised by default.")
     ] = "",
     key: Keys = None,
     unit: Units = None,
@@ -90,8 +90,8 @@ def import_(
     """Read a foreign data set, frame by frame, and write it as ours; nothing that is in the file is executed.
 
     Energies in eV, forces in eV/Å, Hessians in eV/Å² (made symmetric). The report says how asymmetric they were, how
-    many break the acoustic sum rule, and which frames stand twice. Broken frames are refused, listed and recorded in
-    the data set; the exit code is then 1.
+    many break the acoustic sum rule or do not fit their geometry and forces, and which frames stand twice. Broken
+    frames are refused, listed and recorded in the data set; the exit code is then 1.
 
     phl data import frames.extxyz -o frames.h5 --level 'wB97X-D/6-31G(d)' --key energy=dft_energy
 

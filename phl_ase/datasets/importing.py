@@ -9,14 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from phl_ase.datasets.consistency import Consistency, WrongUnits, to_internal
 from phl_ase.datasets.formats import FORMATS, Entry, Format, Options, format_of
 from phl_ase.datasets.labelled import check_keys, keys_not_read, no_such_key
-from phl_ase.datasets.schema import LABELS, UNITS, DatasetMeta
+from phl_ase.datasets.schema import LABELS, DatasetMeta
 from phl_ase.datasets.spool import Spool, spooled
 from phl_ase.datasets.tally import Tally
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures.frame import Frame
-from phl_ase.units import convert
 
 _CONVERTED = ("positions", "cell", "energy", "forces", "stress", "hessian", "products")
 _SIGNED = ("forces", "stress", "hessian", "products")
@@ -94,18 +94,23 @@ def import_dataset(
     name = format_of(path, format)
     reader = FORMATS[name]
     options = Options(keys=_checked_keys(keys, name, reader), structures=_structures(structures, name, reader, keys))
-    factors = _factors(units or {})
+    stored_in = {**reader.stored_in, **(units or {})}
+    factors = _factors(stored_in)
     said = _said(reader, path, level, energy_reference)
+    consistency = Consistency(str(path), stored_in, said.energy_reference) if reader.consistent else None
     tally = Tally()
     with spooled(Path(output)) as spool:
         for entry in reader.read(path, options):
-            _take(entry, spool, tally, factors)
+            _take(entry, spool, tally, factors, consistency)
+        if consistency is not None:
+            consistency.finish()
         _check_taken(tally, spool, path, options)
         converted = {"units_converted": dict(units)} if units else {}
         origin = {"source": path.name, "format": name, "units_of_source": reader.units, **converted}
         found = [(label, key) for label, places in tally.places.items() for key in places]
         left = {"keys_not_read": keys_not_read(options.seen, found)} if reader.keyed else {}
-        meta = _counted(said, {**origin, **left}, tally)
+        settled = consistency.notes() if consistency is not None else ""
+        meta = _counted(said, {**origin, **left}, tally, settled)
         content_hash = spool.finish(meta)
     coverage = {label: spool.covered[ragged] for label, ragged in LABELS.items()}
     lines = tuple(_lines(name, meta, coverage, tally, spool.frames))
@@ -149,14 +154,11 @@ def _factors(units: Mapping[str, str]) -> dict[str, float]:
         raise unknown("label with a unit", unknown_labels[0], _CONVERTED)
     factors = {}
     for label, text in units.items():
-        unit = text.strip().lstrip("-−")
-        sign = -1.0 if unit != text.strip() else 1.0
-        if sign < 0 and label not in _SIGNED:
+        if text.strip().startswith(("-", "−")) and label not in _SIGNED:
             raise PHLError(
                 f"the unit of {label} is {text!r}; only {', '.join(_SIGNED)} may be stored with another sign"
             )
-        # from ours to theirs, so that an error lists the units that the label may have
-        factors[label] = sign / convert(1.0, UNITS[label], unit)
+        factors[label] = to_internal(label, text)
     return factors
 
 
@@ -165,13 +167,19 @@ def _converted(frame: Frame, factors: Mapping[str, float]) -> Frame:
     return dataclasses.replace(frame, **{k: factors[k] * value for k, value in values.items() if value is not None})
 
 
-def _take(entry: Entry, spool: Spool, tally: Tally, factors: Mapping[str, float]) -> None:
+def _take(
+    entry: Entry, spool: Spool, tally: Tally, factors: Mapping[str, float], consistency: Consistency | None
+) -> None:
     tally.seen += 1
     try:
         frame, found = entry.build()
         frame = _converted(frame, factors)
         frame = dataclasses.replace(frame, hessian=tally.symmetric(frame, entry.name))
+        if consistency is not None:
+            frame = consistency.checked(frame, entry.name)
         spool.append(frame, entry.name)
+    except WrongUnits:
+        raise
     except PHLError as error:
         tally.refuse(entry.name, str(error).removeprefix(entry.name).lstrip(": "))
     else:
@@ -189,11 +197,11 @@ def _check_taken(tally: Tally, spool: Spool, path: Path, options: Options) -> No
             raise PHLError(no_such_key(path, label, key, options.seen))
 
 
-def _counted(said: DatasetMeta, origin: Mapping[str, Any], tally: Tally) -> DatasetMeta:
+def _counted(said: DatasetMeta, origin: Mapping[str, Any], tally: Tally, settled: str) -> DatasetMeta:
     provenance = {**origin, **tally.to_json()}
     if said.provenance:
         provenance["before"] = dict(said.provenance)
-    notes = " ".join([*([said.notes] if said.notes else []), *_notes(tally)])
+    notes = " ".join(filter(None, [said.notes, settled, *_notes(tally)]))
     return dataclasses.replace(said, provenance=provenance, notes=notes)
 
 

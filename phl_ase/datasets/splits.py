@@ -13,7 +13,7 @@ from phl_ase.errors import PHLError, unknown
 
 Array = np.ndarray
 
-STATIONARY = ("reactant", "product", "ts")
+STATIONARY = ("reactant", "product", "ts", "minimum")
 PARTS = ("train", "valid", "test")
 _ROUNDING = 5e-6  # Å: positions in float32 are good to 1e-6, those of extended XYZ to 5e-9
 

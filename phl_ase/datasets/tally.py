@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from phl_ase.datasets.consistency import ROTATIONAL, rotational_residual
 from phl_ase.datasets.schema import asymmetry, symmetrised
 from phl_ase.datasets.summary import OUTLIERS
 from phl_ase.structures.frame import Frame
@@ -42,6 +43,8 @@ class Tally:
         self.asymmetric: tuple[float, str] = (0.0, "")
         self.sum_rule: tuple[float, str] = (0.0, "")
         self.sum_rule_broken = 0
+        self.rotation: tuple[float, str] = (0.0, "")
+        self.rotation_broken = 0
         self.places: dict[str, Counter[str]] = {}
         self._keys = array("Q")
 
@@ -71,6 +74,10 @@ class Tally:
             worst = float(np.abs(frame.hessian.reshape(3 * len(frame), -1, 3).sum(axis=1)).max())
             self.sum_rule = max(self.sum_rule, (worst, name))
             self.sum_rule_broken += worst > SUM_RULE
+        if frame.hessian is not None and frame.forces is not None and not np.any(frame.pbc):
+            residual = rotational_residual(frame.positions, frame.forces, frame.hessian)
+            self.rotation = max(self.rotation, (residual, name))
+            self.rotation_broken += residual > ROTATIONAL
         self._keys.append(_key(frame))
 
     def duplicates(self) -> tuple[int, list[list[int]]]:
@@ -97,6 +104,13 @@ class Tally:
                 "limit": SUM_RULE,
                 "unit": "eV/Å²",
             },
+            "rotational_rule": {
+                "largest": self.rotation[0],
+                "frame": self.rotation[1],
+                "broken": self.rotation_broken,
+                "limit": ROTATIONAL,
+                "unit": "1",
+            },
             "duplicates": {"count": repeats, "pairs": pairs, "rounding": ROUNDING, "unit": "Å"},
             "keys": {label: dict(places) for label, places in sorted(self.places.items())},
         }
@@ -110,6 +124,12 @@ class Tally:
             yield (
                 f"acoustic sum rule: {self.sum_rule_broken} Hessians break it by more than {SUM_RULE:g} eV/Å²; "
                 f"largest sum {worst:.2g} eV/Å² ({name})"
+            )
+        if self.rotation[1]:
+            worst, name = self.rotation
+            yield (
+                f"rotational rule H·(ω × x) = ω × ∇E: {self.rotation_broken} Hessians break it by more than "
+                f"{100 * ROTATIONAL:g} %; largest {100 * worst:.2g} % ({name})"
             )
         repeats, pairs = self.duplicates()
         first = f", first {pairs[0][0]} and {pairs[0][1]}" if pairs else ""

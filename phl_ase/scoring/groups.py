@@ -11,7 +11,7 @@ from phl_ase.scoring.frames import Frame
 
 Array = np.ndarray
 
-STATIONARY = ("reactant", "product", "ts")
+STATIONARY = ("reactant", "product", "ts", "minimum")
 """Kinds of geometry that are stationary points."""
 
 MILD = 600.0

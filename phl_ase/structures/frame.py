@@ -45,7 +45,7 @@ class Frame:
         hessian: ``(3n, 3n)`` eV/Å², symmetric.
         probes: Recorded probe vectors ``(K, n, 3)``, dimensionless.
         products: H·probe ``(K, n, 3)`` eV/Å².
-        kind: reactant, product, ts, irc, nms, md, …; empty when unknown.
+        kind: reactant, product, ts, minimum, irc, nms, md, …; empty when unknown.
         reaction: Name of the reaction the structure belongs to; empty when unknown.
         irc_s: Signed arc length from the TS, √amu·Å.
         temperature: Sampling temperature, K.

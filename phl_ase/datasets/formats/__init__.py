@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from phl_ase.datasets.formats import deepmd, graphs, mlff_distill, of_ase, own, transition1x
+import h5py
+
+from phl_ase.datasets.formats import deepmd, graphs, mlff_distill, of_ase, openreact, own, transition1x
 from phl_ase.datasets.formats.entry import Entry, Format, Options
 from phl_ase.datasets.formats.exporters import EXPORTERS, Exporter
 from phl_ase.errors import PHLError, unknown
@@ -38,6 +40,16 @@ FORMATS: Mapping[str, Format] = {
         labels_only=True,
     ),
     "phl": Format("our own HDF5", own.recognises, own.read, meta=own.meta),
+    "openreact": Format(
+        "OpenREACT-CHON-EFH: HDF5 in ANI's layout, with Hessians",
+        openreact.recognises,
+        openreact.read,
+        units=", ".join(f"{label} {unit}" for label, unit in openreact.UNITS.items()),
+        stored_in=openreact.UNITS,
+        consistent=True,
+        level_of_theory="wB97X-D/6-31G(d)",
+        energy_reference="absolute",
+    ),
     "transition1x": Format(
         "Transition1x: HDF5 of reactions",
         transition1x.recognises,
@@ -70,6 +82,11 @@ def format_of(path: Path, name: str = "") -> str:
     if not path.exists():
         raise PHLError(f"no file or folder {str(path)!r} to import; check the path")
     found = name or next((known for known, format in FORMATS.items() if format.recognises(path)), "")
+    if not name and found == "ase" and h5py.is_hdf5(path):
+        raise PHLError(
+            f"{path} is HDF5 of no known layout: expected {transition1x.LAYOUT}, or {openreact.LAYOUT}; "
+            f"found {openreact.contents(path)}"
+        )
     if not name and found == "ase" and (kind := BINARY.get(path.suffix.lower())):
         raise PHLError(f"{path} is no {kind}: its first bytes are not those of one; copy or download it again")
     if not found:

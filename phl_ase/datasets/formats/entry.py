@@ -51,6 +51,9 @@ class Format:
         recognises: Whether a path is of this format, by its name or its first bytes.
         read: Yields the frames of a path, one at a time.
         units: Units of the source; all of them are ours unless a reader converts.
+        stored_in: Label -> unit in which the reader yields it, where that is not ours; the import converts.
+        consistent: Check energies, positions, forces and Hessians against each other; see
+            :class:`phl_ase.datasets.consistency.Consistency`.
         level_of_theory: What the published data were computed with; empty where it depends on the file.
         energy_reference: What energies are relative to; empty where it depends on the file.
         keyed: Whether users may say under which keys labels stand.
@@ -62,6 +65,8 @@ class Format:
     recognises: Callable[[Path], bool]
     read: Callable[[Path, Options], Iterator[Entry]]
     units: str = "energies eV, forces eV/Å, Hessians and HVPs eV/Å²"
+    stored_in: Mapping[str, str] = field(default_factory=dict)
+    consistent: bool = False
     level_of_theory: str = ""
     energy_reference: str = ""
     keyed: bool = False

@@ -14,12 +14,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from phl_ase.datasets.formats import hdf5
 from phl_ase.datasets.formats.entry import Entry, Found, Options
-from phl_ase.datasets.guard import check_size, check_storage, damage_of, open_file
+from phl_ase.datasets.guard import damage_of, open_file
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
 Array = np.ndarray
+
+LAYOUT = "data/FORMULA/REACTION as in Transition1x"
 
 _ENERGY, _FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
 _KINDS = {"reactant": "reactant", "transition_state": "ts", "product": "product"}
@@ -28,8 +31,11 @@ _FOUND = {"energy": _ENERGY, "forces": _FORCES}
 
 
 def recognises(path: Path) -> bool:
-    """Whether a file is HDF5: no other format here is, but our own, which is tried before."""
-    return path.is_file() and h5py.is_hdf5(path)
+    """Recognises HDF5 files with a group ``data``."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return False
+    with open_file(path) as file:
+        return "data" in file
 
 
 def read(path: Path, options: Options) -> Iterator[Entry]:
@@ -40,47 +46,21 @@ def read(path: Path, options: Options) -> Iterator[Entry]:
             that its bytes cannot fill.
     """
     with open_file(path) as file:
-        data = _group(file, "data", path)
+        data = hdf5.group(file, "data", path, LAYOUT)
         for formula in data:
-            reactions = _group(data, formula, path)
+            reactions = hdf5.group(data, formula, path, LAYOUT)
             for reaction in reactions:
-                group = _group(reactions, reaction, path)
+                group = hdf5.group(reactions, reaction, path, LAYOUT)
                 for kind in (*_KINDS, "neb"):
                     if kind == "neb" or kind in group:
-                        place = group if kind == "neb" else _group(group, kind, path)
+                        place = group if kind == "neb" else hdf5.group(group, kind, path, LAYOUT)
                         yield from _images(place, reaction, _KINDS.get(kind, kind), path)
 
 
-def _linked(parent: h5py.Group, name: str, path: Path) -> h5py.Group | h5py.Dataset:
-    where = f"{path}: {parent.name.rstrip('/')}/{name}"
-    with damage_of(where):
-        link = parent.get(name, getlink=True)
-        if link is None:
-            raise PHLError(f"{where} is absent; expected data/FORMULA/REACTION as in Transition1x")
-        if not isinstance(link, h5py.HardLink):
-            kind = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "an external link"}.get(type(link), "a link")
-            raise PHLError(f"{where} is {kind}; refused: expected a file that holds its own data")
-        return parent[name]
-
-
-def _group(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
-    group = _linked(parent, name, path)
-    if not isinstance(group, h5py.Group):
-        raise PHLError(f"{path}: {group.name} is an array; expected a group: data/FORMULA/REACTION as in Transition1x")
-    return group
-
-
 def _array(group: h5py.Group, name: str, shape: tuple[int | None, ...], path: Path) -> h5py.Dataset:
-    array = _linked(group, name, path)
-    where = f"{path}: {group.name}/{name}"
-    if not isinstance(array, h5py.Dataset):
-        raise PHLError(f"{where} is a group; expected an array")
-    with damage_of(where):
-        check_storage(array, where)
-        if array.dtype.kind not in "fiu":
-            raise PHLError(f"{where} has type {array.dtype}; expected numbers")
-        check_size(array, where, path.stat().st_size)
+    array = hdf5.array(group, name, path, LAYOUT)
     if array.ndim != len(shape) or any(b not in (None, a) for a, b in zip(array.shape, shape, strict=True)):
+        where = f"{path}: {group.name}/{name}"
         raise PHLError(f"{where} has shape {array.shape}; expected {shape} (None: any)")
     return array
 
