@@ -651,7 +651,7 @@ def test_a_batch_names_the_structure(model):
         calculator.evaluate([formaldehyde(), bad])
     double = formaldehyde()
     twice_the_same(double)
-    with pytest.raises(PHLError, match="frame 1"):
+    with pytest.raises(PHLError, match=r"structure 1 \(CH2O\): atoms"):
         calculator.evaluate([formaldehyde(), double])
 
 
@@ -720,3 +720,31 @@ def test_non_finite_results(model):
     one_line(error)
     with pytest.raises(NonFiniteError, match="structure 0"):
         calculator.evaluate([atoms])
+
+
+# ------------------------------------------------------------------------------------------- extreme cells, free memory
+
+FLAT = [[3, 0, 0], [3, 1e-5, 0], [0, 0, 3]]
+
+
+def test_a_structure_that_has_no_neighbour_list_is_named():
+    calc = PHLCalculator("default", out_of_domain="ignore")
+    flat = Atoms("CO", [[0, 0, 0], [0, 0, 1.2]], cell=FLAT, pbc=True)
+    for call in (calc.get_potential_energy, calc.get_hessian, calc.get_lowest_modes):
+        with pytest.raises(PHLError, match=r"^CO: an atom and its own image are 1e-05 Å apart"):
+            call(flat)
+    with pytest.raises(PHLError, match=r"^structure 1 \(CO\): an atom and its own image"):
+        calc.evaluate([molecule("H2O"), flat])
+    with pytest.raises(NonFiniteError, match=r"^CO: atom 1 is at .*did an optimiser or a dynamics step explode"):
+        calc.get_forces(Atoms("CO", [[0, 0, 0], [0, 0, 2e7]]))
+
+
+def test_free_memory_is_not_looked_up_at_every_call(monkeypatch):
+    """Reading /proc/meminfo takes as long as the forces of a small molecule."""
+    from phl_ase.derivatives import memory
+
+    calc, atoms = PHLCalculator("default", out_of_domain="ignore"), molecule("H2O")
+    monkeypatch.setattr(memory, "_available_memory", lambda: pytest.fail("free memory was looked up"))
+    calc.get_forces(atoms)
+    calc.get_hvp(np.eye(9)[:3].reshape(3, 3, 3), atoms)
+    calc.get_lowest_modes(atoms, 1)

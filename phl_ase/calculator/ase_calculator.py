@@ -42,6 +42,9 @@ Array = np.ndarray
 QUANTITIES = ("energy", "forces", "stress", "hessian")
 """What ``PHLCalculator.evaluate`` can be asked for."""
 
+_SMALL = 2**26
+"""Bytes that products may keep without anybody asking how much memory is free."""
+
 # relative, of the eigenvalues of the lowest modes: what products in a dtype can tell
 _MODE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
@@ -317,6 +320,7 @@ class PHLCalculator(Calculator):
             NonFiniteError: For NaN or infinity in the structure or the products.
         """
         atoms = self._atoms_or_last(atoms)
+        self._at(atoms)  # what is wrong with the structure is said before anything is made of it
         same = (tuple(atoms.numbers), tuple(atoms.pbc))
         tolerance = _MODE_TOLERANCE[self._dtype] if tolerance is None else tolerance
         start = self._modes[1] if self._modes is not None and self._modes[0] == same else None
@@ -366,7 +370,7 @@ class PHLCalculator(Calculator):
         names = [f"structure {i} ({_name(atoms)})" for i, atoms in enumerate(structures)]
         frames = [self._frame(atoms, name) for atoms, name in zip(structures, names, strict=True)]
         frames = [dataclasses.replace(frame, frame_id=i) for i, frame in enumerate(frames)]
-        packed = PackedFrames(frames, self.potential.cutoffs)
+        packed = PackedFrames(frames, self.potential.cutoffs, names)
         found: dict[int, dict[str, Any]] = {}
         groups = groups_of(
             packed,
@@ -408,16 +412,15 @@ class PHLCalculator(Calculator):
             )
         return frame
 
-    def _collate(self, frames: Sequence[Frame]) -> Batch:
-        return collate(frames, self.potential.cutoffs)[0].to(self.device, self._dtype)
-
     def _at(self, atoms: Atoms) -> Geometry:
         """The geometry of a structure: that of the last one where nothing has changed."""
         last = self._geometry
         if last is None or changes_between(last.atoms, atoms, 0.0, self.ignored_changes):
             self._geometry = None  # frees the old graph before the new one is made
-            frame = self._frame(atoms, _name(atoms))
-            last = self._geometry = Geometry(atoms.copy(), frame, self._collate([frame]))
+            name = _name(atoms)
+            frame = self._frame(atoms, name)
+            batch = collate([frame], self.potential.cutoffs, [name])[0].to(self.device, self._dtype)
+            last = self._geometry = Geometry(atoms.copy(), frame, batch)
         return last
 
     @property
@@ -444,7 +447,9 @@ class PHLCalculator(Calculator):
                 return np.zeros(vectors.shape)
             with self._lock:  # an operator may be at work in another thread
                 tensor = torch.as_tensor(vectors, dtype=self._dtype, device=self.device)
-                rows = graph.products(tensor, self._budget())
+                # free memory is looked up where products might not fit, not at each of them
+                small = self.memory_budget is None and graph.saved_bytes * len(vectors) < _SMALL
+                rows = graph.products(tensor, None if small else self._budget())
             return finite(to_numpy(rows), "Hessian-vector products", name)
 
         return products

@@ -16,7 +16,7 @@ from phl_ase.derivatives.graph import GradientGraph
 from phl_ase.derivatives.rigid import RigidMotions
 from phl_ase.derivatives.sparsity import Sparsity, sparsity_of, worthwhile_sparsity
 from phl_ase.errors import PHLError
-from phl_ase.structures import Batch, Potential, to_dense
+from phl_ase.structures import Batch, Potential, in_faster_form, to_dense
 
 SMALL = 64
 """Atoms of the largest system up to which products are saved by rigid motions: beyond, fewer than 3 %."""
@@ -72,6 +72,8 @@ def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) ->
             f"{potential.receptive_field}, cutoffs = {potential.cutoffs}): every atom acts on every other and its "
             "Hessian has no zeros; ask for the dense Hessian or for products"
         )
+    if batch.n_systems == 1:  # without padding rows stay what they were
+        batch, _ = in_faster_form(potential, batch, hessians=True)
     graph = GradientGraph(potential, batch, curvature=True)
     blocks = _blocks(batch, graph, sparsity, memory_budget).to(device="cpu", dtype=torch.float64).numpy()
     size = 3 * len(batch.numbers)

@@ -46,7 +46,7 @@ class CompiledLoss:
     """
 
     def __init__(self, model: torch.nn.Module, *, differences: bool = False) -> None:
-        self.model = model
+        self.model: Any = model
         self.differences = differences
         self.names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         self.failure: str | None = None
@@ -69,7 +69,7 @@ class CompiledLoss:
         Raises:
             PHLError: For an element that the model does not know.
         """
-        require_known_elements(self.model, batch)  # what is compiled does not ask
+        require_known_elements(self.model.species, batch)  # what is compiled does not ask
         if self.failure is not None:
             return None
         values, axes = _named(batch, labels)
@@ -196,7 +196,7 @@ def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tu
     """The batch and labels of these tensors; the inverse of :func:`_named`."""
     blocked = values["batch.numbers"].dim() == 2
 
-    def fields(kind: str) -> dict[str, Tensor]:
+    def fields(kind: str) -> dict[str, Any]:
         found = {}
         for field in (*_ATOMS[kind], *_SYSTEMS[kind]):
             value = values.get(f"{kind}.{field}")

@@ -11,7 +11,7 @@ products takes third ones, and a step costs two E-F steps in one batch.
 from __future__ import annotations
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -76,11 +76,11 @@ def _twice(batch: Batch, away: Float[Tensor, "atoms 3"]) -> Batch:
         return type(pairs)(both(pairs.i, atoms), both(pairs.j, atoms), shifts)
 
     same = ("numbers", "slot", "cell", "pbc", "charge", "multiplicity", "atom_mask")
-    present = {name: value for name in same if (value := getattr(batch, name)) is not None}
+    doubled: dict[str, Any] = {name: both(value) for name in same if (value := getattr(batch, name)) is not None}
     return dataclasses.replace(
         batch,
         positions=torch.cat([batch.positions + away, batch.positions - away]),
         system=both(batch.system, systems),
         neighbours={cutoff: pairs_of(pairs) for cutoff, pairs in batch.neighbours.items()},
-        **{name: both(value) for name, value in present.items()},
+        **doubled,
     )

@@ -90,12 +90,18 @@ class CountingCalculator(Calculator):
             raise NonFiniteError(f"a step led to a structure that the calculator refuses: {error}") from error
 
     def largest_force(self) -> float:
-        """Largest force on an atom at the last sound structure, with constraints, eV/Å; NaN before the first."""
+        """Largest force on an atom at the last sound structure, with constraints, eV/Å.
+
+        NaN before the first, and where the constraints cannot be satisfied (ASE's iteration of bond lengths fails).
+        """
         if self.last is None or self.forces is None:
             return float("nan")
         forces = self.forces.copy()
-        for constraint in self.last.constraints:
-            constraint.adjust_forces(self.last, forces)
+        try:
+            for constraint in self.last.constraints:
+                constraint.adjust_forces(self.last, forces)
+        except (RuntimeError, np.linalg.LinAlgError):
+            return float("nan")
         return float(np.linalg.norm(forces, axis=1).max())
 
 

@@ -49,7 +49,7 @@ class Combination(nn.Module):
         Raises:
             PHLError: For an element that a member does not know, or a member that returns something else than energies.
         """
-        require_known_elements(self, batch)
+        require_known_elements(self.species, batch)
         return torch.stack([energies_of(member, batch).double() for member in self.members])
 
 

@@ -62,6 +62,6 @@ class Model(KeepsFloat64):
         Raises:
             PHLError: For an element that it does not know.
         """
-        require_known_elements(self, batch)
+        require_known_elements(self.species, batch)
         energy: Tensor = super().__call__(batch)
         return energy

@@ -43,7 +43,7 @@ def side_by_side(batch: Batch, copies: int) -> Batch:
     names = ("positions", "numbers", "slot", "cell", "pbc", "charge", "multiplicity")
     return dataclasses.replace(
         batch,
-        **{name: repeated(getattr(batch, name)) for name in names},
+        **cast(dict[str, Any], {name: repeated(getattr(batch, name)) for name in names}),
         system=shifted(batch.system, batch.n_systems),
         neighbours=neighbours,
         atom_mask=None if batch.atom_mask is None else repeated(batch.atom_mask),

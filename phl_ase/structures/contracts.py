@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol, runtime_checkable
 
 from ase.data import chemical_symbols
@@ -39,20 +39,24 @@ class Potential(Protocol):
         ...
 
 
-def require_known_elements(potential: Potential, batch: Batch) -> None:
+def require_known_elements(species: Collection[int], batch: Batch) -> None:
     """Check that a potential knows the elements of a batch: models look them up in tables that answer to any number.
+
+    Args:
+        species: Atomic numbers that the potential knows; empty where it takes any.
+        batch: The systems.
 
     Raises:
         PHLError: For an element that it does not know.
     """
-    if not potential.species:
+    if not species:
         return
     present = batch.elements_present()
-    if present is None or present.issubset(potential.species):  # None: asked before it was traced
+    if present is None or present.issubset(species):  # None: asked before it was traced
         return
     raise PHLError(
-        f"the structures have {symbols_of(sorted(present.difference(potential.species)))}, which the model never saw; "
-        f"it knows {symbols_of(potential.species)}: use or train a model for these elements"
+        f"the structures have {symbols_of(sorted(present.difference(species)))}, which the model never saw; "
+        f"it knows {symbols_of(species)}: use or train a model for these elements"
     )
 
 
@@ -62,7 +66,7 @@ def energies_of(potential: Potential, batch: Batch) -> Float[Tensor, " systems"]
     Raises:
         PHLError: For an element that the potential does not know, or anything but real numbers ``(systems,)``.
     """
-    require_known_elements(potential, batch)
+    require_known_elements(potential.species, batch)
     energies = potential(batch)
     if isinstance(energies, Tensor) and energies.is_floating_point() and energies.shape == (batch.n_systems,):
         return energies

@@ -20,7 +20,7 @@ OVERLAP = 1e-2
 FARTHEST = 1e6
 """Å from the origin up to which positions are accepted: beyond, float64 no longer resolves forces."""
 
-DENSEST = 10.0
+DENSEST = 3.0
 """Atoms per Å³ up to which structures are accepted: diamond has 0.18, hydrogen at 500 GPa about 1."""
 
 MANY = 1000
@@ -31,9 +31,6 @@ MOST_PAIRS = 1e8
 
 ALL_PAIRS = 80
 """Atoms of a molecule up to which distances of all pairs take less time than a grid."""
-
-_UNCOUNTED = 2e5
-"""Pairs that nobody counts in advance: less than a second of any potential."""
 
 _ROW_BLOCK = 2**22
 """Distances computed at a time where all pairs of a large molecule are wanted."""
@@ -86,7 +83,7 @@ def check_geometry(positions: Array, cell: Array, pbc: Array, name: str = "struc
     """Check that a structure has the size and the periods of matter: what else hangs most codes' neighbour lists.
 
     Args:
-        positions: ``(n, 3)`` Å, finite.
+        positions: ``(n, 3)`` Å.
         cell: ``(3, 3)`` Å, rows are lattice vectors.
         pbc: ``(3,)`` bool.
         name: How an error names the structure.
@@ -94,7 +91,7 @@ def check_geometry(positions: Array, cell: Array, pbc: Array, name: str = "struc
     Raises:
         PHLError: For a periodic direction without a lattice vector, lattice vectors in one plane, or an atom that is
             its own neighbour.
-        NonFiniteError: For an atom farther than ``FARTHEST`` from the origin.
+        NonFiniteError: For NaN or infinity, or an atom farther than ``FARTHEST`` from the origin.
     """
     _check_positions(np.asarray(positions, dtype=float), name)
     if np.any(pbc):
@@ -102,8 +99,8 @@ def check_geometry(positions: Array, cell: Array, pbc: Array, name: str = "struc
 
 
 def _check_positions(positions, name) -> None:
-    if np.abs(positions).max(initial=0.0) > FARTHEST:
-        atom = int(np.abs(positions).max(axis=1).argmax())
+    if not np.abs(positions).max(initial=0.0) <= FARTHEST:  # NaN is not, either
+        atom = int((~(np.abs(positions) <= FARTHEST)).any(axis=1).argmax())
         raise NonFiniteError(
             f"{name}: atom {atom} is at {positions[atom].tolist()}; expected positions within {FARTHEST:.0e} Å of the "
             "origin (did an optimiser or a dynamics step explode?)"
@@ -186,6 +183,8 @@ def _reduced_box(cell, pbc, name):
     """
     from ase.geometry import complete_cell, minkowski_reduce
 
+    if not np.isfinite(cell).all():
+        raise NonFiniteError(f"{name}: the cell is {cell.tolist()}; expected finite numbers")
     lengths = np.sqrt((cell**2).sum(axis=1))
     if np.any(lengths[pbc] < 1e-8):
         raise PHLError(f"{name}: pbc is {pbc.tolist()} but a periodic lattice vector is zero; set the cell")
@@ -259,7 +258,7 @@ def _close_gaps(along, wraps, heights, axis, periodic, cutoff) -> bool:
 def _check_number_of_pairs(along, lengths, periodic, cutoff, cell, name) -> None:
     n = len(along)
     images = np.where(periodic, 2.0 * np.ceil(cutoff / lengths) + 1.0, 1.0)
-    if n**2 * images.prod() <= _UNCOUNTED:
+    if n * images.prod() <= MANY:  # not more, wherever the atoms are
         return
     # atoms in one cube of this side are neighbours; a sphere around an atom is as large as 22 such cubes
     side = cutoff / np.sqrt(3.0)

@@ -26,15 +26,18 @@ class PackedFrames:
     Args:
         frames: What to pack; checked for shapes and finiteness.
         cutoffs: Neighbour-list cutoffs the potential reads, Å.
+        names: How an error names each frame; by default by its ``frame_id``, reaction and kind.
 
     Raises:
         PHLError: When there is nothing to pack, or a frame is broken (the error names it).
     """
 
-    def __init__(self, frames: Sequence[Frame], cutoffs: Sequence[float]) -> None:
+    def __init__(self, frames: Sequence[Frame], cutoffs: Sequence[float], names: Sequence[str] | None = None) -> None:
         if not frames:
             raise PHLError("no structures to pack: the data set or the selection is empty")
-        names = [f"frame {f.frame_id}" + (f" ({f.reaction} {f.kind})".rstrip() if f.reaction else "") for f in frames]
+        if names is None:
+            places = [f" ({f.reaction} {f.kind})".rstrip() if f.reaction else "" for f in frames]
+            names = [f"frame {f.frame_id}{place}" for f, place in zip(frames, places, strict=True)]
         for frame, name in zip(frames, names, strict=True):
             frame.check(name)
         self.cutoffs = tuple(cutoffs)
@@ -165,9 +168,11 @@ class PackedFrames:
         return probes, products
 
 
-def collate(frames: Sequence[Frame], cutoffs: Sequence[float]) -> tuple[Batch, Labels]:
-    """Pack frames into one float64 batch with their labels, in the order given."""
-    return PackedFrames(frames, cutoffs).select(range(len(frames)))
+def collate(
+    frames: Sequence[Frame], cutoffs: Sequence[float], names: Sequence[str] | None = None
+) -> tuple[Batch, Labels]:
+    """Pack frames into one float64 batch with their labels, in the order given (arguments as of ``PackedFrames``)."""
+    return PackedFrames(frames, cutoffs, names).select(range(len(frames)))
 
 
 def _offsets(counts: Tensor) -> Tensor:

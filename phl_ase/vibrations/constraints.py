@@ -25,6 +25,7 @@ Array = np.ndarray
 _STEP = 1e-4  # Å; ∇²σ by central differences of ∇σ is then right to 1e-7
 _CORRECTIONS, _RESTORED = 200, 1e-9  # Å
 _STEEPEST = 1e5  # degrees/Å: an angle that is straight within 0.03 degrees has no direction to change in
+_NO_VOLUME = 1e-10  # Å³
 _DEPENDENT = 1e-8  # of the largest singular value: held twice is held once
 
 
@@ -364,6 +365,11 @@ def _internal(constraint: Any, atoms: Atoms, kind: str, places: Any, *, mic: boo
     """A bond length, angle or dihedral; ASE's derivatives (angles in degrees)."""
     vectors_of, derivatives = _DERIVATIVES[kind]
     periodic = mic and bool(np.any(atoms.pbc))
+    if periodic and abs(np.linalg.det(atoms.cell.complete())) < _NO_VOLUME:
+        raise PHLError(
+            f"the cell is {np.array(atoms.cell).tolist()}, whose vectors lie in a plane; the constraint "
+            f"{type(constraint).__name__} cannot find the nearest images in it: set the cell"
+        )
     cell, pbc = (atoms.cell, atoms.pbc) if periodic else (None, None)
     names = _indices(places, constraint, len(atoms))
 

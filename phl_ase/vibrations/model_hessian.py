@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms, units
 from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
 from scipy import sparse
+
+from phl_ase.structures import neighbour_list
 
 Array = np.ndarray
 
@@ -20,6 +21,7 @@ _STRETCH, _BEND, _TORSION = 0.45, 0.15, 0.005  # Hartree/Bohr², Hartree
 _DECAY = np.array([[1.0, 0.3949, 0.3949], [0.3949, 0.28, 0.28], [0.3949, 0.28, 0.28]])
 _LENGTH = np.array([[1.35, 2.10, 2.53], [2.10, 2.87, 3.40], [2.53, 3.40, 3.40]])
 _BONDED = 0.02  # of a bond's strength: pairs below take no part in angles and torsions
+_MOST_BONDS = 40  # of an atom on average: torsions grow with its third power, and no matter has so many
 _NEGLIGIBLE = 0.01  # angles and torsions weaker than this part of the strongest are left out
 _STRAIGHT = 0.1  # sine of an angle below which it has no plane
 _CONTACT = 30.0  # eV/Å² of the weak springs where atoms touch; falls with the sixth power of the distance
@@ -29,8 +31,14 @@ _REACH = 4.0  # in sums of covalent radii
 
 def model_hessian(atoms: Atoms) -> sparse.csr_array:
     """The model Hessian ``(3n, 3n)``, eV/Å², positive semidefinite; periodic where the structure is."""
-    i, j, vectors = neighbor_list("ijD", atoms, cutoff=_REACH * covalent_radii[atoms.numbers])
+    reach = _REACH * covalent_radii[atoms.numbers]
+    i, j, shifts = neighbour_list(
+        atoms.positions, np.array(atoms.cell), atoms.pbc, 2.0 * reach.max(), str(atoms.symbols)
+    )
+    vectors = atoms.positions[j] - atoms.positions[i] + shifts @ np.array(atoms.cell)
     distances = np.linalg.norm(vectors, axis=1)
+    near = distances < reach[i] + reach[j]
+    i, j, vectors, distances = i[near], j[near], vectors[near], distances[near]
     row = np.clip(np.searchsorted([2, 10], atoms.numbers), 0, 2)
     decay, length = _DECAY[row[i], row[j]], _LENGTH[row[i], row[j]]
     strengths = np.minimum(np.exp(decay * (length**2 - (distances / units.Bohr) ** 2)), 2.0)
@@ -42,8 +50,9 @@ def model_hessian(atoms: Atoms) -> sparse.csr_array:
     unit = vectors / distances[:, None]
     parts = [_springs(len(atoms), stretch[once], (j[once], unit[once]), (i[once], -unit[once]))]
     bonded = strengths > _BONDED
-    edges = _Edges(i[bonded], j[bonded], unit[bonded], distances[bonded], strengths[bonded], len(atoms))
-    parts += [_bends(edges), _torsions(edges)]
+    if np.count_nonzero(bonded) <= _MOST_BONDS * len(atoms):
+        edges = _Edges(i[bonded], j[bonded], unit[bonded], distances[bonded], strengths[bonded], len(atoms))
+        parts += [_bends(edges), _torsions(edges)]
     root = sparse.vstack(parts).tocsr()
     return (root.T @ root).tocsr()
 

@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.structures import check_geometry
 from phl_ase.vibrations.constraints import free_motions
 from phl_ase.vibrations.rigid import removed_motions
 from phl_ase.vibrations.selection import positive_masses
@@ -39,8 +40,9 @@ class VibrationalOperator:
         n_products: Hessian-vector products taken so far.
 
     Raises:
-        PHLError: For wrong indices, a mass that is not positive, an atom that can only be translated, or constraints
-            that there are no vibrations under.
+        PHLError: For wrong indices, a mass that is not positive, an atom that can only be translated, a cell that is
+            none, or constraints that there are no vibrations under.
+        NonFiniteError: For NaN or infinity in the structure.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class VibrationalOperator:
         forces: Array | None = None,
     ) -> None:
         self.atoms, self._hvp = atoms, hvp
+        check_geometry(atoms.positions, np.array(atoms.cell), atoms.pbc, atoms.get_chemical_formula())
         motions = free_motions(atoms, indices)
         self.vibrating = motions.atoms
         self.masses = positive_masses(atoms, self.vibrating)
