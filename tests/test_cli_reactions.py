@@ -49,7 +49,8 @@ def written(path: Path, *frames: Atoms) -> Path:
     return path
 
 
-def test_a_reaction_by_xtb(tmp_path):
+def test_a_reaction_by_xtb(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     source, out, done = written(tmp_path / "hcn.xyz", TS), tmp_path / "hcn.h5", tmp_path / "done.json"
     options = ("--hvp", 1, "--temperatures", "300,900", "--samples", 2, "--irc-points", 3)
     result = phl("reactions", source, "--with", "tblite", *options, "-o", out, "--json", done)

@@ -121,7 +121,8 @@ def test_searches_on_a_methods_own_surface(tmp_path):
     assert len(list(folder.glob("*.traj"))) == 2
 
 
-def test_many_searches_become_a_funnel():
+def test_many_searches_become_a_funnel(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # narrower, columns come in blocks
     words = ("ts", "tblite", DATA, "--reference", "tblite", "--reaction", "nh3_inversion", "--no-path")
     shown = done(*words, "--starts", 4, "--way", "gradients", "--way", "hessian-3", "--way", "hessian", "--way", "hvp")
     rows = [line.split() for line in shown.splitlines() if line.startswith(("gradients", "hessian", "hvp"))]
@@ -244,8 +245,9 @@ def test_a_method_that_has_no_such_reaction_is_reported(tmp_path):
     assert {report.outcome for report in read_reports(json)} == {"no reference"}
 
 
-def test_a_reaction_that_the_reference_does_not_have_leaves_the_others_their_funnel(tmp_path):
+def test_a_reaction_that_the_reference_does_not_have_leaves_the_others_their_funnel(tmp_path, monkeypatch):
     """GFN2-xTB has no reaction from its cis H2O2: counted as no search, told, and nothing is written of it."""
+    monkeypatch.setenv("COLUMNS", "200")
     found, json = tmp_path / "ts.extxyz", tmp_path / "ts.json"
     words = ("ts", "tblite", DATA, "--reference", "tblite", "--reaction", "nh3_inversion", "--reaction", "h2o2_cis")
     shown = done(*words, "--starts", 7, "--no-path", "--write", found, "--json", json)

@@ -590,7 +590,7 @@ def test_evaluate_shows_the_uncertainty_of_a_committee(tmp_path, monkeypatch):
     accuracy, uncertainty = read_reports(tmp_path / "a.json")
     assert accuracy.metric("frames, all").value == uncertainty.metric("frames").value
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
-    shown = phl("models", file).output
+    shown = phl("models", file, "--json").output
     assert json.loads(shown)["config"]["members"] == [f"{file}#1", f"{file}#2"]
     assert re.search(r'"train": \[ \d+, \d+,', shown)
     alone = phl("evaluate", f"{file}#1", name, "--max-atoms", 3, "--reliability", tmp_path / "b.png")

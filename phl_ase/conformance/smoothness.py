@@ -130,7 +130,8 @@ def _defects(s: Subject, frame: Frame, direction: np.ndarray, panels: np.ndarray
     frames = [frame_of(frame.numbers, frame.positions + x * direction) for x in places]
     q = _derivatives(s, frames, direction).cpu().numpy()[:, where].reshape(4, *points.shape)
     integrals = (q[1:, :, 2:] * weights).sum(axis=-1) * 0.5 * (right - left).T
-    size = np.maximum(np.ptp(q[:3], axis=(1, 2)), np.abs(q[1:]).max(axis=(1, 2)))
+    # the ends of panels may lie on a kink itself, where the next derivative is as large as its spike
+    size = np.maximum(np.ptp(q[:3], axis=(1, 2)), np.abs(q[1:, :, 2:]).max(axis=(1, 2)))
     return q[:3, :, 1] - q[:3, :, 0] - integrals, size
 
 
