@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +80,30 @@ def _emt(rest: str) -> Any:
     return EMT()
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let an OpenMP library that is loaded meanwhile use one thread, unless OMP_NUM_THREADS says how many.
+
+    A gradient of a small molecule takes milliseconds: threads that wait for one another, or for other programs, made
+    runs a hundred times slower. The library reads the variable once; it is taken back for everything else.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+
+
 def _tblite(rest: str, **settings: Any) -> Any:
     """GFN2-xTB, or the method that follows (C. Bannwarth et al., doi:10.1021/acs.jctc.8b01176)."""
     from ase.calculators.calculator import CalculationFailed, InputError, SCFError
 
     try:
-        from tblite.ase import TBLite
+        with _one_thread():
+            from tblite.ase import TBLite
     except ImportError:
         raise missing_package("tblite", "reference", "the method tblite (GFN-xTB)") from None
     method = rest or "GFN2-xTB"

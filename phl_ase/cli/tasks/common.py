@@ -48,6 +48,8 @@ Thermo = Annotated[
 
 _PASCAL = 101325.0
 
+_KEPT = ("charge", "multiplicity", "spin")  # of what a file says of a structure
+
 
 def pascal(atmospheres: float) -> float:
     """Return a pressure in Pa.
@@ -91,8 +93,7 @@ def read_structures(source: Path, charge: int | None, multiplicity: int | None, 
     """Return the structures of a file, with charge and multiplicity where calculators look for them.
 
     Raises:
-        PHLError: For a file that cannot be read, a multiplicity that the number of electrons rules out, or atoms to fix
-            that there are not.
+        PHLError: For a file that cannot be read, or atoms to fix that there are not.
     """
     from ase.constraints import FixAtoms
 
@@ -102,13 +103,14 @@ def read_structures(source: Path, charge: int | None, multiplicity: int | None, 
     found = []
     for atoms in read_images(source):
         copy = atoms.copy()
+        # free text in the comment of an XYZ file comes as keys: what is written would carry them on
+        copy.info = {key: atoms.info[key] for key in _KEPT if key in atoms.info}
         if charge is not None:
             copy.info["charge"] = charge
         if multiplicity is not None:
             copy.info["multiplicity"] = multiplicity
         q, spin = charge_and_multiplicity(copy)
         copy.info.update(charge=q, multiplicity=spin)
-        check_electrons(copy, q, spin)
         if fixed is not None:
             copy.set_constraint([*copy.constraints, FixAtoms(indices=atom_numbers(fixed, len(copy)))])
         found.append(copy)
@@ -165,10 +167,11 @@ def atom_numbers(text: str, n_atoms: int) -> list[int]:
 
 
 def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[str], device: str, trust: bool) -> Any:
-    """Return the calculator of a MODEL or METHOD, after checking that it knows all elements.
+    """Return the calculator of a MODEL or METHOD, after checking that it can answer for all structures.
 
     Raises:
-        PHLError: For an unknown method or setting, or an element that the model does not know.
+        PHLError: For an unknown method or setting, an element or charge that the model does not know, or a
+            multiplicity that the number of electrons rules out.
     """
     from phl_ase.cli.labelling import label_method
 
@@ -184,14 +187,22 @@ def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[s
                 f"{method} does not know {names}; it knows {has}. --with tblite (GFN2-xTB, elements to Rn) or "
                 "--with pyscf would do"
             )
+    for atoms in structures:
+        charge, multiplicity = atoms.info["charge"], atoms.info["multiplicity"]
+        if charge and getattr(getattr(calculator, "potential", None), "takes_charge", True) is False:
+            raise PHLError(
+                f"{method} does not know about charge, and the structure has {charge:+d}; --with tblite or --with "
+                "pyscf does"
+            )
+        check_electrons(atoms, charge, multiplicity)
     return calculator
 
 
-def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> None:
-    """Say of structures that are outside of what a model was trained on."""
+def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> bool:
+    """Say of structures that they are outside of what a model was trained on, and return whether any is."""
     evaluate = getattr(calculator, "evaluate", None)
     if evaluate is None or not structures:
-        return
+        return False
     found = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     outside = [str(k) for k, one in enumerate(found) if one.get("in_domain") is False]
     if outside:
@@ -200,6 +211,7 @@ def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> None:
             f"(number {', '.join(outside)}): check them with another method",
             err=True,
         )
+    return bool(outside)
 
 
 def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:

@@ -87,7 +87,7 @@ def freq(
     from phl_ase.tasks import frequencies
     from phl_ase.vibrations import mode_trajectory, molden_text
 
-    files, records = [], []
+    files, records, outside = [], [], False
     for place, atoms in enumerate(structures):
         name = prefix if len(structures) == 1 else prefix.with_name(f"{prefix.name}_{place}")
         atoms.calc = calculator
@@ -97,8 +97,8 @@ def freq(
                 raise PHLError(f"structure {place} could not be relaxed: {end.sentence}")
             atoms = end.atoms
         found = frequencies(atoms, temperature=temperature, pressure=bar, symmetry=symmetry, model=thermo)
-        typer.echo(shown(found))
-        warn_outside(calculator, [atoms])
+        typer.echo(shown(found) if len(structures) == 1 else f"structure {place}, {shown(found)}\n")
+        outside |= warn_outside(calculator, [atoms])
         records.append(found.to_dict())
         files.append(write_structures(file_of(name, ".xyz"), [atoms_only(atoms)]))
         files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
@@ -116,7 +116,7 @@ def freq(
     ts = any(record["nature"] == "transition state" for record in records)
     one = file_of(prefix, ".xyz") if len(structures) == 1 else structure
     following = f"phl reaction {one} --with {method}" if ts else f"phl ts GUESS.xyz --with {method}"
-    say_files([*files, results], following)
+    say_files([*files, results], f"phl freq {structure} --with tblite" if outside else following)
 
 
 def set_isotopes(atoms: Atoms, isotopes: list[str]) -> None:

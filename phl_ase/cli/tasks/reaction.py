@@ -192,7 +192,7 @@ def shown_path(found: Reaction) -> str:
         ("forward", found.forward, found.barrier_back),
     ):
         if end is not None:
-            rows.append((name, end.energy, barrier * kcal, end.n_imaginary, end.fragments))
+            rows.append((name, f"{end.energy:.6f}", f"{barrier * kcal:.2f}", end.n_imaginary, end.fragments))
     headings = ("end", "E / eV", "E(TS) − E / (kcal/mol)", "imaginary modes", "molecules")
     return table(headings, rows) + f"\n{found.sentence}"
 

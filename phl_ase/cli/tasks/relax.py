@@ -63,7 +63,7 @@ def relax(
             atoms.calc = calculator
             found = relaxed(atoms, fmax, steps)
             formula = atoms.get_chemical_formula()
-            rows.append((place, formula, found.outcome, found.energy, found.fmax, found.steps))
+            rows.append((place, formula, found.outcome, f"{found.energy:.6f}", found.fmax, found.steps))
             end = found.atoms.copy()
             if found.converged:
                 end.calc = SinglePointCalculator(end, energy=found.energy, forces=found.atoms.get_forces())

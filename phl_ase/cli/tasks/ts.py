@@ -140,7 +140,16 @@ def shown(searches: list[TransitionStateSearch]) -> str:
             imaginary = "none"
         formula = found.atoms.get_chemical_formula()
         rows.append(
-            (place, formula, found.outcome, found.energy, imaginary, found.fmax, found.steps, found.force_calls)
+            (
+                place,
+                formula,
+                found.outcome,
+                f"{found.energy:.6f}",
+                imaginary,
+                found.fmax,
+                found.steps,
+                found.force_calls,
+            )
         )
     headings = ("", "guess", "outcome", "E / eV", "imaginary / cm⁻¹", "largest F / (eV/Å)", "steps", "gradients")
     lines = [table(headings, rows, words=3)]
