@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError, shortened
+from phl_ase.lattice import check_geometry
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.neighbours import check_geometry
 
 Array = np.ndarray
 

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from phl_ase.errors import PHLError
+from phl_ase.lattice import OVERLAP
 from phl_ase.structures import Neighbours
-from phl_ase.structures.neighbours import OVERLAP, most_neighbours
+from phl_ase.structures.neighbours import most_neighbours
 
 _BINS_PER_ATOM = 8
 """Bins beyond which they are made wider: a system that flew apart needs no more."""

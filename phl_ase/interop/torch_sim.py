@@ -18,8 +18,8 @@ from phl_ase.calculator import PHLCalculator
 from phl_ase.derivatives import evaluate
 from phl_ase.errors import NonFiniteError, PHLError, missing_package, unknown
 from phl_ase.interop.neighbours import batched_neighbours
+from phl_ase.lattice import FARTHEST
 from phl_ase.structures import Batch, Potential, symbols_of
-from phl_ase.structures.neighbours import FARTHEST
 
 try:
     _simulation: Any = importlib.import_module("torch_sim")

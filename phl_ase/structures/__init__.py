@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from phl_ase.structures.contracts import Potential, energies_of, require_known_elements, symbols_of
     from phl_ase.structures.frame import Frame
-    from phl_ase.structures.neighbours import check_geometry, neighbour_list
+    from phl_ase.structures.neighbours import neighbour_list
     from phl_ase.structures.packing import PackedFrames, collate
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "blocks_pay",
     "blocks_pay_for_hessians",
     "charge_and_multiplicity",
-    "check_geometry",
     "collate",
     "energies_of",
     "frame_from_atoms",
@@ -53,7 +52,7 @@ _HOMES = {
     "blocks": ("BlockedNeighbours", "blocks_pay", "blocks_pay_for_hessians", "in_blocks", "in_faster_form"),
     "contracts": ("Potential", "energies_of", "require_known_elements", "symbols_of"),
     "frame": ("Frame",),
-    "neighbours": ("check_geometry", "neighbour_list"),
+    "neighbours": ("neighbour_list",),
     "packing": ("PackedFrames", "collate"),
 }
 

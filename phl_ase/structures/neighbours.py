@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import PHLError
+from phl_ase.lattice import OVERLAP, check_positions, inverse_and_heights, reduced_lattice
 
 Array = np.ndarray
-
-OVERLAP = 1e-2
-"""Atoms closer than this (Å) are taken for one atom given twice."""
-
-FARTHEST = 1e6
-"""Å from the origin up to which positions are accepted: beyond, float64 no longer resolves forces."""
 
 DENSEST = 3.0
 """Atoms per Å³ up to which structures are accepted: diamond has 0.18, hydrogen at 500 GPa about 1."""
@@ -34,10 +29,6 @@ ALL_PAIRS = 80
 
 _ROW_BLOCK = 2**22
 """Distances computed at a time where all pairs of a large molecule are wanted."""
-
-_SKEWED, _FLAT = 0.5, 1e-9
-"""Distance between the planes of a lattice over the length of the vector between them, below which lattice vectors are
-reduced, or taken for vectors in one plane."""
 
 _LONG = 16
 """Cutoffs along a direction beyond which empty space is looked for."""
@@ -65,7 +56,7 @@ def neighbour_list(positions: Array, cell: Array, pbc: Array, cutoff: float, nam
         NonFiniteError: For an atom farther than ``FARTHEST`` from the origin.
     """
     positions, pbc = np.asarray(positions, dtype=float), np.asarray(pbc, dtype=bool)
-    _check_positions(positions, name)
+    check_positions(positions, name)
     if not pbc.any() and (len(positions) <= ALL_PAIRS or not np.isfinite(cutoff)):
         i, j, shifts, distances = _all_pairs(positions, cutoff, name)
     else:
@@ -77,34 +68,6 @@ def neighbour_list(positions: Array, cell: Array, pbc: Array, cutoff: float, nam
             f"expected at least {OVERLAP} Å: remove the duplicate atom"
         )
     return i, j, shifts
-
-
-def check_geometry(positions: Array, cell: Array, pbc: Array, name: str = "structure") -> None:
-    """Check that a structure has the size and the periods of matter: what else hangs most codes' neighbour lists.
-
-    Args:
-        positions: ``(n, 3)`` Å.
-        cell: ``(3, 3)`` Å, rows are lattice vectors.
-        pbc: ``(3,)`` bool.
-        name: How an error names the structure.
-
-    Raises:
-        PHLError: For a periodic direction without a lattice vector, lattice vectors in one plane, or an atom that is
-            its own neighbour.
-        NonFiniteError: For NaN or infinity, or an atom farther than ``FARTHEST`` from the origin.
-    """
-    _check_positions(np.asarray(positions, dtype=float), name)
-    if np.any(pbc):
-        _reduced_box(np.asarray(cell, dtype=float), np.asarray(pbc, dtype=bool), name)
-
-
-def _check_positions(positions, name) -> None:
-    if not np.abs(positions).max(initial=0.0) <= FARTHEST:  # NaN is not, either
-        atom = int((~(np.abs(positions) <= FARTHEST)).any(axis=1).argmax())
-        raise NonFiniteError(
-            f"{name}: atom {atom} is at {positions[atom].tolist()}; expected positions within {FARTHEST:.0e} Å of the "
-            "origin (did an optimiser or a dynamics step explode?)"
-        )
 
 
 def most_neighbours(cutoff: float) -> float:
@@ -139,8 +102,8 @@ def _on_a_grid(positions, cell, pbc, cutoff, name):
         raise PHLError(
             f"{name}: is periodic, but the model sums over all pairs of a molecule; expected no periodic system"
         )
-    box, transform = _reduced_box(cell, pbc, name)
-    inverse, heights = _inverse_and_heights(box)
+    box, transform = reduced_lattice(cell, pbc, name)
+    inverse, heights = inverse_and_heights(box)
     fractional = positions @ inverse
     wraps = np.where(pbc, np.floor(fractional), 0.0)
     # distances from a plane through the origin, along each direction
@@ -168,55 +131,6 @@ def _on_a_grid(positions, cell, pbc, cutoff, name):
         shifts = shifts @ transform
     order = np.lexsort((j, i))
     return i[order], j[order], shifts[order], distances[order]
-
-
-def _inverse_and_heights(box):
-    """The inverse of lattice vectors, and the distances between the planes of the lattice, Å."""
-    inverse = np.linalg.inv(box)
-    return inverse, 1.0 / np.sqrt((inverse**2).sum(axis=0))
-
-
-def _reduced_box(cell, pbc, name):
-    """Lattice vectors, reduced where they are skewed, and the integer matrix that makes them of the cell's own.
-
-    In the place of vectors of directions that are not periodic stand unit vectors orthogonal to the others.
-    """
-    from ase.geometry import complete_cell, minkowski_reduce
-
-    if not np.isfinite(cell).all():
-        raise NonFiniteError(f"{name}: the cell is {cell.tolist()}; expected finite numbers")
-    lengths = np.sqrt((cell**2).sum(axis=1))
-    if np.any(lengths[pbc] < 1e-8):
-        raise PHLError(f"{name}: pbc is {pbc.tolist()} but a periodic lattice vector is zero; set the cell")
-    if np.any(lengths[pbc] > FARTHEST):
-        raise PHLError(f"{name}: the cell is {cell.tolist()}; expected lattice vectors of at most {FARTHEST:.0e} Å")
-    box, transform = cell, None
-    if not pbc.all():
-        box = np.asarray(complete_cell(np.where(pbc[:, None], cell, 0.0)))
-        lengths = np.where(pbc, lengths, 1.0)
-    try:
-        heights = _inverse_and_heights(box)[1]
-    except np.linalg.LinAlgError:
-        heights = np.zeros(3)
-    flatness = heights / lengths
-    if not flatness.min() > _FLAT:
-        raise PHLError(
-            f"{name}: pbc is {pbc.tolist()} but the periodic lattice vectors of the cell {cell.tolist()} span no "
-            "volume; set the cell"
-        )
-    if flatness.min() < _SKEWED:
-        try:
-            box, transform = minkowski_reduce(box, pbc)
-        except RuntimeError as error:
-            raise PHLError(f"{name}: the cell {cell.tolist()} has no reduced form ({error}); set the cell") from None
-        lengths = np.sqrt((box**2).sum(axis=1))
-    shortest = lengths[pbc].min(initial=np.inf)
-    if shortest < OVERLAP:
-        raise PHLError(
-            f"{name}: an atom and its own image are {shortest:.2g} Å apart in the cell {cell.tolist()}; "
-            f"expected at least {OVERLAP} Å: set the cell"
-        )
-    return box, transform
 
 
 def _close_gaps(along, wraps, heights, axis, periodic, cutoff) -> bool:

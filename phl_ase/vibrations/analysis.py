@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.units import invcm
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.structures import check_geometry
+from phl_ase.lattice import check_positions
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.constraints import free_motions
 from phl_ase.vibrations.rigid import complement, removed_motions, rigid_motions
@@ -175,7 +175,7 @@ def harmonic_analysis(
             that is not positive, or constraints that there are no vibrations under.
         NonFiniteError: For NaN or infinity in the positions, Hessian or gradient.
     """
-    check_geometry(atoms.positions, np.array(atoms.cell), np.zeros(3, dtype=bool), atoms.get_chemical_formula())
+    check_positions(atoms.positions, atoms.get_chemical_formula())
     motions = free_motions(atoms, indices)
     vibrating = motions.atoms
     block = vibrating_block(np.asarray(hessian, dtype=float), len(atoms), vibrating)

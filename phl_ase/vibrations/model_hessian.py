@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms, units
 from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from scipy import sparse
 
-from phl_ase.structures import neighbour_list
+from phl_ase.lattice import reduced_lattice
 
 Array = np.ndarray
 
@@ -32,13 +33,10 @@ _REACH = 4.0  # in sums of covalent radii
 def model_hessian(atoms: Atoms) -> sparse.csr_array:
     """The model Hessian ``(3n, 3n)``, eV/Å², positive semidefinite; periodic where the structure is."""
     reach = _REACH * covalent_radii[atoms.numbers]
-    i, j, shifts = neighbour_list(
-        atoms.positions, np.array(atoms.cell), atoms.pbc, 2.0 * reach.max(), str(atoms.symbols)
-    )
-    vectors = atoms.positions[j] - atoms.positions[i] + shifts @ np.array(atoms.cell)
+    # ASE looks through as many images as the planes of the lattice lie near each other
+    lattice = reduced_lattice(np.array(atoms.cell), atoms.pbc, str(atoms.symbols))[0] if atoms.pbc.any() else None
+    i, j, vectors = neighbor_list("ijD", Atoms(atoms.numbers, atoms.positions, cell=lattice, pbc=atoms.pbc), reach)
     distances = np.linalg.norm(vectors, axis=1)
-    near = distances < reach[i] + reach[j]
-    i, j, vectors, distances = i[near], j[near], vectors[near], distances[near]
     row = np.clip(np.searchsorted([2, 10], atoms.numbers), 0, 2)
     decay, length = _DECAY[row[i], row[j]], _LENGTH[row[i], row[j]]
     strengths = np.minimum(np.exp(decay * (length**2 - (distances / units.Bohr) ** 2)), 2.0)

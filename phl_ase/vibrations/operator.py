@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.structures import check_geometry
+from phl_ase.lattice import check_geometry
 from phl_ase.vibrations.constraints import free_motions
 from phl_ase.vibrations.rigid import removed_motions
 from phl_ase.vibrations.selection import positive_masses
