@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 SCRIPT = Path(__file__).parent / "fuzzed_calls.py"
 
-DEFAULT, DEEP = 40.0, 1800.0
+DEFAULT, DEEP = 40.0, 600.0
 """Seconds that drawing goes on for."""
 
 
