@@ -120,7 +120,8 @@ def test_unreadable_files(tmp_path):
         read_reports(tmp_path / "text.json")
 
 
-def test_table():
+def test_table(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # narrower, a table of few rows is turned
     other = Report("H2O", "MACE", "exploded", "NaN", (Metric("barrier", 46.0, "kcal/mol"),))
     lines = render_table([example(), other]).splitlines()
     for heading in ("system", "potential", "outcome", "barrier / eV", "barrier / kcal/mol", "gradients", "RMSD / Å"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import fcntl
 import html.parser
@@ -27,6 +28,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 STARTS = 3
 
 
+@contextlib.contextmanager
+def alone(folder):
+    """No other worker of pytest-xdist works in the shared folder meanwhile."""
+    with open(folder.with_name("demo.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A demo of one epoch on triatomic molecules; workers of pytest-xdist share one."""
@@ -34,8 +43,7 @@ def finished(tmp_path_factory):
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = base / "demo-out"
     config = read_demo(epochs=1, quick=True, data={"max_atoms": 3})
-    with open(base / "demo.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(folder):
         results = Results.of(run_study(config, folder))
         write_report(results)
     return folder, results
@@ -113,10 +121,11 @@ def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
     folder, results = finished
     models = [folder / "runs" / one.run.name / "best.safetensors" for one in results.runs]
     before = [path.stat().st_mtime_ns for path in models]
-    again = Results.of(run_study(read_demo(epochs=1, quick=True, data={"max_atoms": 3}), folder))
+    with alone(folder):
+        again = Results.of(run_study(read_demo(epochs=1, quick=True, data={"max_atoms": 3}), folder))
     assert [path.stat().st_mtime_ns for path in models] == before
     assert str(again.rows) == str(results.rows)
-    with pytest.raises(PHLError, match=r"holds a run with other settings or data \(training.epochs"):
+    with alone(folder), pytest.raises(PHLError, match=r"holds a run with other settings or data \(training.epochs"):
         run_study(read_demo(epochs=2, quick=True, data={"max_atoms": 3}), folder)
 
 

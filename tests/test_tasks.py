@@ -223,6 +223,13 @@ def test_reaction_from_a_transition_state(phl):
         (["ts", "hcn.xyz", "--product", "hcn.xyz"], "are the same structure"),
         (["freq", "water.xyz", "--fix", "0,7"], "has 3 atoms, numbered from 0"),
         (["freq", "water.xyz", "--isotope", "1=heavy"], "expected ATOMS=MASS"),
+        (["freq", "water.xyz", "--temperature", "nan"], "expected a number above 0"),
+        (["reaction", "hcn.xyz", "--thermo", "magic"], "valid: ideal gas"),
+        (["freq", "water.xyz", "--isotope", "0=inf"], "expected ATOMS=MASS"),
+        (["freq", "water.xyz", "--fix", "0-999999999999"], "has 3 atoms, numbered from 0"),
+        (["freq", "water.xyz", "--animate", "99"], "there is no such mode"),
+        (["freq", "water.xyz", "-o", ""], "expected the beginning of a file name"),
+        (["freq", "water.xyz", "--charge", "1"], "does not know about charge"),
         (["freq", "water.xyz", "--pressure", "0"], "expected a positive number"),
         (["freq", "water.xyz", "-o", "nowhere/out"], "the folder nowhere does not exist"),
     ],
@@ -256,6 +263,25 @@ def test_reactant_and_product_are_joined(phl):
     dft = [frame.energy for frame in (reaction.reactant, reaction.transition_state, reaction.product)]
     expected = [23.0605 * (energy - dft[0]) for energy in dft]
     assert content["relative_kcal_per_mol"]["energy"] == pytest.approx(expected, abs=0.5)
+
+
+def test_treatments_of_soft_modes_are_those_of_the_table():
+    from phl_ase.cli.tasks.common import _MODELS
+    from phl_ase.vibrations import THERMOCHEMISTRY_MODELS
+
+    assert set(_MODELS) == set(THERMOCHEMISTRY_MODELS)
+
+
+def test_a_reaction_that_joins_other_ends_is_no_success(phl):
+    """Water and a turned copy with exchanged hydrogens: no path within the molecule exchanges them at this effort."""
+    atoms = molecule("H2O")
+    ase.io.write("a.xyz", atoms)
+    exchanged = atoms.copy()
+    exchanged.positions[[1, 2]] = atoms.positions[[2, 1]]
+    ase.io.write("b.xyz", exchanged)
+    code, said = phl("reaction", "a.xyz", "--product", "b.xyz", "--with", "tblite", "--steps", "2")
+    assert code in (1, 2)
+    assert "joins reactant and product:" not in said
 
 
 def test_a_guess_that_is_a_minimum(phl):

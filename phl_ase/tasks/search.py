@@ -116,7 +116,7 @@ def search_between(
         max_steps: Most steps of a search.
 
     Returns:
-        The first that joins them; else the first TS that was found, else the first search.
+        The first that joins them; else the TS whose path comes nearest to that, else the first search.
 
     Raises:
         PHLError: For ends that no path leads between; see :func:`check_ends`.
@@ -133,8 +133,15 @@ def search_between(
                 return Found(found.search, found.reaction, found.connection, tuple(said))
             what = found.connection.sentence if found.connection else found.search.sentence
             said.append(f"{how} guess, {name}: {what}")
-    best = next((one for one in tried if one.search.converged), tried[0])
+    best = min(tried, key=_missed)
     return Found(best.search, best.reaction, best.connection, tuple(said))
+
+
+def _missed(found: Found) -> int:
+    """Return how far a search is from what was asked for: one end right, another path, a TS without a path, nothing."""
+    if found.connection is not None:
+        return 0 if found.connection.outcome == "one end" else 1
+    return 2 if found.search.converged else 3
 
 
 def _guesses(reactant: Atoms, product: Atoms, calculator: Any, method: str) -> Iterator[tuple[str, Atoms]]:
@@ -163,4 +170,7 @@ def _once(
     if len(path.ends) < 2:
         return Found(found, path, None, ())
     connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
-    return Found(found, path.turned() if connection.flipped else path, connection, ())
+    if connection.flipped:
+        path = path.turned()
+        connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
+    return Found(found, path, connection, ())

@@ -216,7 +216,7 @@ def differences(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Ro
     atoms = molecule("CH3CH2OH")
     vectors = np.random.default_rng(0).standard_normal((4, len(atoms), 3))
     exact = calculator.get_hvp(vectors, atoms)
-    single = PHLCalculator("default#1", device="cpu", dtype="float32")
+    single = PHLCalculator("default#1", device="cpu", dtype="float32", out_of_domain="ignore")
     size = np.linalg.norm(exact)
     for step in (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2):
         row: Row = {"step / Å": step}

@@ -10,7 +10,7 @@ import typer
 
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.output import check_target
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,6 +48,12 @@ Thermo = Annotated[
 
 _PASCAL = 101325.0
 
+_HOTTEST = 1e4  # K
+_MODELS = (
+    "ideal gas",
+    "quasi-harmonic",
+    "quasi-RRHO",
+)  # a test compares them with the table, which takes a second to load
 _KEPT = ("charge", "multiplicity", "spin")  # of what a file says of a structure
 
 
@@ -60,6 +66,18 @@ def pascal(atmospheres: float) -> float:
     if not atmospheres > 0:
         raise PHLError(f"--pressure is {atmospheres:g} atm; expected a positive number, for example 1")
     return atmospheres * _PASCAL
+
+
+def check_thermochemistry(temperature: float, model: str) -> None:
+    """Refuse, before the work, what H, S and G cannot be computed with.
+
+    Raises:
+        PHLError: For a temperature that is not positive or absurd, or an unknown treatment of soft modes.
+    """
+    if not 0 < temperature <= _HOTTEST:
+        raise PHLError(f"--temperature is {temperature:g} K; expected a number above 0 and up to {_HOTTEST:g}")
+    if model not in _MODELS:
+        raise unknown("treatment of soft modes (--thermo)", model, _MODELS)
 
 
 def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources: Path | None) -> Path:
@@ -79,7 +97,12 @@ def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources:
         if source is not None and not source.is_file():
             raise PHLError(f"no file {source}: give a file of a structure (.xyz, .cif, .gjf, …)")
     check_inputs(methods=[method], trust=trust)
-    prefix = Path(out) if out is not None else Path(f"{sources[0].stem if sources[0] else ''}_{command}")
+    default = f"{sources[0].stem if sources[0] else ''}_{command}"
+    prefix = Path(default if out is None else out)
+    if out is not None and (prefix.is_dir() or out.endswith("/")):
+        prefix = prefix / default
+    if (not out and out is not None) or prefix.name in ("", ".", ".."):
+        raise PHLError(f"got --out {out!r}; expected the beginning of a file name, for example results/{default}")
     check_target(prefix.with_name(prefix.name + ".json"), "results")
     return prefix
 
@@ -158,11 +181,11 @@ def atom_numbers(text: str, n_atoms: int) -> list[int]:
     chosen: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not (first.isdigit() and (last.isdigit() or not dash)):
+        if not (first.isdigit() and (last.isdigit() or not dash)) or int(last or first) < int(first):
             raise PHLError(f"got atoms {text!r}; expected numbers from 0 and ranges, for example 0,1,5-8")
+        if int(last or first) >= n_atoms:
+            raise PHLError(f"got atoms {text!r}; the structure has {n_atoms} atoms, numbered from 0")
         chosen += range(int(first), int(last or first) + 1)
-    if not chosen or max(chosen) >= n_atoms:
-        raise PHLError(f"got atoms {text!r}; the structure has {n_atoms} atoms, numbered from 0")
     return sorted(set(chosen))
 
 
@@ -232,4 +255,5 @@ def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:
 def say_files(files: Sequence[Path], following: str) -> None:
     """Say what was written and what to type next."""
     typer.echo("\nwritten: " + "  ".join(map(str, files)))
-    typer.echo(f"next:    {following}")
+    if following:
+        typer.echo(f"next:    {following}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from phl_ase.cli.tasks.common import (
     With,
     atom_numbers,
     calculator_of,
+    check_thermochemistry,
     file_of,
     pascal,
     prefix_of,
@@ -78,45 +80,55 @@ def freq(
     """
     prefix = prefix_of("freq", out, method, trust, structure)
     bar = pascal(pressure)
+    check_thermochemistry(temperature, thermo)
     structures = read_structures(structure, charge, multiplicity, fixed)
+    for mode in animate or []:
+        if not 0 <= mode < 3 * min(map(len, structures)):
+            raise PHLError(f"--animate {mode}: there is no such mode; expected a number from 0")
     for atoms in structures:
         set_isotopes(atoms, isotopes or [])
     calculator = calculator_of(method, structures, settings or [], device, trust)
+    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import relax as relaxed
     from phl_ase.results import provenance
     from phl_ase.tasks import frequencies
     from phl_ase.vibrations import mode_trajectory, molden_text
 
     files, records, outside = [], [], False
-    for place, atoms in enumerate(structures):
-        name = prefix if len(structures) == 1 else prefix.with_name(f"{prefix.name}_{place}")
-        atoms.calc = calculator
-        if relax:
-            end = relaxed(atoms, 1e-3)
-            if not end.converged:
-                raise PHLError(f"structure {place} could not be relaxed: {end.sentence}")
-            atoms = end.atoms
-        found = frequencies(atoms, temperature=temperature, pressure=bar, symmetry=symmetry, model=thermo)
-        typer.echo(shown(found) if len(structures) == 1 else f"structure {place}, {shown(found)}\n")
-        outside |= warn_outside(calculator, [atoms])
-        records.append(found.to_dict())
-        files.append(write_structures(file_of(name, ".xyz"), [atoms_only(atoms)]))
-        files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
-        wanted = dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])])
-        for mode in wanted:
-            movie = mode_trajectory(found.analysis, mode, amplitude=0.35)
-            files.append(write_structures(file_of(name, f"_mode{mode}.xyz"), movie))
-        from phl_ase.plots.sticks import draw
+    with terminated_as_interrupted():
+        for place, atoms in enumerate(structures):
+            name = prefix if len(structures) == 1 else prefix.with_name(f"{prefix.name}_{place}")
+            atoms.calc = calculator
+            if relax:
+                end = relaxed(atoms, 1e-3)
+                if not end.converged:
+                    typer.echo(f"structure {place} could not be relaxed: {end.sentence}")
+                    records.append({"formula": atoms.get_chemical_formula(), "nature": "not relaxed"})
+                    continue
+                atoms = end.atoms
+            found = frequencies(atoms, temperature=temperature, pressure=bar, symmetry=symmetry, model=thermo)
+            typer.echo(shown(found) if len(structures) == 1 else f"structure {place}, {shown(found)}\n")
+            outside |= warn_outside(calculator, [atoms])
+            records.append(found.to_dict())
+            files.append(write_structures(file_of(name, ".xyz"), [atoms_only(atoms)]))
+            files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
+            wanted = dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])])
+            for mode in wanted:
+                movie = mode_trajectory(found.analysis, mode, amplitude=0.35)
+                files.append(write_structures(file_of(name, f"_mode{mode}.xyz"), movie))
+            from phl_ase.plots.sticks import draw
 
-        figure = file_of(name, ".pdf")
-        save_figure(figure, draw, (f"{records[-1]['formula']}, {method}", found.analysis.wavenumbers.tolist()))
-        files.append(figure)
+            figure = file_of(name, ".pdf")
+            save_figure(figure, draw, (f"{records[-1]['formula']}, {method}", found.analysis.wavenumbers.tolist()))
+            files.append(figure)
     results = file_of(prefix, ".json")
     save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
     ts = any(record["nature"] == "transition state" for record in records)
     one = file_of(prefix, ".xyz") if len(structures) == 1 else structure
-    following = f"phl reaction {one} --with {method}" if ts else f"phl ts GUESS.xyz --with {method}"
-    say_files([*files, results], f"phl freq {structure} --with tblite" if outside else following)
+    following = f"phl reaction {quote(str(one))} --with {method}" if ts else ""
+    say_files([*files, results], f"phl freq {quote(str(structure))} --with tblite" if outside else following)
+    if any(record["nature"] == "not relaxed" for record in records):
+        raise typer.Exit(1)
 
 
 def set_isotopes(atoms: Atoms, isotopes: list[str]) -> None:
@@ -132,7 +144,7 @@ def set_isotopes(atoms: Atoms, isotopes: list[str]) -> None:
             value = float(mass)
         except ValueError:
             value = float("nan")
-        if not (equals and value > 0):
+        if not (equals and 0.1 <= value <= 1000):
             raise PHLError(f"got --isotope {text!r}; expected ATOMS=MASS in amu, for example 1,2=2.014")
         masses[atom_numbers(who, len(atoms))] = value
     if isotopes:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phl_ase.cli.options import Device, Trust
 from phl_ase.cli.output import save_figure, save_json, table
-from phl_ase.cli.tasks.common import Out, Settings, With, file_of, prefix_of, say_files
+from phl_ase.cli.tasks.common import Out, Settings, With, file_of, prefix_of, say_files, warn_outside
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
+from phl_ase.cli.validate.running import make_folder
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
 
 
 def phonons(
@@ -51,7 +55,7 @@ def phonons(
     from phl_ase.cli.labelling import label_method
 
     calculator = label_method(method, settings or [], device, trust).make()
-    phonon = crystal_of(str(crystal), supercell or matrix, calculator if relax else None)
+    folder = make_folder(file_of(prefix, "_phonopy"), "files of phonopy")
     import numpy as np
 
     from phl_ase.cli.stopping import terminated_as_interrupted
@@ -61,6 +65,8 @@ def phonons(
     from phl_ase.results import Report, plain, provenance
 
     with terminated_as_interrupted():
+        phonon = crystal_of(str(crystal), supercell or matrix, calculator if relax else None)
+        say_if_not_relaxed(phonon, calculator)
         constants = force_constants(phonon, calculator)
         kelvin = sorted({*TEMPERATURES, temperature})
         found = phonons_of(phonon, constants, path=path, mesh=mesh, temperatures=kelvin)
@@ -82,8 +88,6 @@ def phonons(
     report = Report(crystal.stem, method, "computed", arrays={**arrays, "labels": np.array(found.labels)})
     figure = file_of(prefix, ".pdf")
     save_figure(figure, draw, [report])
-    folder = file_of(prefix, "_phonopy")
-    folder.mkdir(exist_ok=True)
     write_for_phonopy(folder, phonon, constants)
     results = file_of(prefix, ".json")
     values = {name: value for name, _, value in rows}
@@ -94,4 +98,19 @@ def phonons(
     say_files([figure, results, folder], f"phonopy-load {folder / 'phonopy.yaml'} --band auto -p")
 
 
+def say_if_not_relaxed(phonon: Phonopy, calculator: Any) -> None:
+    """Say that phonons of a cell with forces on its atoms mean little, and where a model knows no such crystal."""
+    import numpy as np
+
+    from phl_ase.phonons import supercell_atoms
+
+    cell = supercell_atoms(phonon)
+    warn_outside(calculator, [cell])
+    cell.calc = calculator
+    largest = float(np.linalg.norm(cell.get_forces(), axis=1).max())
+    if largest > _RELAXED:
+        typer.echo(f"warning: the largest force is {largest:.2g} eV/Å: relax the cell first, or add --relax", err=True)
+
+
+_RELAXED = 0.05  # eV/Å
 _THERMAL = ("free_energy", "entropy", "heat_capacity")

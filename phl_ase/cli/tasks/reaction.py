@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,7 @@ from phl_ase.cli.tasks.common import (
     Thermo,
     With,
     calculator_of,
+    check_thermochemistry,
     file_of,
     pascal,
     prefix_of,
@@ -31,7 +33,6 @@ from phl_ase.cli.tasks.common import (
     write_structures,
 )
 from phl_ase.cli.tasks.ts import FMax, Guess, MaxSteps, Product, Strategy, check_names, said_of
-from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -90,7 +91,7 @@ def irc(
         "provenance": provenance(method=method),
     }
     save_json(results, content)
-    say_files([*files, results], f"phl reaction {structure} --with {method}")
+    say_files([*files, results], f"phl reaction {quote(str(structure))} --with {method}")
     if not found.converged:
         raise typer.Exit(1)
 
@@ -127,6 +128,7 @@ def reaction(
     prefix = prefix_of("reaction", out, method, trust, structure, product)
     settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
     check_names(strategy, guess)
+    check_thermochemistry(temperature, thermo)
     atoms = read_one(structure, charge, multiplicity, fixed)
     end = None if product is None else read_one(product, charge, multiplicity, fixed)
     from phl_ase.cli.stopping import terminated_as_interrupted
@@ -137,7 +139,7 @@ def reaction(
     if end is not None:
         check_ends(atoms, end)
     calculator = calculator_of(method, [atoms], settings or [], device, trust)
-    connection = ""
+    connection, joins = "", True
     with terminated_as_interrupted():
         if end is None:
             search = search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps)
@@ -154,11 +156,17 @@ def reaction(
                 max_steps=steps,
             )
             search, path, connection = found.search, found.reaction, said_of(found)
-        if path is None:
-            raise PHLError(f"no transition state was found: {search.sentence}; try another guess, or --product")
-        if path.backward is None or path.forward is None:
-            raise PHLError(f"the TS was found, but not the path: {path.sentence}; try --integrator quadratic")
+            joins = found.joins
+        if path is None or path.backward is None or path.forward is None:
+            lack = "transition state" if path is None else "path"
+            why = search.sentence if path is None else path.sentence
+            typer.echo(f"no {lack} was found: {why}; try another guess, --product, or --integrator quadratic")
+            if connection:
+                typer.echo(connection)
+            raise typer.Exit(1)
         profile = reaction_profile(path, **settled)
+    if not joins:
+        typer.echo("This is not the reaction that was asked for: its ends are other structures.")
     typer.echo(shown_profile(profile, temperature))
     if connection:
         typer.echo(connection)
@@ -173,11 +181,14 @@ def reaction(
 
     save_figure(figure, draw, drawn(profile, temperature))
     page = file_of(prefix, ".html")
-    write_page(page, structure.stem, profile, method, temperature)
+    write_page(page, structure.stem, profile, method, temperature, connection)
     results = file_of(prefix, ".json")
-    save_json(results, {"method": method, **profile.to_dict(), "provenance": provenance(method=method)})
-    say_files([*files, figure, page, results], f"open {page}")
-    if not path.converged:
+    save_json(
+        results,
+        {"method": method, **profile.to_dict(), "connection": connection, "provenance": provenance(method=method)},
+    )
+    say_files([*files, figure, page, results], f"open {quote(str(page))}")
+    if not path.converged or not joins:
         raise typer.Exit(1)
 
 
@@ -258,7 +269,9 @@ def drawn(profile: ReactionProfile, temperature: float) -> Profile:
     )
 
 
-def write_page(path: Path, name: str, profile: ReactionProfile, method: str, temperature: float) -> None:
+def write_page(
+    path: Path, name: str, profile: ReactionProfile, method: str, temperature: float, connection: str
+) -> None:
     """Write the HTML page: table, profile, path and imaginary mode."""
     import numpy as np
 
@@ -283,6 +296,7 @@ def write_page(path: Path, name: str, profile: ReactionProfile, method: str, tem
         lines=[
             f"Computed with {method}. Breaks {', '.join(broken) or 'no bond'}; makes {', '.join(made) or 'no bond'}.",
             f"Energies in kcal/mol above the reactant; H and G at {temperature:g} K.",
+            *connection.splitlines(),
         ],
         headings=HEADINGS,
         rows=rows_of(profile),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -86,6 +87,7 @@ def relax(
             typer.echo(f"{row[0]}: {record['sentence']}")
     files = [write_structures(file_of(prefix, ".xyz"), ends), file_of(prefix, ".json")]
     save_json(files[1], {"method": method, "structures": records, "provenance": provenance(method=method)})
-    say_files(files, f"phl freq {files[0]} --with {method}")
-    if any(record["outcome"] != "converged" for record in records):
+    done = all(record["outcome"] == "converged" for record in records)
+    say_files(files, f"phl freq {quote(str(files[0]))} --with {method}" if done else "")
+    if not done:
         raise typer.Exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -105,8 +106,9 @@ def ts(
     results = file_of(prefix, ".json")
     records = [record_of(found) for found in searches]
     save_json(results, {"method": method, "searches": records, "provenance": provenance(method=method)})
-    say_files([*files, results], f"phl reaction {files[0]} --with {method}")
-    if not all(one.converged for one in searches) or (product is not None and not found.joins):
+    done = all(one.converged for one in searches)
+    say_files([*files, results], f"phl reaction {quote(str(files[0]))} --with {method}" if done else "")
+    if not done or (product is not None and not found.joins):
         raise typer.Exit(1)
 
 
