@@ -272,16 +272,25 @@ def test_treatments_of_soft_modes_are_those_of_the_table():
     assert set(_MODELS) == set(THERMOCHEMISTRY_MODELS)
 
 
-def test_a_reaction_that_joins_other_ends_is_no_success(phl):
-    """Water and a turned copy with exchanged hydrogens: no path within the molecule exchanges them at this effort."""
-    atoms = molecule("H2O")
-    ase.io.write("a.xyz", atoms)
-    exchanged = atoms.copy()
-    exchanged.positions[[1, 2]] = atoms.positions[[2, 1]]
-    ase.io.write("b.xyz", exchanged)
-    code, said = phl("reaction", "a.xyz", "--product", "b.xyz", "--with", "tblite", "--steps", "2")
-    assert code in (1, 2)
-    assert "joins reactant and product:" not in said
+def test_a_reaction_that_joins_other_ends_is_no_success(phl, monkeypatch):
+    from dataclasses import replace
+
+    from phl_ase.paths import connects
+    from phl_ase.tasks import search
+
+    def other_ends(*arguments):
+        return replace(connects(*arguments), outcome="other ends", flipped=False)
+
+    monkeypatch.setattr(search, "connects", other_ends)
+    reaction = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
+    for name, frame in (("hcn", reaction.reactant), ("hnc", reaction.product)):
+        ase.io.write(f"{name}.xyz", atoms_from_frame(frame))
+    code, said = phl("reaction", "hcn.xyz", "--product", "hnc.xyz", "--guess", "neb", "--strategy", "hessian")
+    assert code == 1
+    assert "This is not the reaction that was asked for" in said
+    assert "elastic band guess, hessian: neither direction reaches" in said
+    assert "no TS was found that joins" in json.loads(Path("hcn_reaction.json").read_text())["connection"]
+    assert "no TS was found that joins" in Path("hcn_reaction.html").read_text()
 
 
 def test_a_guess_that_is_a_minimum(phl):
