@@ -531,12 +531,15 @@ QUICK = {
 def test_the_story_runs_as_it_stands(changes, tmp_path, monkeypatch):
     """The README's commands for one's own molecule, from two structures to a TS of the model trained."""
     monkeypatch.chdir(tmp_path)
-    for name, source in (("mine.xyz", "malonaldehyde.xyz"), ("guess.xyz", "malonaldehyde_ts_guess.xyz")):
-        (tmp_path / name).write_bytes((ROOT / "examples" / "structures" / source).read_bytes())
     told = [code for code in ALL_BLOCKS if code.page == "README.md" and code.heading == STORY]
     (config,) = (code.text for code in told if code.language == "toml")
     (tmp_path / "mine.toml").write_text(config, encoding="utf-8")
     lines = [line for code in told if code.language == "sh" for line in code.text.splitlines()]
+    copies = [shlex.split(line) for line in lines if line.startswith("cp ")]
+    assert [words[2] for words in copies] == ["mine.xyz", "guess.xyz"]
+    for _, source, name in copies:
+        (tmp_path / name).write_bytes((ROOT / source).read_bytes())
+    lines = [line for line in lines if not line.startswith("cp ")]
     assert [words_of(line)[0] for line in lines] == ["sample", "label", "train", "freq", "ts"]
     for line in lines:
         for old, new in changes.items():

@@ -265,6 +265,27 @@ def test_reactant_and_product_are_joined(phl):
     assert content["relative_kcal_per_mol"]["energy"] == pytest.approx(expected, abs=0.5)
 
 
+def test_phonons_of_copper(phl):
+    ase.io.write("copper.cif", bulk("Cu", cubic=True))
+    code, said = phl("phonons", "copper.cif", "--with", "emt", "--relax", "--supercell", "2", "2", "2")
+    assert code == 0, said
+    assert "warning" not in said
+    content = json.loads(Path("copper_phonons.json").read_text())
+    # EMT copper: no imaginary modes, the highest of fcc bands near 8 THz
+    assert content["values"]["imaginary modes of the mesh"] == 0
+    assert content["values"]["highest frequency"] == pytest.approx(8.1, abs=0.4)
+    assert {path.name for path in Path("copper_phonons_phonopy").iterdir()} == {
+        "FORCE_CONSTANTS",
+        "force_constants.hdf5",
+        "phonopy.yaml",
+    }
+    rattled = bulk("Cu", cubic=True)
+    rattled.rattle(0.1, seed=1)
+    ase.io.write("rattled.cif", rattled)
+    _, said = phl("phonons", "rattled.cif", "--with", "emt", "--supercell", "2", "2", "2")
+    assert "relax the cell first" in said
+
+
 def test_treatments_of_soft_modes_are_those_of_the_table():
     from phl_ase.cli.tasks.common import _MODELS
     from phl_ase.vibrations import THERMOCHEMISTRY_MODELS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -55,7 +56,8 @@ def phonons(
     from phl_ase.cli.labelling import label_method
 
     calculator = label_method(method, settings or [], device, trust).make()
-    folder = make_folder(file_of(prefix, "_phonopy"), "files of phonopy")
+    folder = file_of(prefix, "_phonopy")
+    make_folder(folder, "files of phonopy")
     import numpy as np
 
     from phl_ase.cli.stopping import terminated_as_interrupted
@@ -95,7 +97,7 @@ def phonons(
     units = {name: unit for name, unit, _ in rows} | {"frequencies": "THz", "dos": "states/THz", "thermal": "eV, K"}
     content = {"method": method, "values": values, "units": units, **plain(report.arrays), "thermal": thermal}
     save_json(results, {**content, "provenance": provenance(method=method)})
-    say_files([figure, results, folder], f"phonopy-load {folder / 'phonopy.yaml'} --band auto -p")
+    say_files([figure, results, folder], f"phonopy-load {quote(str(folder / 'phonopy.yaml'))} --mesh 20 20 20 -t")
 
 
 def say_if_not_relaxed(phonon: Phonopy, calculator: Any) -> None:
