@@ -574,3 +574,14 @@ def test_demo_hands_its_options_on(tmp_path, monkeypatch):
     monkeypatch.setattr("phl_ase.cli.demo.run_and_report", run_and_report)
     assert phl("demo", "--out", tmp_path / "d", "--quick", "--epochs", "3", "--processes", "1").exit_code == 0
     assert seen == [(3, 16, tmp_path / "d", 1)]
+
+
+def test_training_on_structures_without_labels_says_what_is_missing(tmp_path):
+    frames = [molecule("H2O") for _ in range(12)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+    ase.io.write(tmp_path / "bare.xyz", frames)
+    (tmp_path / "bare.toml").write_text(f'[data]\nsource = "{tmp_path / "bare.xyz"}"\n', encoding="utf-8")
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "bare.toml"), "-o", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "no training frame carries energies or forces; 'phl label' makes them" in result.stderr

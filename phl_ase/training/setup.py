@@ -115,6 +115,12 @@ def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None
     family = settings.probes or scheme(settings.name).probes
     if scheme(settings.name).probes is None or family is None:
         return None
+    learnt = config.loss.energy > 0 and config.loss.forces > 0
+    if learnt and all(f.energy is None and f.forces is None for f in frames):
+        raise PHLError(
+            "no training frame carries energies or forces; 'phl label' makes them, or data.keys names the keys that "
+            "they are under ('phl data info' lists what a file holds)"
+        )
     drawn = [f for f in frames if f.hessian is not None]
     known = check_family(family, settings.n_probes, min((len(f) for f in drawn), default=settings.n_probes))
     if not drawn and all(f.probes is None for f in frames):
