@@ -69,13 +69,15 @@ def reaction_page(
         movies: Structures to look at.
         footer: Versions and the like.
     """
-    from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
 
-    environment = Environment(loader=PackageLoader("phl_ase.plots"), autoescape=True)
+    from phl_ase.pages import render
+
     # our own drawing, not a user's text; the XML declaration has no place inside a page
     images = [(caption, Markup(svg.decode()[svg.decode().index("<svg") :])) for caption, svg in figures]
-    return environment.get_template("reaction.html").render(
+    return render(
+        "reaction.html",
+        package="phl_ase.plots",
         title=title,
         lines=lines,
         headings=headings,

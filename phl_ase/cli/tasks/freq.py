@@ -110,7 +110,7 @@ def freq(
             typer.echo(shown(found) if len(structures) == 1 else f"structure {place}, {shown(found)}\n")
             outside |= warn_outside(calculator, [atoms])
             records.append(found.to_dict())
-            files.append(write_structures(file_of(name, ".xyz"), [atoms_only(atoms)]))
+            files.append(write_structures(file_of(name, ".xyz"), [atoms.copy()]))
             files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
             wanted = dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])])
             for mode in wanted:
@@ -149,11 +149,6 @@ def set_isotopes(atoms: Atoms, isotopes: list[str]) -> None:
         masses[atom_numbers(who, len(atoms))] = value
     if isotopes:
         atoms.set_masses(masses)
-
-
-def atoms_only(atoms: Atoms) -> Atoms:
-    """Return a copy without the calculator, which extended XYZ would otherwise ask for results."""
-    return atoms.copy()
 
 
 def write_text(path: Path, text: str) -> Path:
