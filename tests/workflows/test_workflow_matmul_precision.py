@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "workflows" / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflows" / "benchmarks"))
 from matmul_precision import RoundedFactors, to_bfloat16, to_tf32
 
 BITS = {to_tf32: 10, to_bfloat16: 7}

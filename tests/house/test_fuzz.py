@@ -20,7 +20,7 @@ from fuzzed_calls import CALLS, CONSTRAINTS, LIMIT, MODES, POTENTIALS
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-SCRIPT = Path(__file__).parent / "fuzzed_calls.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "fuzzed_calls.py"
 
 DEFAULT, DEEP = 40.0, 600.0
 """Seconds that drawing goes on for."""

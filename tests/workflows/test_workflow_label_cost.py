@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("tblite")
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 @pytest.fixture

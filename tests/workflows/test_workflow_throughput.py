@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "workflows" / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "workflows" / "benchmarks"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from phl_ase.datasets import MemoryDataset, open_dataset
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 REACTIONS = 2
 
 

@@ -373,7 +373,7 @@ def test_damaged_bytes_end_in_no_traceback(tmp_path, frames):
 
 
 def test_the_study_of_the_paper_is_planned(tmp_path, monkeypatch, frames):
-    workflow = Path(__file__).resolve().parents[1] / "workflows" / "paper.toml"
+    workflow = Path(__file__).resolve().parents[2] / "workflows" / "paper.toml"
     config = read_study(workflow)
     runs = plan_runs(config)
     labels = {run.method.label for run in runs}

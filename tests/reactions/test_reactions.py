@@ -229,7 +229,7 @@ def test_a_full_disk_is_no_failed_search(tmp_path, monkeypatch):
 
 SCRIPT = """
 import sys
-sys.path[:0] = [{tests!r}]
+sys.path[:0] = {tests!r}
 from functools import partial
 from pathlib import Path
 from test_reactions import TINY, LoggedSwing, built, guess
@@ -247,7 +247,12 @@ if __name__ == "__main__":
 def test_killed_and_continued(tmp_path, workers):
     """kill -9 in the middle loses one calculation of each worker; workers end with who started them."""
     log, script = tmp_path / "log", tmp_path / "run.py"
-    known = {"tests": str(Path(__file__).parent), "folder": str(tmp_path), "log": str(log), "workers": workers}
+    known = {
+        "tests": [str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")],
+        "folder": str(tmp_path),
+        "log": str(log),
+        "workers": workers,
+    }
 
     def started(seconds: float) -> subprocess.Popen:
         script.write_text(SCRIPT.format(**known, seconds=seconds))

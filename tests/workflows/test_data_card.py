@@ -13,7 +13,7 @@ from ase.build import molecule
 
 from phl_ase.datasets import data_card, open_dataset, reactions_of
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 NAME = "reactions-wb97xd-631gd"
 
 

@@ -36,7 +36,7 @@ from phl_ase.study.plan import (
 )
 from phl_ase.study.timing import speed_ratio
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 # ---------------------------------------------------------------------------------------------------- the configuration

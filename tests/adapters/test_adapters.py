@@ -208,7 +208,7 @@ def test_the_prefixes_are_the_extras():
     import tomllib
     from pathlib import Path
 
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
     assert set(ADAPTERS) <= set(project["optional-dependencies"])
     assert set(ADAPTERS) == set(VENDORS)
     assert is_foreign("mace:file")

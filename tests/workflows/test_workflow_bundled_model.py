@@ -16,7 +16,7 @@ from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import Split
 from phl_ase.potentials import read_card
 
-WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
 
 @pytest.fixture

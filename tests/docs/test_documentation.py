@@ -46,7 +46,7 @@ from phl_ase.units import convert
 from phl_ase.vibrations import harmonic_analysis
 from phl_ase.vibrations.analysis import wavenumbers
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "examples/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DATA = "reactions-wb97xd-631gd"
 

@@ -1,6 +1,6 @@
-"""The package's rooms: who may import whom, which stay free of torch, and what an import may not do.
+"""The package's subpackages: who may import whom, which stay free of torch, and what an import may not do.
 
-Everything here is read from the source with ``ast``; a new room is one line in ``ALLOWED``.
+Everything here is read from the source with ``ast``; a new subpackage is one line in ``ALLOWED``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "phl_ase"
 
-# Every room may import these; they are left out of the table below.
+# Every subpackage may import these; they are left out of the table below.
 GROUND = {"errors", "files", "lattice", "lazy", "pages", "progress", "tables", "units", "unpickling"}
 
-# room -> the rooms that it may import, at the top of a module or inside a function.
+# subpackage -> the subpackages that it may import, at the top of a module or inside a function.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
@@ -183,50 +183,52 @@ def imported(tree: ast.AST, known: set[str], run_on_import: bool = False) -> Ite
                 yield first.value, node.lineno
 
 
-def room_of(module: str) -> str | None:
-    """The room of a module; ``None`` for the package's own ``__init__`` and for other packages."""
+def subpackage_of(module: str) -> str | None:
+    """The subpackage of a module; ``None`` for the package's own ``__init__`` and for other packages."""
     parts = module.split(".")
     return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else None
 
 
 @functools.cache
 def arrows() -> list[tuple[str, str, str]]:
-    """(room, imported room, place) of every import from one room into another."""
+    """(subpackage, imported subpackage, place) of every import from one subpackage into another."""
     found = []
     for module, path in modules().items():
-        room = room_of(module)
+        source = subpackage_of(module)
         for target, line in imported(syntax(module), set(modules())):
-            target_room = room_of(target)
-            if room and target_room and target_room != room:
-                found.append((room, target_room, f"{path.relative_to(ROOT).as_posix()}:{line}"))
+            target = subpackage_of(target)
+            if source and target and target != source:
+                found.append((source, target, f"{path.relative_to(ROOT).as_posix()}:{line}"))
     return found
 
 
 # ------------------------------------------------------------------------------------------------------------- arrows
 
 
-def test_every_room_is_in_the_table():
-    rooms = {room_of(module) for module in modules()} - {None}
-    unknown = sorted(rooms - set(ALLOWED))
-    assert not unknown, f"rooms {unknown} are not in ALLOWED of tests/test_rooms.py: say there what they may import"
+def test_every_subpackage_is_in_the_table():
+    subpackages = {subpackage_of(module) for module in modules()} - {None}
+    unknown = sorted(subpackages - set(ALLOWED))
+    assert not unknown, (
+        f"subpackages {unknown} are not in ALLOWED of tests/house/test_imports.py: say there what they may import"
+    )
 
 
 def test_no_forbidden_arrow():
     forbidden = [
-        f"{place}: {room} may not import {target}; it may import {sorted(ALLOWED.get(room, set()) | GROUND)}"
-        for room, target, place in arrows()
-        if target not in ALLOWED.get(room, set()) | (GROUND - {room})
+        f"{place}: {source} may not import {target}; it may import {sorted(ALLOWED.get(source, set()) | GROUND)}"
+        for source, target, place in arrows()
+        if target not in ALLOWED.get(source, set()) | (GROUND - {source})
     ]
     assert not forbidden, "\n" + "\n".join(forbidden)
 
 
-def test_ground_imports_no_room_but_errors():
-    above = [f"{place}: {room} imports {target}" for room, target, place in arrows() if room in GROUND]
+def test_ground_imports_no_subpackage_but_errors():
+    above = [f"{place}: {source} imports {target}" for source, target, place in arrows() if source in GROUND]
     assert all(line.endswith("imports errors") for line in above), "\n".join(above)
 
 
 def test_imports_are_absolute_and_not_through_the_top():
-    """``from phl_ase import X`` inside the package would hide which room X is in."""
+    """``from phl_ase import X`` inside the package would hide which subpackage X is in."""
     bad = []
     for module, path in modules().items():
         for node in ast.walk(syntax(module)):
@@ -237,7 +239,7 @@ def test_imports_are_absolute_and_not_through_the_top():
                 bad.append(f"{place}: relative import; write it from {PACKAGE}")
             elif node.module == PACKAGE:
                 names = [a.name for a in node.names if f"{PACKAGE}.{a.name}" not in modules()]
-                bad += [f"{place}: import {n} from the room it is in" for n in names if n != "__version__"]
+                bad += [f"{place}: import {n} from the subpackage it is in" for n in names if n != "__version__"]
     assert not bad, "\n" + "\n".join(bad)
 
 
@@ -261,16 +263,16 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str] | None:
     return None
 
 
-def test_rooms_have_no_cycle():
+def test_subpackages_have_no_cycle():
     graph: dict[str, set[str]] = {}
-    for room, target, _ in arrows():
-        graph.setdefault(room, set()).add(target)
+    for source, target, _ in arrows():
+        graph.setdefault(source, set()).add(target)
     cycle = find_cycle(graph)
-    assert cycle is None, f"rooms import one another in a circle: {' -> '.join(cycle)}"
+    assert cycle is None, f"subpackages import one another in a circle: {' -> '.join(cycle)}"
 
 
 def test_the_table_has_no_cycle():
-    table = {room: targets - {room} for room, targets in ALLOWED.items()}
+    table = {subpackage: targets - {subpackage} for subpackage, targets in ALLOWED.items()}
     assert find_cycle(table) is None
 
 
@@ -322,7 +324,7 @@ def way_to_torch(module: str, seen: set[str]) -> list[str] | None:
 
 
 def torch_free_modules() -> list[str]:
-    return [PACKAGE, *(m for m in modules() if room_of(m) in TORCH_FREE)]
+    return [PACKAGE, *(m for m in modules() if subpackage_of(m) in TORCH_FREE)]
 
 
 @pytest.mark.parametrize("module", torch_free_modules())
@@ -356,7 +358,7 @@ def test_importing_the_package_is_fast_and_loads_nothing_heavy():
 
 
 @pytest.mark.slow
-def test_torch_free_rooms_do_not_load_torch_through_other_packages():
+def test_torch_free_subpackages_do_not_load_torch_through_other_packages():
     """What ``ast`` cannot see: whether ASE or phonopy load torch.
 
     Sella does, where it is installed, by way of JAX; the one module that needs Sella at its top is loaded by searches

@@ -154,7 +154,7 @@ def test_the_table_says_how_much_is_wrong_and_what_it_means():
 
 
 def test_the_table_in_the_docs_is_that_of_its_workflow(monkeypatch):
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     monkeypatch.syspath_prepend(str(root / "workflows"))
     script = importlib.import_module("potential_table")
     rows = json.loads(script.RESULTS.read_text(encoding="utf-8"))["rows"]

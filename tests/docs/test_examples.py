@@ -19,7 +19,7 @@ from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.vibrations import finite_difference_hessian
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 # example -> what its output must hold, with the bundled model and its own structure
 PROMISES = {
