@@ -21,9 +21,9 @@ def summary(atoms: Atoms, **more) -> dict:
     return {"structure": structure, "energy": float(atoms.get_potential_energy()), **more}
 
 
-def ts_job(atoms: Atoms, way: str = "hvp", fmax: float = 0.01) -> dict:
-    """Transition-state search by Sella, "hvp": exact products in its eigensolver (others: ``phl_ase.paths.WAYS``)."""
-    found = search(atoms, way, curvature_of(atoms.calc), fmax=fmax)
+def ts_job(atoms: Atoms, strategy: str = "hvp", fmax: float = 0.01) -> dict:
+    """Transition-state search by Sella, "hvp": exact HVPs in its eigensolver (others: ``phl_ase.paths.STRATEGIES``)."""
+    found = search(atoms, strategy, curvature_of(atoms.calc), fmax=fmax)
     calls = {"gradients": found.force_calls, "products": found.hvp_calls, "hessians": found.hessian_calls}
     return summary(found.atoms, outcome=found.sentence, converged=found.converged, fmax=fmax, calls=calls)
 

@@ -1,4 +1,4 @@
-"""A transition state from a guess: Sella run in several ways with the model's curvature, and the barriers.
+"""A transition state from a guess: Sella run with several strategies and the model's curvature, and the barriers.
 
 python transition_state.py [GUESS] [MODEL]      (a structure that ase.io reads; HCN to HNC and the bundled model)
 """
@@ -10,7 +10,7 @@ import ase.io
 
 from phl_ase import PHLCalculator
 from phl_ase.curvature import curvature_of
-from phl_ase.paths import WAYS, relax, search
+from phl_ase.paths import STRATEGIES, relax, search
 from phl_ase.units import convert
 from phl_ase.vibrations import mode_trajectory
 
@@ -19,9 +19,9 @@ guess = ase.io.read(structure)
 guess.calc = calc = PHLCalculator(*model)
 curvature = curvature_of(calc)  # the model's own Hessians and products; of other calculators differences of forces
 
-for way in ("gradients", "hvp", "hessian-every"):
-    found = search(guess, way, curvature)
-    print(f"{found.outcome}: {WAYS[way].description}")
+for strategy in ("gradients", "hvp", "hessian-every"):
+    found = search(guess, strategy, curvature)
+    print(f"{found.outcome}: {STRATEGIES[strategy].description}")
     calls = f"{found.force_calls} gradients, {found.hvp_calls} products, {found.hessian_calls} Hessians"
     print(f"  {found.steps} steps, {calls}, largest force {found.fmax:.4f} eV/Å")
 if found.analysis is None:

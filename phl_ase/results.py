@@ -104,6 +104,8 @@ class Report:
         values = {name: value for name, value in content.items() if name in names}
         values["metrics"] = tuple(_read_metric(metric) for metric in values.get("metrics", ()))
         values["arrays"] = {name: _read_array(value) for name, value in values.get("arrays", {}).items()}
+        if "way" in (said := values.get("provenance", {})):  # how the Sella strategy was called before
+            values["provenance"] = {**said, "strategy": said["way"]}
         return cls(**values)
 
 
@@ -211,7 +213,7 @@ def provenance(**extra: Any) -> dict[str, Any]:
         "machine": _machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    # looked up, never imported: this room must not load torch
+    # looked up, never imported: this module must not load torch
     torch = sys.modules.get("torch")
     if torch is not None:
         record["torch"] = str(torch.__version__)

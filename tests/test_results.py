@@ -35,6 +35,11 @@ def example(**changes):
     return Report(**{**values, **changes})
 
 
+def test_the_sella_strategy_of_an_older_report():
+    content = example(provenance={"way": "hvp"}).to_dict()
+    assert Report.from_dict(content).provenance["strategy"] == "hvp"
+
+
 def test_round_trip():
     report = example()
     text = json.dumps(report.to_dict(), allow_nan=False)

@@ -35,7 +35,7 @@ from phl_ase.units import convert
 
 BUNDLE = "reactions-wb97xd-631gd"
 TARGET = Path(__file__).with_name("benchmark_seeds.extxyz")
-# (way to run Sella, internal coordinates), tried in this order: angles near 180 degrees want Cartesian ones
+# (Sella strategy, internal coordinates), tried in this order: angles near 180 degrees want Cartesian ones
 ATTEMPTS = (("hessian-every", None), ("hessian-every", False))
 # what a seed needs: ends that are flat complexes on GFN2-xTB may keep a soft imaginary mode
 ENOUGH = ("converged", "no minimum")
@@ -186,8 +186,8 @@ def find(start: Start) -> tuple[Reaction | None, str]:
     guess.calc = resolve_calculator("tblite")
     curvature = curvature_of(guess.calc)
     reasons = []
-    for way, internal in ATTEMPTS:
-        found = search(guess, way, curvature, internal=internal, fmax=0.005, max_steps=100)
+    for strategy, internal in ATTEMPTS:
+        found = search(guess, strategy, curvature, internal=internal, fmax=0.005, max_steps=100)
         reaction = find_reaction(found.atoms, curvature.hessian) if found.converged else None
         if reaction is not None and reaction.outcome in ENOUGH:
             return reaction, reaction.sentence

@@ -3,11 +3,11 @@
     python workflows/finetuning.py run   --out runs/finetuning --seeds 3   # restartable; or --potential NAME
     python workflows/finetuning.py table --out runs/finetuning --seeds 3 --json workflows/results/finetuning.json
 
-Small models are trained from scratch on energies and forces, then every way goes on from the same model, on the same
+Small models are trained from scratch on energies and forces, then every method goes on from the same model, on the same
 frames, for the same processor time. Time goes by the processor's clock, on one thread: a step's is measured first, and
 the number of epochs chosen from it. No training frame is a stationary point: all of these are tested, and a search
 starts near each transition state, with the models of the first seed. A seed draws frames, weights and the order of
-steps. Finished cells are kept.
+steps. Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ PARTS = ("trained", "scores", "searches")
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to go on from a trained model.
+class TrainingMethod:
+    """How to go on from a trained model.
 
     Attributes:
         title: In tables.
@@ -74,11 +74,13 @@ class Way:
     products: str = "exact"
 
 
-WAYS = {
-    "E-F": Way("energies and forces", "E-F"),
-    "HVP fixed": Way("and one recorded product a frame", "E-F-HVP-random", 1),
-    "HVP fresh": Way("and new products of Hessians", "E-F-HVP-random"),
-    "HVP fresh differences": Way("the same, by differences of forces", "E-F-HVP-random", products="differences"),
+METHODS = {
+    "E-F": TrainingMethod("energies and forces", "E-F"),
+    "HVP fixed": TrainingMethod("and one recorded product a frame", "E-F-HVP-random", 1),
+    "HVP fresh": TrainingMethod("and new products of Hessians", "E-F-HVP-random"),
+    "HVP fresh differences": TrainingMethod(
+        "the same, by differences of forces", "E-F-HVP-random", products="differences"
+    ),
 }
 
 
@@ -106,28 +108,28 @@ def parts(out: Path, seed: int) -> dict[str, list[Frame]]:
     return found
 
 
-def labelled(frames: Sequence[Frame], way: Way, seed: int) -> list[Frame]:
-    """What a way knows of the frames: with ``recorded`` products, these and no Hessian."""
-    if not way.recorded:
+def labelled(frames: Sequence[Frame], method: TrainingMethod, seed: int) -> list[Frame]:
+    """What a method knows of the frames: with ``recorded`` products, these and no Hessian."""
+    if not method.recorded:
         return list(frames)
-    probes = Probes("rademacher", way.recorded, seed)
+    probes = Probes("rademacher", method.recorded, seed)
     return [with_products(frame, probes) for frame in frames]
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def configuration(start: str, way: Way, epochs: int, rate: float, seed: int = 0) -> TrainConfig:
+def configuration(start: str, method: TrainingMethod, epochs: int, rate: float, seed: int = 0) -> TrainConfig:
     """Configuration of a run from a model."""
     return parse_config(
         {
             "potential": {"from": start},
             "loss": {"curvature": CURVATURE},
             "scheme": {
-                "name": way.scheme,
-                "regime": "fixed" if way.recorded else "fresh",
-                "n_probes": max(1, way.recorded),
-                "products": way.products,
+                "name": method.scheme,
+                "regime": "fixed" if method.recorded else "fresh",
+                "n_probes": max(1, method.recorded),
+                "products": method.products,
             },
             "training": {
                 "epochs": epochs,
@@ -145,17 +147,24 @@ def configuration(start: str, way: Way, epochs: int, rate: float, seed: int = 0)
 
 
 def trained(
-    folder: Path, start: str, way: Way, frames: dict[str, list[Frame]], *, rate: float, seconds: float, seed: int
+    folder: Path,
+    start: str,
+    method: TrainingMethod,
+    frames: dict[str, list[Frame]],
+    *,
+    rate: float,
+    seconds: float,
+    seed: int,
 ) -> str:
     """A model trained from another for so many seconds of processor time, once; its file as configurations call it."""
     kind = start.partition(":")[0]
     model = folder / "run" / "best.model"
     if not (folder / "trained.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # chosen among epochs by energies and forces, whatever the way
-        data = RunData(labelled(frames["train"], way, seed), without_hessians(frames["valid"]))
-        epochs = max(2, round(seconds / _seconds_of_epoch(folder, start, way, data, rate)))
-        config = configuration(start, way, epochs, rate, seed)
+        # chosen among epochs by energies and forces, whatever the method
+        data = RunData(labelled(frames["train"], method, seed), without_hessians(frames["valid"]))
+        epochs = max(2, round(seconds / _seconds_of_epoch(folder, start, method, data, rate)))
+        config = configuration(start, method, epochs, rate, seed)
         with _counted(folder / "seconds.json"):
             result = train(config, data, folder / "run", resume=(folder / "run" / "config.json").exists())
         spent = json.loads((folder / "seconds.json").read_text())
@@ -174,7 +183,7 @@ def trained(
     return f"{kind}:{model}"
 
 
-def _seconds_of_epoch(folder: Path, start: str, way: Way, data: RunData, rate: float) -> float:
+def _seconds_of_epoch(folder: Path, start: str, method: TrainingMethod, data: RunData, rate: float) -> float:
     """Processor time of an epoch: half of what a run of three takes longer than one of one. Measured once and kept."""
     path = folder / "pilot.json"
     if not path.exists():
@@ -182,7 +191,7 @@ def _seconds_of_epoch(folder: Path, start: str, way: Way, data: RunData, rate: f
         for attempt, epochs in enumerate((1, 1, 3)):  # the first time much is loaded and compiled
             begun = time.process_time()
             pilot = folder / f"pilot{attempt}-{time.time_ns()}"
-            train(configuration(start, way, epochs, rate), data, pilot)
+            train(configuration(start, method, epochs, rate), data, pilot)
             times.append(time.process_time() - begun)
             for file in pilot.iterdir():
                 file.unlink()
@@ -243,19 +252,19 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def seed_folder(out: Path, seed: int) -> Path:
-    """Where the frames, models and cells of a seed are kept."""
+    """Where the frames, models and runs of a seed are kept."""
     return out / f"s{seed}"
 
 
-def folder_of(out: Path, kind: str, way: str, seed: int) -> Path:
-    """Where a cell is kept."""
-    return seed_folder(out, seed) / f"{kind}-{way.replace(' ', '_')}"
+def folder_of(out: Path, kind: str, method: str, seed: int) -> Path:
+    """Where a run is kept."""
+    return seed_folder(out, seed) / f"{kind}-{method.replace(' ', '_')}"
 
 
 def run(
     out: Path,
     kinds: Sequence[str],
-    ways: Sequence[str],
+    methods: Sequence[str],
     times: tuple[float, float],
     seeds: int,
     *,
@@ -270,12 +279,12 @@ def run(
             write_untrained(kind, frames[seed]["train"], untrained, seed)
         start = f"{kind}:{untrained}"
         tasks = [
-            (BEFORE, WAYS["E-F"], RATE, times[0]),
-            *((name, WAYS[name], FINE_TUNING_RATE, times[1]) for name in ways),
+            (BEFORE, METHODS["E-F"], RATE, times[0]),
+            *((name, METHODS[name], FINE_TUNING_RATE, times[1]) for name in methods),
         ]
-        for name, way, rate, limit in tasks:
+        for name, method, rate, limit in tasks:
             folder = folder_of(out, kind, name, seed)
-            model = trained(folder, start, way, frames[seed], rate=rate, seconds=limit, seed=seed)
+            model = trained(folder, start, method, frames[seed], rate=rate, seconds=limit, seed=seed)
             models[folder, seed] = model
             scored(folder, model, frames[seed]["test"])
             start = model if name == BEFORE else start
@@ -286,27 +295,27 @@ def run(
 
 def report(out: Path, target: Path | None, kinds: Sequence[str], asked: Sequence[str], seeds: int) -> None:
     """Print the table; write the numbers as JSON and the figure beside the runs."""
-    ways = [BEFORE, *asked]
-    cells = {
-        (kind, way, seed): {
-            part: read(path) if (path := folder_of(out, kind, way, seed) / f"{part}.json").exists() else None
+    methods = [BEFORE, *asked]
+    runs = {
+        (kind, method, seed): {
+            part: read(path) if (path := folder_of(out, kind, method, seed) / f"{part}.json").exists() else None
             for part in PARTS
         }
         for kind in kinds
-        for way in ways
+        for method in methods
         for seed in range(seeds)
     }
-    found = rows(cells)
+    found = rows(runs)
     print(text(found))
     missing = [
-        f"{kind} {way}, seed {seed}: {part}"
-        for (kind, way, seed), cell in cells.items()
-        for part in cell
-        if not cell[part] and (part != "searches" or seed == SEARCHED)
+        f"{kind} {method}, seed {seed}: {part}"
+        for (kind, method, seed), run in runs.items()
+        for part in run
+        if not run[part] and (part != "searches" or seed == SEARCHED)
     ]
     if missing:
         print(f"not finished: {', '.join(missing)}")
-    (out / "finetuning.png").write_bytes(to_png(figure, (found, ways)))
+    (out / "finetuning.png").write_bytes(to_png(figure, (found, methods)))
     if target:
         divisions = [read(seed_folder(out, seed) / "data" / "split.json") for seed in range(seeds)]
         content = {
@@ -318,19 +327,19 @@ def report(out: Path, target: Path | None, kinds: Sequence[str], asked: Sequence
                 "models": {kind: SETTINGS[kind] for kind in kinds},
                 "cutoff": CUTOFF,
                 "batch": BATCH,
-                "loss": configuration("mace:", WAYS["HVP fixed"], 2, RATE).loss.model_dump(),
+                "loss": configuration("mace:", METHODS["HVP fixed"], 2, RATE).loss.model_dump(),
                 "learning_rate": {"from scratch": RATE, "fine-tuning": FINE_TUNING_RATE},
                 "frames": [{part: len(one[part]) for part in ("train", "valid", "test")} for one in divisions],
                 "data": DATA,
                 "data_hash": divisions[0]["dataset"],
-                "ways": {name: WAYS[name].title for name in asked},
+                "methods": {name: METHODS[name].title for name in asked},
                 "searches": {"start": f"{SEARCH_RMS} Å rms from the TS", "most_steps": SEARCH_STEPS},
             },
             "rows": found,
             "curves": {
-                f"{kind} {way}, seed {seed}": cell["trained"]["validation"]
-                for (kind, way, seed), cell in cells.items()
-                if cell["trained"]
+                f"{kind} {method}, seed {seed}": run["trained"]["validation"]
+                for (kind, method, seed), run in runs.items()
+                if run["trained"]
             },
             "not_finished": missing,
         }
@@ -344,7 +353,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="where `table` writes the numbers")
     parser.add_argument("--potential", choices=SETTINGS, action="append", help="one of them; both by default")
-    parser.add_argument("--way", choices=WAYS, action="append", help="one of them; all by default")
+    parser.add_argument("--method", choices=METHODS, action="append", help="one of them; all by default")
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--seconds", type=float, default=100.0, help="processor time of a fine-tuning")
     parser.add_argument("--pretraining", type=float, help="of the pre-training; one and a half of these by default")
@@ -353,12 +362,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     kinds = arguments.potential or list(SETTINGS)
-    ways = arguments.way or list(WAYS)
+    methods = arguments.method or list(METHODS)
     if arguments.task == "run":
         times = (arguments.pretraining or PRETRAINING * arguments.seconds, arguments.seconds)
-        run(arguments.out, kinds, ways, times, arguments.seeds, search=not arguments.no_searches)
+        run(arguments.out, kinds, methods, times, arguments.seeds, search=not arguments.no_searches)
     else:
-        report(arguments.out, arguments.json, kinds, ways, arguments.seeds)
+        report(arguments.out, arguments.json, kinds, methods, arguments.seeds)
 
 
 if __name__ == "__main__":

@@ -17,48 +17,48 @@ from phl_ase.validators import funnels
 BASELINE = "E-F"
 
 Row = dict[str, Any]
-Cells = dict[int, Mapping[str, Any]]  # of one way, by seed
+Runs = dict[int, Mapping[str, Any]]  # of one method, by seed
 
 
-def rows(cells: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> list[Row]:
-    """Of every way, over its seeds: errors, their ratios to the E-F fine-tuning's on the same frames, and the funnel.
+def rows(runs: Mapping[tuple[str, str, int], Mapping[str, Any]]) -> list[Row]:
+    """Each method's errors over its seeds, their ratios to the E-F fine-tuning's on the same frames, and the funnel.
 
     Args:
-        cells: (potential, way, seed) -> ``trained``, ``scores`` and ``searches``, each ``None`` where it is not
+        runs: (potential, method, seed) -> ``trained``, ``scores`` and ``searches``, each ``None`` where it is not
             finished.
     """
-    groups: dict[tuple[str, str], Cells] = {}
-    for (kind, way, seed), cell in cells.items():
-        groups.setdefault((kind, way), {})[seed] = cell
-    return [_row(kind, way, of, groups.get((kind, BASELINE), {})) for (kind, way), of in groups.items()]
+    groups: dict[tuple[str, str], Runs] = {}
+    for (kind, method, seed), run in runs.items():
+        groups.setdefault((kind, method), {})[seed] = run
+    return [_row(kind, method, of, groups.get((kind, BASELINE), {})) for (kind, method), of in groups.items()]
 
 
-def _row(kind: str, way: str, cells: Cells, baseline: Cells) -> Row:
-    own, base = _scores(cells), _scores(baseline)
-    trained = [cell["trained"] or {} for cell in cells.values()]
-    row: Row = {"potential": kind, "way": way, "seeds": [record["seed"] for record in own]}
+def _row(kind: str, method: str, runs: Runs, baseline: Runs) -> Row:
+    own, base = _scores(runs), _scores(baseline)
+    trained = [run["trained"] or {} for run in runs.values()]
+    row: Row = {"potential": kind, "method": method, "seeds": [record["seed"] for record in own]}
     for name in ("epochs", "asked_seconds", "cpu_seconds", "best_epoch"):
         row[name] = [one[name] for one in trained if name in one]
     if own:
         row["errors"] = {metric: numbers(mean_estimate(observed(own, metric))) for metric in METRICS}
         row["median_errors"] = medians(own)
     shared = {record["seed"] for record in own} & {record["seed"] for record in base}
-    if shared and way != BASELINE:
+    if shared and method != BASELINE:
         own, base = ([record for record in records if record["seed"] in shared] for records in (own, base))
         of, to = medians(own), medians(base)
         row["ratio_of_medians"] = {metric: of[metric] / to[metric] for metric in METRICS}
         row["ratio_to_E-F"] = {
             metric: numbers(ratio_estimate(observed(own, metric), observed(base, metric))) for metric in METRICS
         }
-    found = [cell["searches"] or {} for cell in cells.values()]
+    found = [run["searches"] or {} for run in runs.values()]
     if any(found):
         funnel = funnels(Report.from_dict(one) for searches in found for one in searches.values())[0]
         row["searches"] = {"starts": funnel.starts, "passed": dict(funnel.passed), "complete": funnel.complete}
     return row
 
 
-def _scores(cells: Cells) -> list[Record]:
-    return [{**cell["scores"], "seed": seed} for seed, cell in cells.items() if cell["scores"]]
+def _scores(runs: Runs) -> list[Record]:
+    return [{**run["scores"], "seed": seed} for seed, run in runs.items() if run["scores"]]
 
 
 def medians(records: Sequence[Record]) -> dict[str, float]:
@@ -82,20 +82,20 @@ def text(found: Sequence[Row]) -> str:
         searches = row.get("searches")
         came = f"{searches['complete']}/{searches['starts']}" if searches else "-"
         seconds = np.mean(row["cpu_seconds"]) if row["cpu_seconds"] else float("nan")
-        lines.append(f"{row['potential']:11s}{row['way']:11s}{seconds:6.0f}" + "".join(parts) + f"{came:>10s}")
+        lines.append(f"{row['potential']:11s}{row['method']:11s}{seconds:6.0f}" + "".join(parts) + f"{came:>10s}")
     units = ", ".join(METRICS.values())
     return "\n".join([*lines, f"mean | median over the test frames: {units}; (×: to the E-F fine-tuning)"])
 
 
 def figure(content: tuple[Sequence[Row], Sequence[str]]) -> Figure:
-    """A panel for each error and one for the searches; potentials side by side, ways within them.
+    """A panel for each error and one for the searches; potentials side by side, methods within them.
 
     Args:
-        content: Rows; ways from left to right.
+        content: Rows; methods from left to right.
     """
-    found, ways = content
+    found, methods = content
     kinds = list(dict.fromkeys(row["potential"] for row in found))
-    of = {(row["potential"], row["way"]): row for row in found}
+    of = {(row["potential"], row["method"]): row for row in found}
     drawing = new_figure(3.0 * (len(METRICS) + 1), 3.7)
     panels = drawing.subplots(1, len(METRICS) + 1)
     handles: dict[str, Any] = {}
@@ -103,14 +103,14 @@ def figure(content: tuple[Sequence[Row], Sequence[str]]) -> Figure:
         values = {
             key: (*row["errors"][metric], row["median_errors"][metric]) for key, row in of.items() if "errors" in row
         }
-        handles |= _points(axes, kinds, ways, values)
+        handles |= _points(axes, kinds, methods, values)
         axes.set_ylabel(METRICS[metric])
         if values:
             axes.set_yscale("log")
             plain_ticks(axes)
     searches = {key: row["searches"] for key, row in of.items() if "searches" in row}
     shares = {key: (100 * one["complete"] / one["starts"],) for key, one in searches.items()}
-    _points(panels[-1], kinds, ways, shares)
+    _points(panels[-1], kinds, methods, shares)
     panels[-1].set_ylabel("complete searches / %")
     panels[-1].set_ylim(0, 105)
     if handles:
@@ -119,17 +119,17 @@ def figure(content: tuple[Sequence[Row], Sequence[str]]) -> Figure:
 
 
 def _points(
-    axes: Any, kinds: Sequence[str], ways: Sequence[str], values: Mapping[tuple[str, str], Sequence[float]]
+    axes: Any, kinds: Sequence[str], methods: Sequence[str], values: Mapping[tuple[str, str], Sequence[float]]
 ) -> dict[str, Any]:
-    """A value, or (value, low, high, median), for each way of each potential."""
+    """A value, or (value, low, high, median), for each method of each potential."""
     panel(axes)
     axes.grid(False, axis="x")
     handles: dict[str, Any] = {}
-    for (kind, way), (value, *rest) in values.items():
-        place = ways.index(way)
-        x = kinds.index(kind) + 0.18 * (place - (len(ways) - 1) / 2)
+    for (kind, method), (value, *rest) in values.items():
+        place = methods.index(method)
+        x = kinds.index(kind) + 0.18 * (place - (len(methods) - 1) / 2)
         colour, marker, _ = STYLES[place]
-        handles[way] = axes.plot(x, value, marker, color=colour, markersize=7, linestyle="none")[0]
+        handles[method] = axes.plot(x, value, marker, color=colour, markersize=7, linestyle="none")[0]
         if rest:
             low, high, median = rest
             axes.vlines(x, max(low, 0.3 * value), high, color=colour, linewidth=1.4, alpha=0.6)
@@ -138,7 +138,7 @@ def _points(
     axes.set_xlim(-0.5, len(kinds) - 0.5)
     if not handles:
         empty(axes, "not run")
-    ordered = {way: handles[way] for way in ways if way in handles}
+    ordered = {method: handles[method] for method in methods if method in handles}
     if ordered and any(len(one) > 1 for one in values.values()):
         ordered["hollow: median"] = axes.plot([], [], "o", markeredgecolor="0.4", markerfacecolor="white")[0]
     return ordered

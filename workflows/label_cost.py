@@ -1,12 +1,12 @@
 """What gradient calls of a costly method buy: more energies and forces, one product H·v per frame, or a few Hessians.
 
-    python workflows/label_cost.py tune  --out runs/label_cost    # three loss weights for each way
-    python workflows/label_cost.py run   --out runs/label_cost    # surfaces × ways × budgets × seeds; stop and restart
+    python workflows/label_cost.py tune  --out runs/label_cost    # three loss weights for each method
+    python workflows/label_cost.py run   --out runs/label_cost    # surfaces × methods × budgets × seeds; restartable
     python workflows/label_cost.py table --out runs/label_cost --json workflows/results/label_cost.json
 
 A frame costs one gradient call for energy and forces, two more for each product, 6n more for a Hessian by central
-differences. Every cell (surface, way, budget, seed, pre-trained or not) is one training run on one thread, of the
-same number of optimiser steps whatever the way. Finished cells are kept.
+differences. Every run (surface, method, budget, seed, pre-trained or not) is one training run on one thread, of the
+same number of optimiser steps whatever the method. Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_cost_frames import SURFACES, WAYS, counted_from_atoms, held_out, pretraining, spend
+from label_cost_frames import METHODS, SURFACES, counted_from_atoms, held_out, pretraining, spend
 from label_cost_table import figure, rows, text
 
 from phl_ase.calculator import PHLCalculator
@@ -38,29 +38,32 @@ from phl_ase.vibrations import harmonic_analysis
 
 MODEL = {"channels": 64, "layers": 2, "n_basis": 8, "cutoff": 5.0}
 BATCH = 8
-# optimiser steps, the same for every way: from scratch, from a pre-trained model, and of the pre-training
+# optimiser steps, the same for every method: from scratch, from a pre-trained model, and of the pre-training
 STEPS, FINE_TUNING_STEPS, PRETRAINING_STEPS = 8000, 4000, 4000
 RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 PRETRAINING_FRAMES = 800
 AFTER = 0.3  # share of frames and steps where a pre-training begins with the model of another one
 MAIN = ("E-F", "HVP random", "full Hessian")
-"""Ways that are tried at every budget, with and without pre-training; the others from a pre-trained model, at the
-first budget of each surface."""
-# equal effort: three settings for each way, see `tune`; the others take the weight of one random product
+"""Training methods that are tried at every budget, with and without pre-training; the others from a pre-trained model,
+at the first budget of each surface."""
+# equal effort: three settings for each method, see `tune`; the others take the weight of one random product
 GRID = {
-    way: [{"curvature": w} if WAYS[way].count or WAYS[way].hessian else {"energy": 200 * w} for w in (0.05, 0.2, 0.8)]
-    for way in MAIN
+    method: [
+        {"curvature": w} if METHODS[method].count or METHODS[method].hessian else {"energy": 200 * w}
+        for w in (0.05, 0.2, 0.8)
+    ]
+    for method in MAIN
 }
 TUNED_AT = ("xtb", 1000, 0)  # surface, budget, seed
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrainingRun:
     """One training run.
 
     Attributes:
         surface: Key of ``SURFACES``.
-        way: Key of ``WAYS``.
+        method: Key of ``METHODS``.
         budget: Gradient calls.
         seed: Of pool, probes and weights.
         pretrained: Whether it starts from the model that has learnt the cheap method.
@@ -70,7 +73,7 @@ class Cell:
     """
 
     surface: str
-    way: str
+    method: str
     budget: int
     seed: int
     pretrained: bool = False
@@ -81,17 +84,19 @@ class Cell:
     @property
     def name(self) -> str:
         """Of its folder."""
-        parts = (self.surface, self.way.replace(" ", "_"), str(self.budget), str(self.seed))
+        parts = (self.surface, self.method.replace(" ", "_"), str(self.budget), str(self.seed))
         return "-".join((*parts, *(["pretrained"] if self.pretrained else []), *([self.tag] if self.tag else [])))
 
 
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-def config(way: str, frames: int, steps: float, *, seed: int, loss: dict[str, float], start: str = "") -> TrainConfig:
+def config(
+    method: str, frames: int, steps: float, *, seed: int, loss: dict[str, float], start: str = ""
+) -> TrainConfig:
     """Configuration of a run of so many steps, from scratch or from a model."""
     epochs = max(1, round(steps / math.ceil(frames / BATCH)))
-    chosen = WAYS[way]
+    chosen = METHODS[method]
     return parse_config(
         {
             "potential": {"from": start} if start else MODEL,
@@ -111,7 +116,7 @@ def config(way: str, frames: int, steps: float, *, seed: int, loss: dict[str, fl
 
 
 def without_hessians(frames: Iterable[Frame]) -> list[Frame]:
-    """What chooses a model among the epochs of its run: energies and forces, whatever the way."""
+    """What chooses a model among the epochs of its run: energies and forces, whatever the method."""
     return [dataclasses.replace(frame, hessian=None) for frame in frames]
 
 
@@ -133,25 +138,25 @@ def pretrained(out: Path, surface: str, scale: float) -> str:
     return str(folder / "best.safetensors")
 
 
-def run_cell(out: Path, cell: Cell, *, part: str = "test", scale: float = 1.0) -> dict[str, Any]:
-    """Train a cell and score it frame by frame, unless that is done; its record is what ``table`` reads."""
-    folder = out / cell.name
+def run_one(out: Path, run: TrainingRun, *, part: str = "test", scale: float = 1.0) -> dict[str, Any]:
+    """Train a run and score it frame by frame, unless that is done; its record is what ``table`` reads."""
+    folder = out / run.name
     path = folder / "errors.json"
     if path.exists():
         return dict(json.loads(path.read_text()))
-    frames, gradients = spend(out, cell.surface, cell.way, cell.budget, cell.seed)
-    start = pretrained(out, cell.surface, scale) if cell.pretrained else ""
-    steps = scale * cell.longer * (FINE_TUNING_STEPS if cell.pretrained else STEPS)
-    settings = config(cell.way, len(frames), steps, seed=cell.seed, loss=cell.loss, start=start)
-    valid = held_out(out, cell.surface, "valid")
-    test = valid if part == "valid" else held_out(out, cell.surface, "test")
+    frames, gradients = spend(out, run.surface, run.method, run.budget, run.seed)
+    start = pretrained(out, run.surface, scale) if run.pretrained else ""
+    steps = scale * run.longer * (FINE_TUNING_STEPS if run.pretrained else STEPS)
+    settings = config(run.method, len(frames), steps, seed=run.seed, loss=run.loss, start=start)
+    valid = held_out(out, run.surface, "valid")
+    test = valid if part == "valid" else held_out(out, run.surface, "test")
     frames, valid, test = (counted_from_atoms(some, valid) for some in (frames, valid, test))
-    level = {"level_of_theory": SURFACES[cell.surface].level, "training_frames": len(frames)}
+    level = {"level_of_theory": SURFACES[run.surface].level, "training_frames": len(frames)}
     started = time.process_time()
     data = RunData(frames, without_hessians(valid), provenance=level)
     result = train(settings, data, folder, resume=(folder / "last.ckpt").exists())
     record = {
-        **dataclasses.asdict(cell),
+        **dataclasses.asdict(run),
         "frames": len(frames),
         "gradients": gradients,
         "cpu_seconds": time.process_time() - started,
@@ -161,7 +166,7 @@ def run_cell(out: Path, cell: Cell, *, part: str = "test", scale: float = 1.0) -
     }
     write_json(path, record)
     print(
-        f"{cell.name}: {len(frames)} frames, {gradients} gradient calls, {record['cpu_seconds']:.0f} s,",
+        f"{run.name}: {len(frames)} frames, {gradients} gradient calls, {record['cpu_seconds']:.0f} s,",
         ", ".join(f"{name} {value:.3g}" for name, value in means(record).items()),
         flush=True,
     )
@@ -190,48 +195,53 @@ def score(model: Path, frames: list[Frame]) -> dict[str, Any]:
 
 
 def tune(out: Path, scale: float) -> dict[str, dict[str, float]]:
-    """Loss weights of each way: the best of three by the sum of log errors of E, F and H on validation frames, kept."""
+    """Loss weights of each method: the best of three by the sum of log errors of E, F and H on validation frames."""
     path = out / "tuned.json"
     if not path.exists():
         surface, budget, seed = TUNED_AT
         scores: dict[str, list[float]] = {}
-        for way, settings in GRID.items():
-            tried = [Cell(surface, way, budget, seed, True, loss, 0.4, f"tune{k}") for k, loss in enumerate(settings)]
-            errors = [run_cell(out, cell, part="valid", scale=scale)["errors"] for cell in tried]
-            scores[way] = [sum(math.log(np.mean(e[name])) for name in ("energy", "forces", "hessian")) for e in errors]
-            print(way, [f"{score:.3f}" for score in scores[way]], flush=True)
-        loss = {way: GRID[way][int(np.argmin(values))] for way, values in scores.items()}
+        for method, settings in GRID.items():
+            tried = [
+                TrainingRun(surface, method, budget, seed, True, loss, 0.4, f"tune{k}")
+                for k, loss in enumerate(settings)
+            ]
+            errors = [run_one(out, run, part="valid", scale=scale)["errors"] for run in tried]
+            scores[method] = [
+                sum(math.log(np.mean(e[name])) for name in ("energy", "forces", "hessian")) for e in errors
+            ]
+            print(method, [f"{score:.3f}" for score in scores[method]], flush=True)
+        loss = {method: GRID[method][int(np.argmin(values))] for method, values in scores.items()}
         write_json(path, {"at": TUNED_AT, "grid": GRID, "scores": scores, "loss": loss})
     loss = json.loads(path.read_text())["loss"]
-    return {way: loss[way if way in MAIN else "HVP random"] for way in WAYS}
+    return {method: loss[method if method in MAIN else "HVP random"] for method in METHODS}
 
 
-def cells(seeds: int, loss: dict[str, dict[str, float]]) -> list[Cell]:
-    """All cells, in the order in which they are run."""
-    others = [way for way in WAYS if way not in MAIN]
-    # from scratch or not, ways, budgets by their place, seed: what tells most first
+def runs(seeds: int, loss: dict[str, dict[str, float]]) -> list[TrainingRun]:
+    """All runs, in the order in which they are run."""
+    others = [method for method in METHODS if method not in MAIN]
+    # from scratch or not, methods, budgets by their place, seed: what tells most first
     every = range(seeds)
     first = [(True, MAIN, 0, seed) for seed in every] + [(False, MAIN, 0, 0)]
     first += [(True, MAIN, place, 0) for place in (1, 2)] + [(False, MAIN, 0, seed) for seed in every[1:]]
     later = [(True, MAIN, place, seed) for seed in every[1:] for place in (1, 2)]
     later += [(True, others, 0, seed) for seed in every]
     later += [(False, MAIN, place, seed) for seed in every for place in (1, 2)]
-    # whether every way has had steps enough
+    # whether every method has had steps enough
     steps = [
-        Cell("xtb", way, 1000, 0, start, loss[way], factor, name)
+        TrainingRun("xtb", method, 1000, 0, start, loss[method], factor, name)
         for start, factor, name in ((True, 2, "twice"), (True, 0.5, "half"), (False, 2, "twice"))
-        for way in MAIN
+        for method in MAIN
     ]
     return [*_cells(first, loss), *steps[:6], *_cells(later, loss), *steps[6:]]
 
 
-def _cells(plan: list[tuple[bool, Iterable[str], int, int]], loss: dict[str, dict[str, float]]) -> list[Cell]:
+def _cells(plan: list[tuple[bool, Iterable[str], int, int]], loss: dict[str, dict[str, float]]) -> list[TrainingRun]:
     return [
-        Cell(name, way, budget, seed, start, loss[way])
-        for start, ways, place, seed in plan
+        TrainingRun(name, method, budget, seed, start, loss[method])
+        for start, methods, place, seed in plan
         for name, surface in SURFACES.items()
         for budget in surface.budgets[place : place + 1]
-        for way in ways
+        for method in methods
     ]
 
 
@@ -246,8 +256,8 @@ def baseline(out: Path, surface: str, scale: float) -> dict[str, Any]:
 
 def report(out: Path, target: Path | None, seeds: int, scale: float) -> None:
     """Print the table; write the numbers as JSON and the figure beside the runs."""
-    wanted = cells(seeds, tune(out, scale))
-    paths = {cell.name: out / cell.name / "errors.json" for cell in wanted}
+    wanted = runs(seeds, tune(out, scale))
+    paths = {run.name: out / run.name / "errors.json" for run in wanted}
     records = [json.loads(path.read_text()) for path in paths.values() if path.exists()]
     found = rows([record for record in records if not record["tag"]])
     print(text(found))
@@ -255,7 +265,7 @@ def report(out: Path, target: Path | None, seeds: int, scale: float) -> None:
         name: baseline(out, name, scale) for name in SURFACES if (out / f"{name}-pretraining" / "done").exists()
     }
     titles = {name: surface.level for name, surface in SURFACES.items()}
-    (out / "label_cost.png").write_bytes(to_png(figure, (found, untouched, list(WAYS), titles)))
+    (out / "label_cost.png").write_bytes(to_png(figure, (found, untouched, list(METHODS), titles)))
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing:
         print(f"not finished: {', '.join(missing)}")
@@ -274,7 +284,7 @@ def report(out: Path, target: Path | None, seeds: int, scale: float) -> None:
             "rows": found,
             "pretrained_as_it_is": {name: means(record) for name, record in untouched.items()},
             "other_numbers_of_steps": [
-                {key: record[key] for key in ("way", "budget", "seed", "frames", "cpu_seconds", "longer")}
+                {key: record[key] for key in ("method", "budget", "seed", "frames", "cpu_seconds", "longer")}
                 | means(record)
                 for record in records
                 if record["tag"]
@@ -292,8 +302,8 @@ def means(record: dict[str, Any]) -> dict[str, float]:
 
 
 def record_name(record: dict[str, Any]) -> str:
-    """Name of the cell that a record is of."""
-    return Cell(**{field.name: record[field.name] for field in dataclasses.fields(Cell)}).name
+    """Name of the run that a record is of."""
+    return TrainingRun(**{field.name: record[field.name] for field in dataclasses.fields(TrainingRun)}).name
 
 
 def main() -> None:
@@ -310,8 +320,8 @@ def main() -> None:
     if arguments.task == "tune":
         tune(arguments.out, arguments.scale)
     if arguments.task == "run":
-        for cell in cells(arguments.seeds, tune(arguments.out, arguments.scale)):
-            run_cell(arguments.out, cell, scale=arguments.scale)
+        for run in runs(arguments.seeds, tune(arguments.out, arguments.scale)):
+            run_one(arguments.out, run, scale=arguments.scale)
     if arguments.task == "table":
         report(arguments.out, arguments.json, arguments.seeds, arguments.scale)
 

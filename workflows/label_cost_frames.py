@@ -36,8 +36,8 @@ VALID, TEST, PRETRAINING = 1, 2, 3
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to spend gradient calls.
+class TrainingMethod:
+    """A training method, by how it spends gradient calls.
 
     Attributes:
         family: Probe family of its recorded products; empty for none.
@@ -58,13 +58,13 @@ class Way:
         return 1 + 2 * self.count + (6 * atoms if self.hessian else 0)
 
 
-WAYS = {
-    "E-F": Way(),
-    "HVP random": Way("rademacher", 1, scheme="E-F-HVP-random"),
-    "HVP one-hot": Way("onehot", 1, scheme="E-F-HVP-onehot"),
-    "2 HVPs random": Way("rademacher", 2, scheme="E-F-HVP-random"),
+METHODS = {
+    "E-F": TrainingMethod(),
+    "HVP random": TrainingMethod("rademacher", 1, scheme="E-F-HVP-random"),
+    "HVP one-hot": TrainingMethod("onehot", 1, scheme="E-F-HVP-onehot"),
+    "2 HVPs random": TrainingMethod("rademacher", 2, scheme="E-F-HVP-random"),
     # learnt from through new random products in every step: the expectation of the full-Hessian loss at the cost of one
-    "full Hessian": Way(hessian=True, scheme="E-F-HVP-random", regime="fresh"),
+    "full Hessian": TrainingMethod(hessian=True, scheme="E-F-HVP-random", regime="fresh"),
 }
 
 
@@ -141,7 +141,7 @@ def _closest(numbers: np.ndarray, positions: np.ndarray) -> float:
 def counted_from_atoms(frames: list[Frame], known: list[Frame]) -> list[Frame]:
     """Frames whose energies are counted from energies per species, fitted to known frames.
 
-    Every way is given them, as a user has the energies of atoms: a few frames with Hessians do not hold every element.
+    Every method is given them, as a user has the energies of atoms: a few frames with Hessians lack elements.
     """
     energies = dict(zip(species := species_of(known), fit_reference_energies(known, species), strict=True))
     return [
@@ -151,13 +151,13 @@ def counted_from_atoms(frames: list[Frame], known: list[Frame]) -> list[Frame]:
     ]
 
 
-def spend(out: Path, surface: str, way: str, budget: int, seed: int) -> tuple[list[Frame], int]:
+def spend(out: Path, surface: str, method: str, budget: int, seed: int) -> tuple[list[Frame], int]:
     """Training frames that a budget buys, and the gradient calls that they cost; a smaller budget's come first."""
     spent, frames = 0, []
     pool = _bundled_pool(seed) if not SURFACES[surface].reference else samples(out, 100 + seed)
-    label = _Labeller(surface, WAYS[way], seed)
+    label = _Labeller(surface, METHODS[method], seed)
     for bare in pool:
-        if spent + WAYS[way].cost(len(bare)) > budget:
+        if spent + METHODS[method].cost(len(bare)) > budget:
             break
         frame, gradients = label(bare)
         if frame is not None:
@@ -167,21 +167,21 @@ def spend(out: Path, surface: str, way: str, budget: int, seed: int) -> tuple[li
 
 
 class _Labeller:
-    def __init__(self, surface: str, way: Way, seed: int) -> None:
+    def __init__(self, surface: str, method: TrainingMethod, seed: int) -> None:
         reference = SURFACES[surface].reference
         self.calculator = make_method(reference) if reference else None
-        self.way = way
-        self.probes = Probes(way.family, way.count, seed) if way.family else None
+        self.method = method
+        self.probes = Probes(method.family, method.count, seed) if method.family else None
 
     def __call__(self, frame: Frame) -> tuple[Frame | None, int]:
         if self.calculator is None:
-            return self._from_hessian(frame), self.way.cost(len(frame))
-        hessian = "differences" if self.way.hessian else None
+            return self._from_hessian(frame), self.method.cost(len(frame))
+        hessian = "differences" if self.method.hessian else None
         labelled = label_frame(frame, self.calculator, hessian=hessian, probes=self.probes)
         return (None, 0) if labelled.failure else (labelled.frame, labelled.gradients)
 
     def _from_hessian(self, frame: Frame) -> Frame:
-        if self.way.hessian:
+        if self.method.hessian:
             return frame
         if self.probes is None:
             return dataclasses.replace(frame, hessian=None)

@@ -28,10 +28,10 @@ Key = tuple[str, bool, str, int]
 
 
 def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
-    """Seeds of each (surface, pre-trained, way, budget)."""
+    """Seeds of each (surface, pre-trained, method, budget)."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
-        key = (record["surface"], record["pretrained"], record["way"], record["budget"])
+        key = (record["surface"], record["pretrained"], record["method"], record["budget"])
         groups.setdefault(key, []).append(record)
     return groups
 
@@ -52,12 +52,12 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Of every group: frames, gradient calls, errors, and their ratios to E-F for the same gradient calls and seeds."""
     groups = grouped(records)
     found = []
-    for (surface, start, way, budget), members in sorted(groups.items()):
+    for (surface, start, method, budget), members in sorted(groups.items()):
         other = groups.get((surface, start, BASELINE, budget), [])
         row: dict[str, Any] = {
             "surface": surface,
             "pretrained": start,
-            "way": way,
+            "method": method,
             "budget": budget,
             "seeds": [record["seed"] for record in members],
             "frames": [record["frames"] for record in members],
@@ -65,7 +65,7 @@ def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             "cpu_seconds": [record["cpu_seconds"] for record in members],
             "errors": {metric: numbers(mean_estimate(observed(members, metric))) for metric in METRICS},
         }
-        if way != BASELINE and other:
+        if method != BASELINE and other:
             row["ratio_to_E-F"] = {
                 metric: numbers(ratio_estimate(observed(members, metric), observed(other, metric)))
                 for metric in METRICS
@@ -81,7 +81,7 @@ def numbers(estimate: Estimate) -> list[float]:
 
 def text(found: Sequence[dict[str, Any]]) -> str:
     """The table for a terminal: errors, and in brackets their ratio to E-F where its interval leaves out 1."""
-    lines = [f"{'':6s}{'':14s}{'way':16s}{'calls':>6s}{'frames':>8s}" + "".join(f"{m:>24s}" for m in METRICS)]
+    lines = [f"{'':6s}{'':14s}{'method':16s}{'calls':>6s}{'frames':>8s}" + "".join(f"{m:>24s}" for m in METRICS)]
     for row in found:
         cells = []
         for metric in METRICS:
@@ -91,7 +91,7 @@ def text(found: Sequence[dict[str, Any]]) -> str:
             cells.append(f"{value:8.3g} [{low:.3g}, {high:.3g}]{sign}")
         frames = np.mean(row["frames"])
         lines.append(
-            f"{row['surface']:6s}{STARTS[row['pretrained']]:14s}{row['way']:16s}{row['budget']:6d}{frames:8.0f}"
+            f"{row['surface']:6s}{STARTS[row['pretrained']]:14s}{row['method']:16s}{row['budget']:6d}{frames:8.0f}"
             + "".join(f"{cell:>24s}" for cell in cells)
         )
     return "\n".join([*lines, "* differs from E-F at the same gradient calls (paired 95 % interval of the ratio)"])
@@ -104,11 +104,11 @@ def figure(content: tuple[Sequence[dict[str, Any]], dict[str, Record], Sequence[
     """Errors against gradient calls; where a surface has one budget, with and without pre-training side by side.
 
     Args:
-        content: Rows; surface -> record of its pre-trained model as it is; ways in the order of the legend; surface ->
-            what it is called.
+        content: Rows; surface -> record of its pre-trained model as it is; methods in the order of the legend; surface
+            -> what it is called.
     """
-    found, untouched, ways, titles = content
-    style = {way: STYLES[place] for place, way in enumerate(ways)}
+    found, untouched, methods, titles = content
+    style = {method: STYLES[place] for place, method in enumerate(methods)}
     lines = [(surface, start) for surface in titles for start in _starts(found, surface)]
     drawing = new_figure(3.4 * len(METRICS), 3.1 * len(lines) + 0.5)
     grid = drawing.subplots(len(lines), len(METRICS), squeeze=False)
@@ -116,8 +116,10 @@ def figure(content: tuple[Sequence[dict[str, Any]], dict[str, Record], Sequence[
     for axes_row, (surface, start) in zip(grid, lines, strict=True):
         shown = [row for row in found if row["surface"] == surface and start in (None, row["pretrained"])]
         for axes, metric in zip(axes_row, METRICS, strict=True):
-            for way in ways:
-                handles |= _curve(axes, [r for r in shown if r["way"] == way], metric, style[way], start is None)
+            for method in methods:
+                handles |= _curve(
+                    axes, [r for r in shown if r["method"] == method], metric, style[method], start is None
+                )
             level = _level(untouched.get(surface), metric) if start is not False else None
             if level is not None:
                 line = axes.axhline(level, color="0.45", linestyle=":", linewidth=1.6)
@@ -153,7 +155,7 @@ def _curve(axes: Any, chosen: list[dict[str, Any]], metric: str, style: Any, by_
     x, (mean, low, high) = x[order], values[:, order]
     axes.vlines(x, np.maximum(low, 0.3 * mean), high, color=colour, linewidth=1.2, alpha=0.6)
     drawn = axes.plot(x, mean, line, color=colour, marker=marker, linewidth=1.8, markersize=6)[0]
-    return {chosen[0]["way"]: drawn}
+    return {chosen[0]["method"]: drawn}
 
 
 def _level(record: Record | None, metric: str) -> float | None:

@@ -4,8 +4,8 @@
     python workflows/phonons_emt.py run   --out runs/phonons    # trains what is not trained yet, then scores
     python workflows/phonons_emt.py score --out runs/phonons --json workflows/results/phonons_emt.json
 
-Every cell (arm, seed) is one training run of the same time on one thread of an idle machine: epochs follow from the
-processor time of one epoch, measured first and interleaved. Finished cells are kept.
+Every run (method, seed) is one training run of the same time on one thread of an idle machine: epochs follow from the
+processor time of one epoch, measured first and interleaved. Finished runs are kept.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TRAINING = {"batch_size": 2, "checkpoint_seconds": 30.0, "device": "cpu"}
 
 
 @dataclass(frozen=True)
-class Arm:
+class TrainingMethod:
     """What is compared: a scheme on some of the frames.
 
     Attributes:
@@ -67,10 +67,10 @@ class Arm:
     every: int
 
 
-ARMS = {
-    "E-F": Arm("E-F", GRADIENTS),
-    "E-F, equal gradient calls": Arm("E-F", 1),
-    "E-F-HVP-random": Arm("E-F-HVP-random", GRADIENTS),
+METHODS = {
+    "E-F": TrainingMethod("E-F", GRADIENTS),
+    "E-F, equal gradient calls": TrainingMethod("E-F", 1),
+    "E-F-HVP-random": TrainingMethod("E-F-HVP-random", GRADIENTS),
 }
 # equal effort: three weights for each scheme, see `tune`
 GRID: dict[str, tuple[dict[str, float], ...]] = {
@@ -132,7 +132,7 @@ def open_frames(out: Path) -> list[Frame]:
 
 
 def parts(frames: list[Frame], every: int) -> RunData:
-    """Train, validation and test frames of an arm; the held-out ones are the same for all."""
+    """Train, validation and test frames of a method; the held-out ones are the same for all."""
     per_temperature = CORE * GRADIENTS + HELD_OUT
     chosen: dict[str, list[Frame]] = {"train": [], "valid": [], "test": []}
     for position, frame in enumerate(frames):
@@ -189,7 +189,7 @@ def processor_time(scheme: str, epochs: int, data: RunData) -> float:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrainingRun:
     """One run: its folder, frames, scheme, number of epochs, loss weights and seed."""
 
     folder: Path
@@ -200,24 +200,24 @@ class Cell:
     seed: int
 
 
-def run_cell(cell: Cell) -> None:
+def run_one(run: TrainingRun) -> None:
     """Train and score on held-out frames; a run that was stopped goes on."""
     torch.set_num_threads(1)
     started = time.process_time()
-    settings = config(cell.scheme, cell.epochs, cell.loss, cell.seed)
-    result = train(settings, cell.data, cell.folder, resume=(cell.folder / "last.ckpt").exists())
-    content: dict[str, Any] = {"processor_seconds": time.process_time() - started, "epochs": cell.epochs}
-    content |= {part: errors(str(result.model), getattr(cell.data, part)) for part in ("valid", "test")}
-    content |= {"scheme": cell.scheme, "seed": cell.seed, "loss": cell.loss, "best_epoch": result.best_epoch}
-    write_json(cell.folder / "held_out.json", {**content, "training_frames": len(cell.data.train)})
-    print(cell.folder.name, content, flush=True)
+    settings = config(run.scheme, run.epochs, run.loss, run.seed)
+    result = train(settings, run.data, run.folder, resume=(run.folder / "last.ckpt").exists())
+    content: dict[str, Any] = {"processor_seconds": time.process_time() - started, "epochs": run.epochs}
+    content |= {part: errors(str(result.model), getattr(run.data, part)) for part in ("valid", "test")}
+    content |= {"scheme": run.scheme, "seed": run.seed, "loss": run.loss, "best_epoch": result.best_epoch}
+    write_json(run.folder / "held_out.json", {**content, "training_frames": len(run.data.train)})
+    print(run.folder.name, content, flush=True)
 
 
-def run_cells(cells: list[Cell], processes: int) -> None:
+def run_all(runs: list[TrainingRun], processes: int) -> None:
     """Run what is not finished."""
-    waiting = [cell for cell in cells if not (cell.folder / "held_out.json").exists()]
+    waiting = [run for run in runs if not (run.folder / "held_out.json").exists()]
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-        pool.map(run_cell, waiting, chunksize=1)
+        pool.map(run_one, waiting, chunksize=1)
 
 
 def errors(model: str, frames: list[Frame]) -> dict[str, float]:
@@ -241,17 +241,17 @@ def tune(out: Path, seconds: float, processes: int) -> dict[str, dict[str, float
     """
     frames = open_frames(out)
     speed, data = seconds_per_frame(frames, out), parts(frames, GRADIENTS)
-    cells = {
+    runs = {
         scheme: [
-            Cell(out / f"tune-{scheme}-{k}", data, scheme, epochs_within(seconds, speed[scheme], data), loss, 0)
+            TrainingRun(out / f"tune-{scheme}-{k}", data, scheme, epochs_within(seconds, speed[scheme], data), loss, 0)
             for k, loss in enumerate(grid)
         ]
         for scheme, grid in GRID.items()
     }
-    run_cells([cell for group in cells.values() for cell in group], processes)
+    run_all([run for group in runs.values() for run in group], processes)
     best = {}
-    for scheme, group in cells.items():
-        valid = [held_out(cell.folder)["valid"] for cell in group]
+    for scheme, group in runs.items():
+        valid = [held_out(run.folder)["valid"] for run in group]
         scores = [np.log(found["forces"]) + np.log(found["products"]) for found in valid]
         best[scheme] = GRID[scheme][int(np.argmin(scores))]
         print(scheme, [round(float(score), 3) for score in scores], "best:", best[scheme], flush=True)
@@ -264,38 +264,40 @@ def epochs_within(seconds: float, per_frame: float, data: RunData) -> int:
 
 
 def held_out(folder: Path) -> dict[str, Any]:
-    """What a finished cell left."""
+    """What a finished run left."""
     return dict(json.loads((folder / "held_out.json").read_text()))
 
 
-def folder_of(out: Path, arm: str, seed: int) -> Path:
-    """Folder of a cell."""
-    return out / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+def folder_of(out: Path, method: str, seed: int) -> Path:
+    """Folder of a run."""
+    return out / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def run(out: Path, seeds: int, tuning_seconds: float, processes: int) -> None:
-    """Train every cell."""
+    """Train every run."""
     weights = tune(out, tuning_seconds, processes)
     frames = open_frames(out)
-    speed, cells = seconds_per_frame(frames, out), []
+    speed, runs = seconds_per_frame(frames, out), []
     for seed in range(seeds):
-        for name, arm in ARMS.items():
-            data = parts(frames, arm.every)
-            epochs = epochs_within(SECONDS, speed[arm.scheme], data)
-            cells.append(Cell(folder_of(out, name, seed), data, arm.scheme, epochs, weights[arm.scheme], seed))
-    run_cells(cells, processes)
+        for name, method in METHODS.items():
+            data = parts(frames, method.every)
+            epochs = epochs_within(SECONDS, speed[method.scheme], data)
+            runs.append(
+                TrainingRun(folder_of(out, name, seed), data, method.scheme, epochs, weights[method.scheme], seed)
+            )
+    run_all(runs, processes)
 
 
 # ------------------------------------------------------------------------------------------------------------- scoring
 
 
 def score(out: Path, seeds: int, target: Path | None) -> None:
-    """Phonons of every finished cell against EMT's in the same crystal; tables, figure and JSON."""
+    """Phonons of every finished run against EMT's in the same crystal; tables, figure and JSON."""
     phonon = make_phonopy(unit_cell(), SUPERCELL)
     reference = phonons_of(phonon, force_constants(phonon, EMT()))
     check = validate_phonons(phonon, EMT(), OWN_DISPLACEMENTS, system=METAL, potential="EMT", distance=0.002)
-    cells, reports = {}, []
-    for name in ARMS:
+    runs, reports = {}, []
+    for name in METHODS:
         for seed in range(seeds):
             folder = folder_of(out, name, seed)
             if not (folder / "held_out.json").exists():
@@ -305,12 +307,12 @@ def score(out: Path, seeds: int, target: Path | None) -> None:
             report = validate_phonons(phonon, calculator, reference, system=METAL, potential=f"{name}, seed {seed}")
             reports.append(report)
             metrics = {f"{m.name} / {m.unit}" if m.unit else m.name: m.value for m in report.metrics}
-            cells[report.potential] = {"arm": name, "outcome": report.outcome, **held_out(folder), "phonons": metrics}
+            runs[report.potential] = {"method": name, "outcome": report.outcome, **held_out(folder), "phonons": metrics}
     print(render_table([check, *reports]))
-    means = summary(cells)
+    means = summary(runs)
     for name, row in means.items():
         print(f"{name:26s}", "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    (out / "phonons.png").write_bytes(to_png(draw, reports[: len(ARMS) * seeds : seeds]))
+    (out / "phonons.png").write_bytes(to_png(draw, reports[: len(METHODS) * seeds : seeds]))
     if target:
         content = {
             "command": f"python workflows/phonons_emt.py run --out runs/phonons --seeds {seeds} "
@@ -320,13 +322,13 @@ def score(out: Path, seeds: int, target: Path | None) -> None:
             | {"training": TRAINING, "probes": PROBES, "temperatures": TEMPERATURES, "grid": GRID},
             "processor_seconds_per_frame": json.loads((out / "seconds.json").read_text()),
             "own_displacements_with_emt": {m.name: m.value for m in check.metrics},
-            "cells": cells,
+            "runs": runs,
             "means": means,
         }
         write_json(target, content)
 
 
-# name in the summary -> where it stands in a cell
+# name in the summary -> where it stands in a run
 SUMMARY = {
     "band MAE / THz": ("phonons", "band MAE / THz"),
     "largest band error / THz": ("phonons", "largest band error / THz"),
@@ -338,16 +340,16 @@ SUMMARY = {
 }
 
 
-def summary(cells: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Means over the seeds of each arm; errors with a sign by modulus."""
+def summary(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over the seeds of each method; errors with a sign by modulus."""
     rows = {}
-    for arm in ARMS:
-        chosen = [cell for cell in cells.values() if cell["arm"] == arm]
+    for method in METHODS:
+        chosen = [run for run in runs.values() if run["method"] == method]
         if chosen:
-            rows[arm] = {
-                name: float(np.mean([abs(cell[part][key]) for cell in chosen])) for name, (part, key) in SUMMARY.items()
+            rows[method] = {
+                name: float(np.mean([abs(run[part][key]) for run in chosen])) for name, (part, key) in SUMMARY.items()
             }
-            rows[arm] |= {name: chosen[0][name] for name in ("epochs", "training_frames")}
+            rows[method] |= {name: chosen[0][name] for name in ("epochs", "training_frames")}
     return rows
 
 

@@ -1,13 +1,13 @@
-"""Sella in every way, from the same starts on each potential's own surface: the funnel, the calls, the time.
+"""Sella with every strategy, from the same starts on each potential's own surface: the funnel, the calls, the time.
 
     python workflows/ts_searches.py run --potential tblite  --out runs/ts
     python workflows/ts_searches.py run --potential default --out runs/ts
     python workflows/ts_searches.py run --potential default --dtype float32 --out runs/ts
     python workflows/ts_searches.py table --out runs/ts --json workflows/results/ts_searches.json
 
-For each bundled reaction: the potential's own TS, path and end points; starts displaced from that TS; every way from
-every start, then the IRC from what was found, by both integrators once from the TS itself. A reaction that is done is
-kept; stop and restart freely. Ways are taken in turn, start by start, so that a busy machine slows all of them alike.
+For each bundled reaction: the potential's own TS, path and end points; starts displaced from that TS; every strategy
+from every start, then the IRC from what was found, by both integrators once from the TS itself. A reaction that is done
+is kept; stop and restart freely. Strategies are taken in turn, start by start, so that a busy machine slows all alike.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def run(potential: str, dtype: str, out: Path) -> None:
 def warm_up(calculator: Any, guess: Any) -> None:
     """Sella compiles what it runs for the first time, for seconds; no search should pay for that."""
     from phl_ase.curvature import curvature_of
-    from phl_ase.paths import WAYS, displaced, search
+    from phl_ase.paths import STRATEGIES, displaced, search
 
     start = displaced(guess, RMS, 99)
     start.calc = calculator
-    for way in WAYS:
-        search(start, way, curvature_of(calculator))
+    for strategy in STRATEGIES:
+        search(start, strategy, curvature_of(calculator))
 
 
 def searches(name: str, guess: Any, calculator: Any, potential: str) -> dict[str, Any]:
     """Reports of one reaction, or why there are none."""
-    from phl_ase.paths import WAYS, displaced
+    from phl_ase.paths import STRATEGIES, displaced
     from phl_ase.study.references import NoReference, own_reaction
     from phl_ase.validators import validate_irc, validate_transition_state
 
@@ -75,11 +75,11 @@ def searches(name: str, guess: Any, calculator: Any, potential: str) -> dict[str
             calculator,
             own.reaction,
             potential=potential,
-            way=way,
+            strategy=strategy,
             details={"seed": seed},
         )
         for seed in range(STARTS)
-        for way in WAYS
+        for strategy in STRATEGIES
     ]
     paths = [
         validate_irc(own.ts.atoms, calculator, None, own.path, system=name, potential=potential, method=method)
@@ -100,10 +100,15 @@ def table(out: Path, target: Path | None) -> None:
         found[folder.name] = {
             "reactions": [content["reaction"] for content in contents],
             "no_reference": {c["reaction"]: c["no_reference"] for c in contents if c["no_reference"]},
-            "ways": ways(reports),
+            "strategies": strategies(reports),
             "paths": {method: path_summary(paths, method) for method in INTEGRATORS},
             "not_found": [
-                {"reaction": r.system, "way": r.provenance["way"], "seed": r.provenance["seed"], "outcome": r.outcome}
+                {
+                    "reaction": r.system,
+                    "strategy": r.provenance["strategy"],
+                    "seed": r.provenance["seed"],
+                    "outcome": r.outcome,
+                }
                 | {"sentence": r.sentence}
                 for r in reports
                 if r.outcome != "found"
@@ -115,24 +120,24 @@ def table(out: Path, target: Path | None) -> None:
         write_json(target, {**setting, "potentials": found, "provenance": provenance()})
 
 
-def ways(reports: list[Any]) -> dict[str, Any]:
-    """Funnel and mean costs of each way; and over the starts that every way solved, so that costs compare alike."""
+def strategies(reports: list[Any]) -> dict[str, Any]:
+    """Funnel and mean costs of each strategy; and over the starts that all solved, so that costs compare alike."""
     from phl_ase.validators import funnels
 
     solved: dict[tuple[str, int], set[str]] = {}
     for report in reports:
         if report.outcome == "found":
-            solved.setdefault((report.system, report.provenance["seed"]), set()).add(report.provenance["way"])
-    names = {report.provenance["way"] for report in reports}
+            solved.setdefault((report.system, report.provenance["seed"]), set()).add(report.provenance["strategy"])
+    names = {report.provenance["strategy"] for report in reports}
     common = [r for r in reports if solved.get((r.system, r.provenance["seed"]), set()) == names]
-    shared = {group.way: group for group in funnels(common)}
+    shared = {group.strategy: group for group in funnels(common)}
     return {
-        group.way: {
+        group.strategy: {
             "starts": group.starts,
             "passed": dict(group.passed),
             "barrier_error": group.barrier_error,
             "means": dict(group.counts),
-            "solved_by_all": {"starts": shared[group.way].starts, "means": dict(shared[group.way].counts)},
+            "solved_by_all": {"starts": shared[group.strategy].starts, "means": dict(shared[group.strategy].counts)},
         }
         for group in funnels(reports)
     }
@@ -158,10 +163,10 @@ def show(name: str, content: dict[str, Any]) -> None:
     from phl_ase.validators.funnel import COUNTS, STAGES
 
     print(f"\n{name}: {len(content['reactions'])} reactions; no reference: {content['no_reference'] or 'none'}")
-    print(f"{'way':16s}" + "".join(f"{stage:>13s}" for stage in STAGES) + "".join(f"{c:>15s}" for c in COUNTS))
-    for way, one in content["ways"].items():
+    print(f"{'strategy':16s}" + "".join(f"{stage:>13s}" for stage in STAGES) + "".join(f"{c:>15s}" for c in COUNTS))
+    for strategy, one in content["strategies"].items():
         passed = "".join(f"{one['passed'].get(stage, 0):>10d}/{one['starts']:<2d}" for stage in STAGES)
-        print(f"{way:16s}{passed}" + "".join(f"{one['solved_by_all']['means'][c]:15.2f}" for c in COUNTS))
+        print(f"{strategy:16s}{passed}" + "".join(f"{one['solved_by_all']['means'][c]:15.2f}" for c in COUNTS))
     for method, one in content["paths"].items():
         costs = ", ".join(f"{key} {value:.4g}" for key, value in one["means"].items())
         print(f"IRC, {method}: {one['outcomes']} of {one['paths']}; {costs}; {one['seconds']:.2f} s")

@@ -21,7 +21,7 @@ class Adapter:
     """One kind of foreign potential.
 
     Attributes:
-        module: Module of this room with a function ``load(path, *, trust)``.
+        module: Module of this subpackage with a function ``load(path, *, trust)``.
         file: What ``NAME:FILE`` names, in words.
         source: How to get such a file, for somebody who knows a published model only by its name.
     """

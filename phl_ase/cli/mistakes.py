@@ -54,6 +54,6 @@ def exit_code(error: PHLError) -> int:
 
 
 def _is_stop(error: PHLError) -> bool:
-    # looked up, never imported: only a room that is loaded can have raised it, and loading it takes seconds
+    # looked up, never imported: only a subpackage that is loaded can have raised it, and loading it takes seconds
     training = sys.modules.get("phl_ase.training.trainer")
     return training is not None and isinstance(error, training.Stopped)

@@ -43,10 +43,10 @@ Product = Annotated[
 Guess = Annotated[
     str, typer.Option("--guess", metavar="METHOD", help="The path between two ends: auto, geodesic, idpp, neb.")
 ]
-Ways = Annotated[
+Strategies = Annotated[
     list[str] | None,
     typer.Option(
-        "--way",
+        "--strategy",
         metavar="NAME",
         help="How Sella is run, as hessian-3 or gradients:cartesian; repeat for what is tried next. By default the "
         "method's curvature decides.",
@@ -74,7 +74,7 @@ def reactions(
     pairs: Pairs = False,
     product: Product = None,
     guess: Guess = "auto",
-    ways: Ways = None,
+    strategies: Strategies = None,
     irc_points: IrcPoints = 6,
     temperatures: Temperatures = "300,600,900,1200,1600,2000",
     displacements: Displacements = "",
@@ -110,13 +110,13 @@ def reactions(
     if pairs and product is not None:
         raise PHLError("got both --pairs and --product; expected the products in one place")
     check_inputs(methods=[method], files=[structures, product], trust=trust)
-    from phl_ase.reactions import ReactionSettings, build_reactions, read_way
+    from phl_ase.reactions import ReactionSettings, build_reactions, read_strategy
 
     request = label_request(
         method, hessian=hessian, hvp=hvp, family=family, seed=seed, step=step, estimate_error=estimate_error
     )
     how = ReactionSettings(
-        ways=tuple(read_way(way) for way in ways or ()),
+        strategies=tuple(read_strategy(strategy) for strategy in strategies or ()),
         guess=guess,
         irc_points=irc_points,
         temperatures=_numbers("--temperatures", temperatures, "K, for example 300,600,1200"),

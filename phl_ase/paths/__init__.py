@@ -8,8 +8,8 @@ from phl_ase.paths.irc import INTEGRATORS, follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
 from phl_ase.paths.reaction import Reaction, ReactionEnd, find_reaction
 from phl_ase.paths.reaction_path import Direction, ReactionPath
+from phl_ase.paths.strategies import LADDERS, RECOMMENDED, STRATEGIES, Strategy, search
 from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
-from phl_ase.paths.ways import LADDERS, RECOMMENDED, WAYS, Way, search
 
 __all__ = [
     "GUESSES",
@@ -17,7 +17,7 @@ __all__ = [
     "LADDERS",
     "PATH_METHODS",
     "RECOMMENDED",
-    "WAYS",
+    "STRATEGIES",
     "Connection",
     "Direction",
     "Identification",
@@ -26,9 +26,9 @@ __all__ = [
     "ReactionEnd",
     "ReactionPath",
     "Relaxation",
+    "Strategy",
     "TransitionStateGuess",
     "TransitionStateSearch",
-    "Way",
     "aligned",
     "arc_length",
     "connects",

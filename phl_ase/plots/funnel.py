@@ -1,4 +1,4 @@
-"""The funnel of transition-state searches and what they cost, one colour for each way of running Sella."""
+"""The funnel of transition-state searches and what they cost, one colour for each Sella strategy."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CALLS = {"steps": "steps", "force calls": "gradients", "HVP calls": "HVPs", "He
 
 
 def draw(reports: Sequence[Report], *, first: int = 1) -> Figure:
-    """How many starts are left after each stage, and mean calls of a search, for each potential and way.
+    """How many starts are left after each stage, and mean calls of a search, for each potential and strategy.
 
     Where every search passed every stage, a sentence says so and no bars are drawn of it. A potential has the colour
-    that it has in other figures; several ways of running Sella with it differ in hatching. Ways of one potential alone
+    that it has in other figures; several Sella strategies with it differ in hatching. Strategies of one potential alone
     have a colour each.
 
     Args:
         reports: Of ``phl_ase.validators.validate_transition_state``.
-        first: Place in the palette of the first way; black is the reference's in the figures beside it.
+        first: Place in the palette of the first strategy; black is the reference's in the figures beside it.
     """
     groups = funnels(reports)
     if not groups:
@@ -62,15 +62,15 @@ def _looks(groups: Sequence[Funnel], first: int) -> list[tuple[str, str]]:
     if len(potentials) == 1:
         return [(STYLES[(first + number) % len(STYLES)][0], "") for number in range(len(groups))]
     styles = styles_of(potentials)
-    ways = list(dict.fromkeys(group.way for group in groups))
-    return [(styles[g.potential][0], _HATCHES[ways.index(g.way) % len(_HATCHES)]) for g in groups]
+    strategies = list(dict.fromkeys(group.strategy for group in groups))
+    return [(styles[g.potential][0], _HATCHES[strategies.index(g.strategy) % len(_HATCHES)]) for g in groups]
 
 
 def _labels(groups: Sequence[Funnel]) -> list[str]:
-    potentials, ways = ({getattr(group, key) for group in groups} for key in ("potential", "way"))
+    potentials, strategies = ({getattr(group, key) for group in groups} for key in ("potential", "strategy"))
     if len(potentials) == 1:
-        return [group.way for group in groups]
-    return [group.potential if len(ways) == 1 else f"{group.potential}, {group.way}" for group in groups]
+        return [group.strategy for group in groups]
+    return [group.potential if len(strategies) == 1 else f"{group.potential}, {group.strategy}" for group in groups]
 
 
 def _bars(

@@ -7,7 +7,7 @@
 from phl_ase.reactions.build import BuildResult, build_reactions
 from phl_ase.reactions.guesses import ReactionGuess
 from phl_ase.reactions.samplers import SAMPLERS, Sampler, Samples, draw_normal_modes, sample
-from phl_ase.reactions.settings import ReactionSettings, read_way
+from phl_ase.reactions.settings import ReactionSettings, read_strategy
 from phl_ase.reactions.summary import OUTCOMES, ReactionResult
 
 __all__ = [
@@ -21,6 +21,6 @@ __all__ = [
     "Samples",
     "build_reactions",
     "draw_normal_modes",
-    "read_way",
+    "read_strategy",
     "sample",
 ]

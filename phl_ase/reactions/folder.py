@@ -144,7 +144,11 @@ class ReactionFolder:
 
     def _recorded(self) -> Record | None:
         """What the folder says that it holds; ``None`` where it does not say."""
-        return _read(self.path / REACTION)
+        recorded = _read(self.path / REACTION)
+        settings = (recorded or {}).get("settings") or {}
+        if "ways" in settings:  # how the Sella strategies were called before
+            settings["strategies"] = settings.pop("ways")
+        return recorded
 
 
 def describe(guess: ReactionGuess, method: Mapping[str, Any], settings: ReactionSettings) -> Record:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import PHLError, unknown
-from phl_ase.paths import GUESSES, INTEGRATORS, LADDERS, WAYS
-from phl_ase.paths.ways import WayInCoordinates
+from phl_ase.paths import GUESSES, INTEGRATORS, LADDERS, STRATEGIES
+from phl_ase.paths.strategies import StrategyInCoordinates
 
 COORDINATES: Mapping[str, bool | None] = {"": None, "internal": True, "cartesian": False}
-"""What may follow the name of a way -> whether coordinates are internal."""
+"""What may follow the name of a strategy -> whether coordinates are internal."""
 
 # cm⁻¹: softer modes are sampled as if they were this stiff; a straight line is no torsion
 SOFTEST = 250.0
@@ -33,7 +33,7 @@ class ReactionSettings:
     """How the structures of reactions are found.
 
     Attributes:
-        ways: Ways to run Sella, tried in this order; empty for the ladder of where curvature comes from.
+        strategies: Sella strategies, tried in this order; empty for the ladder of where curvature comes from.
         guess: One of ``phl_ase.paths.GUESSES``: the path between reactant and product.
         ts_fmax: Threshold for the largest force on an atom of a TS, eV/Å.
         ts_steps: Most steps of a search.
@@ -55,7 +55,7 @@ class ReactionSettings:
         PHLError: For an unknown name, or a number that cannot be.
     """
 
-    ways: tuple[WayInCoordinates, ...] = ()
+    strategies: tuple[StrategyInCoordinates, ...] = ()
     guess: str = "auto"
     ts_fmax: float = 0.005
     ts_steps: int = 60
@@ -73,9 +73,9 @@ class ReactionSettings:
     displacements: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, _ in self.ways:
-            if name not in WAYS:
-                raise unknown("way to run Sella", name, WAYS)
+        for name, _ in self.strategies:
+            if name not in STRATEGIES:
+                raise unknown("Sella strategy", name, STRATEGIES)
         if self.guess not in GUESSES:
             raise unknown("way to guess a path", self.guess, GUESSES)
         if self.irc_method not in INTEGRATORS:
@@ -94,9 +94,9 @@ class ReactionSettings:
             if len(set(values)) < len(values):
                 raise PHLError(f"{name} are {list(values)}; expected each once: samples says how many")
 
-    def ladder(self, source: str) -> tuple[WayInCoordinates, ...]:
-        """The ways that are tried where curvature comes from a source (``Curvature.source``)."""
-        return self.ways or LADDERS[source]
+    def ladder(self, source: str) -> tuple[StrategyInCoordinates, ...]:
+        """The strategies that are tried where curvature comes from a source (``Curvature.source``)."""
+        return self.strategies or LADDERS[source]
 
     @property
     def description(self) -> dict[str, Any]:
@@ -104,15 +104,15 @@ class ReactionSettings:
         return dataclasses.asdict(self)
 
 
-def read_way(text: str) -> WayInCoordinates:
-    """A way as a user writes it: ``hessian-3``, ``gradients:cartesian``.
+def read_strategy(text: str) -> StrategyInCoordinates:
+    """A strategy as a user writes it: ``hessian-3``, ``gradients:cartesian``.
 
     Raises:
-        PHLError: For an unknown way or kind of coordinates.
+        PHLError: For an unknown strategy or kind of coordinates.
     """
     name, _, coordinates = text.partition(":")
-    if name not in WAYS:
-        raise unknown("way to run Sella", name, WAYS)
+    if name not in STRATEGIES:
+        raise unknown("Sella strategy", name, STRATEGIES)
     if coordinates not in COORDINATES:
         raise unknown("kind of coordinates", coordinates, filter(None, COORDINATES))
     return name, COORDINATES[coordinates]

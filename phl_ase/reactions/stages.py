@@ -47,7 +47,7 @@ class Plan:
 def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
     """Search the transition state from its guess, or from a path between the ends.
 
-    Ways to run Sella are tried in turn until one finds a transition state, and, where both ends are given, one that
+    Sella strategies are tried in turn until one finds a transition state, and, where both ends are given, one that
     joins them. Where none joins them, the first that was found is taken.
     """
     settings, curvature = plan.settings, curvature_of(calculator)
@@ -57,12 +57,12 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
         sentence = f"the guess is a minimum (largest force {largest:.2g} eV/Å, no imaginary mode): give one between two"
         return {"outcome": "minimum", "sentence": "; ".join([*tried, sentence]), "frames": []}
     saddles = []
-    for way, internal in settings.ladder(curvature.source):
+    for strategy, internal in settings.ladder(curvature.source):
         limits: dict[str, Any] = {"fmax": settings.ts_fmax, "max_steps": settings.ts_steps}
-        found = search(start, way, curvature, internal=internal, **limits)
+        found = search(start, strategy, curvature, internal=internal, **limits)
         coordinates = "internal" if found.internal else "Cartesian"
         tried.append(
-            f"{way}, {coordinates}: {found.sentence}, {found.steps} steps, "
+            f"{strategy}, {coordinates}: {found.sentence}, {found.steps} steps, "
             f"{found.force_calls + found.hidden_force_calls} gradients"
         )
         if not found.converged:

@@ -13,7 +13,7 @@ from phl_ase.units import convert
 
 OUTCOMES: Mapping[str, str] = {
     "finished": "its transition state, path, minima, samples and labels are there",
-    "no transition state": "no way of running Sella led to a structure with one imaginary mode",
+    "no transition state": "no Sella strategy led to a structure with one imaginary mode",
     "minimum": "the guess is a minimum",
     "refused": "the method cannot treat the structure",
     "no path": "the path does not lead both ways to minima",

@@ -1,4 +1,4 @@
-"""Structures: frames, batches, neighbour lists, and the types every other room speaks in."""
+"""Structures: frames, batches, neighbour lists, and the types every other subpackage speaks in."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from phl_ase.datasets import SPLITS
 from phl_ase.errors import PHLError, unknown
 from phl_ase.objective import SCHEMES
-from phl_ase.paths import INTEGRATORS, WAYS
+from phl_ase.paths import INTEGRATORS, STRATEGIES
 from phl_ase.probes.families import FAMILIES
 from phl_ase.scoring import MARGIN
 from phl_ase.study.packaged import DEMO, packaged
@@ -80,7 +80,7 @@ class SearchSection(Section):
     displacement: float = Field(0.1, gt=0, description="RMS, Å")
     starts: Count = Field(2, description="for each TS")
     seed: Seed = 0
-    strategy: Annotated[str, _one_of("Sella strategy", WAYS)] | None = Field(
+    strategy: Annotated[str, _one_of("Sella strategy", STRATEGIES)] | None = Field(
         None, description="as in phl validate ts; by default what suits the calculator"
     )
     max_steps: Count = 200

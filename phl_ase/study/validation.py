@@ -189,7 +189,7 @@ def searches(calculator: Any, request: ValidationRequest) -> list[Report]:
                 calculator,
                 labelled_reaction(reaction),
                 potential=request.name,
-                way=settings.strategy,
+                strategy=settings.strategy,
                 follow=settings.follow,
                 max_steps=settings.max_steps,
                 details=details,

@@ -74,7 +74,7 @@ def search_from(
     Args:
         atoms: The guess; it is not changed.
         calculator: What computes.
-        strategy: A key of ``phl_ase.paths.WAYS``; by default what is recommended for the calculator.
+        strategy: A key of ``phl_ase.paths.STRATEGIES``; by default what is recommended for the calculator.
         fmax: Largest force at the end, eV/Å.
         max_steps: Most steps.
     """
@@ -110,7 +110,7 @@ def search_between(
         product: The other, the same atoms in the same order.
         calculator: What computes.
         guess: One of ``phl_ase.paths.GUESSES``; ``"auto"`` for both kinds in turn.
-        strategy: A key of ``phl_ase.paths.WAYS``, for that alone.
+        strategy: A key of ``phl_ase.paths.STRATEGIES``, for that alone.
         integrator: Of the path.
         fmax: Largest force at the TS, eV/Å.
         max_steps: Most steps of a search.

@@ -23,11 +23,11 @@ COUNTS: tuple[str, ...] = ("steps", "force calls", "HVP calls", "Hessian calls",
 
 @dataclass(frozen=True)
 class Funnel:
-    """Searches of one potential in one way.
+    """Searches of one potential in one strategy.
 
     Attributes:
         potential: Who computed.
-        way: How Sella was run, a key of ``phl_ase.paths.WAYS``.
+        strategy: How Sella was run, a key of ``phl_ase.paths.STRATEGIES``.
         starts: Number of searches.
         passed: Stage -> how many passed it and all before it; stages that were not looked at are left out.
         barrier_error: Mean absolute barrier error over the end points of complete searches, kcal/mol; NaN without any.
@@ -35,7 +35,7 @@ class Funnel:
     """
 
     potential: str
-    way: str
+    strategy: str
     starts: int
     passed: Mapping[str, int]
     barrier_error: float
@@ -48,18 +48,18 @@ class Funnel:
 
 
 def funnels(reports: Iterable[Report]) -> list[Funnel]:
-    """One funnel for each potential and way among reports of ``validate_transition_state``, in their order.
+    """One funnel for each potential and strategy among reports of ``validate_transition_state``, in their order.
 
     Reports without numbers, of reactions that the reference does not have, are no searches and left out.
     """
     groups: dict[tuple[str, str], list[Report]] = {}
     for report in reports:
         if report.metrics:
-            groups.setdefault((report.potential, str(report.provenance["way"])), []).append(report)
-    return [_funnel(potential, way, group) for (potential, way), group in groups.items()]
+            groups.setdefault((report.potential, str(report.provenance["strategy"])), []).append(report)
+    return [_funnel(potential, strategy, group) for (potential, strategy), group in groups.items()]
 
 
-def _funnel(potential: str, way: str, reports: list[Report]) -> Funnel:
+def _funnel(potential: str, strategy: str, reports: list[Report]) -> Funnel:
     values = [{metric.name: metric.value for metric in report.metrics} for report in reports]
     passed: dict[str, int] = {}
     left = values
@@ -70,7 +70,7 @@ def _funnel(potential: str, way: str, reports: list[Report]) -> Funnel:
     errors = [abs(v) for one in left for name, v in one.items() if name.startswith("barrier error")]
     return Funnel(
         potential=potential,
-        way=way,
+        strategy=strategy,
         starts=len(reports),
         passed=passed,
         barrier_error=_mean(errors),

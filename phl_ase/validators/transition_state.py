@@ -51,7 +51,7 @@ def validate_transition_state(
     reference: ReferenceReaction,
     *,
     potential: str,
-    way: str | None = None,
+    strategy: str | None = None,
     curvature: Curvature | None = None,
     follow: bool = True,
     same_within: float = SAME_WITHIN,
@@ -74,7 +74,8 @@ def validate_transition_state(
         calculator: The potential, an ASE calculator.
         reference: What should be found; its TS and its end points may be unknown, and are then not asked for.
         potential: Who computes, for the report.
-        way: How Sella is run, a key of :data:`phl_ase.paths.WAYS`; by default what is recommended for the curvature.
+        strategy: How Sella is run, a key of :data:`phl_ase.paths.STRATEGIES`; by default what is recommended for the
+            curvature.
         curvature: Of the potential; by default what :func:`phl_ase.curvature.curvature_of` finds.
         follow: Whether to follow the IRC from the TS found and relax its ends.
         same_within: Largest RMS displacement from the reference's TS that counts as the same TS, Å.
@@ -95,16 +96,18 @@ def validate_transition_state(
         a calculation failed.
 
     Raises:
-        PHLError: For a mistake of the caller: other atoms than the reference's, an unknown way, ….
+        PHLError: For a mistake of the caller: other atoms than the reference's, an unknown strategy, ….
     """
     target = reference.transition_state
     for known in (*([] if target is None else [target]), *reference.ends.values()):
         rmsd(start, known.atoms)  # other atoms than the reference's are a mistake that should not cost a search
     curvature = curvature_of(calculator) if curvature is None else curvature
-    way = RECOMMENDED[curvature.source] if way is None else way
+    strategy = RECOMMENDED[curvature.source] if strategy is None else strategy
     working = start.copy()
     working.calc = calculator
-    found = search(working, way, curvature, fmax=fmax, max_steps=max_steps, internal=internal, trajectory=trajectory)
+    found = search(
+        working, strategy, curvature, fmax=fmax, max_steps=max_steps, internal=internal, trajectory=trajectory
+    )
     path = find_reaction(found.atoms, curvature.hessian) if follow and found.converged else None
     connection = _connection(path, reference)
     distance = float("nan") if target is None else rmsd(found.atoms, target.atoms)
@@ -124,7 +127,7 @@ def validate_transition_state(
         ),
         arrays={"positions": found.atoms.positions},
         provenance=provenance(
-            way=way,
+            strategy=strategy,
             curvature=curvature.source,
             coordinates="internal" if found.internal else "Cartesian",
             fmax=fmax,

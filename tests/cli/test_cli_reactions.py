@@ -112,7 +112,7 @@ def test_an_odd_number_of_electrons(tmp_path):
     [
         (("--with", "dft"), "unknown model 'dft'"),
         (("--with", "ase:reaction_surfaces:Swing"), "--trust"),
-        ((*SWING, "--way", "downhill"), "unknown way to run Sella 'downhill'"),
+        ((*SWING, "--strategy", "downhill"), "unknown Sella strategy 'downhill'"),
         ((*SWING, "--temperatures", "warm"), "expected numbers in K"),
         ((*SWING, "--displacements", "far"), "expected numbers in Å"),
         ((*SWING, "--probes", "onehot"), "add --hvp K"),

@@ -107,13 +107,13 @@ def test_searches_on_a_methods_own_surface(tmp_path):
     words = ("ts", "tblite", DATA, "--reference", "tblite", "--reaction", "nh3_inversion", "--starts", 1)
     shown = done(
         *words,
-        *("--way", "gradients", "--way", "hvp"),
+        *("--strategy", "gradients", "--strategy", "hvp"),
         *("--json", json, "--plot", plot, "--write", found),
         *("--trajectories", folder),
     )
     assert "found" in shown
     reports = read_reports(json)
-    assert [report.provenance["way"] for report in reports] == ["gradients", "hvp"]
+    assert [report.provenance["strategy"] for report in reports] == ["gradients", "hvp"]
     assert {report.outcome for report in reports} == {"found"}
     assert plot.read_bytes().startswith(b"\x89PNG")
     images = ase.io.read(found, ":")
@@ -124,11 +124,10 @@ def test_searches_on_a_methods_own_surface(tmp_path):
 def test_many_searches_become_a_funnel(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")  # narrower, columns come in blocks
     words = ("ts", "tblite", DATA, "--reference", "tblite", "--reaction", "nh3_inversion", "--no-path")
-    shown = done(*words, "--starts", 4, "--way", "gradients", "--way", "hessian-3", "--way", "hessian", "--way", "hvp")
+    names = ("gradients", "hessian-3", "hessian", "hvp")
+    shown = done(*words, "--starts", 4, *(word for name in names for word in ("--strategy", name)))
     rows = [line.split() for line in shown.splitlines() if line.startswith(("gradients", "hessian", "hvp"))]
-    assert [row[:5] for row in rows] == [
-        [way, "4", "4", "4", "4"] for way in ("gradients", "hessian-3", "hessian", "hvp")
-    ]
+    assert [row[:5] for row in rows] == [[name, "4", "4", "4", "4"] for name in names]
 
 
 def test_a_search_between_two_structures(ends, tmp_path):
@@ -163,9 +162,11 @@ def migration(tmp_path):
 
 def test_a_guess_says_what_its_ts_connects(migration, tmp_path):
     json = tmp_path / "ts.json"
-    shown = done("ts", "tblite", migration, "--way", "gradients", "--way", "hessian", "--json", json)
+    shown = done("ts", "tblite", migration, "--strategy", "gradients", "--strategy", "hessian", "--json", json)
     # turned, to fit the terminal
-    assert [line.split() for line in shown.splitlines() if line.startswith("way")] == [["way", "gradients", "hessian"]]
+    assert [line.split() for line in shown.splitlines() if line.startswith("strategy")] == [
+        ["strategy", "gradients", "hessian"]
+    ]
     assert "breaks C0-H2, makes N1-H2" in shown
     assert "barrier from end 1" in shown
     for report in read_reports(json):
@@ -374,7 +375,7 @@ MISTAKES = {
     "kind": (("frequencies", "default", DATA, "--kind", "md"), "holds no structure of kind md"),
     "periodic": (("frequencies", "emt", "{slab}", "--reference", "emt"), "periodic"),
     "missing": (("ts", "tblite", "nothing.xyz"), "no data set 'nothing.xyz': no such file"),
-    "way": (("ts", "tblite", DATA, "--way", "fast"), "unknown way to run Sella 'fast'; valid: all, gradients"),
+    "strategy": (("ts", "tblite", DATA, "--strategy", "fast"), "unknown Sella strategy 'fast'; valid: all, gradients"),
     "atoms": (("ts", "tblite", "{water}", "--product", "{ammonia}"), "same atoms"),
     "guess": (
         ("ts", "tblite", "{water}", "--product", "{water}", "--guess", "magic"),

@@ -33,7 +33,7 @@ from phl_ase.cli import app
 from phl_ase.cli.app import COMMANDS, GROUPS
 from phl_ase.datasets import SPLITS, DatasetMeta, open_dataset, reactions_of, write_dataset
 from phl_ase.errors import PHLError
-from phl_ase.paths import WAYS, rmsd
+from phl_ase.paths import STRATEGIES, rmsd
 from phl_ase.potentials import bundled_models
 from phl_ase.probes import FAMILIES
 from phl_ase.reactions import SAMPLERS
@@ -273,7 +273,7 @@ def test_block_is_right(code, tmp_path, monkeypatch, capsys):
 
 # option -> the words that it takes, beside files and numbers
 VALUES: dict[str, Callable[[], Any]] = {
-    "--way": lambda: {*WAYS, "all"},
+    "--strategy": lambda: {*STRATEGIES, "all"},
     "--how": lambda: SAMPLERS,
     "--probes": lambda: FAMILIES,
     "--hessian": lambda: HESSIANS,
@@ -337,7 +337,7 @@ def check_method(name: str) -> None:
         "phl validat ts default mine.xyz",
         "phl validate tss default mine.xyz",
         "phl validate ts default mine.xyz --wya hvp",
-        "phl validate ts default mine.xyz --way hvvp",
+        "phl validate ts default mine.xyz --strategy hvvp",
         "phl evaluate default",
         "phl label mine.xyz --with tbllite -o mine.h5",
         "phl sample mine.xyz --with default --how mdd -o hot.xyz",

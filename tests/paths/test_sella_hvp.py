@@ -24,7 +24,7 @@ from sella.peswrapper import PES, InternalPES
 
 from phl_ase.curvature import DIFFERENCES, EXACT, Curvature, curvature_of
 from phl_ase.errors import PHLError
-from phl_ase.paths import RECOMMENDED, WAYS, displaced, find_transition_state, search
+from phl_ase.paths import RECOMMENDED, STRATEGIES, displaced, find_transition_state, search
 from phl_ase.paths.counting import CountingProducts
 from phl_ase.paths.sella_products import ProductSella
 
@@ -288,17 +288,17 @@ def test_products_of_the_wrong_shape_or_none():
 
 
 @pytest.mark.parametrize("internal", [True, False])
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_finds_the_saddle(way, internal):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_finds_the_saddle(strategy, internal):
     curvature = curvature_of(lennard_jones())
     # in Cartesian coordinates Sella's eigensolver begins at the gradient without a preconditioner and may stay with a
     # stiff mode, whether its products are exact or not: a start from which it finds the soft one
-    found = search(cluster(0, 0.1 if internal else 0.05), way, curvature, internal=internal, fmax=1e-3)
+    found = search(cluster(0, 0.1 if internal else 0.05), strategy, curvature, internal=internal, fmax=1e-3)
     assert found.converged, found.sentence
     assert found.internal == internal
     assert found.energy == pytest.approx(RHOMBUS_ENERGY, abs=1e-4)
-    assert (found.hessian_calls > 0) == WAYS[way].needs_hessian
-    assert (found.hvp_calls > 0) == WAYS[way].needs_hvp
+    assert (found.hessian_calls > 0) == STRATEGIES[strategy].needs_hessian
+    assert (found.hvp_calls > 0) == STRATEGIES[strategy].needs_hvp
     assert found.hvp_fallbacks == 0
     assert curvature.source == DIFFERENCES
     assert found.hidden_force_calls == 24 * found.hessian_calls + 2 * found.hvp_calls
@@ -319,10 +319,10 @@ def test_products_take_the_place_of_gradients():
 
 
 def test_unknown_way():
-    with pytest.raises(PHLError, match="unknown way to run Sella 'hvps'; valid: gradients, hessian, hessian-3"):
+    with pytest.raises(PHLError, match="unknown Sella strategy 'hvps'; valid: gradients, hessian, hessian-3"):
         search(cluster(), "hvps", curvature_of(lennard_jones()))
     assert set(RECOMMENDED) == {EXACT, DIFFERENCES}
-    assert set(RECOMMENDED.values()) <= set(WAYS)
+    assert set(RECOMMENDED.values()) <= set(STRATEGIES)
 
 
 def test_exact_curvature_hides_nothing():
@@ -333,8 +333,8 @@ def test_exact_curvature_hides_nothing():
     assert search(atoms, "hessian-hvp-3", curvature, max_steps=5).hidden_force_calls == 0
 
 
-@pytest.mark.parametrize("way", ["hvp", "hessian-hvp"])
-def test_bad_internals_are_followed(way, monkeypatch):
+@pytest.mark.parametrize("strategy", ["hvp", "hessian-hvp"])
+def test_bad_internals_are_followed(strategy, monkeypatch):
     """Sella makes its surface anew, and the products must come with it."""
     calls = []
     original = ProductSella._maybe_rebuild_bad_internals
@@ -348,13 +348,13 @@ def test_bad_internals_are_followed(way, monkeypatch):
 
     monkeypatch.setattr(ProductSella, "_maybe_rebuild_bad_internals", bad_once)
     curvature = curvature_of(lennard_jones())
-    found = search(cluster(2), way, curvature, internal=True)
+    found = search(cluster(2), strategy, curvature, internal=True)
     assert found.converged, found.sentence
     assert len(calls) > 2
     assert found.hvp_fallbacks == 0
     # nothing but steps, the start, the check (once) and the surface made anew
     assert found.force_calls <= found.steps + 4
-    assert found.hessian_calls == (2 if way == "hessian-hvp" else 0)
+    assert found.hessian_calls == (2 if strategy == "hessian-hvp" else 0)
 
 
 def test_fixed_surface():
@@ -369,13 +369,13 @@ def test_fixed_surface():
     np.testing.assert_array_equal(found.atoms.positions[:8], atoms.positions[:8])
 
 
-@pytest.mark.parametrize("way", ["gradients", "hvp", "hessian-3", "hessian-hvp"])
-def test_a_minimum_is_an_outcome(way):
+@pytest.mark.parametrize("strategy", ["gradients", "hvp", "hessian-3", "hessian-hvp"])
+def test_a_minimum_is_an_outcome(strategy):
     """At rest nothing moves and the modes say what it is; two atoms have no saddle, and the search ends."""
     from clusters import tetrahedron
 
-    at_rest = search(tetrahedron(), way, curvature_of(lennard_jones()))
+    at_rest = search(tetrahedron(), strategy, curvature_of(lennard_jones()))
     assert (at_rest.outcome, at_rest.n_imaginary, at_rest.steps) == ("wrong order of saddle", 0, 0)
     pair = Atoms("Ar2", [[0, 0, 0], [0, 0, 2.9]], calculator=lennard_jones())
-    ended = search(pair, way, curvature_of(lennard_jones()), max_steps=40)
+    ended = search(pair, strategy, curvature_of(lennard_jones()), max_steps=40)
     assert not ended.converged or ended.analysis is not None

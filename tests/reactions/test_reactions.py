@@ -19,7 +19,7 @@ from reaction_surfaces import BARRIER, RADIUS, WELL, Swing, double_well_curvatur
 
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
-from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_way
+from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_strategy
 from phl_ase.reactions.folder import LOCK, LOG, STAGES
 from phl_ase.reactions.memory import LABELS, Memory, remembering
 from phl_ase.reference import LabelMethod, LabelRequest, Probes
@@ -373,6 +373,18 @@ def test_a_work_folder_of_another_work(reaction, tmp_path, change, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_work_folder_from_before_strategies_were_called_so(tmp_path):
+    log = tmp_path / "log"
+    make = partial(LoggedSwing, str(log))
+    built(tmp_path, make=make, settings=TINY)
+    before, file = log.read_text(), tmp_path / "out.h5.work" / "swing" / "reaction.json"
+    content = json.loads(file.read_text())
+    content["settings"]["ways"] = content["settings"].pop("strategies")
+    file.write_text(json.dumps(content))
+    built(tmp_path, make=make, settings=TINY)
+    assert log.read_text() == before
+
+
 def test_other_settings_of_samples_draw_samples_alone_anew(tmp_path):
     """A data set grows by displaced structures; nothing that was computed is computed again."""
     log = tmp_path / "log"
@@ -478,7 +490,7 @@ def test_an_output_that_exists(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ways": (("fast", None),)}, "unknown way to run Sella 'fast'"),
+        ({"strategies": (("fast", None),)}, "unknown Sella strategy 'fast'"),
         ({"guess": "magic"}, "unknown way to guess a path"),
         ({"irc_method": "euler"}, "unknown integrator"),
         ({"ts_fmax": 0.0}, "ts_fmax is 0.0"),
@@ -494,7 +506,7 @@ def test_settings_that_cannot_be(settings, words):
 
 
 def test_ways_are_read():
-    assert read_way("hessian-3") == ("hessian-3", None)
-    assert read_way("gradients:cartesian") == ("gradients", False)
+    assert read_strategy("hessian-3") == ("hessian-3", None)
+    assert read_strategy("gradients:cartesian") == ("gradients", False)
     with pytest.raises(PHLError, match="unknown kind of coordinates 'polar'"):
-        read_way("gradients:polar")
+        read_strategy("gradients:polar")

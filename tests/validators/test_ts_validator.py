@@ -12,7 +12,7 @@ from clusters import MINIMUM_ENERGY, RHOMBUS_ENERGY, Broken, lennard_jones, rais
 
 from phl_ase.datasets import open_dataset, reactions_of
 from phl_ase.errors import PHLError
-from phl_ase.paths import WAYS, displaced
+from phl_ase.paths import STRATEGIES, displaced
 from phl_ase.plots.funnel import draw
 from phl_ase.resolver import resolve_calculator
 from phl_ase.results import plain
@@ -54,7 +54,13 @@ def isomerisation(xtb):
 
 def test_search_without_its_path(reference, saddle):
     report = validate_transition_state(
-        displaced(saddle, 0.1, 3), lennard_jones(), reference, potential="LJ", way="hessian-3", follow=False, fmax=1e-3
+        displaced(saddle, 0.1, 3),
+        lennard_jones(),
+        reference,
+        potential="LJ",
+        strategy="hessian-3",
+        follow=False,
+        fmax=1e-3,
     )
     assert report.outcome == "found"
     assert report.metric("RMSD to the reference TS").value < 1e-3
@@ -71,20 +77,20 @@ def test_search_without_its_path(reference, saddle):
     assert report.metric("hidden force calls").value == 24 * report.metric("Hessian calls").value > 0
 
 
-@pytest.mark.parametrize("way", ["gradients", "hvp", "hessian-3"])
-def test_whole_funnel_on_a_real_surface(isomerisation, xtb, way):
+@pytest.mark.parametrize("strategy", ["gradients", "hvp", "hessian-3"])
+def test_whole_funnel_on_a_real_surface(isomerisation, xtb, strategy):
     reference = isomerisation.reaction
     start = displaced(reference.transition_state.atoms, 0.1, 1)
-    report = validate_transition_state(start, xtb, reference, potential="GFN2-xTB", way=way)
+    report = validate_transition_state(start, xtb, reference, potential="GFN2-xTB", strategy=strategy)
     assert report.outcome == "found"
     assert [report.metric(stage).value for stage in STAGES] == [1, 1, 1, 1]
     assert report.metric("RMSD to the reference TS").value < 0.01
     for end in ("reactant", "product"):
         assert abs(report.metric(f"barrier error from {end}").value) < 0.01
-    assert (report.metric("Hessian calls").value > 0) == WAYS[way].needs_hessian
-    assert (report.metric("HVP calls").value > 0) == WAYS[way].needs_hvp
+    assert (report.metric("Hessian calls").value > 0) == STRATEGIES[strategy].needs_hessian
+    assert (report.metric("HVP calls").value > 0) == STRATEGIES[strategy].needs_hvp
     assert report.metric("path force calls").value > 10
-    assert report.provenance["way"] == way
+    assert report.provenance["strategy"] == strategy
 
 
 def test_wrong_ends_are_found_out(isomerisation, xtb):
@@ -132,7 +138,7 @@ def test_a_search_that_fails_is_an_outcome(reference, saddle, calculator, option
         calculator,
         reference,
         potential="broken",
-        way="gradients",
+        strategy="gradients",
         follow=False,
         trajectory=tmp_path / "search.traj",
         **options,
@@ -151,21 +157,21 @@ def test_a_search_that_fails_is_an_outcome(reference, saddle, calculator, option
 def test_the_callers_mistakes(reference, saddle):
     with pytest.raises(PHLError, match="same atoms"):
         validate_transition_state(Atoms("Ne4", saddle.positions), lennard_jones(), reference, potential="")
-    with pytest.raises(PHLError, match=r"unknown way to run Sella 'guess'; valid: .*gradients"):
-        validate_transition_state(saddle, lennard_jones(), reference, potential="", way="guess")
+    with pytest.raises(PHLError, match=r"unknown Sella strategy 'guess'; valid: .*gradients"):
+        validate_transition_state(saddle, lennard_jones(), reference, potential="", strategy="guess")
 
 
 def test_funnel_counts_each_stage_among_those_that_passed_the_one_before(reference, saddle):
-    def report(way="hessian-3", **options):
+    def report(strategy="hessian-3", **options):
         start = displaced(saddle, 0.1, 0)
         return validate_transition_state(
-            start, lennard_jones(), reference, potential="LJ", way=way, follow=False, **options
+            start, lennard_jones(), reference, potential="LJ", strategy=strategy, follow=False, **options
         )
 
-    # without Hessians of its own, a calculator is searched with gradients, unless another way is asked for
-    reports = [report(), report(max_steps=1), report(same_within=1e-9), report(way=None)]
+    # without Hessians of its own, a calculator is searched with gradients, unless another strategy is asked for
+    reports = [report(), report(max_steps=1), report(same_within=1e-9), report(strategy=None)]
     funnel, other = funnels(reports)
-    assert (funnel.way, funnel.starts, dict(funnel.passed)) == (
+    assert (funnel.strategy, funnel.starts, dict(funnel.passed)) == (
         "hessian-3",
         3,
         {"converged": 2, "first order": 2, "same TS": 1},
@@ -173,7 +179,7 @@ def test_funnel_counts_each_stage_among_those_that_passed_the_one_before(referen
     assert funnel.complete == 1
     assert funnel.barrier_error < 0.01
     assert funnel.counts["steps"] == np.mean([r.metric("steps").value for r in reports[:3]])
-    assert (other.way, other.starts) == ("gradients", 1)
+    assert (other.strategy, other.starts) == ("gradients", 1)
     axes = draw(reports).axes
     assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["converged", "first order", "same TS"]
     assert max(bar.get_height() for bar in axes[0].patches) == 2

@@ -55,16 +55,16 @@ def test_stationary_points_are_tested_and_nothing_twice(workflow, tmp_path):
 
 def test_a_recorded_product_is_all_that_is_known_of_a_hessian(workflow, tmp_path):
     frames = workflow.parts(tmp_path, 0)["train"][:5]
-    for known, frame in zip(workflow.labelled(frames, workflow.WAYS["HVP fixed"], 0), frames, strict=True):
+    for known, frame in zip(workflow.labelled(frames, workflow.METHODS["HVP fixed"], 0), frames, strict=True):
         assert known.hessian is None
         product = frame.hessian @ known.probes[0].ravel()
         np.testing.assert_allclose(known.products[0].ravel(), product, rtol=0, atol=1e-10)
-    fresh = workflow.labelled(frames, workflow.WAYS["HVP fresh"], 0)
+    fresh = workflow.labelled(frames, workflow.METHODS["HVP fresh"], 0)
     assert [f.hessian is not None for f in fresh] == [True] * 5
 
 
-def cells(rng) -> dict:
-    """Two ways of one potential and two seeds, errors of the second way a third of the first's; a third not begun."""
+def runs(rng) -> dict:
+    """Two methods of one potential and two seeds, errors of the second a third of the first's; a third not begun."""
     n = 12
     base = rng.uniform(1, 2, (2, n))
 
@@ -83,21 +83,21 @@ def cells(rng) -> dict:
 
 def test_the_table_compares_with_the_same_potentials_ef_fine_tuning(module, rng):
     table = module("finetuning_table")
-    found = table.rows(cells(rng))
+    found = table.rows(runs(rng))
     assert "ratio_to_E-F" not in found[0]
     assert [found[1]["ratio_to_E-F"][name][0] for name in table.METRICS] == pytest.approx([1 / 3] * 4)
     assert found[1]["seeds"] == [0, 1]
     assert found[1]["cpu_seconds"] == [7.0, 7.0]
     said = table.text(found)
     assert said.count("× 0.33") == 4
-    assert "nan" in said  # of the way that is not finished
+    assert "nan" in said  # of the method that is not finished
     drawn = table.figure((found, ["E-F", "HVP fixed", "HVP fresh"]))
     assert len(drawn.axes) == len(table.METRICS) + 1
 
 
 def test_a_seed_that_is_not_finished_is_compared_with_no_other(module, rng):
     table = module("finetuning_table")
-    known = cells(rng)
+    known = runs(rng)
     # frames of another seed are other frames: 9 times the errors there must not enter the ratio
     known["mace", "HVP fixed", 1] = {**known["mace", "HVP fixed", 1], "scores": None}
     errors = known["mace", "E-F", 1]["scores"]["errors"]
@@ -118,16 +118,16 @@ def test_the_smallest_study_runs_and_goes_on_where_it_stopped(workflow, module, 
     monkeypatch.setattr(workflow, "SEARCH_STEPS", 1)
     out = tmp_path / "runs"
     out.mkdir()
-    workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), 1)
+    workflow.run(out, ["graph-pes"], list(workflow.METHODS), (0.3, 0.2), 1)
     trained = out / "s0" / "graph-pes-HVP_fixed" / "trained.json"
     assert set(json.loads((trained.parent / "scores.json").read_text())["errors"]) >= {"energy", "hessian"}
     before = trained.stat().st_mtime_ns
     (trained.parent / "scores.json").unlink()
-    workflow.run(out, ["graph-pes"], list(workflow.WAYS), (0.3, 0.2), 1)
+    workflow.run(out, ["graph-pes"], list(workflow.METHODS), (0.3, 0.2), 1)
     assert trained.stat().st_mtime_ns == before
-    workflow.report(out, tmp_path / "results.json", ["graph-pes"], list(workflow.WAYS), 1)
+    workflow.report(out, tmp_path / "results.json", ["graph-pes"], list(workflow.METHODS), 1)
     content = json.loads((tmp_path / "results.json").read_text())
     assert not content["not_finished"]
-    assert [row["way"] for row in content["rows"]] == ["before", *workflow.WAYS]
+    assert [row["method"] for row in content["rows"]] == ["before", *workflow.METHODS]
     assert content["rows"][0]["searches"]["starts"] == REACTIONS
     assert (out / "finetuning.png").read_bytes().startswith(b"\x89PNG")

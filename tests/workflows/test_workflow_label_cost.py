@@ -51,16 +51,16 @@ def frames(module, monkeypatch, tmp_path):
 
 
 def test_a_budget_is_spent_on_frames_and_counted(frames, tmp_path):
-    for surface, (name, way) in itertools.product(frames.SURFACES, frames.WAYS.items()):
+    for surface, (name, method) in itertools.product(frames.SURFACES, frames.METHODS.items()):
         bought, spent = frames.spend(tmp_path, surface, name, 60, seed=0)
         fewer, _ = frames.spend(tmp_path, surface, name, 30, seed=0)
-        assert spent == sum(way.cost(len(frame)) for frame in bought)
+        assert spent == sum(method.cost(len(frame)) for frame in bought)
         assert 60 - 31 < spent <= 60
         assert [f.positions.tolist() for f in fewer] == [f.positions.tolist() for f in bought[: len(fewer)]]
         for frame in bought:
-            assert (frame.hessian is not None) == way.hessian
-            assert (0 if frame.probes is None else len(frame.probes)) == way.count
-    costs = {name: way.cost(4) for name, way in frames.WAYS.items()}
+            assert (frame.hessian is not None) == method.hessian
+            assert (0 if frame.probes is None else len(frame.probes)) == method.count
+    costs = {name: method.cost(4) for name, method in frames.METHODS.items()}
     assert costs == {"E-F": 1, "HVP random": 3, "HVP one-hot": 3, "2 HVPs random": 5, "full Hessian": 25}
 
 
@@ -83,24 +83,24 @@ def test_another_zero_of_energy_changes_nothing(frames, tmp_path):
     assert [f.energy for f in one] == pytest.approx([f.energy for f in other], abs=1e-6)
 
 
-def made_up(module, way: str, budget: int, seed: int, start: bool, error: float) -> dict:
-    cell = module("label_cost").Cell("xtb", way, budget, seed, start)
+def made_up(module, method: str, budget: int, seed: int, start: bool, error: float) -> dict:
+    run = module("label_cost").TrainingRun("xtb", method, budget, seed, start)
     errors = {name: [error * (1 + 0.01 * i) for i in range(12)] for name in module("label_cost_table").METRICS}
     errors["wavenumbers"][5] = None
     more = {"frames": 3, "gradients": budget, "cpu_seconds": 1.0, "errors": errors}
-    return {**vars(cell), **more, "reaction": [f"r{i % 6}" for i in range(12)], "kind": ["nms"] * 12}
+    return {**vars(run), **more, "reaction": [f"r{i % 6}" for i in range(12)], "kind": ["nms"] * 12}
 
 
 def test_the_table_compares_ways_at_equal_gradient_calls(module):
     table = module("label_cost_table")
     records = [
-        made_up(module, way, budget, seed, start, error)
-        for way, error in (("E-F", 2.0), ("HVP random", 1.0))
+        made_up(module, method, budget, seed, start, error)
+        for method, error in (("E-F", 2.0), ("HVP random", 1.0))
         for budget, seed, start in itertools.product((300, 1000), (0, 1), (False, True))
     ]
     found = table.rows(records)
     assert len(found) == 8
-    products = [row for row in found if row["way"] == "HVP random"]
+    products = [row for row in found if row["method"] == "HVP random"]
     for row in products:
         assert [row["ratio_to_E-F"][metric][0] for metric in table.METRICS] == pytest.approx([0.5] * 4)
     assert "HVP random" in table.text(found)
@@ -142,7 +142,7 @@ def test_the_smallest_study_runs_and_goes_on_where_it_stopped(frames, module, mo
     monkeypatch.setattr(sys, "argv", ["label_cost.py", "table", *options, "--json", str(target)])
     study.main()
     content = json.loads(target.read_text())
-    # five ways from a pre-trained model and three from scratch, on two surfaces
+    # five methods from a pre-trained model and three from scratch, on two surfaces
     assert len(content["rows"]) == 16
     for row in content["rows"]:
         assert all(math.isfinite(row["errors"][name][0]) for name in ("energy", "forces", "hessian"))

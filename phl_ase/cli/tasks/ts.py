@@ -118,9 +118,9 @@ def check_names(strategy: str | None, guess: str) -> None:
     Raises:
         PHLError: For a name that is not in its table.
     """
-    from phl_ase.paths import GUESSES, WAYS
+    from phl_ase.paths import GUESSES, STRATEGIES
 
-    for what, name, valid in (("Sella strategy", strategy, WAYS), ("path for a guess", guess, GUESSES)):
+    for what, name, valid in (("Sella strategy", strategy, STRATEGIES), ("path for a guess", guess, GUESSES)):
         if name is not None and name not in valid:
             raise unknown(what, name, valid)
 

@@ -61,10 +61,10 @@ def ts(
     ] = "auto",
     reference: Reference = None,
     reactions: Reactions = None,
-    ways: Annotated[
+    strategies: Annotated[
         list[str] | None,
         typer.Option(
-            "--way",
+            "--strategy",
             metavar="NAME",
             help="How Sella is run; repeat to compare, or 'all'; docs/validation.md lists them.",
         ),
@@ -93,11 +93,11 @@ def ts(
 
     Starts are displaced from the TSs of INPUT, 0.1 Å by default; what should be found are its TS and end points, or
     with --reference METHOD those of that method near there (the model's own name: its own surface). A structure alone
-    is a guess: it is searched from as it is. Between INPUT and --product, ways to run Sella are tried in turn until one
-    finds a TS that joins them, as in phl reactions; --way takes one. The columns of the funnel count the searches that
-    passed each stage and all before it.
+    is a guess: it is searched from as it is. Between INPUT and --product, Sella strategies are tried in turn until one
+    finds a TS that joins them, as in phl reactions; --strategy takes one. The columns of the funnel count the searches
+    that passed each stage and all before it.
 
-    phl validate ts default reactions-wb97xd-631gd --reference default --way gradients --way hvp
+    phl validate ts default reactions-wb97xd-631gd --reference default --strategy gradients --strategy hvp
 
     phl validate ts tblite reactant.xyz --product product.xyz --write ts.extxyz
     """
@@ -108,7 +108,7 @@ def ts(
     from phl_ase.resolver import resolve_calculator
 
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
-    chosen = _chosen(ways, calculator)
+    chosen = _chosen(strategies, calculator)
     displacements = Displacements(tuple(displacement or (0.1,)), starts, seed)
     level = "none"
     if product is not None:
@@ -124,14 +124,18 @@ def ts(
         say_seen(calculator, [one.labels for one in read_structures(structures, ("ts",), reactions)], model)
     options = _Options(calculator, model, follow, max_steps, trajectories, {"reference": level, "dtype": dtype})
 
-    def task(search: Search, place: int, way: str) -> Task:
-        make = partial(_report, search, place, way, options)
-        return f"{search.name}, {way}", partial(scored, search.name, model, "transition state", make, way=way)
+    def task(search: Search, place: int, strategy: str) -> Task:
+        make = partial(_report, search, place, strategy, options)
+        return f"{search.name}, {strategy}", partial(
+            scored, search.name, model, "transition state", make, strategy=strategy
+        )
 
-    if product is not None and not ways:
+    if product is not None and not strategies:
         tasks: list[Task] = [(search.name, partial(_in_turn, search, options)) for search in searches]
     else:
-        tasks = [task(search, place, way) for search in searches for place in range(search.count) for way in chosen]
+        tasks = [
+            task(search, place, strategy) for search in searches for place in range(search.count) for strategy in chosen
+        ]
     reports = run_tasks("ts", tasks, json)
     lines = [f"{model}, reference: {level}", "", _shown(reports)]
     if len(reports) <= _FEW and (product is not None or level == "none"):
@@ -153,23 +157,23 @@ class _Options:
     details: Mapping[str, Any]
 
 
-def _chosen(ways: Sequence[str] | None, calculator: Any) -> list[str]:
-    """The ways that were asked for; without any, what is recommended for the calculator."""
+def _chosen(strategies: Sequence[str] | None, calculator: Any) -> list[str]:
+    """The strategies that were asked for; without any, what is recommended for the calculator."""
     from phl_ase.curvature import curvature_of
-    from phl_ase.paths import RECOMMENDED, WAYS
+    from phl_ase.paths import RECOMMENDED, STRATEGIES
 
-    for way in ways or ():
-        if way not in {*WAYS, "all"}:
-            raise unknown("way to run Sella", way, [*WAYS, "all"])
+    for strategy in strategies or ():
+        if strategy not in {*STRATEGIES, "all"}:
+            raise unknown("Sella strategy", strategy, [*STRATEGIES, "all"])
     return (
-        list(WAYS)
-        if "all" in (ways or ())
-        else list(dict.fromkeys(ways or (RECOMMENDED[curvature_of(calculator).source],)))
+        list(STRATEGIES)
+        if "all" in (strategies or ())
+        else list(dict.fromkeys(strategies or (RECOMMENDED[curvature_of(calculator).source],)))
     )
 
 
 def _in_turn(search: Search, options: _Options) -> Report:
-    """Search between two ends, in one way after another until one finds the TS that joins them.
+    """Search between two ends, in one strategy after another until one finds the TS that joins them.
 
     Where none does, the report is of the first that found a TS, or of the first.
     """
@@ -177,14 +181,14 @@ def _in_turn(search: Search, options: _Options) -> Report:
     from phl_ase.paths import LADDERS
 
     reports = []
-    for way, internal in LADDERS[curvature_of(options.calculator).source]:
-        reports.append(_report(search, 0, way, options, internal=internal))
+    for strategy, internal in LADDERS[curvature_of(options.calculator).source]:
+        reports.append(_report(search, 0, strategy, options, internal=internal))
         if reports[-1].outcome == "found":
             return reports[-1]
     return next((one for one in reports if one.metric("first order").value == 1), reports[0])
 
 
-def _report(search: Search, place: int, way: str, options: _Options, *, internal: bool | None = None) -> Report:
+def _report(search: Search, place: int, strategy: str, options: _Options, *, internal: bool | None = None) -> Report:
     """One search."""
     from phl_ase.validators import validate_transition_state
 
@@ -195,34 +199,34 @@ def _report(search: Search, place: int, way: str, options: _Options, *, internal
         options.calculator,
         reference,
         potential=options.model,
-        way=way,
+        strategy=strategy,
         follow=options.follow,
         max_steps=options.max_steps,
         internal=internal,
-        trajectory=trajectory_file(options.trajectories, search.name, place, way),
+        trajectory=trajectory_file(options.trajectories, search.name, place, strategy),
         details={"start": said, **options.details},
     )
 
 
 def _shown(reports: Sequence[Report]) -> str:
-    """One row for each search where they are few, the funnel of each way where they are many, and what went wrong."""
+    """Return a row for each of a few searches or the funnel of each strategy, and what went wrong."""
     from phl_ase.validators import funnels
 
     if len(reports) <= _FEW:
-        return report_table(reports, COLUMNS, "found", facts=("way",))
+        return report_table(reports, COLUMNS, "found", facts=("strategy",))
     groups = funnels(reports)
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
-    headings = ["way", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]
+    headings = ["strategy", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]
     rows = [
-        [group.way, group.starts, *(group.passed.get(stage) for stage in stages), f"{group.barrier_error:.2f}"]
+        [group.strategy, group.starts, *(group.passed.get(stage) for stage in stages), f"{group.barrier_error:.2f}"]
         + [f"{group.counts[name]:.1f}" for name in ("steps", "force calls", "HVP calls", "Hessian calls")]
         + [f"{group.counts['seconds']:.2f}"]
         for group in groups
     ]
     failed = dict.fromkeys(
-        f"{report.system}, {report.provenance['way']}, {report.provenance.get('start', 'no start')}: {report.sentence}"
-        for report in reports
-        if report.outcome != "found"
+        f"{r.system}, {r.provenance['strategy']}, {r.provenance.get('start', 'no start')}: {r.sentence}"
+        for r in reports
+        if r.outcome != "found"
     )
     return "\n".join([table([*headings, "time / s"], rows), "calls and times are means of a search", *failed])
 
@@ -242,7 +246,11 @@ def _write(path: Path | None, searches: Sequence[Search], reports: Sequence[Repo
             _, starts = by_name[report.system].made
             atoms = starts[0][1].copy()
             atoms.positions = report.arrays["positions"]
-            atoms.info |= {"reaction": report.system, "outcome": report.outcome, "way": report.provenance["way"]}
+            atoms.info |= {
+                "reaction": report.system,
+                "outcome": report.outcome,
+                "strategy": report.provenance["strategy"],
+            }
             images.append(atoms)
     with replacing(path) as temporary:
         ase.io.write(str(temporary), images, format="extxyz")
