@@ -19,6 +19,10 @@ class NonFiniteError(PHLError):
     """A number that should be finite is not (a NaN coordinate, a diverged loss)."""
 
 
+class DiskError(PHLError):
+    """A file cannot be written: no calculation is to blame, and none should go on."""
+
+
 class DomainWarning(UserWarning):
     """A structure is far outside of what the model was trained on."""
 

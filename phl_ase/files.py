@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import DiskError, PHLError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -105,7 +105,7 @@ def _writing(path: Path, temporary: Path) -> Iterator[None]:
         if not is_ours:
             raise
         reason = _REASONS.get(error.errno or 0) or error.strerror or str(error).splitlines()[0]
-        raise PHLError(f"cannot write {path}: {reason} (nothing was written; an older file is kept)") from error
+        raise DiskError(f"cannot write {path}: {reason} (nothing was written; an older file is kept)") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -116,6 +116,36 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, lock: str, what: str) -> Iterator[None]:
+    """Make or open a folder and let nobody else work in it while the block runs.
+
+    Args:
+        folder: The folder.
+        lock: Name of its lock file.
+        what: What the user is to choose another of.
+
+    Raises:
+        PHLError: When it cannot be written, or another run works in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / lock, "w")  # noqa: SIM115 - held while the block runs
+    except OSError as error:
+        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another {what}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _BUSY:
+                raise PHLError(
+                    f"{folder} cannot be locked ({error.strerror}): two runs could write into it; choose a {what} on "
+                    "another file system"
+                ) from None
+            raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder") from None
+        yield
 
 
 @contextlib.contextmanager

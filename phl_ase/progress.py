@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, TypeVar
-
-Bars = TypeVar("Bars", bound="OnTerminal")
+from typing import Any
 
 
-class OnTerminal:
-    """Bars of rich that are shown while a ``with`` block runs; ``None`` where nobody looks."""
+class OnTerminal:  # until the study's progress is that of its jobs
+    """Bars of rich that are shown while a ``with`` block runs."""
 
     _bars: Any = None
 
-    def __enter__(self: Bars) -> Bars:
+    def __enter__(self) -> Any:
         if self._bars is not None:
             self._bars.start()
         return self
@@ -23,38 +21,64 @@ class OnTerminal:
             self._bars.stop()
 
 
-class Progress(OnTerminal):
-    """A progress bar with the time left on standard error; silent when that is no terminal.
+class Progress:
+    """A progress bar with the time left on standard error while a ``with`` block runs; silent when that is no terminal.
 
     Args:
         description: What is going on.
-        total: Number of steps.
-        done: Steps done already, when resuming.
+        total: Number of steps, or any other measure of the work.
+        done: What of it is done already, when resuming.
         shown: Whether to show it at all.
+        counted: Whether the work is counted in whole steps; else its share is shown.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0, *, shown: bool = True) -> None:
+    _bars: Any = None
+
+    def __init__(
+        self, description: str, total: float, done: float = 0, *, shown: bool = True, counted: bool = True
+    ) -> None:
         if shown and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             self._bars = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                MofNCompleteColumn() if counted else TaskProgressColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}"),  # what is long stands last: a narrow terminal cuts it off
                 console=Console(stderr=True),
             )
             self._task = self._bars.add_task(description, total=total, completed=done, note="")
+
+    def __enter__(self) -> Progress:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
 
     def advance(self, note: str = "") -> None:
         """One step is done."""
         if self._bars is not None:
             self._bars.update(self._task, advance=1, note=note)
 
+    def move_to(self, done: float, note: str = "") -> None:
+        """So much is done."""
+        if self._bars is not None:
+            self._bars.update(self._task, completed=done, note=note)
+
     def note(self, note: str) -> None:
         """Say what is being worked on."""
         if self._bars is not None:
             self._bars.update(self._task, note=note)
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

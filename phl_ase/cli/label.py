@@ -25,7 +25,7 @@ from phl_ase.cli.labelling import (
 )
 from phl_ase.cli.options import Device, Keys, Trust, pairs
 from phl_ase.cli.output import check_target, save_json, table
-from phl_ase.cli.stopping import terminated_as_interrupted
+from phl_ase.cli.stopping import nothing_is_lost
 
 if TYPE_CHECKING:
     from phl_ase.reference import LabelResult
@@ -86,12 +86,9 @@ def label(
     )
     how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_going": keep_going, "retry": retry}
     labels_by = label_method(method, settings or [], device, trust)
-    with open_dataset(structures, keys=pairs(key)) as frames, terminated_as_interrupted():
-        try:
-            result = label_dataset(frames, labels_by, out, request=request, work=work, **how)
-        except KeyboardInterrupt:
-            typer.echo("finished frames are kept: the same command goes on from them", err=True)
-            raise
+    folder = work or out.with_name(f"{out.name}.work")
+    with open_dataset(structures, keys=pairs(key)) as frames, nothing_is_lost(folder):
+        result = label_dataset(frames, labels_by, out, request=request, work=folder, **how)
     written = None if result.path is None else str(result.path)
     kept = None if result.work is None else str(result.work)
     save_json(json, {**vars(result), "path": written, "work": kept})

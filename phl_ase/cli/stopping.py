@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
 @contextmanager
-def terminated_as_interrupted():
-    """SIGTERM as Ctrl-C, so that both end alike; only in the main thread, where signals can be caught."""
+def terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C, so that both end alike; only in the main thread, where signals can be caught."""
     import signal
     import threading
 
@@ -24,3 +26,16 @@ def terminated_as_interrupted():
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def nothing_is_lost(folder: Path) -> Iterator[None]:
+    """Say, where long work is stopped, how it goes on."""
+    import typer
+
+    with terminated_as_interrupted():
+        try:
+            yield
+        except KeyboardInterrupt:
+            typer.echo(f"nothing is lost: the same command goes on in {folder}", err=True)
+            raise

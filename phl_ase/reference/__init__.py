@@ -11,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from phl_ase.jobs import Failure
     from phl_ase.reference.campaign import LabelMethod, LabelResult, label_dataset
     from phl_ase.reference.dispersion import Dispersion, chai_head_gordon
     from phl_ase.reference.labels import (
         FAILURES,
         HESSIANS,
-        Failure,
         LabelledFrame,
         LabelRequest,
         Probes,
@@ -62,12 +62,13 @@ _HOME = {
     **dict.fromkeys(("LabelMethod", "LabelResult", "label_dataset"), "campaign"),
     **dict.fromkeys(("Dispersion", "chai_head_gordon"), "dispersion"),
     **dict.fromkeys(
-        ("FAILURES", "HESSIANS", "Failure", "LabelRequest", "LabelledFrame", "Probes", "choose_step", "label_frame"),
+        ("FAILURES", "HESSIANS", "LabelRequest", "LabelledFrame", "Probes", "choose_step", "label_frame"),
         "labels",
     ),
     **dict.fromkeys(
         ("METHODS", "Method", "difference_step", "energy_reference", "level_of_theory", "make_method"), "methods"
     ),
+    "Failure": "labels",
     "PySCFCalculator": "pyscf_method",
     "SCFNotConverged": "scf",
 }

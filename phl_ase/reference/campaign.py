@@ -1,16 +1,16 @@
 """Labelling a whole data set: interrupted and continued, on several processes or machines, nothing labelled twice.
 
-Every finished frame is one file of a work folder; when none is left they are packed into one HDF5 data set by atomic
+Every frame is a task of :mod:`phl_ase.jobs`; when none is left their labels are packed into one HDF5 data set by atomic
 replace. A frame that fails is recorded with its reason and does not stop the others.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,21 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.datasets import BaseDataset, DatasetMeta, write_dataset
+from phl_ase.datasets import BaseDataset, DatasetMeta, open_dataset, write_dataset
 from phl_ase.datasets.schema import check_suffix
 from phl_ase.errors import PHLError
+from phl_ase.jobs import Failure, Record, Store, Task, cluster, digest, open_store, processes, run, serial
 from phl_ase.probes import check_family
-from phl_ase.progress import Progress
-from phl_ase.reference.cluster import on_cluster
-from phl_ase.reference.executors import in_processes, in_this_process
-from phl_ase.reference.labels import FAILURES, Failure, LabelledFrame, LabelRequest, Make, Task
+from phl_ase.reference.labels import FAILURES, LabelRequest, Make
 from phl_ase.reference.methods import METHODS, energy_reference, level_of_theory
-from phl_ase.reference.work_folder import WorkFolder, work_folder
 from phl_ase.results import provenance
 from phl_ase.structures import Frame
 
-Array = np.ndarray
-
+_SCHEMA = 1  # of what a task keeps
+_LABELS = ("energy", "forces", "stress", "hessian", "probes", "products")
 _LISTED_FAILURES, _REASON = 150, 200  # the provenance of a data set is at most 60,000 bytes
 
 
@@ -119,128 +116,152 @@ def label_dataset(
     """
     path, request = Path(path), request or LabelRequest()
     folder = Path(work) if work is not None else path.with_name(path.name + ".work")
-    _check(structures, path, folder, request, workers, scheduler)
-    level, reference = _level_and_reference(method)
-    sample = request.sample(len(structures))
-    about = _description(structures, method, request)
-    with work_folder(folder, {**about, "level_of_theory": level}) as kept:
-        if retry:
-            kept.retry()
-        done = kept.finished | set(kept.failures)
-        tasks = ((structures[i], i in sample) for i in range(len(structures)) if i not in done)
-        results = _results(tasks, method.make, request, workers, scheduler)
-        _keep_all(results, kept, len(structures), keep_going=keep_going)
-        computed = len(kept.finished) + len(kept.failures) - len(done)
-        state: dict[str, Any] = {"computed": computed, "failures": dict(sorted(kept.failures.items()))}
-        state |= {"frames": len(structures), "labelled": len(kept.finished), "level_of_theory": level}
-        if not kept.finished or state["labelled"] + len(kept.failures) < len(structures):
-            return LabelResult(path=None, work=folder, **state)
-        state |= _costs(structures, kept)
-        result = LabelResult(path=path, work=folder if kept.failures else None, **state)
-        meta = _meta(result, structures, about, reference, request)
-        write_dataset(path, _Finished(structures, kept), meta)
-        if not kept.failures:
-            kept.remove()
-        return result
-
-
-def _check(
-    structures: BaseDataset, path: Path, folder: Path, request: LabelRequest, workers: int, scheduler: str | None
-) -> None:
-    """What can be wrong before anything is computed."""
     check_suffix(path)
     if not path.parent.is_dir():
         raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
-    if path.exists() and not (folder / "campaign.json").exists():
-        raise PHLError(f"{path} exists; choose another name, or delete it to label anew")
     if workers < 1:
         raise PHLError(f"workers is {workers}; expected at least 1")
     if scheduler is not None and workers != 1:
         raise PHLError("got both workers and a scheduler; a cluster has workers of its own")
     if request.probes is not None:
         check_family(request.probes.family, request.probes.count, int(structures.sizes.min()))
-
-
-def _level_and_reference(method: LabelMethod) -> tuple[str, str]:
     calculator = method.make()
-    return level_of_theory(calculator), energy_reference(calculator)
-
-
-def _results(
-    tasks: Iterable[Task], make: Make, request: LabelRequest, workers: int, scheduler: str | None
-) -> Generator[LabelledFrame, None, None]:
-    if scheduler is not None:
-        return on_cluster(tasks, make, request, scheduler)
-    start = partial(request.labeller, make)
-    return in_processes(tasks, start, workers, died=_died) if workers > 1 else in_this_process(tasks, start)
-
-
-def _died(task: Task, how: str) -> LabelledFrame:
-    return LabelledFrame(task[0], Failure("died", how), 0, 0.0)
-
-
-def _keep_all(results: Generator[LabelledFrame, None, None], kept: WorkFolder, total: int, *, keep_going: bool) -> None:
-    done = len(kept.finished) + len(kept.failures)
-    with closing(results), Progress("label", total, done) as progress:
-        for labelled in results:
-            kept.keep(labelled)
-            progress.advance(f"{len(kept.failures)} failed" if kept.failures else "")
-            if labelled.failure is not None and not keep_going:
-                return
-
-
-def _description(structures: BaseDataset, method: LabelMethod, request: LabelRequest) -> dict[str, Any]:
-    """What the labels depend on, as JSON holds it: the same for every run of a campaign."""
-    return {
-        "input": _structures_hash(structures),
+    level, reference = level_of_theory(calculator), energy_reference(calculator)
+    frames = [_frame_digest(frame) for frame in structures]
+    about = {
+        "input": digest(*frames),
         "method": method.name,
         "settings": dict(method.settings),
         **request.description,
     }
+    if path.exists() and not (folder.is_dir() and _is_of(path, about)):
+        raise PHLError(f"{path} exists; choose another name, or delete it to label anew")
+    tasks = _tasks(frames, method, level, request)
+    executor = serial if workers == 1 else processes(workers)
+    executor = executor if scheduler is None else cluster(scheduler)
+    with open_store(folder) as store:
+        worked = run(
+            tasks,
+            partial(_labeller, request, method.make),
+            store,
+            executor=executor,
+            title="label",
+            retry=retry,
+            keep_going=keep_going,
+            load=lambda payload: (structures[payload[0]], payload[1]),
+        )
+        failures = {i: _failure(store, task.key) for i, task in enumerate(tasks) if store.has_failed(task.key)}
+        finished = _Finished(structures, store, {i: t.key for i, t in enumerate(tasks) if store.is_done(t.key)})
+        result = LabelResult(
+            path=None,
+            frames=len(structures),
+            labelled=len(finished),
+            computed=sum(task.key in worked for task in tasks),
+            failures=failures,
+            level_of_theory=level,
+            work=folder,
+        )
+        if not len(finished) or len(finished) + len(failures) < len(structures):
+            return result
+        result = dataclasses.replace(result, path=path, work=folder if failures else None, **finished.costs())
+        write_dataset(path, finished, _meta(result, structures, about, reference, request))
+        if not failures:
+            store.remove({task.key for task in tasks})
+        return result
 
 
-def _structures_hash(structures: Iterable[Frame]) -> str:
-    """A sha256 of structures and what is known of them but for labels, which labelling replaces."""
-    digest = hashlib.sha256()
-    for frame in structures:
-        for array, kind in ((frame.numbers, "<i8"), (frame.positions, "<f8"), (frame.cell, "<f8"), (frame.pbc, "?")):
-            digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-        known = (len(frame), frame.charge, frame.multiplicity, frame.kind, frame.reaction)
-        digest.update(repr((*known, frame.irc_s, frame.temperature)).encode())
-    return digest.hexdigest()
+def _frame_digest(frame: Frame) -> str:
+    """Return a sha256 of a structure and what is known of it but for labels, which labelling replaces."""
+    found = hashlib.sha256()
+    for array, kind in ((frame.numbers, "<i8"), (frame.positions, "<f8"), (frame.cell, "<f8"), (frame.pbc, "?")):
+        found.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    known = (len(frame), frame.charge, frame.multiplicity, frame.kind, frame.reaction)
+    found.update(repr((*known, frame.irc_s, frame.temperature)).encode())
+    return found.hexdigest()
+
+
+def _is_of(path: Path, about: Mapping[str, Any]) -> bool:
+    """Return whether a data set was written by an earlier run of the same campaign."""
+    try:
+        with open_dataset(path) as dataset:
+            known = dataset.meta.provenance
+    except PHLError:
+        return False
+    return all(known.get(name) == value for name, value in about.items())
+
+
+def _tasks(frames: Sequence[str], method: LabelMethod, level: str, request: LabelRequest) -> list[Task]:
+    """Return a task for each frame; its payload is the index, and whether the error of products is estimated."""
+    sample, about = request.sample(len(frames)), request.description
+    del about["estimate_error"]  # how many other frames have it is no matter
+    found = []
+    for i, frame in enumerate(frames):
+        # probes follow from the index
+        parts = (frame, method.name, dict(method.settings), level, about, request.probes and i, i in sample)
+        found.append(Task(f"frame {i}", digest("label", _SCHEMA, *parts), (i, i in sample)))
+    return found
+
+
+def _labeller(request: LabelRequest, make: Make) -> Callable[[tuple[Frame, bool]], dict[str, Any] | Failure]:
+    """Return a function that labels one frame after another with a calculator of its own."""
+    calculator = make()
+
+    def label(task: tuple[Frame, bool]) -> dict[str, Any] | Failure:
+        labelled = request.label(task[0], calculator, estimate_error=task[1])
+        if labelled.failure is not None:
+            return labelled.failure
+        labels = {name: getattr(labelled.frame, name) for name in _LABELS}
+        return {"gradients": labelled.gradients, "product_error": labelled.product_error, "labels": labels}
+
+    return label
+
+
+def _failure(store: Store, key: str) -> Failure:
+    record = store.get(key)
+    assert record is not None
+    assert record.failure is not None
+    return record.failure
 
 
 class _Finished(Sequence):
-    """The finished frames with their labels, read as they are asked for."""
+    """The finished frames with their labels, read when asked for."""
 
-    def __init__(self, structures: BaseDataset, kept: WorkFolder) -> None:
-        self._structures, self._kept = structures, kept
-        self._indices = sorted(kept.finished)
+    def __init__(self, structures: BaseDataset, store: Store, keys: Mapping[int, str]) -> None:
+        self._structures, self._store = structures, store
+        self._keys = list(keys.items())
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._keys)
 
     def __getitem__(self, place: Any) -> Any:
-        return self._kept.labelled(self._structures[self._indices[place]]).frame
+        index, key = self._keys[place]
+        labels = self._record(key).value["labels"]
+        return dataclasses.replace(self._structures[index], **labels).check(f"frame {index}")
 
+    def _record(self, key: str) -> Record:
+        record = self._store.get(key)
+        assert record is not None
+        return record
 
-def _costs(structures: BaseDataset, kept: WorkFolder) -> dict[str, Any]:
-    gradients, seconds, stresses, errors = 0, 0.0, 0, {}
-    for index in sorted(kept.finished):
-        labelled = kept.labelled(structures[index])
-        gradients += labelled.gradients
-        seconds += labelled.seconds
-        stresses += labelled.frame.stress is not None
-        if labelled.product_error is not None:
-            errors[index] = labelled.product_error
-    rms = float(np.sqrt(np.mean(np.square(list(errors.values()))))) if errors else None
-    return {
-        "gradients": gradients,
-        "seconds": seconds,
-        "product_error": rms,
-        "error_frames": tuple(errors),
-        "stresses": stresses,
-    }
+    def costs(self) -> dict[str, Any]:
+        """Return what the labels cost, and the error of their products, as attributes of a result."""
+        gradients, seconds, stresses, errors = 0, 0.0, 0, dict[int, float]()
+        counted = set[str]()  # frames may be alike
+        for index, key in self._keys:
+            record = self._record(key)
+            stresses += record.value["labels"]["stress"] is not None
+            if key not in counted:
+                gradients, seconds = gradients + record.value["gradients"], seconds + record.seconds
+                counted.add(key)
+            if record.value["product_error"] is not None:
+                errors[index] = record.value["product_error"]
+        return {
+            "gradients": gradients,
+            "seconds": seconds,
+            "product_error": float(np.sqrt(np.mean(np.square(list(errors.values()))))) if errors else None,
+            "error_frames": tuple(errors),
+            "stresses": stresses,
+        }
 
 
 def _meta(
@@ -300,5 +321,7 @@ def _of_failures(result: LabelResult) -> list[str]:
     if not result.failures:
         return []
     reasons = Counter(failure.outcome for failure in result.failures.values())
-    counted = "; ".join(f"{count} because {FAILURES[outcome]}" for outcome, count in sorted(reasons.items()))
+    counted = "; ".join(
+        f"{count} because {FAILURES.get(outcome, outcome)}" for outcome, count in sorted(reasons.items())
+    )
     return [f"{len(result.failures)} of {result.frames} frames of the input failed and are left out: {counted}."]

@@ -32,6 +32,7 @@ from phl_ase.errors import (
     traceback_of,
     unknown,
 )
+from phl_ase.jobs import Failure
 from phl_ase.probes import check_family, draw_probes
 from phl_ase.reference.distances import check_distances
 from phl_ase.reference.methods import STEP
@@ -42,8 +43,6 @@ Array = np.ndarray
 
 Make = Callable[[], Any]
 """Makes an ASE calculator; sent to other processes, so a function of a module or a ``functools.partial`` of one."""
-Task = tuple[Frame, bool]
-"""A frame, and whether the error of its products is estimated."""
 
 STEPS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 """Å: what :func:`choose_step` tries."""
@@ -54,6 +53,8 @@ FAILURES: dict[str, str] = {
     "refused": "the method cannot treat the structure",
     "crashed": "the calculator raised an error",
     "died": "the process that labelled it ended, twice: a crash of compiled code, or out of memory",
+    "time limit": "it took longer than was allowed",
+    "defect": "phl_ase has a defect; please report it with the traceback",
 }
 """Outcome of a frame that could not be labelled -> what it means."""
 
@@ -97,21 +98,6 @@ class Probes:
             self.family, batch, torch.tensor([frame.frame_id], device="cpu"), n_probes=self.count, seed=self.seed
         ).vectors
         return drawn.numpy().copy()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a frame has no labels.
-
-    Attributes:
-        outcome: A key of ``FAILURES``.
-        reason: One line.
-        traceback: Where it failed, as Python prints it; empty where the process died.
-    """
-
-    outcome: str
-    reason: str
-    traceback: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,11 +271,6 @@ class LabelRequest:
         """Label one frame, as :func:`label_frame`; ``estimate_error`` where it is one of the sample."""
         asked: dict[str, Any] = {"hessian": self.hessian, "probes": self.probes, "step": self.step}
         return label_frame(frame, calculator, **asked, estimate_error=estimate_error)
-
-    def labeller(self, make: Make) -> Callable[[Task], LabelledFrame]:
-        """A function that labels one frame after another with a calculator of its own."""
-        calculator = make()
-        return lambda task: self.label(task[0], calculator, estimate_error=task[1])
 
     def sample(self, frames: int) -> set[int]:
         """Which of a number of frames have the error of their products estimated, spread at random."""

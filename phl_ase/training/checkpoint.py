@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from phl_ase.errors import PHLError
-from phl_ase.files import held, write_atomic
+from phl_ase.files import locked_folder, write_atomic
 from phl_ase.training.config import settings_before
 
 LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
@@ -52,9 +52,7 @@ def run_folder(folder: str | Path, *, resume: bool) -> Iterator[Path]:
     folder = Path(folder)
     if resume and not folder.is_dir():  # a mistyped name must not become a folder
         raise PHLError(f"{folder} holds no run to resume: there is no such folder; check its name")
-    with held(folder, ".lock", "output folder") as mine:
-        if not mine:
-            raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder")
+    with locked_folder(folder, ".lock", "output folder"):
         used = (folder / LAST).exists() or (folder / CONFIG).exists()
         if used and not resume:
             raise PHLError(f"{folder} holds a run already; continue it with --resume or choose another folder")

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from phl_ase.cli import app
 from phl_ase.datasets import BUNDLED, import_dataset, merge, open_dataset, read_images, write_dataset
 from phl_ase.errors import PHLError
-from phl_ase.files import held, new_folder, replacing
+from phl_ase.files import locked_folder, new_folder, replacing
 from phl_ase.training import parse_config, prepare_data
 
 
@@ -280,5 +280,5 @@ def test_a_folder_that_cannot_be_locked_is_not_called_in_use(tmp_path, monkeypat
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     message = r"cannot be locked .*choose a work folder on another"
-    with pytest.raises(PHLError, match=message), held(tmp_path / "work", ".lock", "work folder"):
+    with pytest.raises(PHLError, match=message), locked_folder(tmp_path / "work", ".lock", "work folder"):
         pass

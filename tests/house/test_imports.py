@@ -78,12 +78,15 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"results", "scoring", "validators"},
     # labels and reaction paths: they know ASE calculators, structures and data sets, and no potential. Labelling draws
     # recorded probes; the reaction workflow labels what it finds
-    "reference": {"structures", "datasets", "probes", "results", "vibrations", "curvature"},
-    "reactions": {"structures", "datasets", "paths", "reference", "results", "vibrations", "curvature"},
+    # long work: tasks, their results, where they are done
+    "jobs": set(),
+    "reference": {"jobs", "structures", "datasets", "probes", "results", "vibrations", "curvature"},
+    "reactions": {"jobs", "structures", "datasets", "paths", "reference", "results", "vibrations", "curvature"},
     # what a chemist computes for a molecule, with any calculator
     "tasks": {"results", "vibrations", "curvature", "paths"},
     # puts everything together, but for the command line
     "study": {
+        "jobs",
         "structures",
         "datasets",
         "potentials",
