@@ -9,7 +9,6 @@ finished there are packed and the others named; nothing is computed. ``workflows
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +17,8 @@ import numpy as np
 from data_card import card
 
 from phl_ase.datasets import BUNDLED, Dataset, DatasetMeta, write_dataset
-from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions
-from phl_ase.reactions.folder import STAGES
+from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_reactions
+from phl_ase.reactions.folder import STAGES, ReactionFolder
 from phl_ase.reference import LabelMethod, LabelRequest
 from phl_ase.resolver import resolve_calculator
 
@@ -44,13 +43,12 @@ def guesses() -> list[ReactionGuess]:
     return found
 
 
-def outcome_of(folder: Path) -> str:
+def outcome_of(reaction: ReactionFolder) -> str:
     """Why a reaction is not packed; empty where it is finished, be it that some samples could not be drawn."""
     for stage in STAGES:
-        path = folder / f"{stage}.json"
-        if not path.exists():
+        record = reaction.records.get(stage)
+        if record is None:
             return "not finished"
-        record = json.loads(path.read_text(encoding="utf-8"))
         if record["outcome"] != "converged" and stage != "samples":
             return f"{stage}: {record['sentence']}"
         if stage == "samples" and sum(frame["kind"] == "nms" for frame in record["frames"]) < ENOUGH:
@@ -65,7 +63,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TARGET.parent)
     parser.add_argument("--plan", action="store_true", help="say what is finished, write nothing")
     arguments = parser.parse_args()
-    outcomes = {guess: outcome_of(arguments.work / guess.folder) for guess in guesses()}
+    method = LabelMethod(partial(resolve_calculator, "pyscf", device="auto", trust=False), "pyscf")
+    how = {"settings": ReactionSettings(displacements=DISPLACEMENTS), "request": LabelRequest(hessian="own")}
+    reactions = read_reactions(guesses(), method, arguments.work, **how)
+    outcomes = {one.guess: outcome_of(one) for one in reactions}
     finished = [guess for guess, outcome in outcomes.items() if not outcome]
     for guess, outcome in outcomes.items():
         print(f"{guess.name:28s} {outcome or 'finished'}")
@@ -74,15 +75,7 @@ def main() -> None:
         return
     packed = arguments.work.with_name("bundle.h5")
     packed.unlink(missing_ok=True)
-    build_reactions(
-        finished,
-        LabelMethod(partial(resolve_calculator, "pyscf", device="auto", trust=False), "pyscf"),
-        packed,
-        settings=ReactionSettings(displacements=DISPLACEMENTS),
-        request=LabelRequest(hessian="own"),
-        work=arguments.work,
-        source=str(SEEDS),
-    )
+    build_reactions(finished, method, packed, **how, work=arguments.work, source=str(SEEDS))
     target = arguments.out / TARGET.name
     with Dataset(packed) as dataset:
         frames, meta = list(dataset), dataset.meta

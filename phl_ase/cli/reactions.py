@@ -25,7 +25,7 @@ from phl_ase.cli.labelling import (
 )
 from phl_ase.cli.options import Device, Trust
 from phl_ase.cli.output import check_target, save_json, table
-from phl_ase.cli.stopping import terminated_as_interrupted
+from phl_ase.cli.stopping import nothing_is_lost
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
@@ -126,13 +126,10 @@ def reactions(
     )
     guesses = _guesses(structures, pairs=pairs, product=product)
     labels_by = label_method(method, settings or [], device, trust)
-    options: dict[str, Any] = {"workers": workers, "retry": retry, "work": work, "source": structures}
-    with terminated_as_interrupted():
-        try:
-            result = build_reactions(guesses, labels_by, out, settings=how, request=request, **options)
-        except KeyboardInterrupt:
-            typer.echo("what was computed is kept: the same command goes on from it", err=True)
-            raise
+    folder = work or out.with_name(f"{out.name}.work")
+    options: dict[str, Any] = {"workers": workers, "retry": retry, "work": folder, "source": structures}
+    with nothing_is_lost(folder):
+        result = build_reactions(guesses, labels_by, out, settings=how, request=request, **options)
     paths = {"path": None if result.path is None else str(result.path), "work": str(result.work)}
     save_json(json, {**vars(result), **paths})
     typer.echo(_shown(result))
@@ -194,12 +191,10 @@ def _shown(result: BuildResult) -> str:
     lines.append(f"{done} of {len(result.reactions)} reactions finished, {result.level_of_theory}")
     lines.append(f"logs and calculations: {result.work}")
     if result.path is None:
-        held = any(reaction.outcome == "in use" for reaction in failed)
-        why = "other runs hold reactions; the same command packs them when they are done" if held else "no frames"
-        lines.append(f"no data set was written: {why}")
+        lines.append("no data set was written: no frames")
     else:
         lines.append(f"data set: {result.path}, {result.frames} frames")
-    if any(reaction.outcome != "in use" for reaction in failed):
+    if failed:
         lines.append("the same command with --retry tries again what failed")
     return "\n".join(lines)
 

@@ -1,10 +1,10 @@
 """From a guess of a transition state to a data set: TS, reaction path, minima, samples, labels, on any ASE calculator.
 
-``build`` works through reactions, ``stages`` does one, ``folder`` keeps what it came to, ``memory`` every calculation;
-``samplers`` draw structures around a given one.
+``build`` makes tasks of the stages of reactions, ``stages`` does one, ``memory`` keeps every calculation; ``summary``
+and ``packing`` tell what was found; ``samplers`` draw structures around a given one.
 """
 
-from phl_ase.reactions.build import BuildResult, build_reactions
+from phl_ase.reactions.build import BuildResult, build_reactions, read_reactions
 from phl_ase.reactions.guesses import ReactionGuess
 from phl_ase.reactions.samplers import SAMPLERS, Sampler, Samples, draw_normal_modes, sample
 from phl_ase.reactions.settings import ReactionSettings, read_strategy
@@ -21,6 +21,7 @@ __all__ = [
     "Samples",
     "build_reactions",
     "draw_normal_modes",
+    "read_reactions",
     "read_strategy",
     "sample",
 ]

@@ -1,35 +1,34 @@
-"""Building a data set of reactions: each in its folder, on several processes, interrupted and continued, then packed.
+"""Building a data set of reactions, on several processes, interrupted and continued, then packed.
 
-A reaction is one task: whoever works on it holds its lock, so several runs may share a work folder. What fails is
-recorded with its reason and does not stop the others.
+Each stage of a reaction is a task of :mod:`phl_ase.jobs` that needs the stages before it. What fails is recorded with
+its reason and does not stop the others.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from phl_ase.datasets.schema import check_suffix
 from phl_ase.errors import CalculatorError, PHLError, is_defect, reason_of, traceback_of
-from phl_ase.progress import Progress
-from phl_ase.reactions.folder import REACTION, STAGES, ReactionFolder, Record, describe
+from phl_ase.jobs import Failure, Store, Task, digest, open_store, processes, run, serial
+from phl_ase.reactions.folder import STAGES, ReactionFolder, Record
 from phl_ase.reactions.guesses import ReactionGuess, check_names
-from phl_ase.reactions.memory import LABELS, Memory, Remembering, remembering
+from phl_ase.reactions.memory import LABELS, Memory, remembering
 from phl_ase.reactions.packing import pack
-from phl_ase.reactions.settings import ReactionSettings
+from phl_ase.reactions.settings import OF_PATH, OF_SAMPLES, OF_SEARCH, ReactionSettings
 from phl_ase.reactions.stages import RUN, Plan
 from phl_ase.reactions.summary import ReactionResult, result_of, write_log
 from phl_ase.reference import LabelMethod, LabelRequest, level_of_theory
-from phl_ase.reference.executors import in_processes, in_this_process
-from phl_ase.results import provenance
+from phl_ase.results import plain, provenance
 
-_GLANCE_SECONDS = 0.5
+_SCHEMA = 1  # of what a stage keeps
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class BuildResult:
     """What a run has come to.
 
     Attributes:
-        path: The data set; ``None`` where none was written: there are no frames, or other runs hold reactions.
+        path: The data set; ``None`` where none was written because there are no frames.
         reactions: What became of each, in the order of the input.
         frames: Number of frames in the data set.
         level_of_theory: Of the labels.
@@ -71,9 +70,9 @@ def build_reactions(
         guesses: What is built.
         method: What computes.
         path: The data set to write, HDF5; it must not exist, unless the work folder holds these reactions.
-        settings: How structures are found. A work folder with finished stages of other settings is refused.
-        request: What structures are labelled with beside energy and forces; another one in the same work folder keeps
-            the structures and labels them anew.
+        settings: How structures are found; in the same work folder only the stages that depend on a changed one are
+            done anew, and no calculation is.
+        request: What structures are labelled with beside energy and forces.
         workers: 1 works in this process, more in as many processes of one thread each.
         retry: Try stages again that failed before.
         work: Work folder; by default the name of the data set and ``.work``. It is kept.
@@ -87,180 +86,139 @@ def build_reactions(
     path = Path(path)
     folder = Path(work) if work is not None else path.with_name(path.name + ".work")
     check_names(guesses)
-    _check_paths(path, folder, guesses, workers)
+    check_suffix(path)
+    if not path.parent.is_dir():
+        raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    if folder.exists() and not folder.is_dir():
+        raise PHLError(f"the work folder {folder} is a file; choose another")
+    if workers < 1:
+        raise PHLError(f"workers is {workers}; expected at least 1")
     calculator = method.make()
     level = level_of_theory(calculator)
     about = {"method": method.name, "method_settings": dict(method.settings), "level_of_theory": level}
     plan = Plan(settings or ReactionSettings(), request or LabelRequest())
-    builder = Builder(method, about, plan, folder, retry)
-    for guess in guesses:
-        builder.folder(guess).check(builder.about(guess))
-    results = _built(guesses, builder, workers)
-    held = any(result.outcome in ("in use", "unfinished") for result in results)
-    folders = [builder.folder(guess) for guess in guesses]
-    frames = 0 if held else pack(path, folders, results, calculator, plan, about, source)
-    return BuildResult(path if frames else None, results, frames, level, folder)
-
-
-@dataclass(frozen=True)
-class Builder:
-    """What worker processes are given.
-
-    Attributes:
-        method: What computes.
-        of_method: What the records say of it.
-        plan: What is wanted.
-        work: Folder of the folders.
-        retry: Whether failed stages are tried again.
-    """
-
-    method: LabelMethod
-    of_method: Mapping[str, Any]
-    plan: Plan
-    work: Path
-    retry: bool = False
-
-    def folder(self, guess: ReactionGuess) -> ReactionFolder:
-        """Where a reaction is."""
-        return ReactionFolder(guess, self.work / guess.folder)
-
-    def about(self, guess: ReactionGuess) -> Record:
-        """What a reaction's structures depend on."""
-        return describe(guess, self.of_method, self.plan.settings)
-
-    def build(self, guess: ReactionGuess) -> ReactionResult:
-        """Do the stages of a reaction that are left.
-
-        Raises:
-            PHLError: When something cannot be written.
-        """
-        folder = self.folder(guess)
-        with folder.locked() as mine:
-            if not mine:
-                return ReactionResult(
-                    guess.name, len(guess.structures[0]), "in use", f"another run holds {folder.path}"
-                )
-            folder.open(self.about(guess))
-            if self.retry:
-                folder.forget(_to_retry(folder))
-            memory = Memory(folder.path / LABELS)
-            calculator: Remembering | None = None  # made where there is work; what it carries over is this reaction's
-            for stage in STAGES:
-                if not self.is_done(folder, stage):
-                    calculator = calculator or remembering(self.method.make(), memory)
-                    folder.write(stage, self._run(folder, stage, calculator))
-                    write_log(folder, self.of_method)
-                if not folder.stationary():
-                    break
-            return result_of(folder, memory)
-
-    def is_done(self, folder: ReactionFolder, stage: str) -> bool:
-        """Whether a stage needs no more work; labels are those of the request, of all frames."""
-        record = folder.record(stage)
-        if record is None or stage != "labels":
-            return record is not None
-        wanted = (self.plan.request.description, len(folder.frames()))
-        return (record.get("request"), record.get("frames_labelled")) == wanted
-
-    def _run(self, folder: ReactionFolder, stage: str, calculator: Remembering) -> Record:
-        before, started = dict(calculator.computed), time.perf_counter()
-        try:
-            record = RUN[stage](folder, calculator, self.plan)
-        except Exception as error:  # whatever a foreign calculator does to one reaction must not end the others
-            if is_defect(error):
-                raise
-            refused = isinstance(error, PHLError)
-            reason = str(error) if isinstance(error, (PHLError, CalculatorError)) else reason_of(error)
-            record = {"outcome": "refused" if refused else "failed", "sentence": reason, "frames": []}
-            record["traceback"] = traceback_of(error)
-        if calculator.memory.trouble is not None:
-            raise calculator.memory.trouble
-        return record | {
-            "reaction": folder.name,
-            "description": folder.guess.description,
-            "numbers": folder.guess.identity["numbers"],
-            "seconds": time.perf_counter() - started,
-            "computed": {kind: count - before[kind] for kind, count in calculator.computed.items()},
-            "provenance": provenance(level=self.of_method["level_of_theory"]),
-        }
-
-
-def _to_retry(folder: ReactionFolder) -> Sequence[str]:
-    """The first stage that failed, and those that stand on it."""
-    for place, stage in enumerate(STAGES):
-        record = folder.record(stage)
-        if record is not None and record["outcome"] != "converged":
-            return STAGES[place:]
-    return ()
-
-
-def _built(guesses: Sequence[ReactionGuess], builder: Builder, workers: int) -> tuple[ReactionResult, ...]:
-    """Work through reactions, small ones first."""
-    tasks = sorted(guesses, key=lambda guess: len(guess.structures[0]))
-    start = partial(_builder, builder)
-    if workers > 1:
-        results = in_processes(tasks, start, workers, died=partial(_died, builder))
-    else:
-        results = in_this_process(tasks, start)
-    found: dict[str, ReactionResult] = {}
-    folders = [builder.folder(guess) for guess in guesses]
-    with closing(results), _watched(folders, found):
-        for result in results:
-            found[result.name] = result
-    return tuple(found[guess.name] for guess in guesses)
-
-
-def _builder(builder: Builder) -> Callable[[ReactionGuess], ReactionResult]:
-    return builder.build
-
-
-def _died(builder: Builder, guess: ReactionGuess, how: str) -> ReactionResult:
-    folder = builder.folder(guess)
-    return result_of(folder, Memory(folder.path / LABELS), "died", how)
-
-
-@contextmanager
-def _watched(folders: Sequence[ReactionFolder], found: Mapping[str, ReactionResult]) -> Iterator[None]:
-    """A bar of stages, whichever process does them: their files are counted."""
-
-    def count() -> int:
-        return sum(
-            len(STAGES) if folder.name in found else sum((folder.path / f"{s}.json").exists() for s in STAGES)
-            for folder in folders
-        )
-
-    ended, shown = threading.Event(), count()
-
-    def watch() -> None:
-        nonlocal shown
-        while not ended.wait(_GLANCE_SECONDS):
-            shown = _advance(progress, shown, count(), len(found), len(folders))
-
-    with Progress("reactions, stages", len(STAGES) * len(folders), shown) as progress:
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            watcher.join()
-            _advance(progress, shown, count(), len(found), len(folders))
-
-
-def _advance(progress: Progress, shown: int, counted: int, done: int, total: int) -> int:
-    for _ in range(counted - shown):
-        progress.advance(f"{done} of {total} reactions done")
-    return max(shown, counted)
-
-
-def _check_paths(path: Path, work: Path, guesses: Sequence[ReactionGuess], workers: int) -> None:
-    """What can be wrong with files before anything is computed."""
-    check_suffix(path)
-    if not path.parent.is_dir():
-        raise PHLError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
-    if path.exists() and not any((work / guess.folder / REACTION).exists() for guess in guesses):
+    tasks = {guess.name: _tasks(guess, about, plan, folder) for guess in guesses}
+    if path.exists() and not any(some[0].payload[1].is_dir() for some in tasks.values()):
         raise PHLError(f"{path} exists; choose another name, or delete it to build anew")
-    if work.exists() and not work.is_dir():
-        raise PHLError(f"the work folder {work} is a file; choose another")
-    if workers < 1:
-        raise PHLError(f"workers is {workers}; expected at least 1")
+    with open_store(folder) as store:
+        if retry:
+            for some in tasks.values():
+                store.forget(_to_retry(store, some))
+        small_first = sorted(guesses, key=lambda guess: len(guess.structures[0]))
+        run(
+            [task for guess in small_first for task in tasks[guess.name]],
+            partial(_worker, method.make, about, plan),
+            store,
+            executor=serial if workers == 1 else processes(workers),
+            title="reactions, stages",
+            retry=retry,
+        )
+        folders = [_reaction(guess, store, tasks[guess.name]) for guess in guesses]
+        for one in folders:
+            if one.path.is_dir():
+                write_log(one, about)
+        results = tuple(result_of(one, Memory(one.path / LABELS)) for one in folders)
+        frames = pack(path, folders, results, calculator, plan, about, source)
+        return BuildResult(path if frames else None, results, frames, level, folder)
+
+
+def read_reactions(
+    guesses: Sequence[ReactionGuess],
+    method: LabelMethod,
+    work: str | Path,
+    *,
+    settings: ReactionSettings | None = None,
+    request: LabelRequest | None = None,
+) -> list[ReactionFolder]:
+    """Return how reactions stand in a work folder; nothing is computed. Arguments as of :func:`build_reactions`."""
+    about = {"method": method.name, "method_settings": dict(method.settings)}
+    about["level_of_theory"] = level_of_theory(method.make())
+    plan, store = Plan(settings or ReactionSettings(), request or LabelRequest()), Store(work)
+    return [_reaction(guess, store, _tasks(guess, about, plan, Path(work))) for guess in guesses]
+
+
+def _tasks(guess: ReactionGuess, about: Mapping[str, Any], plan: Plan, work: Path) -> list[Task]:
+    """Return the stages of a reaction; the key of each is of its own settings and the key of the stage before."""
+    settings = plan.settings.description
+    # the search of a pair follows the path of what it finds
+    search = {name: settings[name] for name in (*OF_SEARCH, *(OF_PATH if guess.is_pair else ()))}
+    own: dict[str, Any] = {
+        "ts": {**guess.identity, "structures": [np.round(atoms.positions, 8).tolist() for atoms in guess.structures]},
+        "path": {name: settings[name] for name in (*OF_PATH, "irc_points")},
+        "samples": {name: settings[name] for name in OF_SAMPLES},
+        "labels": plan.request.description,
+    }
+    own["ts"] |= {"reaction": guess.name, **about, **search}
+    # calculations are of this molecule and method, whatever its guess and settings
+    path = work / f"{guess.folder}-{digest(guess.name, guess.identity, about)[:8]}"
+    keys, tasks = list[str](), list[Task]()
+    for stage in STAGES:
+        key = digest("reaction", _SCHEMA, stage, plain(own[stage]), keys)
+        tasks.append(Task(f"{guess.name}, {stage}", key, (guess, path, stage), needs=tuple(keys)))
+        keys.append(key)
+    return tasks
+
+
+def _reaction(guess: ReactionGuess, store: Store, tasks: Sequence[Task]) -> ReactionFolder:
+    """Return what became of a reaction."""
+    found = {task.payload[2]: record for task in tasks if (record := store.get(task.key)) is not None}
+    failure = next((record.failure for record in found.values() if record.failure is not None), None)
+    records = {stage: record.value for stage, record in found.items() if record.failure is None}
+    return ReactionFolder(guess, tasks[0].payload[1], records, failure)
+
+
+def _to_retry(store: Store, tasks: Sequence[Task]) -> list[str]:
+    """Return the first stage that did not go well, and those that stand on it."""
+    for place, task in enumerate(tasks):
+        record = store.get(task.key)
+        if record is None or record.failure is not None or record.value["outcome"] != "converged":
+            return [one.key for one in tasks[place:]]
+    return []
+
+
+def _worker(make: Callable[[], Any], about: Mapping[str, Any], plan: Plan) -> Callable[..., Record | Failure]:
+    return partial(_do_stage, make, about, plan)
+
+
+def _do_stage(
+    make: Callable[[], Any],
+    about: Mapping[str, Any],
+    plan: Plan,
+    task: tuple[ReactionGuess, Path, str],
+    *before: Record,
+) -> Record | Failure:
+    """Do a stage and write the log of the reaction.
+
+    Raises:
+        DiskError: When something cannot be written.
+    """
+    guess, path, stage = task
+    known = dict(zip(STAGES, before, strict=False))
+    folder = ReactionFolder(guess, path, known)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PHLError(f"cannot write into {path}: {error.strerror}; choose another work folder") from None
+    # a calculator of its own: what one carries over does not depend on the order of tasks
+    calculator = remembering(make(), Memory(path / LABELS))
+    started = time.perf_counter()
+    try:
+        record = RUN[stage](folder, calculator, plan)
+    except Exception as error:  # whatever a foreign calculator does to one reaction must not end the others
+        if calculator.memory.trouble is not None:
+            raise calculator.memory.trouble from None
+        if is_defect(error):
+            raise
+        outcome = "refused" if isinstance(error, PHLError) else "failed"
+        reason = str(error) if isinstance(error, (PHLError, CalculatorError)) else reason_of(error)
+        record = {"outcome": outcome, "sentence": reason, "frames": [], "traceback": traceback_of(error)}
+    if calculator.memory.trouble is not None:
+        raise calculator.memory.trouble
+    record["seconds"] = time.perf_counter() - started
+    record["computed"] = dict(calculator.computed)
+    record["provenance"] = provenance(level=about["level_of_theory"])
+    done = ReactionFolder(guess, path, {**known, stage: record})
+    write_log(done, about)
+    if done.stationary():
+        return record
+    return Failure(record["outcome"], record["sentence"], record.get("traceback", ""))

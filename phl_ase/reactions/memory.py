@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import curvature_of
-from phl_ase.errors import GuardedCalculator, PHLError
+from phl_ase.errors import DiskError, GuardedCalculator, PHLError
 from phl_ase.files import write_atomic
 from phl_ase.results import plain
 
@@ -43,7 +43,7 @@ class Memory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.trouble: PHLError | None = None
+        self.trouble: DiskError | None = None
         self._known: dict[bytes, Entry] = {}
         try:
             content = path.read_bytes()
@@ -85,7 +85,7 @@ class Memory:
             with self.path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            self.trouble = PHLError(f"cannot write {self.path}: {error.strerror}; what was computed before is kept")
+            self.trouble = DiskError(f"cannot write {self.path}: {error.strerror}; what was computed before is kept")
             raise self.trouble from None
         self._known.setdefault(_key(record), {}).update(record)
 

@@ -62,9 +62,9 @@ def pack(
 
 def _append(spool: Any, folder: ReactionFolder, calculator: Any, plan: Plan) -> int:
     """Add the labelled frames of a reaction; how many of its frames have no labels."""
-    record, frames = folder.record("labels") or {}, frames_of(folder)
-    if record.get("request") != plan.request.description:
-        return len(frames)  # whoever worked on them died
+    record, frames = folder.records.get("labels"), frames_of(folder)
+    if record is None:
+        return len(frames)  # the process that worked on them died
     remembered = remembering(calculator, Memory(folder.path / LABELS))
     for place, frame in enumerate(frames):
         if str(place) not in record["failures"]:
@@ -82,7 +82,7 @@ def _meta(
     source: str,
     failed: int,
 ) -> DatasetMeta:
-    errors = [e for folder in folders for e in (folder.record("labels") or {}).get("product_errors", [])]
+    errors = [e for folder in folders for e in folder.records.get("labels", {}).get("product_errors", [])]
     error = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
     unfinished = [result for result in results if not result.is_finished]
     listed = [{"reaction": r.name, "outcome": r.outcome, "reason": r.sentence[:_REASON]} for r in unfinished]

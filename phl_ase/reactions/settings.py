@@ -22,8 +22,10 @@ SOFTEST = 250.0
 TEMPERATURES = (300.0, 600.0, 900.0, 1200.0, 1600.0, 2000.0)
 """K: from a molecule at rest to the heat of a reaction just behind its barrier."""
 
+OF_SEARCH = ("strategies", "guess", "ts_fmax", "ts_steps")
+OF_PATH = ("irc_method", "irc_step", "irc_fmax", "irc_max_points", "relax_fmax", "relax_steps")
 OF_SAMPLES = ("temperatures", "samples", "softest", "seed", "displacements")
-"""Settings that only the samples depend on: a work folder whose samples were drawn with others has them drawn anew."""
+"""Settings that the search, the path and the samples depend on, beside ``irc_points``."""
 
 _POSITIVE = ("ts_fmax", "ts_steps", "irc_step", "irc_fmax", "irc_max_points", "relax_fmax", "relax_steps", "softest")
 

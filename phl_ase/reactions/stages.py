@@ -217,8 +217,6 @@ def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) ->
     return {
         "outcome": "converged" if not failures else "incomplete",
         "sentence": f"{done} of {len(frames)} frames",
-        "request": plan.request.description,
-        "frames_labelled": len(frames),
         "product_errors": errors,
         "failures": failures,
     }

@@ -21,14 +21,12 @@ OUTCOMES: Mapping[str, str] = {
     "other ends": "the path does not connect the reactant and the product that were given",
     "incomplete": "some samples or labels are missing",
     "died": "the process that worked on it ended, twice: a crash of compiled code, or out of memory",
-    "in use": "another run works on it",
+    "defect": "phl_ase has a defect; please report it with the traceback",
     "unfinished": "it was stopped",
 }
 """Outcome of a reaction -> what it means."""
 
-# outcome of a stage -> outcome of the reaction, where it is not the same name
-_NO_TS = {"minimum": "minimum", "refused": "refused"}
-_NO_PATH = {name: name for name in ("same end", "other ends", "refused")}
+_PATHS = ("same end", "other ends", "refused")  # outcomes of the path that are those of the reaction; else "no path"
 
 
 @dataclass(frozen=True)
@@ -73,23 +71,21 @@ class ReactionResult:
         return forward, back
 
 
-def result_of(folder: ReactionFolder, memory: Memory, outcome: str = "", sentence: str = "") -> ReactionResult:
-    """What the records of a reaction say.
+def result_of(folder: ReactionFolder, memory: Memory) -> ReactionResult:
+    """Return what became of a reaction.
 
     Args:
-        folder: Of the reaction.
+        folder: The reaction.
         memory: Its calculations.
-        outcome: Where it is known better than from the records.
-        sentence: The reason, then.
     """
-    found, reason = _verdict({stage: folder.record(stage) for stage in STAGES})
+    outcome, sentence = _verdict(folder)
     stationary = folder.stationary()
     return ReactionResult(
         name=folder.name,
         atoms=len(folder.guess.structures[0]),
-        outcome=outcome or found,
-        sentence=sentence if outcome else reason,
-        imaginary=stationary["ts"]["wavenumbers"][0] if "ts" in stationary else None,
+        outcome=outcome,
+        sentence=sentence,
+        imaginary=float(stationary["ts"]["wavenumbers"][0]) if "ts" in stationary else None,
         barriers=_barriers(stationary),
         frames=len(folder.frames()),
         gradients=memory.count("energy"),
@@ -99,19 +95,18 @@ def result_of(folder: ReactionFolder, memory: Memory, outcome: str = "", sentenc
     )
 
 
-def _verdict(records: Mapping[str, Record | None]) -> tuple[str, str]:
-    ts, path = records["ts"], records["path"]
-    if ts is not None and ts["outcome"] != "converged":
-        return _NO_TS.get(ts["outcome"], "no transition state"), ts["sentence"]
-    for record in records.values():
-        if record is None:
-            return "unfinished", OUTCOMES["unfinished"]
-    if path is not None and path["outcome"] != "converged":
-        return _NO_PATH.get(path["outcome"], "no path"), path["sentence"]
+def _verdict(folder: ReactionFolder) -> tuple[str, str]:
+    failure, records = folder.failure, folder.records
+    if failure is not None:
+        found = failure.outcome if failure.outcome in OUTCOMES else "no transition state"
+        return found, failure.reason
+    if len(records) < len(STAGES):
+        return "unfinished", OUTCOMES["unfinished"]
+    path = records["path"]
+    if path["outcome"] != "converged":
+        return path["outcome"] if path["outcome"] in _PATHS else "no path", path["sentence"]
     missing = [
-        f"{stage}: {record['sentence']}"
-        for stage, record in records.items()
-        if record is not None and record["outcome"] != "converged"
+        f"{stage}: {record['sentence']}" for stage, record in records.items() if record["outcome"] != "converged"
     ]
     return ("incomplete", "; ".join(missing)) if missing else ("finished", "")
 
@@ -137,11 +132,14 @@ def write_log(folder: ReactionFolder, about: Mapping[str, Any]) -> None:
         f"{formula}, charge {identity['charge']}, multiplicity {identity['multiplicity']}; {about['level_of_theory']}",
     ]
     for stage, title in _TITLES.items():
-        record = folder.record(stage)
+        record = folder.records.get(stage)
         if record is not None:
             lines += ["", f"{title}: {record['outcome']}{_when(record)}", f"  {record['sentence']}"]
             lines += [f"  {line}" for line in _DETAILS.get(stage, _no_details)(folder, record)]
             lines.append(f"  cost: {_cost(record)}")
+    if folder.failure is not None:
+        title = next(title for stage, title in _TITLES.items() if stage not in folder.records)
+        lines += ["", f"{title}: {folder.failure.outcome}", f"  {folder.failure.reason}"]
     write_atomic(folder.path / LOG, ("\n".join(lines) + "\n").encode())
 
 
@@ -189,10 +187,8 @@ def _no_details(folder: ReactionFolder, record: Record) -> list[str]:
     return []
 
 
-# of the bundled benchmark's reactions the closed shells were checked by PySCF, too: stability.json in their folders
 _TITLES = {
     "ts": "transition state",
-    "stability": "closed shell",
     "path": "path",
     "samples": "normal-mode samples",
     "labels": "labels",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -19,8 +18,8 @@ from reaction_surfaces import BARRIER, RADIUS, WELL, Swing, double_well_curvatur
 
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
+from phl_ase.jobs import open_store
 from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_strategy
-from phl_ase.reactions.folder import LOCK, LOG, STAGES
 from phl_ase.reactions.memory import LABELS, Memory, remembering
 from phl_ase.reference import LabelMethod, LabelRequest, Probes
 from phl_ase.resolver import resolve_calculator
@@ -120,7 +119,7 @@ def test_labels_are_those_of_direct_calls(reaction):
 def test_the_log_tells_a_chemist(reaction):
     result, _, _, folder = reaction
     text = Path(result.reactions[0].log).read_text()
-    assert (folder / "out.h5.work" / "swing" / LOG).read_text() == text
+    assert folder / "out.h5.work" in Path(result.reactions[0].log).parents
     for words in ("transition state: converged", "1.0000 eV = 23.06 kcal/mol", "i, ", "points kept: 6", "gradients"):
         assert words in text
     exact = -float(wavenumbers(double_well_curvature(0.0) / (1.008 * RADIUS**2)))
@@ -224,7 +223,7 @@ def test_a_full_disk_is_no_failed_search(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(PHLError, match="No space left on device"):
         built(tmp_path)
-    assert not list(tmp_path.glob("**/ts.json"))
+    assert not list(tmp_path.glob("*/??/*.*"))
 
 
 SCRIPT = """
@@ -339,7 +338,7 @@ def test_failures_are_kept_and_reported(tmp_path):
         "torn": "no transition state",
         "resting": "minimum",
     }
-    assert "rope torn" in (tmp_path / "out.h5.work" / "torn" / LOG).read_text()
+    assert "rope torn" in Path(result.reactions[2].log).read_text()
 
 
 def test_what_failed_is_tried_again_when_asked(tmp_path):
@@ -358,31 +357,27 @@ def test_another_guess_after_a_failure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "more"),
     [
-        ({"settings": ReactionSettings(temperatures=(300.0,), irc_points=4)}, "another irc_points;"),
-        ({"name": "another"}, "another method;"),
-        ({"guesses": [guess(degrees=85.0)]}, "another guess;"),
-        ({"make": Choosy}, "another level_of_theory;"),
+        # two points more on each side; those of another number lie elsewhere on a path that is known
+        ({"settings": ReactionSettings(temperatures=(), irc_points=5)}, 0),
+        ({"settings": ReactionSettings(temperatures=(300.0,), irc_points=1)}, 3),
+        ({"guesses": [guess(degrees=81.0)]}, None),
+        ({"name": "another"}, None),
     ],
 )
-def test_a_work_folder_of_another_work(reaction, tmp_path, change, words):
-    *_, folder = reaction
-    with pytest.raises(PHLError, match=words):
-        built(tmp_path, **{"work": folder / "out.h5.work", **change})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_work_folder_from_before_strategies_were_called_so(tmp_path):
+def test_a_work_folder_serves_several_settings(tmp_path, change, more):
+    """Nothing is refused; what is computed anew is what depends on the change, and no calculation is repeated."""
     log = tmp_path / "log"
     make = partial(LoggedSwing, str(log))
-    built(tmp_path, make=make, settings=TINY)
-    before, file = log.read_text(), tmp_path / "out.h5.work" / "swing" / "reaction.json"
-    content = json.loads(file.read_text())
-    content["settings"]["ways"] = content["settings"].pop("strategies")
-    file.write_text(json.dumps(content))
-    built(tmp_path, make=make, settings=TINY)
-    assert log.read_text() == before
+    first = built(tmp_path, make=make, settings=TINY)
+    before = geometries(log)
+    other = built(tmp_path, make=make, **{"settings": TINY, **change}, out="other.h5", work=tmp_path / "out.h5.work")
+    assert other.reactions[0].outcome == "finished"
+    added = len(geometries(log)) - len(before)
+    assert added == more if more is not None else added > 0
+    again = built(tmp_path, make=make, settings=TINY)
+    assert (again.frames, len(geometries(log))) == (first.frames, len(before) + added)
 
 
 def test_other_settings_of_samples_draw_samples_alone_anew(tmp_path):
@@ -406,38 +401,20 @@ def test_other_settings_of_samples_draw_samples_alone_anew(tmp_path):
     assert len(log.read_text().splitlines()) == len(before) + 3
 
 
-def test_a_check_of_the_closed_shell_beside_the_stages_is_told(tmp_path):
+def test_the_second_of_two_runs_is_refused(tmp_path):
+    with open_store(tmp_path / "out.h5.work"), pytest.raises(PHLError, match="in use by another run"):
+        built(tmp_path, settings=TINY)
+    assert built(tmp_path, settings=TINY).frames > 0
+
+
+def test_results_that_are_damaged_are_named(tmp_path):
     built(tmp_path, settings=TINY)
-    folder = tmp_path / "out.h5.work" / "swing"
-    (folder / "stability.json").write_text(json.dumps({"outcome": "stable", "sentence": "restricted: stable"}))
-    (folder / "labels.json").unlink()
-    built(tmp_path, settings=TINY)
-    assert "closed shell: stable" in (folder / LOG).read_text()
-
-
-def test_a_reaction_in_the_hands_of_another_run(tmp_path):
-    import fcntl
-
-    folder = tmp_path / "out.h5.work" / "swing"
-    folder.mkdir(parents=True)
-    with (folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        result = built(tmp_path, guesses=[guess(), guess("other")], settings=TINY)
-    assert [r.outcome for r in result.reactions] == ["in use", "finished"]
-    assert result.path is None
-    assert not (tmp_path / "out.h5").exists()
-    assert built(tmp_path, guesses=[guess(), guess("other")], settings=TINY).frames > 0
-
-
-def test_stages_that_are_damaged_are_named(tmp_path):
-    built(tmp_path, settings=TINY)
-    for stage in STAGES:
-        file = tmp_path / "out.h5.work" / "swing" / f"{stage}.json"
-        content = file.read_text()
-        file.write_text(content[:50])
-        with pytest.raises(PHLError, match=rf"{stage}\.json is damaged; delete it"):
+    for file in sorted(tmp_path.glob("out.h5.work/??/*.npz")):
+        content = file.read_bytes()
+        file.write_bytes(content[:50])
+        with pytest.raises(PHLError, match=rf"{file.name} is damaged .*delete it"):
             built(tmp_path, settings=TINY)
-        file.write_text(content)
+        file.write_bytes(content)
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes
