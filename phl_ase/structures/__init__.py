@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from phl_ase.structures.blocks import (
         BlockedNeighbours,
         blocks_pay,
-        blocks_pay_for_hessians,
         in_blocks,
         in_faster_form,
     )
@@ -32,7 +31,6 @@ __all__ = [
     "Predictions",
     "atoms_from_frame",
     "blocks_pay",
-    "blocks_pay_for_hessians",
     "charge_and_multiplicity",
     "collate",
     "energies_of",
@@ -49,7 +47,7 @@ __all__ = [
 _HOMES = {
     "atoms": ("atoms_from_frame", "charge_and_multiplicity", "frame_from_atoms"),
     "batch": ("Batch", "Labels", "Neighbours", "Predictions", "to_dense", "to_flat"),
-    "blocks": ("BlockedNeighbours", "blocks_pay", "blocks_pay_for_hessians", "in_blocks", "in_faster_form"),
+    "blocks": ("BlockedNeighbours", "blocks_pay", "in_blocks", "in_faster_form"),
     "contracts": ("Potential", "energies_of", "require_known_elements", "symbols_of"),
     "frame": ("Frame",),
     "neighbours": ("neighbour_list",),

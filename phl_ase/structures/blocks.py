@@ -14,32 +14,39 @@ from torch import Tensor
 from phl_ase.structures.batch import Batch, Labels, Neighbours
 from phl_ase.structures.contracts import Potential
 
-FILLED = 0.15
-"""Least share of the places (i, j) of all blocks that pairs must fill: a place takes about a fifth of a listed pair."""
 
-SMALL = 400
-"""Pairs of a batch below which eager operations wait for each other rather than for arithmetic."""
+@dataclass(frozen=True)
+class Limits:
+    """Least sizes of a batch from which dense blocks are faster than lists; all of them must be reached.
 
-FEW = 150
-"""The same where nothing is trained: forces of 12 atoms take 0.9 of the time of lists, of 17 0.8, of 62 0.3 to 0.7."""
+    A block has one place for every pair (i, j) of rows, and an operation on a place costs a part of one on a listed
+    pair: blocks pay where enough places hold a pair, and enough pairs make arithmetic more than its overhead.
 
-SPARSE = 0.1
-"""Least share of the places where nothing is trained: water fills 0.1 with 360 atoms (forces take 0.4 to 0.7 of what
-lists take), an alkane with 200 (0.4 in float64, as long in float32). Blocks keep a quarter of the memory."""
+    Attributes:
+        pairs: Pairs of the batch; with fewer of them operations wait for each other rather than for arithmetic.
+        filled: Share of the places of all blocks that hold a pair.
+        rows: Atoms of the largest system.
+        atoms: Share of the rows that are atoms; the others are padding.
+    """
 
-CROWDED, SPARSE_AND_CROWDED = 20_000, 0.04
-"""Pairs from which lists no longer fit a processor's cache, and the least share then: 2,000 atoms of diamond fill 0.044
-and take half of the time, 999 of water 0.042 and 0.8."""
+    pairs: int = 0
+    filled: float = 0.0
+    rows: int = 0
+    atoms: float = 0.0
 
-FULL = 0.8
-"""Least share of rows that are atoms, where nothing is trained: batches are not packed by size."""
 
-LARGE = 8
-"""Atoms of the largest system from which Hessians gain: 0.9 of the time of lists at 8 atoms, 0.5 at 17, 0.3 at 48."""
+_FORCES = (
+    Limits(pairs=150, filled=0.1, atoms=0.8),  # unlike those of training, batches are not packed by size
+    Limits(pairs=20_000, filled=0.04, atoms=0.8),  # lists no longer fit a processor's cache
+)
 
-FILLED_HESSIANS = 0.3
-"""Least share for Hessians: a chain of 50 atoms fills 0.36 and takes 0.6 of the time, a mixture of 5 to 14 atoms 0.47
-and 0.85."""
+LIMITS = {
+    "training": (Limits(pairs=400, filled=0.15),),
+    "compiled training": (Limits(filled=0.15),),  # one form for all batches, each form is compiled anew
+    "forces": _FORCES,  # energies, forces and single Hessian-vector products
+    "hessians": (Limits(rows=8, filled=0.3), *_FORCES),  # many rows at a time: arithmetic counts, few pairs or many
+}
+"""Work -> the limits of which one must be reached for it to be done in blocks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,43 +60,22 @@ class BlockedNeighbours(Neighbours):
 torch.export.register_dataclass(BlockedNeighbours)
 
 
-def blocks_pay(batch: Batch, *, least_pairs: int = SMALL) -> bool:
-    """Whether enough pairs interact for dense blocks to be less work than lists, and no system is mostly padding.
+def blocks_pay(batch: Batch, work: str) -> bool:
+    """Return whether dense blocks are faster than lists of pairs.
 
     Args:
         batch: Systems without padding.
-        least_pairs: Below this lists take fewer operations, and no operation has much to do.
+        work: What is computed, a key of :data:`LIMITS`.
     """
-    pairs, rows = _pairs_and_rows(batch)
-    return pairs >= max(least_pairs, FILLED * batch.n_systems * rows**2)
-
-
-def blocks_pay_for_forces(batch: Batch) -> bool:
-    """The same for energies, forces and single products of a model that is not trained.
-
-    Args:
-        batch: Systems without padding.
-    """
-    pairs, rows = _pairs_and_rows(batch)
-    least = SPARSE if pairs < CROWDED else SPARSE_AND_CROWDED
-    full = len(batch.numbers) >= FULL * batch.n_systems * rows
-    return full and pairs >= max(FEW, least * batch.n_systems * rows**2)
-
-
-def blocks_pay_for_hessians(batch: Batch) -> bool:
-    """The same where rows of Hessians are computed many at a time: arithmetic counts, however few the pairs are.
-
-    Args:
-        batch: Systems without padding.
-    """
-    pairs, rows = _pairs_and_rows(batch)
-    return (rows >= LARGE and pairs >= FILLED_HESSIANS * batch.n_systems * rows**2) or blocks_pay_for_forces(batch)
-
-
-def _pairs_and_rows(batch: Batch) -> tuple[int, int]:
-    """Pairs of the batch, atoms of its largest system."""
     pairs = max((len(pairs.i) for pairs in batch.neighbours.values()), default=0)
-    return pairs, int(batch.sizes().max())
+    rows = int(batch.sizes().max())
+    return any(
+        pairs >= least.pairs
+        and pairs >= least.filled * batch.n_systems * rows**2
+        and rows >= least.rows
+        and len(batch.numbers) >= least.atoms * batch.n_systems * rows
+        for least in LIMITS[work]
+    )
 
 
 def blocked(batch: Batch) -> tuple[Batch, Int[Tensor, " atoms"]]:
@@ -157,8 +143,7 @@ def in_faster_form(
     """
     if batch.atom_mask is not None or not getattr(potential, "takes_blocks", False):
         return batch, None
-    pays = blocks_pay_for_hessians(batch) if hessians else blocks_pay_for_forces(batch)
-    return blocked(batch) if pays else (batch, None)
+    return blocked(batch) if blocks_pay(batch, "hessians" if hessians else "forces") else (batch, None)
 
 
 def _spread(values: Tensor, place: Int[Tensor, " atoms"], total: int, axis: int = 0) -> Tensor:

@@ -82,9 +82,8 @@ def accumulate_gradients(
     local = label_counts(labels, weights)
     total = dict(counts) if counts is not None else local
     if getattr(potential, "takes_blocks", False):
-        # one form for all batches where each form is compiled anew
-        least = {} if compiled is None else {"least_pairs": 0}
-        batch, labels = in_blocks(batch, labels) if blocks_pay(batch, **least) else (batch, labels)
+        work = "training" if compiled is None else "compiled training"
+        batch, labels = in_blocks(batch, labels) if blocks_pay(batch, work) else (batch, labels)
     # of terms without labels nothing is computed
     mean = {name: weight / max(total[name], 1) for name, weight in weights.items() if local[name]}
     if not mean:

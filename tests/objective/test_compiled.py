@@ -26,7 +26,6 @@ from phl_ase.structures import (
     Neighbours,
     blocks,
     blocks_pay,
-    blocks_pay_for_hessians,
     collate,
     frame_from_atoms,
     in_blocks,
@@ -113,7 +112,7 @@ def test_blocks_change_no_number(layers, core, rng):
 def test_a_step_in_blocks_has_the_gradient_of_lists(rng, monkeypatch):
     model = painn()
     batch, labels = drawn(model, molecules(rng, 9, 9, 8, 9, 9, 7, 9), n_probes=2)
-    assert blocks_pay(batch)
+    assert blocks_pay(batch, "training")
     result, vector = gradient(model, batch, labels)
     monkeypatch.setattr(type(model), "takes_blocks", False)
     expected, reference = gradient(model, batch, labels)
@@ -124,7 +123,7 @@ def test_a_step_in_blocks_has_the_gradient_of_lists(rng, monkeypatch):
 def test_lists_are_kept_where_blocks_would_be_empty(rng):
     model = painn(cutoff=1.5)
     batch, _ = drawn(model, molecules(rng, 2, 2, 2, 2, 2, 2, 20))
-    assert not blocks_pay(batch, least_pairs=0)
+    assert not blocks_pay(batch, "compiled training")
 
 
 @pytest.fixture
@@ -146,10 +145,10 @@ def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch, forms
     """Systems of different size, padded; and cells whose atoms see their own images."""
     model = painn(layers=2, core="zbl")
     model.set_references(torch.tensor([-13.6, -1035.0, -2043.0]), 2.5)
-    monkeypatch.setattr(blocks, "LARGE", 4)
+    monkeypatch.setitem(blocks.LIMITS, "hessians", (blocks.Limits(rows=4, filled=0.3),))
     frames = [crystal(rng), crystal(rng, 3)] if periodic else molecules(rng, 9, 8, 1, 9, 7, 9)
     batch, _ = collate(frames, model.cutoffs)
-    assert blocks_pay_for_hessians(batch)
+    assert blocks_pay(batch, "hessians")
     needs = ("energy", "forces", "hessian", *["stress"] * periodic)
     dense = evaluate(model, batch, needs)
     monkeypatch.setattr(type(model), "takes_blocks", False)
@@ -165,7 +164,7 @@ def test_hessians_in_blocks_are_those_of_lists(periodic, rng, monkeypatch, forms
 @pytest.mark.parametrize("sizes", [(3, 5, 5), (9, 2, 2, 2, 2, 2, 2)])
 def test_small_or_mostly_padded_systems_keep_lists_for_hessians(sizes, rng):
     batch, _ = collate(molecules(rng, *sizes), painn().cutoffs)
-    assert not blocks_pay_for_hessians(batch)
+    assert not blocks_pay(batch, "hessians")
 
 
 @pytest.mark.parametrize("sizes", [(17,), (14, 14, 12), (13, 13, 1)])
@@ -187,9 +186,9 @@ def test_large_sparse_cells_take_blocks_once_lists_are_long(crowded, form, monke
     frame = frame_from_atoms(bulk("Cu", "fcc", a=3.6, cubic=True) * 3)
     batch, _ = collate([dataclasses.replace(frame, numbers=np.full(len(frame), model.species[0]))], model.cutoffs)
     pairs = len(batch.neighbours[4.0].i)
-    monkeypatch.setattr(blocks, "SPARSE", 0.1 + pairs / 108**2)
-    monkeypatch.setattr(blocks, "FILLED_HESSIANS", 1.0)
-    monkeypatch.setattr(blocks, "CROWDED", crowded)
+    sparse, dense = blocks.LIMITS["forces"]
+    limits = dataclasses.replace(sparse, filled=0.1 + pairs / 108**2), dataclasses.replace(dense, pairs=crowded)
+    monkeypatch.setitem(blocks.LIMITS, "forces", limits)
     found = evaluate(model, batch, ("energy", "forces", "stress"))
     assert forms == [form]
     monkeypatch.setattr(type(model), "takes_blocks", False)

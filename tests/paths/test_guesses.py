@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 from ase import Atoms
@@ -18,11 +16,6 @@ from phl_ase.errors import PHLError
 from phl_ase.paths import PATH_METHODS, guess_transition_state, rmsd, search
 from phl_ase.paths import guess as guess_module
 from phl_ase.resolver import resolve_calculator
-
-INSTALLED = [
-    pytest.param(name, marks=pytest.mark.skipif(not method.is_installed, reason=f"needs {method.package}"))
-    for name, method in PATH_METHODS.items()
-]
 
 
 def hcn():
@@ -41,7 +34,7 @@ def gfn2():
     return resolve_calculator("tblite")
 
 
-@pytest.mark.parametrize("method", INSTALLED)
+@pytest.mark.parametrize("method", PATH_METHODS)
 def test_guess_leads_to_the_transition_state(method, gfn2):
     reactant, product = hcn(), hnc()
     before = product.positions.copy()
@@ -79,7 +72,6 @@ def test_without_a_calculator_it_is_the_middle():
 
 
 def test_geodesics_repeat_and_leave_the_global_generator_alone():
-    pytest.importorskip("geodesic_interpolate")
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     first, second = (guess_transition_state(hcn(), hnc(), method="geodesic") for _ in range(2))
     np.testing.assert_array_equal(first.atoms.positions, second.atoms.positions)
@@ -103,8 +95,7 @@ def test_hop_of_an_adatom():
 
 
 def test_automatic_choice(monkeypatch):
-    best = "geodesic" if importlib.util.find_spec("geodesic_interpolate") else "idpp"
-    assert guess_transition_state(hcn(), hnc(), n_images=3).method == best
+    assert guess_transition_state(hcn(), hnc(), n_images=3).method == "geodesic"
     monkeypatch.setattr(guess_module.importlib.util, "find_spec", lambda name: None)
     assert guess_transition_state(hcn(), hnc(), n_images=3).method == "idpp"
     with pytest.raises(PHLError, match=r"pip install 'phl-ase\[geodesic\]'"):

@@ -595,7 +595,8 @@ def test_a_cluster_needs_its_package(molecules, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("default")
 def test_a_cluster_labels(tmp_path):
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     options = {
         "n_workers": 1,
         "threads_per_worker": 2,
@@ -618,7 +619,6 @@ def test_a_cluster_labels(tmp_path):
 
 @pytest.mark.filterwarnings("default")
 def test_no_scheduler_at_the_address(molecules, tmp_path, monkeypatch):
-    pytest.importorskip("distributed")
     from phl_ase.jobs import executors
 
     monkeypatch.setattr(executors, "_CONNECT_SECONDS", 1)
