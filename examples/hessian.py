@@ -1,4 +1,4 @@
-"""Curvature four ways: the Hessian, a part of it, products with vectors, and an operator that never makes it.
+"""Curvature four ways: the Hessian, a part of it, Hessian-vector products (HVPs), and an operator that never makes it.
 
 python hessian.py [STRUCTURE] [MODEL]      (anything that ase.io reads; formaldehyde and the bundled model)
 """
@@ -31,12 +31,12 @@ print(f"zero-point energy by ASE: {1e3 * data.get_zero_point_energy():.1f} meV")
 stretch = np.zeros((len(atoms), 3))
 stretch[0], stretch[1] = atoms.get_distance(1, 0, vector=True), atoms.get_distance(0, 1, vector=True)
 stretch /= np.linalg.norm(stretch)
-product = calc.get_hvp(stretch, atoms)  # H·v in the shape of v, at about the cost of forces
-print(f"curvature along the first bond: {np.vdot(stretch, product):.2f} eV/Å²")
+hvp = calc.get_hvp(stretch, atoms)  # H·v in the shape of v, at about the cost of forces
+print(f"curvature along the first bond: {np.vdot(stretch, hvp):.2f} eV/Å²")
 
 operator = calc.hessian_operator(atoms)  # a scipy LinearOperator, for systems whose Hessian is too large
 largest = eigsh(operator, k=3, which="LA", return_eigenvectors=False)
-print("largest eigenvalues from products alone / eV/Å²:", *(f"{value:.3f}" for value in sorted(largest)))
+print("largest eigenvalues from HVPs alone / eV/Å²:", *(f"{value:.3f}" for value in sorted(largest)))
 
 stretched = [atoms.copy() for _ in range(3)]
 for k, copy in enumerate(stretched):

@@ -24,7 +24,7 @@ def summary(atoms: Atoms, **more) -> dict:
 def ts_job(atoms: Atoms, strategy: str = "hvp", fmax: float = 0.01) -> dict:
     """Transition-state search by Sella, "hvp": exact HVPs in its eigensolver (others: ``phl_ase.paths.STRATEGIES``)."""
     found = search(atoms, strategy, curvature_of(atoms.calc), fmax=fmax)
-    calls = {"gradients": found.force_calls, "products": found.hvp_calls, "hessians": found.hessian_calls}
+    calls = {"gradients": found.force_calls, "hvp": found.hvp_calls, "hessians": found.hessian_calls}
     return summary(found.atoms, outcome=found.sentence, converged=found.converged, fmax=fmax, calls=calls)
 
 

@@ -17,12 +17,12 @@ from phl_ase.vibrations import mode_trajectory
 structure, *model = sys.argv[1:] or [Path(__file__).parent / "structures/hcn_hnc_guess.xyz"]
 guess = ase.io.read(structure)
 guess.calc = calc = PHLCalculator(*model)
-curvature = curvature_of(calc)  # the model's own Hessians and products; of other calculators differences of forces
+curvature = curvature_of(calc)  # the model's own Hessians and HVPs; of other calculators differences of forces
 
 for strategy in ("gradients", "hvp", "hessian-every"):
     found = search(guess, strategy, curvature)
     print(f"{found.outcome}: {STRATEGIES[strategy].description}")
-    calls = f"{found.force_calls} gradients, {found.hvp_calls} products, {found.hessian_calls} Hessians"
+    calls = f"{found.force_calls} gradients, {found.hvp_calls} HVPs, {found.hessian_calls} Hessians"
     print(f"  {found.steps} steps, {calls}, largest force {found.fmax:.4f} eV/Å")
 if found.analysis is None:
     sys.exit(f"no transition state: {found.sentence}")

@@ -23,7 +23,7 @@ Array = np.ndarray
 HessianFunction = Callable[[Atoms], Array]
 """``hessian(atoms) -> (3n, 3n)`` eV/Å², symmetric, ordered x1 y1 z1 x2 …"""
 HVPFunction = Callable[[Array, Atoms], Array]
-"""``hvp(vectors, atoms)``: vectors ``(n, 3)`` or ``(K, n, 3)`` to products of the same shape, eV/Å² per unit."""
+"""``hvp(vectors, atoms)``: vectors ``(n, 3)`` or ``(K, n, 3)`` to HVPs of the same shape, eV/Å² per unit."""
 
 EXACT = "the calculator's own"
 DIFFERENCES = "finite differences of forces"
@@ -40,14 +40,14 @@ class Curvature:
         hvp: ``hvp(vectors, atoms)``.
         source: ``EXACT`` or ``DIFFERENCES``, for reports.
         gradients_per_hessian: What one Hessian of n atoms costs in gradient calls; 0 where it is exact.
-        gradients_per_product: The same of one product.
+        gradients_per_hvp: Gradients behind one HVP.
     """
 
     hessian: HessianFunction
     hvp: HVPFunction
     source: str
     gradients_per_hessian: Callable[[int], int]
-    gradients_per_product: int
+    gradients_per_hvp: int
 
     @property
     def is_exact(self) -> bool:
@@ -92,7 +92,7 @@ def _own_hessian(calculator: Any) -> Callable[[Atoms], Any] | None:
 
 
 def _own_hvp(calculator: Any) -> Callable[[Array, Atoms], Any] | None:
-    """The calculator's own products."""
+    """The calculator's own HVPs."""
     if callable(own := getattr(calculator, "get_hvp", None)):
         return own
     base: Any = getattr(calculator, "base_calc", None)
@@ -136,10 +136,10 @@ _MISTAKES = {
 
 @dataclass
 class _Known:
-    """The layout of a calculator's Hessians, and whether its products agree with its forces; once checked."""
+    """The layout of a calculator's Hessians, and whether its HVPs agree with its forces; once checked."""
 
     layout: str | None = None
-    products_agree: bool = False
+    hvps_agree: bool = False
 
 
 _KNOWN: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
@@ -183,38 +183,38 @@ class _Checked:
                 f"(or {', '.join(list(_LAYOUTS)[1:])}): give it a get_hessian that returns that"
             )
         if self._known.layout not in found:
-            vector, product = self._by_forces(atoms)
-            errors = {name: _error((h @ vector.ravel()).reshape(n, 3), product) for name, h in found.items()}
+            vector, hvp = self._by_forces(atoms)
+            errors = {name: _error((h @ vector.ravel()).reshape(n, 3), hvp) for name, h in found.items()}
             best = min(errors, key=lambda name: errors[name])
             if errors[best] > _TOLERANCE:
-                raise _disagreement("Hessian", (found[best] @ vector.ravel()).reshape(n, 3), product)
+                raise _disagreement("Hessian", (found[best] @ vector.ravel()).reshape(n, 3), hvp)
             if sum(error <= _TOLERANCE for error in errors.values()) > 1:  # the next structure may tell them apart
                 return _symmetric(found[best])
             self._known.layout = best
         return _symmetric(found[self._known.layout])
 
     def hvp(self, vectors: Array, atoms: Atoms) -> Array:
-        """Products of vectors ``(n, 3)`` or ``(K, n, 3)``."""
+        """HVPs of vectors ``(n, 3)`` or ``(K, n, 3)``."""
         given = checked_vectors(vectors, len(atoms))
         if self._own_hvp is None:
             return (given.reshape(-1, 3 * len(atoms)) @ self.hessian(atoms)).reshape(given.shape)
-        if not self._known.products_agree:
-            vector, product = self._by_forces(atoms)
+        if not self._known.hvps_agree:
+            vector, hvp = self._by_forces(atoms)
             own = _shaped(_as_array(self._own_hvp(vector, atoms)), vector)
-            if _error(own, product) > _TOLERANCE:
-                raise _disagreement("Hessian-vector product", own, product)
-            self._known.products_agree = True
+            if _error(own, hvp) > _TOLERANCE:
+                raise _disagreement("Hessian-vector product", own, hvp)
+            self._known.hvps_agree = True
         return _shaped(_as_array(self._own_hvp(given, atoms)), given)
 
     def _by_forces(self, atoms: Atoms) -> tuple[Array, Array]:
-        """A random direction and the product of the Hessian with it, by two forces."""
+        """A random direction and the HVP along it, by two forces."""
         vector = np.random.default_rng(0).normal(size=(len(atoms), 3))
         vector /= np.linalg.norm(vector)
         return vector, finite_difference_hvp(vector, _with(atoms, self._calculator))
 
 
 def _error(own: Array, by_forces: Array) -> float:
-    """How far a product is from that of forces, relative to the longer one."""
+    """How far an HVP is from that of forces, relative to the longer one."""
     scale = max(np.linalg.norm(own), np.linalg.norm(by_forces)) + _NOISE / _TOLERANCE
     return float(np.linalg.norm(own - by_forces) / scale)
 
@@ -242,10 +242,10 @@ def _as_array(values: Any) -> Array:
     return array
 
 
-def _shaped(products: Array, vectors: Array) -> Array:
-    if products.shape != vectors.shape:
-        raise PHLError(f"the calculator's products have shape {products.shape}; expected {vectors.shape}")
-    return products
+def _shaped(hvps: Array, vectors: Array) -> Array:
+    if hvps.shape != vectors.shape:
+        raise PHLError(f"the calculator's HVPs have shape {hvps.shape}; expected {vectors.shape}")
+    return hvps
 
 
 def _symmetric(matrix: Array) -> Array:
@@ -257,12 +257,12 @@ def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP)
     """H·v by central differences of the forces of the attached calculator: two gradient calls a vector.
 
     Args:
-        vectors: ``(n, 3)`` or ``(K, n, 3)``; a vector of zeros has a product of zeros.
+        vectors: ``(n, 3)`` or ``(K, n, 3)``; a vector of zeros has an HVP of zeros.
         atoms: A structure with a calculator; it is not changed. Constraints do not act.
         delta: Displacement of the atom that a vector moves most, Å.
 
     Returns:
-        Products of the same shape, eV/Å² per unit of vector; the error is of second order in ``delta``.
+        HVPs of the same shape, eV/Å² per unit of vector; the error is of second order in ``delta``.
 
     Raises:
         PHLError: For no calculator, a wrong shape, or a displacement that is not positive.
@@ -280,16 +280,16 @@ def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP)
         moved.positions[:] = positions
         return np.array(moved.get_forces(apply_constraint=False), dtype=float)
 
-    products = np.zeros(given.reshape(-1, len(atoms), 3).shape)
-    for product, vector in zip(products, given.reshape(products.shape), strict=True):
+    hvps = np.zeros(given.reshape(-1, len(atoms), 3).shape)
+    for hvp, vector in zip(hvps, given.reshape(hvps.shape), strict=True):
         longest = np.linalg.norm(vector, axis=1).max(initial=0.0)
         if longest > 0:
             step = delta / longest
             back, ahead = (forces(atoms.positions + sign * step * vector) for sign in (-1, +1))
-            product[:] = (back - ahead) / (2 * step)
-    if not np.all(np.isfinite(products)):
+            hvp[:] = (back - ahead) / (2 * step)
+    if not np.all(np.isfinite(hvps)):
         raise NonFiniteError("the calculator gave forces with NaN or infinity near these positions; check both")
-    return products.reshape(given.shape)
+    return hvps.reshape(given.shape)
 
 
 def _with(atoms: Atoms, calculator: Any) -> Atoms:

@@ -29,7 +29,7 @@ def test_a_calculator_with_its_own_curvature_is_asked():
     curvature, atoms = curvature_of(calculator), water()
     assert curvature.is_exact
     assert curvature.source == EXACT
-    assert curvature.gradients_per_hessian(3) == curvature.gradients_per_product == 0
+    assert curvature.gradients_per_hessian(3) == curvature.gradients_per_hvp == 0
     np.testing.assert_array_equal(curvature.hessian(atoms), calculator.get_hessian(atoms))
 
 
@@ -102,7 +102,7 @@ class Result(Foreign):
 
 
 class AIMNet(Foreign):
-    """Products of the base calculator, single-precision tensors; the Hessian of molecules alone."""
+    """HVPs of the base calculator, single-precision tensors; the Hessian of molecules alone."""
 
     charge, mult = 0, 1
 
@@ -133,8 +133,8 @@ def test_hessians_of_others_come_in_every_layout(rng, layout, kind, name):
     tolerance = 1e-12 if kind is HessianOnly else 1e-4
     assert curvature.is_exact
     np.testing.assert_allclose(curvature.hessian(atoms), expected, atol=tolerance)
-    products = (vectors.reshape(2, -1) @ expected).reshape(vectors.shape)
-    np.testing.assert_allclose(curvature.hvp(vectors, atoms), products, atol=10 * tolerance)
+    hvps = (vectors.reshape(2, -1) @ expected).reshape(vectors.shape)
+    np.testing.assert_allclose(curvature.hvp(vectors, atoms), hvps, atol=10 * tolerance)
 
 
 def test_a_layout_is_found_out_once_for_each_calculator():
@@ -170,7 +170,7 @@ def test_what_is_no_hessian_is_refused(change, said):
         curvature_of(HessianOnly(change)).hessian(water())
 
 
-def test_products_of_others_are_taken_and_checked(rng):
+def test_hvps_of_others_are_taken_and_checked(rng):
     calculator, vectors = AIMNet(), rng.normal(size=(2, 3, 3))
     curvature, atoms = curvature_of(calculator), water()
     expected = calculator.own.get_hvp(vectors, water())
@@ -188,16 +188,16 @@ def test_products_of_others_are_taken_and_checked(rng):
         curvature_of(AIMNet(factor=2.0)).hvp(vectors, water())
 
 
-def test_products_of_another_shape_are_refused():
+def test_hvps_of_another_shape_are_refused():
     class Wrong(Foreign):
         def get_hvp(self, vectors, atoms):
             return np.zeros(5)
 
-    with pytest.raises(PHLError, match=r"products have shape \(5,\); expected \(3, 3\)"):
+    with pytest.raises(PHLError, match=r"HVPs have shape \(5,\); expected \(3, 3\)"):
         curvature_of(Wrong()).hvp(np.ones((3, 3)), water())
 
 
-def test_products_ignore_constraints_and_length_of_the_vector(rng):
+def test_hvps_ignore_constraints_and_length_of_the_vector(rng):
     atoms = water()
     atoms.calc = EMT()
     vector = rng.normal(size=(3, 3))

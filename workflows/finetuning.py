@@ -28,7 +28,7 @@ import torch
 from finetuning_models import CUTOFF, SETTINGS, write_untrained
 from finetuning_table import figure, rows, text
 from label_cost import means, score, without_hessians
-from label_cost_frames import with_products
+from label_cost_frames import with_hvps
 
 from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import MemoryDataset, open_dataset, reactions_of, split, write_split
@@ -46,7 +46,7 @@ DATA = "reactions-wb97xd-631gd"
 BATCH = 16
 RATE, FINE_TUNING_RATE = 5e-3, 2e-3
 CURVATURE = 0.05
-"""Weight of curvature: the best of three for products in ``label_cost.py`` at 1,000 steps; others are defaults."""
+"""Weight of curvature: the best of three for HVPs in ``label_cost.py`` at 1,000 steps; others are defaults."""
 PRETRAINING = 1.5
 """Processor time of the pre-training, in those of a fine-tuning, unless it is said."""
 SEARCH_RMS, SEARCH_STEPS = 0.1, 100
@@ -63,24 +63,22 @@ class TrainingMethod:
     Attributes:
         title: In tables.
         scheme: Training scheme.
-        recorded: Products that a frame carries, which is then all that is known of its Hessian; 0 where a Hessian is
+        recorded: HVPs that a frame carries, which is then all that is known of its Hessian; 0 where a Hessian is
             given.
-        products: How they are taken of the model, as configurations say it.
+        hvps: How they are taken of the model, as configurations say it.
     """
 
     title: str
     scheme: str
     recorded: int = 0
-    products: str = "exact"
+    hvps: str = "exact"
 
 
 METHODS = {
     "E-F": TrainingMethod("energies and forces", "E-F"),
-    "HVP fixed": TrainingMethod("and one recorded product a frame", "E-F-HVP-random", 1),
-    "HVP fresh": TrainingMethod("and new products of Hessians", "E-F-HVP-random"),
-    "HVP fresh differences": TrainingMethod(
-        "the same, by differences of forces", "E-F-HVP-random", products="differences"
-    ),
+    "HVP fixed": TrainingMethod("and one recorded HVP a frame", "E-F-HVP-random", 1),
+    "HVP fresh": TrainingMethod("and new HVPs of Hessians", "E-F-HVP-random"),
+    "HVP fresh differences": TrainingMethod("the same, by differences of forces", "E-F-HVP-random", hvps="differences"),
 }
 
 
@@ -109,11 +107,11 @@ def parts(out: Path, seed: int) -> dict[str, list[Frame]]:
 
 
 def labelled(frames: Sequence[Frame], method: TrainingMethod, seed: int) -> list[Frame]:
-    """What a method knows of the frames: with ``recorded`` products, these and no Hessian."""
+    """What a method knows of the frames: with ``recorded`` HVPs, these and no Hessian."""
     if not method.recorded:
         return list(frames)
     probes = Probes("rademacher", method.recorded, seed)
-    return [with_products(frame, probes) for frame in frames]
+    return [with_hvps(frame, probes) for frame in frames]
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -129,7 +127,7 @@ def configuration(start: str, method: TrainingMethod, epochs: int, rate: float, 
                 "name": method.scheme,
                 "regime": "fixed" if method.recorded else "fresh",
                 "n_probes": max(1, method.recorded),
-                "products": method.products,
+                "hvp": method.hvps,
             },
             "training": {
                 "epochs": epochs,

@@ -1,10 +1,10 @@
-"""What gradient calls of a costly method buy: more energies and forces, one product H·v per frame, or a few Hessians.
+"""What gradient calls of a costly method buy: more energies and forces, one HVP per frame, or a few Hessians.
 
     python workflows/label_cost.py tune  --out runs/label_cost    # three loss weights for each method
     python workflows/label_cost.py run   --out runs/label_cost    # surfaces × methods × budgets × seeds; restartable
     python workflows/label_cost.py table --out runs/label_cost --json workflows/results/label_cost.json
 
-A frame costs one gradient call for energy and forces, two more for each product, 6n more for a Hessian by central
+A frame costs one gradient call for energy and forces, two more for each HVP, 6n more for a Hessian by central
 differences. Every run (surface, method, budget, seed, pre-trained or not) is one training run on one thread, of the
 same number of optimiser steps whatever the method. Finished runs are kept.
 """
@@ -46,7 +46,7 @@ AFTER = 0.3  # share of frames and steps where a pre-training begins with the mo
 MAIN = ("E-F", "HVP random", "full Hessian")
 """Training methods that are tried at every budget, with and without pre-training; the others from a pre-trained model,
 at the first budget of each surface."""
-# equal effort: three settings for each method, see `tune`; the others take the weight of one random product
+# equal effort: three settings for each method, see `tune`; the others take the weight of one random HVP
 GRID = {
     method: [
         {"curvature": w} if METHODS[method].count or METHODS[method].hessian else {"energy": 200 * w}

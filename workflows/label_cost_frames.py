@@ -2,8 +2,8 @@
 
 Two reference surfaces. GFN2-xTB stands for a costly method whose labels can be had in any number: geometries are
 normal-mode samples of a cheaper method (GFN1-xTB) around the bundled stationary points and reaction paths, labels are
-computed as a user would, products and Hessians by central differences. The ωB97X-D/6-31G(d) frames of the bundled data
-are the other: their products are those of the stored Hessians, a label without the error of differences.
+computed as a user would, HVPs and Hessians by central differences. The ωB97X-D/6-31G(d) frames of the bundled data
+are the other: their HVPs are those of the stored Hessians, a label without the error of differences.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class TrainingMethod:
     """A training method, by how it spends gradient calls.
 
     Attributes:
-        family: Probe family of its recorded products; empty for none.
-        count: Products per frame, two gradient calls each.
+        family: Probe family of its recorded HVPs; empty for none.
+        count: HVPs per frame, two gradient calls each.
         hessian: Whether a frame carries its full Hessian, 6n gradient calls.
         scheme: Training scheme.
         regime: Regime of the scheme.
@@ -63,7 +63,7 @@ METHODS = {
     "HVP random": TrainingMethod("rademacher", 1, scheme="E-F-HVP-random"),
     "HVP one-hot": TrainingMethod("onehot", 1, scheme="E-F-HVP-onehot"),
     "2 HVPs random": TrainingMethod("rademacher", 2, scheme="E-F-HVP-random"),
-    # learnt from through new random products in every step: the expectation of the full-Hessian loss at the cost of one
+    # learnt from through new random HVPs in every step: the expectation of the full-Hessian loss at the cost of one
     "full Hessian": TrainingMethod(hessian=True, scheme="E-F-HVP-random", regime="fresh"),
 }
 
@@ -185,14 +185,14 @@ class _Labeller:
             return frame
         if self.probes is None:
             return dataclasses.replace(frame, hessian=None)
-        return with_products(frame, self.probes)
+        return with_hvps(frame, self.probes)
 
 
-def with_products(frame: Frame, probes: Probes) -> Frame:
-    """A frame that knows products of its Hessian and no longer the Hessian itself."""
+def with_hvps(frame: Frame, probes: Probes) -> Frame:
+    """A frame that knows HVPs of its Hessian and no longer the Hessian itself."""
     vectors = probes.draw(frame)
-    products = (vectors.reshape(len(vectors), -1) @ frame.hessian).reshape(vectors.shape)
-    return dataclasses.replace(frame, hessian=None, probes=vectors, products=products)
+    hvps = (vectors.reshape(len(vectors), -1) @ frame.hessian).reshape(vectors.shape)
+    return dataclasses.replace(frame, hessian=None, probes=vectors, hvp=hvps)
 
 
 def pretraining(out: Path, surface: str, frames: int) -> list[Frame]:

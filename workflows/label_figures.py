@@ -6,7 +6,7 @@
     python workflows/label_figures.py import  --json FILE
 
 Each part replaces its own entry of the JSON file. The converged reference of a Hessian is a Richardson extrapolation of
-central differences of gradients (0.005 and 0.01 Å), for PySCF on a finer grid than the labels'. Errors of products are
+central differences of gradients (0.005 and 0.01 Å), for PySCF on a finer grid than the labels'. Errors of HVPs are
 root mean squares over their elements, along Rademacher probes; eV/Å².
 """
 
@@ -78,7 +78,7 @@ def rms(difference: Array) -> float:
 
 
 def errors(method: str, converged: Any, *, own_hessian: bool) -> dict[str, Any]:
-    """Errors of the labels of every molecule: of products by differences, and of the method's own Hessian."""
+    """Errors of the labels of every molecule: of HVPs by differences, and of the method's own Hessian."""
     found = {}
     for name, atoms in structures():
         reference = converged_hessian(atoms, converged)
@@ -90,18 +90,18 @@ def errors(method: str, converged: Any, *, own_hessian: bool) -> dict[str, Any]:
         probes = labelled.frame.probes
         expected = (probes.reshape(len(probes), -1) @ reference).reshape(probes.shape)
         entry = {
-            "rms_product": rms(expected),
-            "product_error": rms(labelled.frame.products - expected),
+            "rms_hvp": rms(expected),
+            "hvp_error": rms(labelled.frame.hvp - expected),
             "gradient_calls": labelled.gradients,
             "cpu_seconds": seconds,
         }
         if own_hessian:
             started = time.process_time()
             hessian = label_frame(atoms, make_method(method), hessian="own").frame.hessian
-            products = (probes.reshape(len(probes), -1) @ hessian).reshape(probes.shape)
+            hvps = (probes.reshape(len(probes), -1) @ hessian).reshape(probes.shape)
             entry |= {
                 "own_hessian_error": rms(hessian - reference),
-                "own_hessian_product_error": rms(products - expected),
+                "own_hessian_hvp_error": rms(hvps - expected),
                 "own_hessian_cpu_seconds": time.process_time() - started,
             }
         print(name, {key: float(f"{value:.3g}") for key, value in entry.items()}, flush=True)
@@ -172,7 +172,7 @@ def large_import() -> dict[str, Any]:
 
 
 def _write_large(path: Path) -> None:
-    """Frames of nine atoms with energy, forces and one product."""
+    """Frames of nine atoms with energy, forces and one HVP."""
     rng = np.random.default_rng(0)
     block = []
     for _ in range(1000):

@@ -44,10 +44,10 @@ METAL = "Cu"
 # temperature of the dynamics, K -> linear expansion of the cell
 TEMPERATURES = {300: 1.0, 600: 1.005, 900: 1.01}
 WARM_UP_STEPS, GAP_STEPS, STEP_FS = 400, 20, 5.0  # 20 times the thermostat's relaxation time; 100 fs apart
-PROBES = 1  # recorded products per frame, two gradients each
-# one frame with products costs as much as this many with energies and forces alone
+PROBES = 1  # recorded HVPs per frame, two gradients each
+# one frame with HVPs costs as much as this many with energies and forces alone
 GRADIENTS = 1 + 2 * PROBES
-CORE, HELD_OUT = 2, 4  # frames per temperature: to train on with products; for validation and test together
+CORE, HELD_OUT = 2, 4  # frames per temperature: to train on with HVPs; for validation and test together
 SUPERCELL = (5, 5, 5)  # of the primitive cell
 SECONDS = 24.0
 MODEL = {"channels": 32, "layers": 2, "n_basis": 8, "cutoff": 5.0}
@@ -60,7 +60,7 @@ class TrainingMethod:
 
     Attributes:
         scheme: Name of the training scheme.
-        every: Which of the labelled frames it sees: each one, or those that carry products.
+        every: Which of the labelled frames it sees: each one, or those that carry HVPs.
     """
 
     scheme: str
@@ -92,7 +92,7 @@ def unit_cell() -> Atoms:
 
 
 def label() -> list[Frame]:
-    """Frames of Langevin dynamics with EMT; every third to train on, and all held out, carry recorded products."""
+    """Frames of Langevin dynamics with EMT; every third to train on, and all held out, carry recorded HVPs."""
     constant = float(np.sqrt(2) * unit_cell().cell.cellpar()[0])
     frames = []
     for temperature, expansion in TEMPERATURES.items():
@@ -107,18 +107,18 @@ def label() -> list[Frame]:
         for index in range(CORE * GRADIENTS + HELD_OUT):
             dynamics.run(GAP_STEPS)
             held_out = index >= CORE * GRADIENTS
-            frames.append(labelled(atoms, rng, temperature, products=held_out or index % GRADIENTS == 0))
+            frames.append(labelled(atoms, rng, temperature, hvps=held_out or index % GRADIENTS == 0))
     return frames
 
 
-def labelled(atoms: Atoms, rng: np.random.Generator, temperature: float, *, products: bool) -> Frame:
+def labelled(atoms: Atoms, rng: np.random.Generator, temperature: float, *, hvps: bool) -> Frame:
     """One frame of the dynamics with its labels."""
     labels: dict[str, Any] = {"energy": float(atoms.get_potential_energy()), "forces": atoms.get_forces()}
-    if products:
+    if hvps:
         probes = rng.choice([-1.0, 1.0], size=(PROBES, len(atoms), 3))
         copy = atoms.copy()
         copy.calc = EMT()
-        labels |= {"probes": probes, "products": finite_difference_hvp(probes, copy)}
+        labels |= {"probes": probes, "hvp": finite_difference_hvp(probes, copy)}
     return dataclasses.replace(frame_from_atoms(atoms), kind="md", temperature=float(temperature), **labels)
 
 
@@ -221,21 +221,21 @@ def run_all(runs: list[TrainingRun], processes: int) -> None:
 
 
 def errors(model: str, frames: list[Frame]) -> dict[str, float]:
-    """Mean absolute errors of energies (meV/atom), forces (meV/Å) and products (eV/Å²)."""
+    """Mean absolute errors of energies (meV/atom), forces (meV/Å) and HVPs (eV/Å²)."""
     calculator = PHLCalculator(model, device="cpu")
-    found: dict[str, list[float]] = {"energy": [], "forces": [], "products": []}
+    found: dict[str, list[float]] = {"energy": [], "forces": [], "hvp": []}
     for frame in frames:
         atoms = atoms_from_frame(frame)
         atoms.calc = calculator
         found["energy"].append(1e3 * abs(atoms.get_potential_energy() - frame.energy) / len(frame))
         found["forces"].append(1e3 * float(np.abs(atoms.get_forces() - frame.forces).mean()))
-        products = calculator.get_hvp(frame.probes, atoms)
-        found["products"].append(float(np.abs(products - frame.products).mean()))
+        hvps = calculator.get_hvp(frame.probes, atoms)
+        found["hvp"].append(float(np.abs(hvps - frame.hvp).mean()))
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def tune(out: Path, seconds: float, processes: int) -> dict[str, dict[str, float]]:
-    """The weight of each scheme with the smallest log errors of forces and products on the validation frames.
+    """The weight of each scheme with the smallest log errors of forces and HVPs on the validation frames.
 
     Not of energies: those who want phonons would not give up forces for them.
     """
@@ -252,7 +252,7 @@ def tune(out: Path, seconds: float, processes: int) -> dict[str, dict[str, float
     best = {}
     for scheme, group in runs.items():
         valid = [held_out(run.folder)["valid"] for run in group]
-        scores = [np.log(found["forces"]) + np.log(found["products"]) for found in valid]
+        scores = [np.log(found["forces"]) + np.log(found["hvp"]) for found in valid]
         best[scheme] = GRID[scheme][int(np.argmin(scores))]
         print(scheme, [round(float(score), 3) for score in scores], "best:", best[scheme], flush=True)
     return best
@@ -336,7 +336,7 @@ SUMMARY = {
     "|free energy error| at 300 K / meV": ("phonons", "error of free energy at 300 K / meV"),
     "energy MAE / meV/atom": ("test", "energy"),
     "force MAE / meV/Å": ("test", "forces"),
-    "product MAE / eV/Å²": ("test", "products"),
+    "HVP MAE / eV/Å²": ("test", "hvp"),
 }
 
 

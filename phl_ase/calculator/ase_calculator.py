@@ -43,9 +43,9 @@ QUANTITIES = ("energy", "forces", "stress", "hessian")
 """What ``PHLCalculator.evaluate`` can be asked for."""
 
 _SMALL = 2**26
-"""Bytes that products may keep without anybody asking how much memory is free."""
+"""Bytes that HVPs may keep without anybody asking how much memory is free."""
 
-# relative, of the eigenvalues of the lowest modes: what products in a dtype can tell
+# relative, of the eigenvalues of the lowest modes: what HVPs in a dtype can tell
 _MODE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
@@ -253,12 +253,12 @@ class PHLCalculator(Calculator):
 
         Raises:
             PHLError: For vectors of another shape, or a structure that the model cannot answer for.
-            NonFiniteError: For NaN or infinity in the vectors, the structure or the products.
+            NonFiniteError: For NaN or infinity in the vectors, the structure or the HVPs.
         """
         atoms = self._atoms_or_last(atoms)
         array = checked_vectors(vectors, len(atoms))
-        products = self._products(atoms)(array.reshape(-1, len(atoms), 3))
-        return products.reshape(array.shape)
+        hvps = self._hvps(atoms)(array.reshape(-1, len(atoms), 3))
+        return hvps.reshape(array.shape)
 
     @one_at_a_time
     def hessian_operator(self, atoms: Atoms | None = None) -> HessianOperator:
@@ -273,14 +273,14 @@ class PHLCalculator(Calculator):
             PHLError: For a structure that the model cannot answer for.
         """
         atoms = self._atoms_or_last(atoms)
-        return HessianOperator(self._products(atoms), len(atoms))
+        return HessianOperator(self._hvps(atoms), len(atoms))
 
     @one_at_a_time
     def get_sparse_hessian(self, atoms: Atoms | None = None) -> sparse.csr_array:
         """The Hessian as a sparse matrix ``(3n, 3n)``, eV/Å²: time and size grow with n alone in a large system.
 
         Exact: what is left out is zero, since no atom's energy depends on both atoms of the pair. :meth:`get_hessian`
-        uses the same zeros by itself where they save products, but returns 9n² numbers.
+        uses the same zeros by itself where they save HVPs, but returns 9n² numbers.
 
         Args:
             atoms: The structure; the last one by default.
@@ -298,9 +298,9 @@ class PHLCalculator(Calculator):
 
     @one_at_a_time
     def get_lowest_modes(
-        self, atoms: Atoms | None = None, k: int = 3, *, tolerance: float | None = None, max_products: int | None = None
+        self, atoms: Atoms | None = None, k: int = 3, *, tolerance: float | None = None, max_hvps: int | None = None
     ) -> tuple[Array, Array]:
-        """The k modes of lowest curvature from products alone, translations and rotations projected out.
+        """The k modes of lowest curvature from HVPs alone, translations and rotations projected out.
 
         A geometry of the same atoms as the last one asked for starts from the modes found there. Constraints are
         projected out, as in :func:`phl_ase.vibrations.harmonic_analysis`;
@@ -310,14 +310,14 @@ class PHLCalculator(Calculator):
             atoms: The structure; the last one by default.
             k: Number of modes.
             tolerance: Largest error of an eigenvalue, relative to it; by default 1e-6, in float32 1e-3.
-            max_products: Products after which to give up, with a warning; by default twice the number of vibrations.
+            max_hvps: HVPs after which to give up, with a warning; by default twice the number of vibrations.
 
         Returns:
             Eigenvalues ``(k,)`` in eV/(Å² amu), ascending, and mass-weighted unit modes ``(k, n, 3)``.
 
         Raises:
             PHLError: For more modes than there are vibrations, or a structure that the model cannot answer for.
-            NonFiniteError: For NaN or infinity in the structure or the products.
+            NonFiniteError: For NaN or infinity in the structure or the HVPs.
         """
         atoms = self._atoms_or_last(atoms)
         self._at(atoms)  # what is wrong with the structure is said before anything is made of it
@@ -327,11 +327,9 @@ class PHLCalculator(Calculator):
         # lengths and angles that are held have forces, which belong to the curvature
         curved = bool(atoms.constraints) and free_motions(atoms).is_curved
         forces = self.get_property("forces", atoms) if curved else None
-        found = lowest_modes(
-            atoms, self.get_hvp, k, start=start, tolerance=tolerance, max_products=max_products, forces=forces
-        )
+        found = lowest_modes(atoms, self.get_hvp, k, start=start, tolerance=tolerance, max_hvps=max_hvps, forces=forces)
         if not found.converged:
-            warnings.warn(f"{_name(atoms)}: {found.sentence}; raise max_products or tolerance", stacklevel=2)
+            warnings.warn(f"{_name(atoms)}: {found.sentence}; raise max_hvps or tolerance", stacklevel=2)
         self._modes = (same, found.start)
         return found.eigenvalues, found.modes
 
@@ -432,7 +430,7 @@ class PHLCalculator(Calculator):
         if self._watch is not None:
             self._watch.inside(geometry.batch, [geometry.frame], [_name(geometry.atoms)], refuse_atoms=True)
 
-    def _products(self, atoms: Atoms) -> Callable[[Array], Array]:
+    def _hvps(self, atoms: Atoms) -> Callable[[Array], Array]:
         """H·v of vectors ``(K, n, 3)`` at the structure's geometry, as many at a time as the memory budget allows."""
         geometry = self._at(atoms)
         if geometry.graph is None:
@@ -442,17 +440,17 @@ class PHLCalculator(Calculator):
             self._look_at(geometry)
         graph, name = geometry.graph, _name(atoms)
 
-        def products(vectors: Array) -> Array:
+        def hvps(vectors: Array) -> Array:
             if len(vectors) == 0:
                 return np.zeros(vectors.shape)
             with self._lock:  # an operator may be at work in another thread
                 tensor = torch.as_tensor(vectors, dtype=self._dtype, device=self.device)
-                # free memory is looked up where products might not fit, not at each of them
+                # free memory is looked up where HVPs might not fit, not at each of them
                 small = self.memory_budget is None and graph.saved_bytes * len(vectors) < _SMALL
-                rows = graph.products(tensor, None if small else self._budget())
+                rows = graph.hvp(tensor, None if small else self._budget())
             return finite(to_numpy(rows), "Hessian-vector products", name)
 
-        return products
+        return hvps
 
     def _predict(
         self,

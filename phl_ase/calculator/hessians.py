@@ -64,20 +64,20 @@ class HessianOperator(LinearOperator):
     It stays that of the geometry it was made for.
 
     Args:
-        products: H·v of vectors ``(K, n, 3)``.
+        hvps: H·v of vectors ``(K, n, 3)``.
         n_atoms: n.
     """
 
-    def __init__(self, products: Callable[[Array], Array], n_atoms: int) -> None:
+    def __init__(self, hvps: Callable[[Array], Array], n_atoms: int) -> None:
         super().__init__(np.dtype(np.float64), (3 * n_atoms, 3 * n_atoms))
-        self._products = products
+        self._hvps = hvps
         self._n_atoms = n_atoms
 
     def _matmat(self, x: Array) -> Array:
         if np.iscomplexobj(x):  # the Hessian is real: both parts on their own
             return self._matmat(np.real(x)) + 1j * self._matmat(np.imag(x))
         rows = np.ascontiguousarray(np.asarray(x, dtype=float).T).reshape(-1, self._n_atoms, 3)
-        return self._products(rows).reshape(len(rows), -1).T
+        return self._hvps(rows).reshape(len(rows), -1).T
 
     def _matvec(self, x: Array) -> Array:
         return self._matmat(np.reshape(x, (-1, 1))).ravel()

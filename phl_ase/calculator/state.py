@@ -35,7 +35,7 @@ class Geometry:
         atoms: The structure, a copy.
         frame: The same, checked.
         batch: What the potential takes.
-        graph: Its gradient, once products were asked for.
+        graph: Its gradient, once HVPs were asked for.
     """
 
     atoms: Atoms

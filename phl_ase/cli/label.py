@@ -11,9 +11,9 @@ from phl_ase.cli.labelling import (
     EstimateError,
     Family,
     HessianKind,
+    HVPs,
     JsonFile,
     Out,
-    Products,
     Seed,
     Settings,
     Step,
@@ -49,7 +49,7 @@ def label(
     out: Out,
     settings: Settings = None,
     hessian: HessianKind = None,
-    hvp: Products = None,
+    hvp: HVPs = None,
     family: Family = None,
     seed: Seed = None,
     step: Step = None,
@@ -104,9 +104,9 @@ def _shown(result: LabelResult) -> str:
         lines.append(f"{result.gradients} gradient calls, {result.seconds:.1f} s of computing")
     if result.stresses:
         lines.append(f"stress: {result.stresses} periodic frames")
-    if result.product_error is not None:
+    if result.hvp_error is not None:
         where = f"{len(result.error_frames)} frames"
-        lines.append(f"products: rms error of an element about {result.product_error:.2g} eV/Å² ({where})")
+        lines.append(f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å² ({where})")
     if result.failures:
         rows = [(index, failure.outcome, failure.reason) for index, failure in result.failures.items()]
         lines += ["", table(("frame", "failure", "reason"), rows[:_SHOWN], words=3), ""]

@@ -37,8 +37,8 @@ HessianKind = Annotated[
     str | None,
     typer.Option("--hessian", metavar="HOW", help="Hessians too: own (the method's) or differences (6n gradients)."),
 ]
-Products = Annotated[
-    int | None, typer.Option("--hvp", metavar="K", help="Products H·v along K probes a frame: 2K gradients.")
+HVPs = Annotated[
+    int | None, typer.Option("--hvp", metavar="K", help="HVPs (H·v) along K probes a frame: 2K gradients.")
 ]
 Family = Annotated[
     str | None, typer.Option("--probes", metavar="FAMILY", help="rademacher by default; onehot, gaussian, ….")
@@ -49,7 +49,7 @@ Step = Annotated[
     typer.Option("--step", metavar="Å", help="Displacement in differences; by default 0.002 Å, of tblite 0.0005."),
 ]
 EstimateError = Annotated[
-    int, typer.Option("--estimate-error", metavar="N", help="Repeat the products of N frames with twice the step.")
+    int, typer.Option("--estimate-error", metavar="N", help="Repeat the HVPs of N frames with twice the step.")
 ]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Processes of one thread each.")]
 Work = Annotated[
@@ -71,14 +71,14 @@ def label_request(
     """The labels that options ask for, with the step of the method where none is given.
 
     Raises:
-        PHLError: For options of products without any, and what the request itself refuses.
+        PHLError: For options of HVPs without any, and what the request itself refuses.
     """
     from phl_ase.reference import LabelRequest, Probes, difference_step
 
     asked = {"family": family, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if hvp is None and (given or estimate_error):
-        raise PHLError("--probes, --seed and --estimate-error are about products: add --hvp K")
+        raise PHLError("--probes, --seed and --estimate-error are about HVPs: add --hvp K")
     chosen: dict[str, Any] = {"step": difference_step(method) if step is None else step}
     if hvp is not None:
         chosen["probes"] = Probes(count=hvp, **given)

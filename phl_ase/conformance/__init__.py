@@ -60,9 +60,9 @@ RULES: tuple[Rule, ...] = (
     Rule("separation", invariance.separation, 1e-9, 1e-3, "relative", "molecules feel each other at any distance"),
     Rule("forces", slopes.forces, 1e-6, 1e-2, "relative", "optimisers stall and dynamics does not conserve energy"),
     Rule("stress", slopes.stress, 1e-6, 1e-2, "relative", "cells relax to a wrong volume or shape"),
-    Rule("HVP", slopes.products, 1e-6, 1e-2, "relative", "curvature is wrong: frequencies, saddle points, training"),
+    Rule("HVP", slopes.hvps, 1e-6, 1e-2, "relative", "curvature is wrong: frequencies, saddle points, training"),
     Rule("u·Hv = v·Hu", slopes.symmetry, 1e-9, 1e-3, "relative", "the Hessian is no second derivative of an energy"),
-    Rule("Hessian = HVP", slopes.hessian, 1e-9, 1e-3, "relative", "Hessians and products disagree"),
+    Rule("Hessian = HVP", slopes.hessian, 1e-9, 1e-3, "relative", "Hessians and HVPs disagree"),
     Rule("Hessian sums", slopes.acoustic, 1e-9, 1e-3, "relative", "translations get a frequency"),
     Rule(
         "mode batched", slopes.batched_mode, 1e-9, 1e-3, "relative", "declared but wrong; leave out of derivative_modes"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phl_ase.conformance.report import Cost, first_line
-from phl_ase.conformance.slopes import OneMode, func_products
+from phl_ase.conformance.slopes import OneMode, func_hvps
 from phl_ase.conformance.subject import Subject, filled, relative
 from phl_ase.derivatives import evaluate
 from phl_ase.structures import Batch
@@ -22,7 +22,7 @@ _WRONG = 1e-6
 
 
 def costs(s: Subject) -> tuple[Cost, ...]:
-    """Times of energies, forces and one product by each mode, on the frames of the check together."""
+    """Times of energies, forces and one HVP by each mode, on the frames of the check together."""
     batch = s.batch()
     v = s.tensor(np.concatenate(s.directions(TOGETHER), axis=1))
     declared = s.potential.derivative_modes
@@ -34,17 +34,17 @@ def costs(s: Subject) -> tuple[Cost, ...]:
         exact, *_ = _timed(lambda: _one_by_one(s, batch, v))
     except Exception:  # the rows of the report say what is wrong with it
         return ()
-    for mode, products in _MODES.items():
+    for mode, hvps in _MODES.items():
         mark = "" if mode in declared else "not declared"
         try:
-            found, milliseconds, note = _timed(lambda products=products: products(s, batch, v))  # type: ignore[misc]
+            found, milliseconds, note = _timed(lambda hvps=hvps: hvps(s, batch, v))  # type: ignore[misc]
         except Exception as error:  # that a mode fails is what is asked
             # where it is not offered, nobody needs the vendor's words for why
             note = f"declared, but fails: {first_line(error)}" if mode in declared else "not offered by this potential"
             rows.append(Cost(f"HVP, {mode}", float("nan"), note))
             continue
         if relative(found, exact) > (_WRONG if s.dtype == torch.float64 else 1e-2):
-            mark = f"{mark}; wrong products".removeprefix("; ")
+            mark = f"{mark}; wrong HVPs".removeprefix("; ")
         rows.append(Cost(f"HVP, {mode}", milliseconds / TOGETHER, mark or note))
     return tuple(rows)
 
@@ -60,7 +60,7 @@ def _together(s: Subject, batch: Batch, v: Tensor) -> Tensor:
 _MODES: dict[str, Callable[[Subject, Batch, Tensor], Tensor]] = {
     "loop": _one_by_one,
     "batched": _together,
-    "func": func_products,
+    "func": func_hvps,
 }
 
 

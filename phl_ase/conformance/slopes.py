@@ -52,13 +52,13 @@ def stress(s: Subject) -> float | None:
     return s.steps.best(error, s.steps.displacement)
 
 
-def products(s: Subject) -> float:
+def hvps(s: Subject) -> float:
     """H·v against differences of the forces, along random v."""
     batch = s.batch()
 
     def error(v: list[np.ndarray], h: float) -> float:
         steps = slope(lambda t: s.forces(_along(s.frames, v, t)), h)
-        return relative(_products(s, batch, s.tensor(np.concatenate(v))[None])[0], -steps)
+        return relative(_hvps(s, batch, s.tensor(np.concatenate(v))[None])[0], -steps)
 
     return max(s.steps.best(partial(error, v), s.steps.displacement) for v in _several(s))
 
@@ -67,17 +67,17 @@ def symmetry(s: Subject) -> float:
     """U·H·v − v·H·u of random u and v."""
     batch, pair = s.batch(), s.tensor(np.concatenate(s.directions(2), axis=1))
     u, v = pair[0], pair[1]
-    hu, hv = _products(s, batch, pair).unbind()
+    hu, hv = _hvps(s, batch, pair).unbind()
     size = s.sums(batch, hv.square()).sqrt().clamp(min=TINY)
     return ((s.sums(batch, u * hv) - s.sums(batch, v * hu)).abs() / size).max().item()
 
 
 def hessian(s: Subject) -> float:
-    """The Hessian times v against the product."""
+    """The Hessian times v against the HVP."""
     batch, v = s.batch(), s.tensor(np.concatenate(s.directions(), axis=1))
     dense = filled(evaluate(s.potential, batch, ("hessian",)).hessian)
     n = dense.shape[-1] // 3
-    expected = to_dense(batch, _products(s, batch, v), n)[0]
+    expected = to_dense(batch, _hvps(s, batch, v), n)[0]
     return relative(torch.einsum("sab,sb->sa", dense, to_dense(batch, v, n)[0]), expected)
 
 
@@ -89,7 +89,7 @@ def acoustic(s: Subject) -> float:
 
 
 def batched_mode(s: Subject) -> float | None:
-    """Products by vectorised reverse mode against one at a time."""
+    """HVPs by vectorised reverse mode against one at a time."""
     if "batched" not in s.potential.derivative_modes:
         return None
     batch, v = s.batch(), s.tensor(np.concatenate(s.directions(_REPEATS), axis=1))
@@ -99,16 +99,16 @@ def batched_mode(s: Subject) -> float | None:
 
 
 def func_mode(s: Subject) -> float | None:
-    """Products by torch.func transforms against one at a time."""
+    """HVPs by torch.func transforms against one at a time."""
     if "func" not in s.potential.derivative_modes:
         return None
     batch, v = s.batch(), s.tensor(np.concatenate(s.directions(_REPEATS), axis=1))
     return relative(
-        func_products(s, batch, v), filled(evaluate(OneMode(s.potential, "loop"), batch, ("hvp",), probes=v).hvp)
+        func_hvps(s, batch, v), filled(evaluate(OneMode(s.potential, "loop"), batch, ("hvp",), probes=v).hvp)
     )
 
 
-def func_products(s: Subject, batch: Batch, vectors: Tensor) -> Tensor:
+def func_hvps(s: Subject, batch: Batch, vectors: Tensor) -> Tensor:
     """H·v by torch.func transforms alone."""
     gradient = torch.func.grad(lambda positions: s.potential(batch.moved(positions)).sum())
     pull = torch.func.vjp(gradient, batch.positions)[1]
@@ -124,8 +124,8 @@ def parameters(s: Subject) -> Measured | None:
     if not leaves:
         return None
     batch, v = s.batch(), s.tensor(np.concatenate(s.directions(2), axis=1))
-    # a target as large as the products, so that the loss is not at a minimum
-    target = 0.5 * _products(s, batch, v).roll(1, dims=-1)
+    # a target as large as the HVPs, so that the loss is not at a minimum
+    target = 0.5 * _hvps(s, batch, v).roll(1, dims=-1)
 
     def loss() -> Tensor:
         hvp = filled(evaluate(s.potential, batch, ("hvp",), probes=v, create_graph=True).hvp)
@@ -198,7 +198,7 @@ class OneMode:
         return self.potential(batch)
 
 
-def _products(s: Subject, batch: Batch, vectors: Tensor) -> Tensor:
+def _hvps(s: Subject, batch: Batch, vectors: Tensor) -> Tensor:
     return filled(evaluate(s.potential, batch, ("hvp",), probes=vectors).hvp)
 
 

@@ -18,8 +18,8 @@ from phl_ase.datasets.tally import Tally
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures.frame import Frame
 
-_CONVERTED = ("positions", "cell", "energy", "forces", "stress", "hessian", "products")
-_SIGNED = ("forces", "stress", "hessian", "products")
+_CONVERTED = ("positions", "cell", "energy", "forces", "stress", "hessian", "hvp")
+_SIGNED = ("forces", "stress", "hessian", "hvp")
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def import_dataset(
         keys: Label -> key, for files that ASE reads; see :data:`phl_ase.datasets.labelled.DEFAULT_KEYS`.
         level: Level of theory; that of the published data, where the format says it, when empty.
         energy_reference: What energies are relative to; likewise.
-        units: Label (positions, cell, energy, forces, stress, hessian, products) -> its unit in the file, where that is
-            not the format's: a name of :mod:`phl_ase.units`; the Hessian and products are d²E/dR². A minus sign before
+        units: Label (positions, cell, energy, forces, stress, hessian, hvp) -> its unit in the file, where that is
+            not the format's: a name of :mod:`phl_ase.units`; the Hessian and HVPs d²E/dR². A minus sign before
             it turns the sign: ``-Ha/Bohr`` for forces that are stored as gradients.
         structures: Where the structures are, for formats that hold labels alone.
 

@@ -31,7 +31,7 @@ DEFAULT_KEYS = {
     "stress": "REF_stress",
     "hessian": "REF_hessian",
     "probes": "hvp_dir",
-    "products": "REF_hvp",
+    "hvp": "REF_hvp",
     "kind": "kind",
     "reaction": "reaction",
     "irc_s": "irc_s",
@@ -204,7 +204,7 @@ def labelled_atoms(frame: Frame) -> Atoms:
         atoms.arrays[DEFAULT_KEYS["forces"]] = frame.forces.copy()
     if frame.hessian is not None:
         atoms.arrays[DEFAULT_KEYS["hessian"]] = frame.hessian.reshape(n, 9 * n).copy()
-    for label in ("probes", "products"):
+    for label in ("probes", "hvp"):
         value = getattr(frame, label)
         if value is not None:
             atoms.arrays[DEFAULT_KEYS[label]] = value.transpose(1, 0, 2).reshape(n, -1)

@@ -68,6 +68,8 @@ COLUMNS = {
     "irc_s": Column("<f8", (), "irc_s", "√amu·Å"),
     "temperature": Column("<f8", (), "temperature", "K"),
 }
+FIELDS = {"products": "hvp"}
+"""Column -> attribute of a frame, where they differ."""
 REQUIRED = ("numbers", "positions", "pbc", "charge", "multiplicity", "kind", "reaction")
 RAGGED = tuple(dict.fromkeys(c.ragged for c in COLUMNS.values() if c.ragged))
 UNITS = {name: column.unit for name, column in COLUMNS.items() if column.unit}
@@ -212,12 +214,13 @@ def plausible(frame: Frame, name: str) -> Frame:
             f"{name}: multiplicity {frame.multiplicity:.6g}; expected 2S+1 of at most {2 * nuclei} electrons"
         )
     for label, limit in LARGEST.items():
-        value = getattr(frame, label)
+        field = FIELDS.get(label, label)
+        value = getattr(frame, field)
         largest = 0.0 if value is None else float(np.max(np.abs(value), initial=0.0))
         if largest > (limit * len(frame) if label == "energy" else limit):
             of = " an atom" if label == "energy" else ""
             raise PHLError(
-                f"{name}: {label} as large as {largest:.3g} {UNITS[label]}; expected at most {limit:.0e} {UNITS[label]}"
+                f"{name}: {field} as large as {largest:.3g} {UNITS[label]}; expected at most {limit:.0e} {UNITS[label]}"
                 f"{of}: is it in another unit?"
             )
     return frame
@@ -275,7 +278,7 @@ def counts(frame: Frame) -> dict[str, int]:
 
 def rows(frame: Frame, name: str) -> dict[str, Array]:
     """A frame as rows of the columns it carries."""
-    values: dict[str, Any] = {column: getattr(frame, column) for column in COLUMNS}
+    values: dict[str, Any] = {column: getattr(frame, FIELDS.get(column, column)) for column in COLUMNS}
     values["cell"] = frame.cell if np.any(frame.cell) else None
     if frame.hessian is not None:
         values["hessian"] = pack_hessian(symmetrised(frame.hessian, name))

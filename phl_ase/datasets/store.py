@@ -26,7 +26,16 @@ from phl_ase.datasets.guard import (
     open_file,
     text_attribute,
 )
-from phl_ase.datasets.schema import COLUMNS, UNITS, ContentHash, DatasetMeta, checked, offsets_name, unpack_hessian
+from phl_ase.datasets.schema import (
+    COLUMNS,
+    FIELDS,
+    UNITS,
+    ContentHash,
+    DatasetMeta,
+    checked,
+    offsets_name,
+    unpack_hessian,
+)
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
@@ -120,7 +129,7 @@ class Dataset(BaseDataset):
         for name in ("probes", "products"):
             rows = self._rows(name, index)
             if rows is not None:
-                values[name] = rows.reshape(-1, n, 3)
+                values[FIELDS.get(name, name)] = rows.reshape(-1, n, 3)
         frame = Frame(
             numbers=self._read("numbers", start, stop).astype(np.int64),
             positions=self._read("positions", start, stop),

@@ -76,8 +76,8 @@ def _measured(frame: Frame) -> Iterator[tuple[str, float | None]]:
         yield "net_force", float(np.linalg.norm(frame.forces.sum(axis=0)))
     if frame.stress is not None:
         yield "stress_max", float(np.abs(frame.stress).max())
-    if frame.products is not None:
-        yield "hvp_max", float(np.abs(frame.products).max())
+    if frame.hvp is not None:
+        yield "hvp_max", float(np.abs(frame.hvp).max())
     if frame.hessian is not None:
         yield "hessian_max", float(np.abs(frame.hessian).max())
         yield "hessian_asymmetry", asymmetry(frame.hessian)

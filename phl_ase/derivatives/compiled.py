@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phl_ase.derivatives.layout import lay_out_products
+from phl_ase.derivatives.layout import lay_out_matrix_products
 
 Function = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
 
@@ -82,7 +82,7 @@ def _traced(
 
     with mode, torch.enable_grad():
         graph = make_fx(flat, decomposition_table=select_decomp_table(), _allow_non_fake_inputs=True)(*examples)
-    lay_out_products(graph.graph)
+    lay_out_matrix_products(graph.graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph, examples

@@ -76,6 +76,6 @@ def evaluate(
             energy=keep(graph.energy),
             forces=keep(-(graph.gradient if place is None else graph.gradient[place])) if "forces" in needs else None,
             stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
-            hvp=graph.products(probes, budget) if "hvp" in needs and probes is not None else None,
+            hvp=graph.hvp(probes, budget) if "hvp" in needs and probes is not None else None,
             hessian=hessians(potential, batch, graph, budget) if "hessian" in needs and budget is not None else None,
         )

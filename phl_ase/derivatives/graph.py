@@ -30,8 +30,8 @@ class GradientGraph:
     Args:
         potential: Any potential.
         batch: Systems of any size, periodic or not.
-        curvature: Whether products will be asked for; without it nothing is kept for them.
-        measured: Whether to measure what the graph keeps, which only many products need to know.
+        curvature: Whether HVPs will be asked for; without it nothing is kept for them.
+        measured: Whether to measure what the graph keeps, which only many HVPs need to know.
         stress: Whether to differentiate in the strain too.
         create_graph: Keep graphs of everything, for a loss that is differentiated in the parameters.
 
@@ -43,7 +43,7 @@ class GradientGraph:
         energy: eV.
         gradient: ∂E/∂R, eV/Å.
         strain_gradient: ∂E/∂ε of each system, eV; ``None`` unless asked for.
-        saved_bytes: What the graph of the gradient keeps: the measure of the memory that one product needs; 0 when it
+        saved_bytes: What the graph of the gradient keeps: the measure of the memory that one HVP needs; 0 when it
             was not measured.
     """
 
@@ -84,23 +84,23 @@ class GradientGraph:
         self.saved_bytes = saved.total if saved is not None else 0
 
     def rows_together(self, memory_budget: int | None = None) -> int:
-        """How many products to vectorise: all on a GPU, on a CPU as many as gain by it; within the budget.
+        """How many HVPs to vectorise: all on a GPU, on a CPU as many as gain by it; within the budget.
 
         Args:
             memory_budget: Bytes that they may use; ``None`` for no bound, where the caller sees to it.
 
         Raises:
-            PHLError: For a budget below one product.
+            PHLError: For a budget below one HVP.
         """
         allowed = 2**31 if memory_budget is None else rows_per_chunk(self.saved_bytes, memory_budget)
-        # detection of anomalies reads numbers, which vectorised products do not have
+        # detection of anomalies reads numbers, which vectorised HVPs do not have
         if not self._batched or torch.is_anomaly_enabled():
             return 1
         if self.positions.device.type != "cpu":
             return allowed
         return min(allowed, max(1, CPU_CHUNK // max(self.saved_bytes, 1)))
 
-    def products(
+    def hvp(
         self, vectors: Float[Tensor, "probes atoms 3"], memory_budget: int | None = None
     ) -> Float[Tensor, "probes atoms 3"]:
         """H·v of K vectors, eV/Å² per unit of vector; systems do not mix.
@@ -110,7 +110,7 @@ class GradientGraph:
             memory_budget: As in :meth:`rows_together`, which says how many are taken at a time.
 
         Raises:
-            PHLError: For vectors of another shape, or a budget below one product.
+            PHLError: For vectors of another shape, or a budget below one HVP.
         """
         if vectors.shape[1:] != self.positions.shape:
             raise PHLError(f"got vectors of shape {tuple(vectors.shape)}; expected (K, {self.positions.shape[0]}, 3)")

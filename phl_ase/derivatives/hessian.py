@@ -1,5 +1,5 @@
 """Full Hessians from Hessian-vector products, all systems of a batch at once: systems, and atoms of one system that are
-far from each other, share the products; those of rigid motions are known without one.
+far from each other, share the HVPs; those of rigid motions are known without one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential, in_faster_form, to_dense
 
 SMALL = 64
-"""Atoms of the largest system up to which products are saved by rigid motions: beyond, fewer than 3 %."""
+"""Atoms of the largest system up to which HVPs are saved by rigid motions: beyond, fewer than 3 %."""
 
 
 def hessians(
@@ -27,7 +27,7 @@ def hessians(
 ) -> Float[Tensor, "systems dense dense"]:
     """The Hessians of a batch, eV/Å², each in the upper left corner of a square of the largest, zero elsewhere.
 
-    Symmetrised: reverse mode rounds H_ab and H_ba differently. Of small systems products along rigid motions are not
+    Symmetrised: reverse mode rounds H_ab and H_ba differently. Of small systems HVPs along rigid motions are not
     computed, but for one that says whether the potential does have these symmetries.
 
     Args:
@@ -37,7 +37,7 @@ def hessians(
         memory_budget: Bytes that rows taken together may use.
 
     Raises:
-        PHLError: For a budget below one product.
+        PHLError: For a budget below one HVP.
     """
     n_max = int(batch.sizes().max())
     sparsity = worthwhile_sparsity(potential, batch)
@@ -63,14 +63,14 @@ def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) ->
         memory_budget: Bytes that rows taken together may use.
 
     Raises:
-        PHLError: For a potential without a finite receptive field, or a budget below one product.
+        PHLError: For a potential without a finite receptive field, or a budget below one HVP.
     """
     sparsity = sparsity_of(potential, batch)
     if sparsity is None:
         raise PHLError(
             f"{type(potential).__name__} has no finite receptive field (receptive_field = "
             f"{potential.receptive_field}, cutoffs = {potential.cutoffs}): every atom acts on every other and its "
-            "Hessian has no zeros; ask for the dense Hessian or for products"
+            "Hessian has no zeros; ask for the dense Hessian or for HVPs"
         )
     if batch.n_systems == 1:  # without padding rows stay what they were
         batch, _ = in_faster_form(potential, batch, hessians=True)
@@ -84,21 +84,21 @@ def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) ->
 def _row_by_row(
     batch: Batch, graph: GradientGraph, n_max: int, memory_budget: int
 ) -> Float[Tensor, "systems dense dense"]:
-    rows = torch.cat([part for _, part in _products(batch, graph, batch.slot, n_max, memory_budget)])
+    rows = torch.cat([part for _, part in _hvps(batch, graph, batch.slot, n_max, memory_budget)])
     return to_dense(batch, rows, n_max).transpose(0, 1)
 
 
 def _beside_rigid_motions(
     batch: Batch, graph: GradientGraph, n_max: int, memory_budget: int
 ) -> Float[Tensor, "systems dense dense"]:
-    """H = (H·Q) Qᵀ + (H·R) Rᵀ with rigid motions R, whose products are known, and Q beside them."""
+    """H = (H·Q) Qᵀ + (H·R) Rᵀ with rigid motions R, whose HVPs are known, and Q beside them."""
     rigid = RigidMotions.of(batch, graph.gradient, n_max)
-    products = rigid.products_of(graph, torch.cat([rigid.others, rigid.trial], dim=-1), memory_budget)
-    products, tried = products[..., :-1], products[..., -1]
-    known = rigid.products
-    if not rigid.agree(tried, products):  # a field, a wall: the potential knows places or directions
-        known = rigid.products_of(graph, rigid.motions, memory_budget)
-    dense = products @ rigid.others.transpose(1, 2) + known @ rigid.motions.transpose(1, 2)
+    hvps = rigid.hvps_of(graph, torch.cat([rigid.others, rigid.trial], dim=-1), memory_budget)
+    hvps, tried = hvps[..., :-1], hvps[..., -1]
+    known = rigid.hvps
+    if not rigid.agree(tried, hvps):  # a field, a wall: the potential knows places or directions
+        known = rigid.hvps_of(graph, rigid.motions, memory_budget)
+    dense = hvps @ rigid.others.transpose(1, 2) + known @ rigid.motions.transpose(1, 2)
     return dense.to(batch.positions.dtype)
 
 
@@ -111,14 +111,14 @@ def directions(
     return (own == numbers.reshape(-1, 1, 1)).to(dtype)
 
 
-def _products(
+def _hvps(
     batch: Batch, graph: GradientGraph, colour: Tensor, n_colours: int, memory_budget: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """Products along all directions, as many at a time as the graph allows: (first direction, products)."""
+    """HVPs along all directions, as many at a time as the graph allows: (first direction, HVPs)."""
     step = graph.rows_together(memory_budget)
     for start in range(0, 3 * n_colours, step):
         vectors = directions(colour, start, min(start + step, 3 * n_colours), batch.positions.dtype)
-        yield start, graph.products(vectors)
+        yield start, graph.hvp(vectors)
 
 
 def _blocks(batch: Batch, graph: GradientGraph, sparsity: Sparsity, memory_budget: int) -> Float[Tensor, "blocks 3 3"]:
@@ -130,9 +130,9 @@ def _blocks(batch: Batch, graph: GradientGraph, sparsity: Sparsity, memory_budge
     rows = torch.as_tensor(sparsity.rows[order], device=device).long()
     colour = torch.as_tensor(sparsity.colours, device=device)
     blocks = batch.positions.new_zeros(len(order), 3, 3)
-    for start, products in _products(batch, graph, colour, sparsity.n_colours, memory_budget):
-        for k, product in enumerate(products, start):
+    for start, hvps in _hvps(batch, graph, colour, sparsity.n_colours, memory_budget):
+        for k, hvp in enumerate(hvps, start):
             chosen = slice(starts[k // 3], starts[k // 3 + 1])
-            blocks[numbers[chosen], :, k % 3] = product[rows[chosen]]
+            blocks[numbers[chosen], :, k % 3] = hvp[rows[chosen]]
     mirrored = torch.as_tensor(sparsity.transposed(), device=device)
     return 0.5 * (blocks + blocks[mirrored].transpose(1, 2))

@@ -17,7 +17,7 @@ _ORDER = {torch.ops.aten.mm.default: -1, torch.ops.aten.bmm.default: -1, _ADD: 1
 """Operations whose result can be had transposed for nothing, and the order in which they then take their arguments."""
 
 
-def lay_out_products(graph: Graph) -> None:
+def lay_out_matrix_products(graph: Graph) -> None:
     """(A B)ᵀ becomes Bᵀ Aᵀ, and (C + D)ᵀ becomes Cᵀ + Dᵀ, wherever nothing wants them as they are; in place.
 
     Args:

@@ -1,6 +1,6 @@
 """How many Hessian rows fit together: measured from the graph they are taken of, held to a budget.
 
-Memory that products free stays with the process for the next ones.
+Memory that HVPs free stays with the process for the next ones.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _available_memory() -> int:
 def keep_freed_memory() -> bool:
     """Let the C library keep up to 512 MiB that tensors free, for the tensors that come next.
 
-    By itself glibc gives memory back at once, and every product fetches the same pages again: a fifth to a third of the
+    By itself glibc gives memory back at once, and every HVP fetches the same pages again: a fifth to a third of the
     time of a Hessian. This holds for the process from then on; whoever sets glibc's own variables for it is left alone.
 
     Returns:

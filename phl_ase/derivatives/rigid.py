@@ -1,4 +1,4 @@
-"""What rigid motions say of a Hessian without a product: translating or turning a molecule turns its gradient along.
+"""What rigid motions say of a Hessian without an HVP: translating or turning a molecule turns its gradient along.
 
 E(x + t) = E(x) and E(Ux) = E(x) for every translation t and rotation U; differentiated twice, H·t = 0 and
 H·(ω × x) = ω × ∇E, at any structure, stationary or not.
@@ -16,11 +16,11 @@ from phl_ase.derivatives.graph import GradientGraph
 from phl_ase.structures import Batch, to_dense, to_flat
 
 _SHORT_LEVER = 0.1
-"""Å, root of the sum of squared distances from an axis: rotations about shorter levers are left to products, since
+"""Å, root of the sum of squared distances from an axis: rotations about shorter levers are left to HVPs, since
 rounding errors of the gradient would be divided by the lever."""
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
-"""Largest error of what is known, in terms of the Hessian: 100 to 1000 times the rounding of a product."""
+"""Largest error of what is known, in terms of the Hessian: 100 to 1000 times the rounding of an HVP."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,14 @@ class RigidMotions:
         batch: The systems.
         n_max: Atoms of the largest.
         motions: Orthonormal columns, zero where a system has fewer than six; systems in dense blocks, float64.
-        products: H times the motions, eV/Å², float64.
+        hvps: H times the motions, eV/Å², float64.
         others: Orthonormal columns that complete the motions, zero beyond a system's own.
     """
 
     batch: Batch
     n_max: int
     motions: Float[Tensor, "systems dense 6"]
-    products: Float[Tensor, "systems dense 6"]
+    hvps: Float[Tensor, "systems dense 6"]
     others: Float[Tensor, "systems dense others"]
 
     @classmethod
@@ -62,40 +62,40 @@ class RigidMotions:
         rotations, turned, kept = _rotations((positions - centres) * there, gradient, batch.pbc.any(-1))
         translations = weights.sqrt().unsqueeze(2) * _axes(weights)
         motions = _columns(torch.cat([translations, rotations], dim=2))
-        products = _columns(torch.cat([torch.zeros_like(translations), turned], dim=2))
-        return cls(batch, n_max, motions, products, _complement(motions, 3 + kept, 3 * sizes))
+        hvps = _columns(torch.cat([torch.zeros_like(translations), turned], dim=2))
+        return cls(batch, n_max, motions, hvps, _complement(motions, 3 + kept, 3 * sizes))
 
     @property
     def trial(self) -> Float[Tensor, "systems dense 1"]:
-        """The sum of the motions, whose product tells whether the potential has their symmetries."""
+        """The sum of the motions, whose HVP tells whether the potential has their symmetries."""
         return self.motions.sum(-1, keepdim=True)
 
-    def products_of(
+    def hvps_of(
         self, graph: GradientGraph, columns: Float[Tensor, "systems dense columns"], memory_budget: int
     ) -> Float[Tensor, "systems dense columns"]:
-        """Products of columns, computed, float64.
+        """HVPs of columns, computed, float64.
 
         Args:
             graph: The gradient.
             columns: In dense blocks.
-            memory_budget: Bytes that products taken together may use.
+            memory_budget: Bytes that HVPs taken together may use.
 
         Raises:
-            PHLError: For a budget below one product.
+            PHLError: For a budget below one HVP.
         """
         vectors = to_flat(self.batch, columns.permute(2, 0, 1), self.n_max).to(self.batch.positions.dtype)
-        products = graph.products(vectors, memory_budget).detach().double()
-        return to_dense(self.batch, products, self.n_max).permute(1, 2, 0)
+        hvps = graph.hvp(vectors, memory_budget).detach().double()
+        return to_dense(self.batch, hvps, self.n_max).permute(1, 2, 0)
 
     def agree(self, tried: Float[Tensor, "systems dense"], others: Float[Tensor, "systems dense columns"]) -> bool:
-        """Whether the products are those of the potential.
+        """Whether the HVPs are those of the potential.
 
         Args:
-            tried: The product of the trial, computed.
-            others: Products beside the motions, which say how large the Hessian is.
+            tried: The HVP of the trial, computed.
+            others: HVPs beside the motions, which say how large the Hessian is.
         """
         largest = torch.cat([others, tried.unsqueeze(-1)], dim=-1).abs().amax()
-        error = (tried - self.products.sum(-1)).abs().amax()
+        error = (tried - self.hvps.sum(-1)).abs().amax()
         return bool(error <= _TOLERANCE[self.batch.positions.dtype] * largest)
 
 
@@ -112,7 +112,7 @@ def _rotations(
     gradient: Float[Tensor, "systems slots 3"],
     periodic: Bool[Tensor, " systems"],
 ) -> tuple[Tensor, Tensor, Int[Tensor, " systems"]]:
-    """Orthonormal rotations about the principal axes, longest lever first, their products with H, how many there are.
+    """Orthonormal rotations about the principal axes, longest lever first, their HVPs with H, how many there are.
 
     Those about short levers and of periodic systems are zero.
     """

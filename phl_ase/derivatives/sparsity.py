@@ -1,8 +1,8 @@
-"""Which blocks of a Hessian can differ from zero, and which of its columns can share a product.
+"""Which blocks of a Hessian can differ from zero, and which of its columns can share an HVP.
 
 An atom's energy depends on the atoms that messages reach it from: those within ``receptive_field`` / cutoff hops on the
 neighbour graph. Two atoms have a second derivative only where a third one depends on both. Columns without a common row
-can be had from one product (A. R. Curtis, M. J. D. Powell and J. K. Reid, IMA J. Appl. Math. 13, 117 (1974),
+can be had from one HVP (A. R. Curtis, M. J. D. Powell and J. K. Reid, IMA J. Appl. Math. 13, 117 (1974),
 doi:10.1093/imamat/13.1.117): a colouring of the graph at distance two (A. H. Gebremedhin, F. Manne and A. Pothen, SIAM
 Rev. 47, 629 (2005), doi:10.1137/S0036144504444711). Beyond the receptive field the number of colours stops growing.
 """
@@ -21,10 +21,10 @@ from phl_ase.structures import Batch, Potential
 Array = np.ndarray
 
 SMALLEST = 48
-"""Atoms of the largest system below which nobody looks for zeros: the products saved would not pay for the search."""
+"""Atoms of the largest system below which nobody looks for zeros: the HVPs saved would not pay for the search."""
 
 WORTHWHILE = 0.8
-"""A colouring is taken where its products are at most this part of all."""
+"""A colouring is taken where its HVPs are at most this part of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Sparsity:
 
     @property
     def n_colours(self) -> int:
-        """Number of colours; a Hessian takes three products for each."""
+        """Number of colours; a Hessian takes three HVPs for each."""
         return int(self.colours.max()) + 1
 
     @property
@@ -69,7 +69,7 @@ def sparsity_of(potential: Potential, batch: Batch) -> Sparsity | None:
 
 
 def worthwhile_sparsity(potential: Potential, batch: Batch) -> Sparsity | None:
-    """The sparsity where it saves products, else ``None``."""
+    """The sparsity where it saves HVPs, else ``None``."""
     n_max = int(batch.sizes().max())
     pattern = _pattern(potential, batch) if n_max >= SMALLEST else None
     # every column of the fullest row needs a colour of its own

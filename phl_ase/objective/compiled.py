@@ -25,7 +25,7 @@ from phl_ase.structures import (
     require_known_elements,
 )
 
-_ATOMS = {"batch": ("positions", "numbers", "system", "slot", "atom_mask"), "labels": ("forces", "probes", "products")}
+_ATOMS = {"batch": ("positions", "numbers", "system", "slot", "atom_mask"), "labels": ("forces", "probes", "hvp")}
 _SYSTEMS = {
     "batch": ("cell", "pbc", "charge", "multiplicity"),
     "labels": ("energy", "stress", "has_energy", "has_forces", "has_stress", "has_hessian", "n_probes", "frame_id"),
@@ -42,7 +42,7 @@ class CompiledLoss:
 
     Args:
         model: A torch module; its parameters that require gradients are differentiated in.
-        differences: Whether products are differences of gradients.
+        differences: Whether HVPs are differences of gradients.
     """
 
     def __init__(self, model: torch.nn.Module, *, differences: bool = False) -> None:
@@ -161,7 +161,7 @@ def _predictions(
         energy=graph.energy,
         forces=-graph.gradient,
         stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
-        hvp=None if labels.probes is None else graph.products(labels.probes),
+        hvp=None if labels.probes is None else graph.hvp(labels.probes),
     )
 
 
@@ -176,7 +176,7 @@ def _named(batch: Batch, labels: Labels) -> tuple[dict[str, Tensor], dict[str, t
             if value is None:
                 continue
             name = f"{kind}.{field}"
-            if field in ("probes", "products"):
+            if field in ("probes", "hvp"):
                 value = value.squeeze(0)
             if field in _SYSTEMS[kind]:
                 axes[name] = ("systems",)
@@ -204,7 +204,7 @@ def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tu
                 continue
             if blocked and field in _ATOMS[kind]:
                 value = value.flatten(0, 1)
-            found[field] = value.unsqueeze(0) if field in ("probes", "products") else value
+            found[field] = value.unsqueeze(0) if field in ("probes", "hvp") else value
         return found
 
     neighbours: dict[float, Neighbours] = {

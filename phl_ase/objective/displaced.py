@@ -1,11 +1,11 @@
-"""What a loss needs, from the energies and gradients at two displaced places: products of Hessians by differences.
+"""What a loss needs, from the energies and gradients at two displaced places: HVPs by differences.
 
 For the probe v of a system, x± = x ± s v, s such that the atom that moves most moves by ``DISPLACEMENTS``:
 
     H v = (g₊ − g₋) / 2s,    F = −(g₊ + g₋) / 2,    E = (E₊ + E₋) / 2 − s²/2 v·Hv,
 
 right but for terms of s² (E: of s⁴). The gradient of a loss of these takes second derivatives where that of exact
-products takes third ones, and a step costs two E-F steps in one batch.
+HVPs takes third ones, and a step costs two E-F steps in one batch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.structures import Batch, Neighbours, Potential, Predictions
 
 DISPLACEMENTS = {torch.float64: 5e-4, torch.float32: 1e-3}
-"""Å. On the bundled frames products are right to 4·10⁻⁶ in float64, to 7·10⁻⁵ in float32, where a larger one gains
+"""Å. On the bundled frames HVPs are right to 4·10⁻⁶ in float64, to 7·10⁻⁵ in float32, where a larger one gains
 nothing; forces to 0.02 and 0.07 meV/Å in the mean, 0.2 and 0.8 at most."""
 
 
 def predictions_by_differences(
     potential: Potential, batch: Batch, probes: Float[Tensor, "1 atoms 3"], *, stress: bool = False
 ) -> Predictions:
-    """Energy, forces, the product along one probe and stress, with the graph that a loss is differentiated in.
+    """Energy, forces, the HVP along one probe and stress, with the graph that a loss is differentiated in.
 
     Args:
         potential: Any potential that can be differentiated twice.
@@ -41,8 +41,8 @@ def predictions_by_differences(
     away = step.index_select(0, batch.system).unsqueeze(-1) * probe
     graph = GradientGraph(potential, _twice(batch, away), measured=False, stress=stress, create_graph=True)
     energies, gradients = (values.unflatten(0, (2, -1)) for values in (graph.energy, graph.gradient))
-    product = (gradients[0] - gradients[1]) / (2.0 * step).index_select(0, batch.system).unsqueeze(-1)
-    along = product.new_zeros(batch.n_systems).index_add(0, batch.system, (product * probe).sum(-1))
+    hvp = (gradients[0] - gradients[1]) / (2.0 * step).index_select(0, batch.system).unsqueeze(-1)
+    along = hvp.new_zeros(batch.n_systems).index_add(0, batch.system, (hvp * probe).sum(-1))
     stresses = None
     if graph.strain_gradient is not None:
         stresses = stress_of(batch, graph.strain_gradient.unflatten(0, (2, -1)).mean(0))
@@ -50,7 +50,7 @@ def predictions_by_differences(
         energy=energies.mean(0) - 0.5 * step.square() * along,
         forces=-gradients.mean(0),
         stress=stresses,
-        hvp=product.unsqueeze(0),
+        hvp=hvp.unsqueeze(0),
     )
 
 

@@ -76,10 +76,10 @@ def with_curvature_targets(
     seed: int = 0,
     epoch: int = 0,
 ) -> Labels:
-    """Labels whose ``probes``, ``products`` and ``n_probes`` are the curvature targets of this step.
+    """Labels whose ``probes``, ``hvp`` and ``n_probes`` are the curvature targets of this step.
 
     Frames with a Hessian get probes drawn for (seed, epoch, frame), or (seed, frame) in the fixed regime, and their
-    products with it. Frames that carry recorded products and no Hessian keep those. Others carry no curvature label.
+    HVPs with it. Frames that carry recorded HVPs and no Hessian keep those. Others carry no curvature label.
 
     Args:
         batch: The systems, float64 or float32.
@@ -100,16 +100,16 @@ def with_curvature_targets(
     dtype = labels.hessian.dtype
     has_hessian = labels.has_hessian.index_select(0, batch.system).unsqueeze(-1)
     probes = torch.where(has_hessian, drawn.vectors.to(dtype), 0.0)
-    products = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, probes, n_max))
+    hvps = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, probes, n_max))
     counts = torch.where(labels.has_hessian, drawn.n_probes, 0)
-    flat = to_flat(batch, products, n_max)
-    if labels.probes is not None and labels.products is not None:
+    flat = to_flat(batch, hvps, n_max)
+    if labels.probes is not None and labels.hvp is not None:
         recorded = (labels.n_probes > 0) & ~labels.has_hessian
         own = recorded[batch.system].unsqueeze(-1)
         probes = _overlay(probes, labels.probes, own)
-        flat = _overlay(flat, labels.products, own)
+        flat = _overlay(flat, labels.hvp, own)
         counts = torch.where(recorded, labels.n_probes, counts)
-    return dataclasses.replace(labels, probes=probes, products=flat, n_probes=counts)
+    return dataclasses.replace(labels, probes=probes, hvp=flat, n_probes=counts)
 
 
 def _overlay(drawn: Tensor, recorded: Tensor, own: Tensor) -> Tensor:

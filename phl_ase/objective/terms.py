@@ -54,7 +54,7 @@ def _stress(batch: Batch, predictions: Predictions, labels: Labels) -> Tensor:
 
 def _curvature(batch: Batch, predictions: Predictions, labels: Labels) -> Tensor:
     # (1/K) Σ_k ‖D v_k‖² / (3n)²; rows beyond a system's own K are zero on both sides
-    squared = (_filled(predictions.hvp) - _filled(labels.products)).square().sum((0, 2))
+    squared = (_filled(predictions.hvp) - _filled(labels.hvp)).square().sum((0, 2))
     return _per_system(batch, squared) / labels.n_probes.clamp(min=1) / (3 * batch.sizes()).square()
 
 

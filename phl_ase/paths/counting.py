@@ -1,4 +1,4 @@
-"""Gradients, Hessians and their products, counted and checked; and where a search last stood on firm ground."""
+"""Gradients, Hessians and HVPs, counted and checked; and where a search last stood on firm ground."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class CountingHessian:
         return hessian.copy()
 
 
-class CountingProducts:
+class CountingHVP:
     """A ``hvp(vectors, atoms)`` callable, counted and checked.
 
     Attributes:
@@ -161,21 +161,21 @@ class CountingProducts:
         self.calls = 0
 
     def __call__(self, vectors: Array, atoms: Atoms) -> Array:
-        """Products of the vectors ``(n, 3)`` or ``(K, n, 3)`` with the Hessian of all atoms, eV/Å² per unit of vector.
+        """HVPs of the vectors ``(n, 3)`` or ``(K, n, 3)`` with the Hessian of all atoms, eV/Å² per unit of vector.
 
         Raises:
-            PHLError: For products of another shape.
+            PHLError: For HVPs of another shape.
             NonFiniteError: For NaN or infinity.
         """
         structure = atoms.copy()
         structure.calc = self.calculator
         self.calls += vectors.size // (3 * len(atoms))
-        products = np.asarray(guarded(self.function)(vectors, structure), dtype=float)
-        if products.shape != vectors.shape:
+        hvps = np.asarray(guarded(self.function)(vectors, structure), dtype=float)
+        if hvps.shape != vectors.shape:
             raise PHLError(
-                f"hvp(vectors, atoms) returned shape {products.shape}, expected that of the vectors, {vectors.shape}: "
+                f"hvp(vectors, atoms) returned shape {hvps.shape}, expected that of the vectors, {vectors.shape}: "
                 "reshape it"
             )
-        if not np.all(np.isfinite(products)):
+        if not np.all(np.isfinite(hvps)):
             raise NonFiniteError("hvp(vectors, atoms) returned NaN or infinity")
-        return products
+        return hvps

@@ -85,4 +85,4 @@ def search(atoms: Atoms, strategy: str, curvature: Curvature, **options: Any) ->
         **options,
     )
     hidden = found.hessian_calls * curvature.gradients_per_hessian(len(atoms))
-    return replace(found, hidden_force_calls=hidden + found.hvp_calls * curvature.gradients_per_product)
+    return replace(found, hidden_force_calls=hidden + found.hvp_calls * curvature.gradients_per_hvp)

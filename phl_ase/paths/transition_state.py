@@ -16,7 +16,7 @@ from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import PHLError, attempt
-from phl_ase.paths.counting import CountingHessian, CountingProducts
+from phl_ase.paths.counting import CountingHessian, CountingHVP
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
 from phl_ase.vibrations import HarmonicAnalysis, finite_difference_hessian, free_atoms, free_motions, harmonic_analysis
 from phl_ase.vibrations.constraints import count_from_zero
@@ -37,7 +37,7 @@ OUTCOMES: dict[str, str] = {
 class TransitionStateSearch:
     """What became of a transition-state search.
 
-    What the final analysis costs (a Hessian, 3n products, or 6 gradients for each free atom) is in none of the counts.
+    What the final analysis costs (a Hessian, 3n HVPs, or 6 gradients for each free atom) is in none of the counts.
 
     Attributes:
         outcome: A name in ``OUTCOMES``.
@@ -53,8 +53,8 @@ class TransitionStateSearch:
         curvature: Where the analysis has its Hessian from: ``"hessian function"``, ``"Hessian-vector products"``,
             ``"finite differences"`` or empty.
         hvp_calls: Vectors multiplied with a Hessian during the search.
-        hvp_fallbacks: Products that Sella took from differences of gradients although exact ones were given.
-        hidden_force_calls: Gradients behind Hessians and products that are differences themselves, beside
+        hvp_fallbacks: HVPs that Sella took from differences of gradients although exact ones were given.
+        hidden_force_calls: Gradients behind Hessians and HVPs that are differences themselves, beside
             ``force_calls``; known where :func:`phl_ase.paths.search` ran the search, 0 otherwise.
         internal: Whether the coordinates were internal.
         traceback: Where it exploded or failed, as Python prints it; empty otherwise.
@@ -109,13 +109,13 @@ def find_transition_state(
     """Search a first-order saddle point from a guess.
 
     Sella's curvature comes from what is given: differences of gradients in its eigensolver; Hessians
-    (``hessian``); exact products in its eigensolver (``hvp``, see :mod:`phl_ase.paths.sella_products`); or, with both,
-    one Hessian at the start and products whenever the curvature is computed anew.
+    (``hessian``); exact HVPs in its eigensolver (``hvp``, see :mod:`phl_ase.paths.sella_hvp`); or, with both,
+    one Hessian at the start and HVPs whenever the curvature is computed anew.
 
     Args:
         atoms: The guess, with a calculator; it is not changed.
         hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å² for all atoms; it gets copies with the same calculator.
-        hvp: ``hvp(vectors, atoms)`` with vectors ``(n, 3)`` or ``(K, n, 3)``, eV/Å² per unit of vector. One product is
+        hvp: ``hvp(vectors, atoms)`` with vectors ``(n, 3)`` or ``(K, n, 3)``, eV/Å² per unit of vector. One HVP is
             compared with the gradients at the start, for one more gradient.
         fmax: Threshold for the largest force on an atom, eV/Å, checked on the raw forces.
         max_steps: Most steps of the optimiser.
@@ -132,7 +132,7 @@ def find_transition_state(
 
     Raises:
         PHLError: For a mistake of the caller: no calculator, fewer than two atoms, a threshold that is not positive, a
-            Hessian of the wrong shape, products that are not those of the gradients, internal coordinates of a periodic
+            Hessian of the wrong shape, HVPs that are not those of the gradients, internal coordinates of a periodic
             structure, a trajectory that cannot be written.
         KeyboardInterrupt: Where the user stops the search.
     """
@@ -141,28 +141,28 @@ def find_transition_state(
     if not internal:
         atoms = _off_the_line(atoms)
     hessians = None if hessian is None else CountingHessian(hessian, atoms.calc)
-    products = None if hvp is None else CountingProducts(hvp, atoms.calc)
+    hvps = None if hvp is None else CountingHVP(hvp, atoms.calc)
     options: dict[str, Any] = {"order": 1, "internal": internal, "logfile": logfile}
     if diag_every_n is not None:
         options["diag_every_n"] = diag_every_n
     made: list[Any] = []
 
     def make(working: Atoms) -> Any:
-        made.append(_sella(working, hessians, products, options))
+        made.append(_sella(working, hessians, hvps, options))
         return made[-1]
 
     run = run_optimiser(atoms, make, fmax, max_steps, trajectory)
     search = TransitionStateSearch(
         **vars(run),
         hessian_calls=0 if hessians is None else hessians.calls,
-        hvp_calls=0 if products is None else products.calls,
+        hvp_calls=0 if hvps is None else hvps.calls,
         hvp_fallbacks=getattr(made[-1], "fallbacks", 0) if made else 0,
         internal=internal,
     )
     if not search.converged:
         return search
     known = hessians if analysis_hessian is None else CountingHessian(analysis_hessian, atoms.calc)
-    return _analysed(search, known, products)
+    return _analysed(search, known, hvps)
 
 
 def _coordinates(atoms: Atoms, internal: bool | None) -> bool:
@@ -195,27 +195,25 @@ def _off_the_line(atoms: Atoms) -> Atoms:
     return bent
 
 
-def _sella(
-    working: Atoms, hessians: CountingHessian | None, products: CountingProducts | None, options: dict[str, Any]
-) -> Any:
+def _sella(working: Atoms, hessians: CountingHessian | None, hvps: CountingHVP | None, options: dict[str, Any]) -> Any:
     """Sella with the curvature that there is; imported here, because it loads JAX, which takes seconds."""
     count_from_zero(working)
-    if products is None:
+    if hvps is None:
         from sella import Sella
 
         return Sella(working, hessian_function=hessians, **options)
-    from phl_ase.paths.sella_products import ProductSella
+    from phl_ase.paths.sella_hvp import HVPSella
 
-    return ProductSella(working, products, start=hessians, **options)
+    return HVPSella(working, hvps, start=hessians, **options)
 
 
 def _analysed(
-    search: TransitionStateSearch, hessians: CountingHessian | None, products: CountingProducts | None
+    search: TransitionStateSearch, hessians: CountingHessian | None, hvps: CountingHVP | None
 ) -> TransitionStateSearch:
     """The same search with the harmonic analysis of its structure, and the outcome that follows from it."""
 
     def analyse() -> tuple[HarmonicAnalysis, str]:
-        matrix, source = _final_hessian(search.atoms, hessians, products)
+        matrix, source = _final_hessian(search.atoms, hessians, hvps)
         # lengths and angles that are held have forces, which belong to the curvature
         curved = bool(search.atoms.constraints) and free_motions(search.atoms).is_curved
         forces = search.atoms.get_forces(apply_constraint=False) if curved else None
@@ -238,14 +236,12 @@ def _wrong_order(n_imaginary: int, steps: int) -> str:
     return f"{n_imaginary} imaginary modes instead of one"
 
 
-def _final_hessian(
-    atoms: Atoms, hessians: CountingHessian | None, products: CountingProducts | None
-) -> tuple[Array, str]:
+def _final_hessian(atoms: Atoms, hessians: CountingHessian | None, hvps: CountingHVP | None) -> tuple[Array, str]:
     """The Hessian of the final analysis, from the best there is, and what that is."""
     if hessians is not None:
         return hessians(atoms), "hessian function"
-    if products is not None:
+    if hvps is not None:
         directions = np.eye(3 * len(atoms)).reshape(-1, len(atoms), 3)
-        rows = products(directions, atoms).reshape(3 * len(atoms), -1)
+        rows = hvps(directions, atoms).reshape(3 * len(atoms), -1)
         return 0.5 * (rows + rows.T), "Hessian-vector products"
     return finite_difference_hessian(atoms, indices=free_atoms(atoms)), "finite differences"

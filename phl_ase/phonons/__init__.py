@@ -1,6 +1,6 @@
 """Phonons by phonopy from Hessian-vector products: supercells, force constants, bands, densities of states, files.
 
-NumPy, ASE and phonopy only; what gives the products may be any ASE calculator (:mod:`phl_ase.curvature`).
+NumPy, ASE and phonopy only; what gives the HVPs may be any ASE calculator (:mod:`phl_ase.curvature`).
 """
 
 from phl_ase.phonons.bands import Phonons, band_path, phonons_of

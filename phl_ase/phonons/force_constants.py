@@ -1,7 +1,7 @@
 """Supercell force constants: from Hessian-vector products along the coordinates of the primitive atoms.
 
 Φ[i, j, α, β] = ∂²E/∂r_iα ∂r_jβ, in phonopy's atom order and layout. The product of the Hessian with the unit vector of
-coordinate α of atom i is the row Φ[i, :, α, :]: 3 products for each primitive atom give phonopy's compact form, and
+coordinate α of atom i is the row Φ[i, :, α, :]: 3 HVPs for each primitive atom give phonopy's compact form, and
 lattice translations the rest (A. Togo, J. Phys. Soc. Jpn. 92, 012001 (2023), doi:10.7566/JPSJ.92.012001). No supercell
 is displaced and the Hessian of the supercell is never made.
 """
@@ -40,7 +40,7 @@ class ForceConstants:
         source: How they were had, for reports.
         sum_rule: Largest violation of the acoustic sum rule, max |Σ_j Φ[i, j, α, β]|, eV/Å², before any symmetrisation.
         symmetrised: Whether translations and the exchange of indices were imposed.
-        gradients: Gradient calls that they cost; products of a calculator's own are not counted.
+        gradients: Gradient calls that they cost; HVPs of a calculator's own are not counted.
     """
 
     values: Array
@@ -59,22 +59,22 @@ def force_constants(
 ) -> ForceConstants:
     """Force constants from Hessian-vector products: 3 for each atom of the primitive cell.
 
-    A calculator without products of its own is differentiated numerically along the same 3 n_primitive coordinates.
-    How many products are taken at a time is the calculator's business (``PHLCalculator``: its memory budget).
+    A calculator without HVPs of its own is differentiated numerically along the same 3 n_primitive coordinates.
+    How many HVPs are taken at a time is the calculator's business (``PHLCalculator``: its memory budget).
 
     Args:
         phonon: Crystal and supercell; it is not changed.
         calculator: An ASE calculator, or a :class:`phl_ase.curvature.Curvature`.
         compact: Only the rows of the primitive atoms; else the full form, 9 n_supercell² numbers, from the same
-            products by lattice translations.
+            HVPs by lattice translations.
         symmetrise: Impose the sum rule and the exchange symmetry (phonopy's own, one pass).
 
     Returns:
         The force constants.
 
     Raises:
-        PHLError: For products of another shape than the vectors.
-        NonFiniteError: For NaN or infinity in the products.
+        PHLError: For HVPs of another shape than the vectors.
+        NonFiniteError: For NaN or infinity in the HVPs.
     """
     curvature = calculator if isinstance(calculator, Curvature) else curvature_of(calculator)
     atoms = supercell_atoms(phonon)
@@ -83,18 +83,18 @@ def force_constants(
     for place, row in enumerate(rows):
         directions[place, :, row, :] = np.eye(3)
     vectors = directions.reshape(-1, len(atoms), 3)
-    products = np.asarray(curvature.hvp(vectors, atoms), dtype=float)
-    if products.shape != vectors.shape:
-        raise PHLError(f"hvp returned shape {products.shape}; expected {vectors.shape}, that of the vectors")
-    if not np.all(np.isfinite(products)):
+    hvps = np.asarray(curvature.hvp(vectors, atoms), dtype=float)
+    if hvps.shape != vectors.shape:
+        raise PHLError(f"hvp returned shape {hvps.shape}; expected {vectors.shape}, that of the vectors")
+    if not np.all(np.isfinite(hvps)):
         raise NonFiniteError("the Hessian-vector products hold NaN or infinity; check the structure and the potential")
-    values = np.ascontiguousarray(products.reshape(len(rows), 3, len(atoms), 3).transpose(0, 2, 1, 3))
+    values = np.ascontiguousarray(hvps.reshape(len(rows), 3, len(atoms), 3).transpose(0, 2, 1, 3))
     found = ForceConstants(
         values,
         rows,
         SOURCES[curvature.source],
         _sum_rule(values),
-        gradients=curvature.gradients_per_product * len(vectors),
+        gradients=curvature.gradients_per_hvp * len(vectors),
     )
     if symmetrise:
         found = _symmetrised(phonon, found)

@@ -25,7 +25,7 @@ Array = np.ndarray
 Entry = dict[str, Any]
 
 LABELS = "labels.jsonl"
-"""The file, one JSON object a line: positions (Å) with energy and forces, or a Hessian, or vectors and products."""
+"""The file, one JSON object a line: positions (Å) with energy and forces, or a Hessian, or vectors and HVPs."""
 
 
 class Memory:
@@ -112,7 +112,7 @@ class Remembering(Calculator):
         memory: What is known.
 
     Attributes:
-        computed: Number of gradients, Hessians and products that were not known.
+        computed: Number of gradients, Hessians and HVPs that were not known.
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
@@ -120,7 +120,7 @@ class Remembering(Calculator):
     def __init__(self, calculator: Any, memory: Memory) -> None:
         super().__init__()
         self.calculator, self.memory = GuardedCalculator(calculator), memory
-        self.computed = {"gradients": 0, "hessians": 0, "products": 0}
+        self.computed = {"gradients": 0, "hessians": 0, "hvp": 0}
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """Energy and forces, from memory where they are known."""
@@ -161,19 +161,19 @@ class RememberingCurvature(Remembering):
         return np.array(hessian)
 
     def get_hvp(self, vectors: Array, atoms: Atoms) -> Array:
-        """Products ``(n, 3)`` or ``(K, n, 3)``, eV/Å² per unit of vector."""
+        """HVPs ``(n, 3)`` or ``(K, n, 3)``, eV/Å² per unit of vector."""
         given = np.asarray(vectors, dtype=float)
-        products = [self._product(vector, atoms) for vector in given.reshape(-1, len(atoms), 3)]
-        return np.array(products).reshape(given.shape)
+        hvps = [self._hvp(vector, atoms) for vector in given.reshape(-1, len(atoms), 3)]
+        return np.array(hvps).reshape(given.shape)
 
-    def _product(self, vector: Array, atoms: Atoms) -> Array:
-        known = self.memory.find(atoms, "products", vector)
+    def _hvp(self, vector: Array, atoms: Atoms) -> Array:
+        known = self.memory.find(atoms, "hvp", vector)
         if known is not None:
             return np.array(known)
         started = time.perf_counter()
-        product = curvature_of(self.calculator).hvp(vector, self._given(atoms))
-        self._keep(atoms, "products", started, vectors=vector, products=product)
-        return np.array(product)
+        hvp = curvature_of(self.calculator).hvp(vector, self._given(atoms))
+        self._keep(atoms, "hvp", started, vectors=vector, hvp=hvp)
+        return np.array(hvp)
 
 
 def remembering(calculator: Any, memory: Memory) -> Remembering:

@@ -82,7 +82,7 @@ def _meta(
     source: str,
     failed: int,
 ) -> DatasetMeta:
-    errors = [e for folder in folders for e in folder.records.get("labels", {}).get("product_errors", [])]
+    errors = [e for folder in folders for e in folder.records.get("labels", {}).get("hvp_errors", [])]
     error = float(np.sqrt(np.mean(np.square(errors)))) if errors else None
     unfinished = [result for result in results if not result.is_finished]
     listed = [{"reaction": r.name, "outcome": r.outcome, "reason": r.sentence[:_REASON]} for r in unfinished]
@@ -95,12 +95,12 @@ def _meta(
         "failed_frames": failed,
         "settings": plan.settings.description,
         **plan.request.description,
-        "product_error": error,
-        "product_error_frames": len(errors),
+        "hvp_error": error,
+        "hvp_error_frames": len(errors),
         "gradients": sum(result.gradients for result in results),
         "hessians_of_the_method": sum(result.hessians for result in results),
         "seconds": round(sum(result.seconds for result in results), 3),
-        "units": {"step": "Å", "product_error": "eV/Å²", "irc_s": "√amu·Å"},
+        "units": {"step": "Å", "hvp_error": "eV/Å²", "irc_s": "√amu·Å"},
         "versions": method_versions(str(about["method"])),
     }
     notes = [labels_note(plan.request), *_of_error(error, len(errors)), *_of_failures(unfinished, len(results), failed)]
@@ -111,7 +111,7 @@ def _meta(
 def _of_error(error: float | None, frames: int) -> list[str]:
     if error is None:
         return []
-    return [f"Products: rms error of an element about {error:.2g} eV/Å², by twice the step on {frames} frames."]
+    return [f"HVPs: rms error of an element about {error:.2g} eV/Å², by twice the step on {frames} frames."]
 
 
 def _of_failures(unfinished: Sequence[ReactionResult], total: int, failed: int) -> list[str]:

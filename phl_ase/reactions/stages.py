@@ -211,13 +211,13 @@ def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) ->
             raise calculator.memory.trouble
         if labelled.failure is not None:
             failures[str(place)] = f"{frame.kind}: {labelled.failure.outcome}: {labelled.failure.reason}"
-        if labelled.product_error is not None:
-            errors.append(labelled.product_error)
+        if labelled.hvp_error is not None:
+            errors.append(labelled.hvp_error)
     done = len(frames) - len(failures)
     return {
         "outcome": "converged" if not failures else "incomplete",
         "sentence": f"{done} of {len(frames)} frames",
-        "product_errors": errors,
+        "hvp_errors": errors,
         "failures": failures,
     }
 

@@ -29,7 +29,7 @@ from phl_ase.results import provenance
 from phl_ase.structures import Frame
 
 _SCHEMA = 1  # of what a task keeps
-_LABELS = ("energy", "forces", "stress", "hessian", "probes", "products")
+_LABELS = ("energy", "forces", "stress", "hessian", "probes", "hvp")
 _LISTED_FAILURES, _REASON = 150, 200  # the provenance of a data set is at most 60,000 bytes
 
 
@@ -46,7 +46,7 @@ class LabelResult:
         level_of_theory: Of the labels.
         gradients: Gradient calls that all labels cost.
         seconds: Time of all workers spent on them, s.
-        product_error: Estimated rms error of an element of the products, eV/Å²; ``None`` where it was not asked for.
+        hvp_error: Estimated rms error of an element of the HVPs, eV/Å²; ``None`` where it was not asked for.
         error_frames: Frames that it was estimated on.
         stresses: How many frames have a stress: periodic ones, of a method that gives it.
         work: The work folder, where it is kept: while frames are failed or missing.
@@ -60,7 +60,7 @@ class LabelResult:
     level_of_theory: str
     gradients: int = 0
     seconds: float = 0.0
-    product_error: float | None = None
+    hvp_error: float | None = None
     error_frames: tuple[int, ...] = ()
     stresses: int = 0
     work: Path | None = None
@@ -191,7 +191,7 @@ def _is_of(path: Path, about: Mapping[str, Any]) -> bool:
 
 
 def _tasks(frames: Sequence[str], method: LabelMethod, level: str, request: LabelRequest) -> list[Task]:
-    """Return a task for each frame; its payload is the index, and whether the error of products is estimated."""
+    """Return a task for each frame; its payload is the index, and whether the error of HVPs is estimated."""
     sample, about = request.sample(len(frames)), request.description
     del about["estimate_error"]  # how many other frames have it is no matter
     found = []
@@ -211,7 +211,7 @@ def _labeller(request: LabelRequest, make: Make) -> Callable[[tuple[Frame, bool]
         if labelled.failure is not None:
             return labelled.failure
         labels = {name: getattr(labelled.frame, name) for name in _LABELS}
-        return {"gradients": labelled.gradients, "product_error": labelled.product_error, "labels": labels}
+        return {"gradients": labelled.gradients, "hvp_error": labelled.hvp_error, "labels": labels}
 
     return label
 
@@ -244,7 +244,7 @@ class _Finished(Sequence):
         return record
 
     def costs(self) -> dict[str, Any]:
-        """Return what the labels cost, and the error of their products, as attributes of a result."""
+        """Return what the labels cost, and the error of their HVPs, as attributes of a result."""
         gradients, seconds, stresses, errors = 0, 0.0, 0, dict[int, float]()
         counted = set[str]()  # frames may be alike
         for index, key in self._keys:
@@ -253,12 +253,12 @@ class _Finished(Sequence):
             if key not in counted:
                 gradients, seconds = gradients + record.value["gradients"], seconds + record.seconds
                 counted.add(key)
-            if record.value["product_error"] is not None:
-                errors[index] = record.value["product_error"]
+            if record.value["hvp_error"] is not None:
+                errors[index] = record.value["hvp_error"]
         return {
             "gradients": gradients,
             "seconds": seconds,
-            "product_error": float(np.sqrt(np.mean(np.square(list(errors.values()))))) if errors else None,
+            "hvp_error": float(np.sqrt(np.mean(np.square(list(errors.values()))))) if errors else None,
             "error_frames": tuple(errors),
             "stresses": stresses,
         }
@@ -272,9 +272,9 @@ def _meta(
         **about,
         "source": Path(structures.name).name,
         "source_level_of_theory": structures.meta.level_of_theory,
-        "units": {"step": "Å", "product_error": "eV/Å²"},
-        "product_error": result.product_error,
-        "product_error_frames": list(result.error_frames),
+        "units": {"step": "Å", "hvp_error": "eV/Å²"},
+        "hvp_error": result.hvp_error,
+        "hvp_error_frames": list(result.error_frames),
         "gradients": result.gradients,
         "seconds": round(result.seconds, 3),
         "frames_of_input": result.frames,
@@ -304,15 +304,15 @@ def labels_note(request: LabelRequest) -> str:
     if request.probes is not None:
         count, family, seed = request.probes.count, request.probes.family, request.probes.seed
         which = "all 3n" if family == "complete" else f"{count} {family}"
-        parts.append(f"products along {which} probes a frame, seed {seed} ({differences})")
+        parts.append(f"HVPs along {which} probes a frame, seed {seed} ({differences})")
     return f"Labels: {', '.join(parts)}."
 
 
 def _of_error(result: LabelResult) -> list[str]:
-    if result.product_error is None:
+    if result.hvp_error is None:
         return []
     return [
-        f"Products: rms error of an element about {result.product_error:.2g} eV/Å², by twice the step on "
+        f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å², by twice the step on "
         f"{len(result.error_frames)} frames."
     ]
 

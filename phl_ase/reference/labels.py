@@ -1,7 +1,7 @@
-"""Labels of one frame by a reference method: energy, forces, the stress of a periodic frame, a Hessian, products along
+"""Labels of one frame by a reference method: energy, forces, the stress of a periodic frame, a Hessian, HVPs along
 recorded probes.
 
-A product H·v is a central difference of two gradients, so K of them cost 2K gradient calls whatever the size of the
+An HVP, H·v, is a central difference of two gradients, so K of them cost 2K gradient calls whatever the size of the
 molecule. The probes are a function of the seed and the frame's identity (:mod:`phl_ase.probes`).
 
 What goes wrong with a structure is part of the result; an exception is a mistake in the request.
@@ -109,14 +109,14 @@ class LabelledFrame:
         failure: ``None`` when everything asked for was computed.
         gradients: Gradient calls that the labels cost; a calculator's own Hessian is not counted, a failure neither.
         seconds: Wall time.
-        product_error: Estimated rms error of an element of the products, eV/Å², where it was asked for.
+        hvp_error: Estimated rms error of an element of the HVPs, eV/Å², where it was asked for.
     """
 
     frame: Frame
     failure: Failure | None
     gradients: int
     seconds: float
-    product_error: float | None = None
+    hvp_error: float | None = None
 
 
 def _own_hessian(atoms: Atoms, step: float) -> tuple[Array, int]:
@@ -154,9 +154,9 @@ def label_frame(
             it already carries are replaced.
         calculator: Any ASE calculator.
         hessian: A key of ``HESSIANS``; ``None`` for no Hessian.
-        probes: Label along these; ``None`` for no products.
+        probes: Label along these; ``None`` for no HVPs.
         step: Displacement of the atom that moves most in central differences, Å.
-        estimate_error: Repeat the products with twice the step and compare: 2K gradients more.
+        estimate_error: Repeat the HVPs with twice the step and compare: 2K gradients more.
 
     Raises:
         PHLError: For a mistake in the request, or a charge or multiplicity in ``atoms.info`` that is no whole number.
@@ -171,7 +171,7 @@ def label_frame(
         # stated even where they are the usual: what the frame says is what must be computed
         atoms.info.update(charge=bare.charge, multiplicity=bare.multiplicity)
         atoms.calc = GuardedCalculator(calculator)
-        labels, gradients, product_error = _labels(bare, atoms, hessian, probes, step, estimate_error)
+        labels, gradients, hvp_error = _labels(bare, atoms, hessian, probes, step, estimate_error)
         labelled = dataclasses.replace(bare, **labels).check(atoms.get_chemical_formula())
     except Exception as error:  # whatever a method raises about one structure must not end the others
         if is_defect(error):
@@ -181,27 +181,27 @@ def label_frame(
         reason = " ".join(str(problem).split()) or type(problem).__name__
         failure = Failure(outcome, reason, traceback_of(problem))
         return LabelledFrame(bare, failure, 0, time.monotonic() - start)
-    return LabelledFrame(labelled, None, gradients, time.monotonic() - start, product_error)
+    return LabelledFrame(labelled, None, gradients, time.monotonic() - start, hvp_error)
 
 
 def check_request(hessian: str | None, probes: Probes | None, step: float, *, estimate_error: bool) -> None:
     """Check what is asked of :func:`label_frame`.
 
     Raises:
-        PHLError: For an unknown kind of Hessian, a step that is not positive, or an error of products without probes.
+        PHLError: For an unknown kind of Hessian, a step that is not positive, or an error of HVPs without probes.
     """
     if hessian is not None and hessian not in HESSIANS:
         raise unknown("kind of Hessian", hessian, HESSIANS)
     if not (np.isfinite(step) and step > 0):
         raise PHLError(f"step is {step!r} Å; expected a positive displacement, for example {STEP}")
     if estimate_error and probes is None:
-        raise PHLError("estimate_error compares products, but no probes were asked for; give probes=Probes(…)")
+        raise PHLError("estimate_error compares HVPs, but no probes were asked for; give probes=Probes(…)")
 
 
 def _labels(
     frame: Frame, atoms: Atoms, hessian: str | None, probes: Probes | None, step: float, estimate_error: bool
 ) -> tuple[dict[str, Any], int, float | None]:
-    """Labels by their name, the gradient calls they cost, and the error of the products where asked for."""
+    """Labels by their name, the gradient calls they cost, and the error of the HVPs where asked for."""
     labels: dict[str, Any] = {
         "stress": _stress(atoms),  # first: calculators that have it compute energy and forces along
         "energy": float(atoms.get_potential_energy()),
@@ -210,11 +210,11 @@ def _labels(
     gradients, error = 1, None
     if probes is not None:
         vectors = probes.draw(frame)
-        products = finite_difference_hvp(vectors, atoms, delta=step)
+        hvps = finite_difference_hvp(vectors, atoms, delta=step)
         gradients += 2 * len(vectors)
-        labels.update(probes=vectors, products=products)
+        labels.update(probes=vectors, hvp=hvps)
         if estimate_error:
-            error = _product_error(products, finite_difference_hvp(vectors, atoms, delta=2 * step))
+            error = _hvp_error(hvps, finite_difference_hvp(vectors, atoms, delta=2 * step))
             gradients += 2 * len(vectors)
     if hessian is not None:
         labels["hessian"], calls = HESSIANS[hessian](atoms, step)
@@ -238,9 +238,9 @@ class LabelRequest:
 
     Attributes:
         hessian: A key of ``HESSIANS``; ``None`` for no Hessian.
-        probes: Label along these; ``None`` for no products.
+        probes: Label along these; ``None`` for no HVPs.
         step: Displacement of the atom that moves most in central differences, Å.
-        estimate_error: On how many frames the products are repeated with twice the step: 2K gradients more on each.
+        estimate_error: On how many frames the HVPs are repeated with twice the step: 2K gradients more on each.
 
     Raises:
         PHLError: For an unknown kind of Hessian, a step or a number of frames that cannot be.
@@ -273,7 +273,7 @@ class LabelRequest:
         return label_frame(frame, calculator, **asked, estimate_error=estimate_error)
 
     def sample(self, frames: int) -> set[int]:
-        """Which of a number of frames have the error of their products estimated, spread at random."""
+        """Which of a number of frames have the error of their HVPs estimated, spread at random."""
         seed = 0 if self.probes is None else self.probes.seed
         chosen = np.random.default_rng(seed).permutation(frames)[: self.estimate_error]
         return set(chosen.tolist())
@@ -282,7 +282,7 @@ class LabelRequest:
 def choose_step(
     structure: Atoms | Frame, calculator: Any, *, steps: Sequence[float] = STEPS, seed: int = 0
 ) -> tuple[float, dict[float, float]]:
-    """The step whose products are most nearly those of the next larger one: noise below, curvature of the forces above.
+    """The step whose HVPs are most nearly those of the next larger one: noise below, curvature of the forces above.
 
     Args:
         structure: A typical structure.
@@ -302,25 +302,23 @@ def choose_step(
     atoms = atoms_from_frame(frame)
     atoms.calc = calculator
     vectors = Probes(seed=seed).draw(frame)
-    products = [finite_difference_hvp(vectors, atoms, delta=step) for step in steps]
+    hvps = [finite_difference_hvp(vectors, atoms, delta=step) for step in steps]
     differences = {
-        step: float(np.sqrt(np.mean((a - b) ** 2))) for step, a, b in zip(steps, products, products[1:], strict=False)
+        step: float(np.sqrt(np.mean((a - b) ** 2))) for step, a, b in zip(steps, hvps, hvps[1:], strict=False)
     }
     return min(differences, key=differences.__getitem__), differences
 
 
-def _product_error(products: Array, coarser: Array) -> float:
+def _hvp_error(hvps: Array, coarser: Array) -> float:
     """Error of second-order differences from those at twice the step: a third of what they differ by, rms."""
-    return float(np.sqrt(np.mean((coarser - products) ** 2)) / 3.0)
+    return float(np.sqrt(np.mean((coarser - hvps) ** 2)) / 3.0)
 
 
 def _bare(structure: Atoms | Frame) -> Frame:
     """A frame without labels; of an ``Atoms``, what it says about itself and not what its calculator says."""
     if isinstance(structure, Atoms):
         structure = _frame_of(structure)
-    return dataclasses.replace(
-        structure, energy=None, forces=None, stress=None, hessian=None, probes=None, products=None
-    )
+    return dataclasses.replace(structure, energy=None, forces=None, stress=None, hessian=None, probes=None, hvp=None)
 
 
 def _frame_of(atoms: Atoms) -> Frame:

@@ -27,7 +27,7 @@ class Setting:
 
 STEP = 0.002
 """Å: the displacement of the atom that moves most in a central difference. The error grows as its square (0.01 eV/Å² of
-a product at 0.005 Å), the noise of the self-consistent field as its inverse (0.003 eV/Å² at 0.0005 Å)."""
+an HVP at 0.005 Å), the noise of the self-consistent field as its inverse (0.003 eV/Å² at 0.0005 Å)."""
 
 
 @dataclass(frozen=True)

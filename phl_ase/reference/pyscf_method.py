@@ -1,4 +1,4 @@
-"""PySCF as an ASE calculator: Kohn–Sham energies, forces with the response of the grid, Hessians, products.
+"""PySCF as an ASE calculator: Kohn–Sham energies, forces with the response of the grid, Hessians, HVPs.
 
 The default is ωB97X-D/6-31G(d) with Cartesian d functions, the convention of that basis in the published work: PySCF's
 ωB97X part (libxc 471) plus the pair dispersion of :mod:`phl_ase.reference.dispersion`.
@@ -195,7 +195,7 @@ class PySCFCalculator(Calculator):
             atoms: The structure; the last one by default.
 
         Returns:
-            Products of the same shape, eV/Å² per unit of vector.
+            HVPs of the same shape, eV/Å² per unit of vector.
         """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:

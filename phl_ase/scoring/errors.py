@@ -21,7 +21,7 @@ class ErrorKind:
     Attributes:
         title: How tables and figures name it.
         label: The quantity it compares: ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²), ``spectrum``, the
-            :func:`projected_eigenvalues` of the Hessian (eV/Å²), ``hvp``, the products with recorded probes (eV/Å²), or
+            :func:`projected_eigenvalues` of the Hessian (eV/Å²), ``hvp``, the HVPs with recorded probes (eV/Å²), or
             ``along``, the :func:`curvatures_along` them (eV/Å²).
         unit: Unit of the error.
         scale: From eV, Å to the unit.
@@ -113,7 +113,7 @@ def frame_errors(frames: Sequence[Frame], predictions: Iterable[Mapping[str, Any
     Args:
         frames: Reference labels.
         predictions: For each frame, what was predicted of ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²),
-            ``hvp`` (products with the frame's probes ``(K, n, 3)``, eV/Å²).
+            ``hvp`` (HVPs with the frame's probes ``(K, n, 3)``, eV/Å²).
 
     Returns:
         Error name → ``(frames,)``, those of ``HVP_ERRORS`` where a frame has them; NaN where a frame or its prediction
@@ -132,8 +132,8 @@ def frame_errors(frames: Sequence[Frame], predictions: Iterable[Mapping[str, Any
 def _pairs(frame: Any, predicted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Quantity -> (prediction, reference) of those that both have; ``None`` for a prediction that is not finite."""
     pairs = {}
-    for label, place in (("energy", "energy"), ("forces", "forces"), ("hessian", "hessian"), ("hvp", "products")):
-        guess, reference = predicted.get(label), getattr(frame, place, None)
+    for label in ("energy", "forces", "hessian", "hvp"):
+        guess, reference = predicted.get(label), getattr(frame, label, None)
         if guess is not None and reference is not None:
             pairs[label] = (guess if np.all(np.isfinite(guess)) else None, reference)
     if "hessian" in pairs:

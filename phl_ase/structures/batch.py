@@ -112,7 +112,7 @@ class Labels:
         stress: eV/Å³.
         hessian: eV/Å², each system in the upper left corner of a square of the largest, zero elsewhere.
         probes: Probe vectors, zero-padded in K where systems carry different numbers.
-        products: H·probe, eV/Å².
+        hvp: H·probe, eV/Å².
         n_probes: Number of probes of each system; 0 where it carries none.
         frame_id: Identity of each frame in its data set.
     """
@@ -128,7 +128,7 @@ class Labels:
     frame_id: Int[Tensor, " systems"]
     hessian: Float[Tensor, "systems dense dense"] | None = None
     probes: Float[Tensor, "probes atoms 3"] | None = None
-    products: Float[Tensor, "probes atoms 3"] | None = None
+    hvp: Float[Tensor, "probes atoms 3"] | None = None
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Labels:
         """The labels on a device and in a dtype; energies stay float64."""

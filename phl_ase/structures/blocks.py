@@ -124,7 +124,7 @@ def in_blocks(batch: Batch, labels: Labels) -> tuple[Batch, Labels]:
         labels,
         forces=_spread(labels.forces, place, total),
         probes=None if labels.probes is None else _spread(labels.probes, place, total, 1),
-        products=None if labels.products is None else _spread(labels.products, place, total, 1),
+        hvp=None if labels.hvp is None else _spread(labels.hvp, place, total, 1),
     )
 
 
@@ -136,7 +136,7 @@ def in_faster_form(
     Args:
         potential: Who will be asked for their energies and derivatives; nothing of it is trained.
         batch: The systems.
-        hessians: Whether many products are wanted.
+        hessians: Whether many HVPs are wanted.
 
     Returns:
         The batch, and the row of each atom in it; ``None`` where rows are what they were.

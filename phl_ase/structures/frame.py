@@ -16,7 +16,7 @@ _SHAPES = {
     "stress": (3, 3),
     "hessian": ("3n", "3n"),
     "probes": ("K", "n", 3),
-    "products": ("K", "n", 3),
+    "hvp": ("K", "n", 3),
 }
 
 
@@ -44,7 +44,7 @@ class Frame:
         stress: ``(3, 3)`` eV/Å³, ASE's sign.
         hessian: ``(3n, 3n)`` eV/Å², symmetric.
         probes: Recorded probe vectors ``(K, n, 3)``, dimensionless.
-        products: H·probe ``(K, n, 3)`` eV/Å².
+        hvp: H·probe ``(K, n, 3)`` eV/Å².
         kind: reactant, product, ts, minimum, irc, nms, md, …; empty when unknown.
         reaction: Name of the reaction the structure belongs to; empty when unknown.
         irc_s: Signed arc length from the TS, √amu·Å.
@@ -63,7 +63,7 @@ class Frame:
     stress: Array | None = None
     hessian: Array | None = None
     probes: Array | None = None
-    products: Array | None = None
+    hvp: Array | None = None
     kind: str = ""
     reaction: str = ""
     irc_s: float | None = None
@@ -83,7 +83,7 @@ class Frame:
             The frame itself.
 
         Raises:
-            PHLError: For an empty structure, a wrong shape, or probes without products.
+            PHLError: For an empty structure, a wrong shape, or probes without ``hvp``.
             NonFiniteError: For a NaN or an infinity, naming the array.
         """
         n = len(self.numbers)
@@ -91,8 +91,8 @@ class Frame:
             raise PHLError(f"{name}: has no atoms")
         if np.shape(self.positions) != (n, 3):
             raise PHLError(f"{name}: positions have shape {np.shape(self.positions)}, expected {(n, 3)} for {n} atoms")
-        if (self.probes is None) != (self.products is None):
-            raise PHLError(f"{name}: probes and products come together; one of them is missing")
+        if (self.probes is None) != (self.hvp is None):
+            raise PHLError(f"{name}: probes and hvp come together; one of them is missing")
         count = 0 if self.probes is None else len(self.probes)
         sizes = {"n": n, "3n": 3 * n, "K": count}
         for label, axes in _SHAPES.items():

@@ -73,7 +73,7 @@ class PackedFrames:
         self.hessian_offsets = _offsets(torch.where(self.has_hessian, 9 * self.sizes**2, 0))
         self.n_probes = torch.tensor([0 if f.probes is None else len(f.probes) for f in frames], device=_CPU)
         self.probes = _ragged([f.probes for f in frames]).reshape(-1, 3)
-        self.products = _ragged([f.products for f in frames]).reshape(-1, 3)
+        self.hvp = _ragged([f.hvp for f in frames]).reshape(-1, 3)
         self.probe_offsets = _offsets(self.n_probes * self.sizes)
 
     def _pack_neighbours(self, frames: Sequence[Frame], names: Sequence[str]) -> None:
@@ -112,7 +112,7 @@ class PackedFrames:
             multiplicity=self.multiplicity[chosen],
             neighbours={cutoff: self._select_pairs(cutoff, chosen, starts) for cutoff in self.cutoffs},
         )
-        probes, products = self._select_probes(chosen, sizes, starts, len(atoms))
+        probes, hvps = self._select_probes(chosen, sizes, starts, len(atoms))
         labels = Labels(
             energy=self.energy[chosen],
             forces=self.forces[atoms],
@@ -125,7 +125,7 @@ class PackedFrames:
             frame_id=self.frame_id[chosen],
             hessian=self._select_hessians(chosen, sizes),
             probes=probes,
-            products=products,
+            hvp=hvps,
         )
         return batch, labels
 
@@ -160,12 +160,12 @@ class PackedFrames:
         element = torch.arange(len(owner), device=_CPU) - _offsets(counts * sizes)[owner]
         k, atom = element // sizes[owner], element % sizes[owner] + starts[owner]
         shape = (int(counts.max()), n_atoms, 3)
-        probes, products = (
+        probes, hvps = (
             torch.zeros(shape, dtype=torch.float64, device=_CPU),
             torch.zeros(shape, dtype=torch.float64, device=_CPU),
         )
-        probes[k, atom], products[k, atom] = self.probes[rows], self.products[rows]
-        return probes, products
+        probes[k, atom], hvps[k, atom] = self.probes[rows], self.hvp[rows]
+        return probes, hvps
 
 
 def collate(

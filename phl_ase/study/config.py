@@ -125,7 +125,7 @@ class MatrixSection(Section):
     regimes: tuple[Regime, ...] = ("fresh",)
     n_probes: tuple[Count, ...] = Field((1,), description="K of the fixed regime; fresh probes are one for each frame")
     probes: tuple[FamilyName, ...] = Field(("rademacher",), description="families of E-F-HVP-random")
-    hvps: tuple[HVPMethod, ...] = Field(("exact",), description="as scheme.products in phl train")
+    hvps: tuple[HVPMethod, ...] = Field(("exact",), description="as scheme.hvp in phl train")
     splits: tuple[SplitName, ...] = ("random",)
     seeds: tuple[Seed, ...] = Field((0, 1, 2), description="of split, weights, batches and probes")
     fractions: tuple[Fraction, ...] = Field((1.0,), description="of the training frames, for learning curves")

@@ -268,7 +268,7 @@ def train_config(
     scheme: dict[str, Any] = {"name": method.scheme}
     if method.draws:
         scheme |= {"regime": method.regime, "n_probes": method.n_probes, "probes": method.probes}
-        scheme["products"] = method.hvps
+        scheme["hvp"] = method.hvps
     chosen = config.weights.get(method.scheme, {}) if weights is None else weights
     # equally many validations, so that none has more chances to be chosen
     base = config.budget.epochs_of.get(split, config.budget.epochs)

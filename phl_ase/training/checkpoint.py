@@ -17,7 +17,7 @@ import torch
 
 from phl_ase.errors import PHLError
 from phl_ase.files import locked_folder, write_atomic
-from phl_ase.training.config import settings_before
+from phl_ase.training.config import renamed, settings_before
 
 LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "last.ckpt",
@@ -96,7 +96,9 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
     unset, keys = settings_before(), list[str]()
     for section in dict.fromkeys([*old, *new]):
         # what one of them does not say has the value that it had before it could be said
-        before, after = ({**unset.get(section, {}), **values.get(section, {})} for values in (old, new))
+        before, after = (
+            {**unset.get(section, {}), **renamed(section, values.get(section, {}))} for values in (old, new)
+        )
         differing = (key for key in {**before, **after} if json.dumps(before.get(key)) != json.dumps(after.get(key)))
         keys += [f"{section}.{key}" for key in differing if (section, key) not in _FREE]
     return ", ".join(keys)

@@ -73,7 +73,7 @@ class SchemeSection(_Section):
     regime: str = Field("fresh", description="fresh: new probes every minibatch; fixed: the same ones throughout")
     n_probes: int = Field(1, ge=1, description="probes per frame, K")
     probes: str | None = Field(None, description="another probe family than the scheme's own")
-    products: Literal["exact", "differences"] = Field(
+    hvp: Literal["exact", "differences"] = Field(
         "exact", description="of forces at two places: cheaper, no third derivatives, errors of 1e-4 in float32"
     )
 
@@ -114,14 +114,16 @@ class TrainingSection(_Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     compile: bool = Field(False, description="torch.compile the loss: halves steps of small molecules, not E-F-H's")
     matmul_precision: Literal["highest", "high", "medium"] = Field(
-        "highest", description="torch's word for products of float32 matrices on GPUs: float32, TF32 or bfloat16"
+        "highest", description="torch's word for matrix products in float32 on GPUs: float32, TF32 or bfloat16"
     )
     memory_budget_mb: int = Field(512, ge=1, description="for the Hessian rows taken together")
     checkpoint_seconds: float = Field(60.0, ge=0, description="least time between checkpoints")
 
 
 # keys that came when runs and studies had been kept already, and what these did
-_ADDED = (("training", "keep", "best"), ("training", "matmul_precision", "highest"), ("scheme", "products", "exact"))
+_ADDED = (("training", "keep", "best"), ("training", "matmul_precision", "highest"), ("scheme", "hvp", "exact"))
+# section, the name of a key when runs had been kept already -> its name now
+_RENAMED = {("scheme", "products"): "hvp"}
 
 
 class TrainConfig(_Section):
@@ -145,7 +147,15 @@ class TrainConfig(_Section):
         for section, key, before in _ADDED:
             if values[section][key] == before:
                 values[section].pop(key)
+        for (section, before), now in _RENAMED.items():  # studies find their runs by these values
+            if now in values[section]:
+                values[section][before] = values[section].pop(now)
         return values
+
+
+def renamed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of the configuration of a run, perhaps an old one, with the keys' names of today."""
+    return {_RENAMED.get((section, key), key): value for key, value in values.items()}
 
 
 def settings_before() -> dict[str, Any]:

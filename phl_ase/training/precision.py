@@ -15,7 +15,7 @@ def check_precision(config: TrainConfig) -> None:
     """See that nothing is asked for that rounded factors would spoil, or that they have no part in.
 
     Raises:
-        PHLError: For rounded factors with float64, or with products by differences.
+        PHLError: For rounded factors with float64, or with HVPs by differences.
     """
     training = config.training
     if training.matmul_precision == "highest":
@@ -23,8 +23,8 @@ def check_precision(config: TrainConfig) -> None:
     asked = f'training.matmul_precision is "{training.matmul_precision}"'
     if training.dtype == "float64":
         raise PHLError(f'{asked}, which does not act on training.dtype="float64"; use "float32", or "highest"')
-    if config.scheme.products == "differences":
-        raise PHLError(f'{asked}, which spoils scheme.products="differences"; use "exact", or "highest"')
+    if config.scheme.hvp == "differences":
+        raise PHLError(f'{asked}, which spoils scheme.hvp="differences"; use "exact", or "highest"')
 
 
 @contextmanager

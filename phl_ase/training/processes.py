@@ -1,7 +1,7 @@
 """Training shared by several processes: every batch is split among them, gradients are summed, all take the same step.
 
 ``torchrun`` starts the processes and says which is which. Gradients are summed by hand after ``backward``, because
-``DistributedDataParallel`` does not support the double backward of forces and products (PyTorch issue 47562). Losses
+``DistributedDataParallel`` does not support the double backward of forces and HVPs (PyTorch issue 47562). Losses
 are global sums over global counts, so the number of processes and uneven last batches change nothing but rounding.
 """
 

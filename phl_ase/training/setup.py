@@ -126,7 +126,7 @@ def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None
     if not drawn and all(f.probes is None for f in frames):
         raise PHLError(
             f"scheme {settings.name} learns curvature, but no training frame carries a Hessian or Hessian-vector "
-            "products; use the scheme E-F, or label the data with them"
+            "HVPs; use the scheme E-F, or label the data with them"
         )
     most = 3 * max((len(f) for f in drawn), default=settings.n_probes)
     if not known.complete and settings.n_probes > most:
@@ -137,7 +137,7 @@ def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None
     if known.complete and not drawn:
         raise PHLError(
             f"scheme {settings.name} learns whole Hessians, but the training frames carry recorded Hessian-vector "
-            "products alone; use the scheme E-F-HVP-random, which learns these"
+            "HVPs alone; use the scheme E-F-HVP-random, which learns these"
         )
     return family
 

@@ -17,7 +17,7 @@ from phl_ase.objective import TERMS, CompiledLoss, predictions_by_differences
 from phl_ase.potentials import Model
 from phl_ase.structures import Batch, Labels, Potential, Predictions, blocks_pay, in_blocks
 
-# graphs of a product that is differentiated again keep about this many times what the gradient's graph keeps
+# graphs of an HVP that is differentiated again keep about this many times what the gradient's graph keeps
 _TRAINING_FACTOR = 3
 
 
@@ -72,7 +72,7 @@ def accumulate_gradients(
         memory_budget: Bytes for the Hessian rows taken together.
         counts: Global label counts when the batch is one process's share of a larger one.
         compiled: The compiled loss, taken where it can be; Hessian rows then one by one.
-        differences: Take products as differences of gradients, one probe after the other.
+        differences: Take HVPs as differences of gradients, one probe after the other.
         stop: Asked between chunks of rows whether to leave off.
 
     Raises:
@@ -136,10 +136,10 @@ def _compiled_sums(
 
     That is also the case where a loss is not finite: eager mode says which frame's.
     """
-    has_products = "curvature" in mean and labels.probes is not None and labels.products is not None
+    has_hvps = "curvature" in mean and labels.probes is not None and labels.hvp is not None
     sums = dict.fromkeys(mean, 0.0)
     gradients: list[Tensor] | None = None
-    for row in range(len(labels.probes)) if has_products and labels.probes is not None else [None]:
+    for row in range(len(labels.probes)) if has_hvps and labels.probes is not None else [None]:
         if row and stop():
             raise Abandoned
         one = _one_probe(labels, row)
@@ -159,9 +159,9 @@ def _compiled_sums(
 
 
 def _one_probe(labels: Labels, row: int | None) -> Labels:
-    if row is None or labels.probes is None or labels.products is None:
-        return dataclasses.replace(labels, probes=None, products=None)
-    return dataclasses.replace(labels, probes=labels.probes[row : row + 1], products=labels.products[row : row + 1])
+    if row is None or labels.probes is None or labels.hvp is None:
+        return dataclasses.replace(labels, probes=None, hvp=None)
+    return dataclasses.replace(labels, probes=labels.probes[row : row + 1], hvp=labels.hvp[row : row + 1])
 
 
 _Part = tuple[Predictions, Labels, list[str], bool]
@@ -172,7 +172,7 @@ def _by_differences(
     potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], *, stress: bool
 ) -> Iterator[_Part]:
     """A part for each probe, from gradients at two places; the first gives the other terms too."""
-    assert labels.probes is not None  # the term of curvature is there where systems carry products
+    assert labels.probes is not None  # the term of curvature is there where systems carry HVPs
     for row in range(len(labels.probes)):
         one = _one_probe(labels, row)
         predictions = predictions_by_differences(potential, batch, labels.probes[row : row + 1], stress=stress)
@@ -182,7 +182,7 @@ def _by_differences(
 def _predictions(
     potential: Potential, batch: Batch, labels: Labels, names: Mapping[str, float], *, memory_budget: int, stress: bool
 ) -> Iterator[_Part]:
-    """Chunks of products that fit together."""
+    """Chunks of HVPs that fit together."""
     graph = GradientGraph(
         potential,
         batch,
@@ -196,15 +196,15 @@ def _predictions(
         forces=-graph.gradient,
         stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
     )
-    if "curvature" not in names or labels.probes is None or labels.products is None:
+    if "curvature" not in names or labels.probes is None or labels.hvp is None:
         yield predictions, labels, list(names), True
         return
     chunk = rows_per_chunk(_TRAINING_FACTOR * graph.saved_bytes, memory_budget)
     starts = range(0, len(labels.probes), chunk)
     for start in starts:
         rows = slice(start, start + chunk)
-        part = dataclasses.replace(predictions, hvp=graph.products(labels.probes[rows]))
-        part_labels = dataclasses.replace(labels, probes=labels.probes[rows], products=labels.products[rows])
+        part = dataclasses.replace(predictions, hvp=graph.hvp(labels.probes[rows]))
+        part_labels = dataclasses.replace(labels, probes=labels.probes[rows], hvp=labels.hvp[rows])
         yield part, part_labels, list(names) if start == 0 else ["curvature"], start == starts[-1]
 
 

@@ -162,7 +162,7 @@ class _Run:
         self.train_set = PackedFrames([*data.train, *replay], self.model.cutoffs)
         self.valid_set = PackedFrames(data.valid, self.model.cutoffs)
         self.replay_valid_set = PackedFrames(replay_valid, self.model.cutoffs) if replay_valid else None
-        self.differences = config.scheme.products == "differences"
+        self.differences = config.scheme.hvp == "differences"
         self.compiled = CompiledLoss(self.model, differences=self.differences) if training.compile else None
         self.at = _Position()
         self.noticed: Sequence[int] = ()

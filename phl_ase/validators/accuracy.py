@@ -48,7 +48,7 @@ DISPLACEMENT_EDGES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 PARITY_POINTS = 2000
 """Points of each quantity that a report holds for parity plots: enough to see, few enough for a file."""
 
-_PARITY = {"forces": "forces", "hessian": "hessian", "curvature_along": "products"}
+_PARITY = {"forces": "forces", "hessian": "hessian", "curvature_along": "hvp"}
 _OTHER_ZERO = 10.0  # absolute over relative energy errors from which on the zeros of energy must differ
 
 
@@ -150,7 +150,7 @@ def score_batches(batches: Iterable[tuple[Sequence[Frame], Predictions]]) -> Sco
     if not kept:
         raise PHLError("there are no frames; expected at least one with labels to compare with")
     names = [name for name in ALL_ERRORS if any(name in part for part in parts)]
-    # of a batch without recorded products, their errors are absent
+    # of a batch without recorded HVPs, their errors are absent
     lengths = [len(part["energy"]) for part in parts]
     errors = {
         name: np.concatenate([part.get(name, np.full(n, np.nan)) for part, n in zip(parts, lengths, strict=True)])
@@ -172,7 +172,7 @@ class _ParityPoints:
         found: dict[str, list[tuple[Array, Array]]] = {}
         for frame, row in zip(frames, rows, strict=True):
             for label, place in _PARITY.items():
-                reference, predicted = getattr(frame, place, None), row.get("hvp" if place == "products" else label)
+                reference, predicted = getattr(frame, place, None), row.get(place)
                 if reference is None or predicted is None:
                     continue
                 sides = [np.asarray(side, dtype=float) for side in (reference, predicted)]
@@ -209,7 +209,7 @@ def validate_accuracy(
     Args:
         frames: Reference labels.
         predictions: For each frame, a dict with what was predicted of ``energy`` (eV), ``forces`` (eV/Å), ``hessian``
-            (eV/Å²), ``hvp`` (products with the frame's probes ``(K, n, 3)``, eV/Å²).
+            (eV/Å²), ``hvp`` (HVPs with the frame's probes ``(K, n, 3)``, eV/Å²).
         system: What is computed, for the report.
         potential: Who computes it, for the report.
         stationary: Frames that hold the stationary points, for displacements; by default ``frames``.

@@ -3,7 +3,7 @@
 ``analysis`` projects and diagonalises, ``thermodynamics`` sums over the modes, ``matching`` compares two sets of them,
 ``modes`` shows one, ``differences`` makes Hessians of forces; ``constraints`` says what may move, ``rigid`` what is no
 vibration, ``vectors`` checks what a Hessian is multiplied with.
-Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums over all of them, from products alone.
+Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums over all of them, from HVPs alone.
 """
 
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD, HarmonicAnalysis, harmonic_analysis

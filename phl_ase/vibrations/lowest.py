@@ -19,7 +19,7 @@ from phl_ase.errors import PHLError, shortened
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import short_list
 from phl_ase.vibrations.model_hessian import model_hessian
-from phl_ase.vibrations.operator import Products, VibrationalOperator
+from phl_ase.vibrations.operator import HVPs, VibrationalOperator
 from phl_ase.vibrations.rigid import complement
 
 Array = np.ndarray
@@ -31,7 +31,7 @@ _SMALL = 24  # vibrations up to which all directions are taken at once: that is 
 _DEPTH = 1.5  # the shift under a negative eigenvalue, as a multiple of it
 _LARGEST_BASIS = 400  # vectors, beyond which the iteration restarts from its best ones
 # (1 cm⁻¹)², eV/(Å² amu): a mode nearer to zero is as good as zero, and has no relative error; nor is the preconditioner
-# softer. Ten times the wavenumber took a third more products for the bending of a chain of 302 atoms.
+# softer. Ten times the wavenumber took a third more HVPs for the bending of a chain of 302 atoms.
 _FLOOR = float(wavenumbers(1.0)) ** -2
 
 
@@ -44,7 +44,7 @@ class LowestModes:
         modes: Mass-weighted unit modes ``(k, n, 3)``; atoms that are held do not move.
         errors: Estimated error of each eigenvalue, |residual|²/gap ``(k,)``, eV/(Å² amu).
         converged: Whether every one of them met the tolerance.
-        n_products: Hessian-vector products that were taken.
+        n_hvps: Hessian-vector products that were taken.
         start: The modes and their unfinished neighbours ``(any, n, 3)``: what the next geometry is best started from.
     """
 
@@ -52,20 +52,20 @@ class LowestModes:
     modes: Array
     errors: Array
     converged: bool
-    n_products: int
+    n_hvps: int
     start: Array
 
     def __repr__(self) -> str:
         state = "converged" if self.converged else "not converged"
         what = f"{self.modes.shape[1]} atoms: {short_list(self.wavenumbers)} cm⁻¹"
-        return f"<LowestModes of {what}, {state}, {self.n_products} products>"
+        return f"<LowestModes of {what}, {state}, {self.n_hvps} HVPs>"
 
     @property
     def sentence(self) -> str:
         """Whether they are converged, and at what cost."""
         state = "converged" if self.converged else "not converged"
         largest = self.errors.max(initial=0.0)
-        return f"lowest modes {state} after {self.n_products} products, errors up to {largest:.1e} eV/(Å² amu)"
+        return f"lowest modes {state} after {self.n_hvps} HVPs, errors up to {largest:.1e} eV/(Å² amu)"
 
     @property
     def wavenumbers(self) -> Array:
@@ -75,12 +75,12 @@ class LowestModes:
 
 def lowest_modes(
     atoms: Atoms,
-    hvp: Products,
+    hvp: HVPs,
     k: int = 3,
     *,
     start: Array | None = None,
     tolerance: float = 1e-6,
-    max_products: int | None = None,
+    max_hvps: int | None = None,
     indices: Sequence[int] | Array | None = None,
     forces: Array | None = None,
     seed: int = 0,
@@ -95,7 +95,7 @@ def lowest_modes(
         k: Number of modes.
         start: Modes to start from ``(any, n, 3)``, mass-weighted, for example ``start`` of the last geometry's.
         tolerance: Largest error of an eigenvalue, relative to it (to (1 cm⁻¹)² where it is smaller).
-        max_products: Products after which to give up; by default twice the number of vibrations.
+        max_hvps: HVPs after which to give up; by default twice the number of vibrations.
         indices: The atoms that vibrate, in place of what the constraints say.
         forces: Forces without constraints ``(n, 3)`` eV/Å; needed where constraints hold bond lengths or angles.
         seed: Of the random vectors that join the start: no mode is missed for its symmetry.
@@ -103,7 +103,7 @@ def lowest_modes(
     Raises:
         PHLError: For more modes than there are vibrations, a single atom, a start of another shape, or constraints that
             there are no vibrations under.
-        NonFiniteError: For NaN or infinity in the products.
+        NonFiniteError: For NaN or infinity in the HVPs.
     """
     operator = VibrationalOperator(atoms, hvp, indices, forces)
     if not isinstance(k, int | np.integer) or isinstance(k, bool):
@@ -116,11 +116,11 @@ def lowest_modes(
         )
     if not isinstance(tolerance, float | int | np.number) or not tolerance > 0:
         raise PHLError(f"tolerance is {shortened(tolerance)}; expected a positive number, for example 1e-7")
-    if max_products is not None and (not isinstance(max_products, int | np.integer) or max_products < 0):
-        raise PHLError(f"max_products is {shortened(max_products)}; expected a whole number, or None")
+    if max_hvps is not None and (not isinstance(max_hvps, int | np.integer) or max_hvps < 0):
+        raise PHLError(f"max_hvps is {shortened(max_hvps)}; expected a whole number, or None")
     model = _Preconditioner(operator)
     basis = _Basis(operator, _start_vectors(operator, model, k, start, np.random.default_rng(seed)))
-    limit = 2 * operator.n_vibrations if max_products is None else max_products
+    limit = 2 * operator.n_vibrations if max_hvps is None else max_hvps
     while True:
         values, vectors, residuals = basis.ritz(min(k + _GUARDS, operator.n_vibrations))
         errors = _eigenvalue_errors(values, residuals)
@@ -128,13 +128,13 @@ def lowest_modes(
         allowed[k:] = max(tolerance, _GUARD_TOLERANCE)
         allowed[k + 1 :] = np.inf  # the last one's only part is the gap
         open_ = np.nonzero(errors > allowed * np.maximum(np.abs(values), _FLOOR))[0]
-        if basis.is_complete or len(open_) == 0 or operator.n_products + len(open_) > limit:
+        if basis.is_complete or len(open_) == 0 or operator.n_hvps + len(open_) > limit:
             break
         if not basis.extend(model.corrections(values[open_], vectors[open_], residuals[open_])):
-            break  # nothing new but rounding: float32 products are no better than this
+            break  # nothing new but rounding: float32 HVPs are no better than this
     done = basis.is_complete or len(open_) == 0
     modes = operator.as_modes(vectors)
-    return LowestModes(values[:k], modes[:k], errors[:k], done, operator.n_products, modes)
+    return LowestModes(values[:k], modes[:k], errors[:k], done, operator.n_hvps, modes)
 
 
 def _eigenvalue_errors(values: Array, residuals: Array) -> Array:
@@ -174,7 +174,7 @@ class _Preconditioner:
 
 
 class _Basis:
-    """An orthonormal basis of the subspace searched so far, and its products."""
+    """An orthonormal basis of the subspace searched so far, and its HVPs."""
 
     def __init__(self, operator: VibrationalOperator, start: Array) -> None:
         self._operator = operator
@@ -187,7 +187,7 @@ class _Basis:
         return len(self._vectors) == self._operator.n_vibrations
 
     def extend(self, directions: Array) -> int:
-        """Add directions and take their products; how many were new."""
+        """Add directions and take their HVPs; how many were new."""
         if len(self._vectors) + len(directions) > max(_LARGEST_BASIS, 4 * len(directions)):
             self._restart(_LARGEST_BASIS // 4)
         new = _orthonormal(self._operator.project(directions), self._vectors)

@@ -1,6 +1,6 @@
 """A rough Hessian from the structure alone: springs along bonds, across angles and about torsions.
 
-It preconditions iterations on the true Hessian and costs no product. R. Lindh, A. Bernhardsson, G. Karlström and P.-Å.
+It preconditions iterations on the true Hessian and costs no HVP. R. Lindh, A. Bernhardsson, G. Karlström and P.-Å.
 Malmqvist, Chem. Phys. Lett. 241, 423 (1995), doi:10.1016/0009-2614(95)00646-L; added is a weak spring between all atoms
 that are near, so that molecules which only touch are held as well.
 """

@@ -18,8 +18,8 @@ from phl_ase.vibrations.selection import positive_masses
 
 Array = np.ndarray
 
-Products = Callable[[Array, Atoms], Array]
-"""``hvp(vectors, atoms)``: vectors ``(K, n, 3)`` to products of the same shape, eV/Å² per unit of vector."""
+HVPs = Callable[[Array, Atoms], Array]
+"""``hvp(vectors, atoms)``: vectors ``(K, n, 3)`` to HVPs of the same shape, eV/Å² per unit of vector."""
 
 
 class VibrationalOperator:
@@ -37,7 +37,7 @@ class VibrationalOperator:
         removed: Orthonormal mass-weighted directions that are projected out ``(3m, k)``.
         n_rigid: How many of them are rigid motions; the others are held by constraints.
         n_vibrations: Dimension of the space that is left: 3m − k.
-        n_products: Hessian-vector products taken so far.
+        n_hvps: Hessian-vector products taken so far.
 
     Raises:
         PHLError: For wrong indices, a mass that is not positive, an atom that can only be translated, a cell that is
@@ -48,7 +48,7 @@ class VibrationalOperator:
     def __init__(
         self,
         atoms: Atoms,
-        hvp: Products,
+        hvp: HVPs,
         indices: Sequence[int] | Array | None = None,
         forces: Array | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class VibrationalOperator:
         self.removed, self.n_rigid = removed_motions(atoms, motions, self.masses)
         self.size = 3 * len(self.vibrating)
         self.n_vibrations = self.size - self.removed.shape[1]
-        self.n_products = 0
+        self.n_hvps = 0
         if self.n_vibrations == 0:
             raise PHLError(
                 f"{atoms.get_chemical_formula()} has no vibrations: of {self.size} coordinates {self.n_rigid} are "
@@ -75,21 +75,21 @@ class VibrationalOperator:
         return vectors - (vectors @ self.removed) @ self.removed.T
 
     def __call__(self, vectors: Array) -> Array:
-        """Products of vectors ``(K, 3m)`` without rigid motions, eV/(Å² amu).
+        """HVPs of vectors ``(K, 3m)`` without rigid motions, eV/(Å² amu).
 
         Raises:
-            PHLError: For products of another shape than the vectors.
-            NonFiniteError: For NaN or infinity in the products.
+            PHLError: For HVPs of another shape than the vectors.
+            NonFiniteError: For NaN or infinity in the HVPs.
         """
         directions = np.zeros((len(vectors), len(self.atoms), 3))
         directions[:, self.vibrating] = (vectors * self.weights).reshape(len(vectors), -1, 3)
-        products = np.asarray(self._hvp(directions, self.atoms), dtype=float)
-        if products.shape != directions.shape:
-            raise PHLError(f"hvp returned shape {products.shape}; expected {directions.shape}, that of the vectors")
-        if not np.all(np.isfinite(products)):
+        hvps = np.asarray(self._hvp(directions, self.atoms), dtype=float)
+        if hvps.shape != directions.shape:
+            raise PHLError(f"hvp returned shape {hvps.shape}; expected {directions.shape}, that of the vectors")
+        if not np.all(np.isfinite(hvps)):
             raise NonFiniteError("the Hessian-vector products hold NaN or infinity; check the structure")
-        self.n_products += len(vectors)
-        own = products[:, self.vibrating].reshape(len(vectors), -1)
+        self.n_hvps += len(vectors)
+        own = hvps[:, self.vibrating].reshape(len(vectors), -1)
         if self._constraints is not None:
             own = own - (self._constraints @ (vectors * self.weights).T).T
         return self.project(own * self.weights)

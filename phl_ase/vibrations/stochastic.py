@@ -20,7 +20,7 @@ from phl_ase.errors import PHLError
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD
 from phl_ase.vibrations.lowest import LowestModes
-from phl_ase.vibrations.operator import Products, VibrationalOperator
+from phl_ase.vibrations.operator import HVPs, VibrationalOperator
 from phl_ase.vibrations.thermodynamics import SOFTEST
 
 Array = np.ndarray
@@ -51,14 +51,14 @@ class StochasticSpectrum:
         off_diagonals: ``(K, steps − 1)``, eV/(Å² amu).
         n_vibrations: Number of vibrations, those known exactly included.
         exact: Eigenvalues of modes taken out beforehand ``(any,)``, eV/(Å² amu).
-        n_products: Hessian-vector products that were taken.
+        n_hvps: Hessian-vector products that were taken.
     """
 
     diagonals: Array
     off_diagonals: Array
     n_vibrations: int
     exact: Array
-    n_products: int
+    n_hvps: int
 
     def __repr__(self) -> str:
         n_probes, steps = self.diagonals.shape
@@ -142,7 +142,7 @@ class StochasticSpectrum:
 
 def stochastic_spectrum(
     atoms: Atoms,
-    hvp: Products,
+    hvp: HVPs,
     *,
     n_probes: int = 8,
     steps: int = 40,
@@ -153,7 +153,7 @@ def stochastic_spectrum(
 ) -> StochasticSpectrum:
     """Probe the spectrum of the mass-weighted Hessian, translations and rotations projected out.
 
-    It takes ``n_probes`` × ``steps`` products, whatever the number of atoms.
+    It takes ``n_probes`` × ``steps`` HVPs, whatever the number of atoms.
 
     Args:
         atoms: The structure; masses are ``atoms.get_masses()`` (amu).
@@ -167,7 +167,7 @@ def stochastic_spectrum(
 
     Raises:
         PHLError: For fewer than two probes or one step, or nothing left to probe.
-        NonFiniteError: For NaN or infinity in the products.
+        NonFiniteError: For NaN or infinity in the HVPs.
     """
     operator = VibrationalOperator(atoms, hvp, indices, forces)
     known = np.zeros((0, operator.size))
@@ -189,7 +189,7 @@ def stochastic_spectrum(
         lambda vectors: project(operator(vectors)), np.linalg.qr(draws.T)[0].T, min(steps, left)
     )
     exact = np.zeros(0) if soft_modes is None else soft_modes.eigenvalues
-    return StochasticSpectrum(diagonals, off_diagonals, operator.n_vibrations, exact, operator.n_products)
+    return StochasticSpectrum(diagonals, off_diagonals, operator.n_vibrations, exact, operator.n_hvps)
 
 
 def _lanczos(apply: Callable[[Array], Array], probes: Array, steps: int) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ Array = np.ndarray
 
 
 def checked_vectors(vectors: Any, n_atoms: int) -> Array:
-    """Return vectors for products, ``(n, 3)`` or ``(K, n, 3)``, in float64.
+    """Return vectors for HVPs, ``(n, 3)`` or ``(K, n, 3)``, in float64.
 
     Raises:
         PHLError: For another shape, or what is not an array of real numbers.

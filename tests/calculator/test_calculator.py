@@ -220,16 +220,16 @@ def test_frequencies_are_those_of_ase(model, tmp_path):
 
 
 @pytest.mark.parametrize("kind", STRUCTURES)
-def test_products_and_operator(kind, device, model, rng):
+def test_hvps_and_operator(kind, device, model, rng):
     atoms = STRUCTURES[kind]()
     n = len(atoms)
     calculator = PHLCalculator(model, device=device)
     hessian = calculator.get_hessian(atoms)
     vectors = rng.standard_normal((5, n, 3))
     expected = (vectors.reshape(5, -1) @ hessian).reshape(5, n, 3)
-    products = calculator.get_hvp(vectors, atoms)
-    np.testing.assert_allclose(products, expected, atol=1e-9)
-    assert products.dtype == np.float64
+    hvps = calculator.get_hvp(vectors, atoms)
+    np.testing.assert_allclose(hvps, expected, atol=1e-9)
+    assert hvps.dtype == np.float64
     np.testing.assert_allclose(calculator.get_hvp(vectors[0].tolist()), expected[0], atol=1e-9)
     assert calculator.get_hvp(np.zeros((0, n, 3)), atoms).shape == (0, n, 3)
     operator = calculator.hessian_operator(atoms)
@@ -249,7 +249,7 @@ def test_products_and_operator(kind, device, model, rng):
 def test_memory_budget(model, rng):
     atoms = formaldehyde()
     whole = PHLCalculator(model, device="cpu")
-    hessian, needed = whole.get_hessian(atoms), whole._products(atoms) and whole._geometry.graph.saved_bytes
+    hessian, needed = whole.get_hessian(atoms), whole._hvps(atoms) and whole._geometry.graph.saved_bytes
     few = PHLCalculator(model, device="cpu", memory_budget=2 * needed)
     np.testing.assert_allclose(few.get_hessian(atoms), hessian, atol=1e-10)
     vectors = rng.standard_normal((7, 4, 3))
@@ -336,14 +336,14 @@ def test_charge_and_spin_are_a_change(model, key, value, factor):
     atoms = formaldehyde()
     atoms.calc = calculator = PHLCalculator(counting, device="cpu")
     before, hessian = atoms.get_potential_energy(), calculator.get_hessian(atoms)
-    product = calculator.get_hvp(np.ones((4, 3)), atoms)
+    hvp = calculator.get_hvp(np.ones((4, 3)), atoms)
     calls = counting.calls
     atoms.info[key] = value
     assert calculator.check_state(atoms) == ["multiplicity" if key == "spin" else key]
     assert atoms.get_potential_energy() == pytest.approx(factor * before, rel=1e-12)
     assert counting.calls == calls + 1
     np.testing.assert_allclose(calculator.get_hessian(atoms), factor * hessian, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(calculator.get_hvp(np.ones((4, 3)), atoms), factor * product, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(calculator.get_hvp(np.ones((4, 3)), atoms), factor * hvp, rtol=1e-9, atol=1e-9)
     del atoms.info[key]
     assert atoms.get_potential_energy() == before
 

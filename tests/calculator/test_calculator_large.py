@@ -72,7 +72,7 @@ def test_lowest_modes(kind, device):
 
 
 def test_single_precision_ends():
-    """Rounding of products bounds what can be told: no search without an end for more."""
+    """Rounding of HVPs bounds what can be told: no search without an end for more."""
     atoms, model = chain(24), small()
     values, _ = PHLCalculator(model, device="cpu", dtype="float32").get_lowest_modes(atoms)
     exact, _ = PHLCalculator(model, device="cpu").get_lowest_modes(atoms)
@@ -102,13 +102,13 @@ def test_mistakes_of_lowest_modes():
     with pytest.raises(PHLError, match="no vibrations"):
         calculator.get_lowest_modes(Atoms("H"))
     with pytest.warns(UserWarning, match="not converged after"):
-        calculator.get_lowest_modes(chain(20), max_products=6)
+        calculator.get_lowest_modes(chain(20), max_hvps=6)
     with pytest.raises(PHLError, match="memory budget"):
         PHLCalculator(small(), device="cpu", memory_budget=1000).get_lowest_modes(chain(20))
 
 
 def test_sums_over_modes_of_a_model():
-    """The calculator's products in stochastic quadrature: all probes, all steps, the exact sums."""
+    """The calculator's HVPs in stochastic quadrature: all probes, all steps, the exact sums."""
     atoms = molecule("CH4")
     calculator = PHLCalculator(small(), device="cpu")
     spectrum = stochastic_spectrum(atoms, calculator.get_hvp, n_probes=9, steps=9)

@@ -99,7 +99,7 @@ HESSIANS = (
 MODES = (
     *({"k": k} for k in ("2", 2.0, None, np.nan, [2], True, 0, -1, 10**9)),
     *({"tolerance": tolerance} for tolerance in ("small", -1.0, 0, np.nan, [1e-3])),
-    *({"max_products": most} for most in ("many", -1, 1.5, [3])),
+    *({"max_hvps": most} for most in ("many", -1, 1.5, [3])),
 )
 LISTS = (None, 3, water(), "H2O", [None], [water(), "H2O"], [[water()]], Unreadable(), {1: water()})
 QUANTITIES = (None, 5, "energi", ["energy", None], [["energy"]], ("energy", "hvp"), Unreadable())
@@ -201,7 +201,7 @@ def test_its_text_is_short():
 # -------------------------------------------------------------------------------------------------------------- memory
 
 
-def test_products_keep_to_the_memory_budget():
+def test_hvps_keep_to_the_memory_budget():
     potential = painn()
     batch, _ = collate([frame_from_atoms(water())], potential.cutoffs)
     probes = torch.ones(4, 3, 3, dtype=torch.float64)

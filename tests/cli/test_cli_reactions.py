@@ -66,7 +66,7 @@ def test_a_reaction_by_xtb(tmp_path, monkeypatch):
     assert "transition state: converged" in Path(found["log"]).read_text()
     with open_dataset(out) as dataset:
         dataset.verify()
-        assert all(frame.products is not None and frame.hessian is None for frame in dataset)
+        assert all(frame.hvp is not None and frame.hessian is None for frame in dataset)
         assert dataset.meta.provenance["source"] == "hcn.xyz"
         assert {frame.temperature for frame in dataset} == {None, 300.0, 900.0}
 

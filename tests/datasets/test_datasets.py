@@ -35,7 +35,7 @@ from phl_ase.datasets import (
     write_dataset,
     write_extxyz,
 )
-from phl_ase.datasets.schema import COLUMNS, pack_hessian, unpack_hessian
+from phl_ase.datasets.schema import COLUMNS, FIELDS, pack_hessian, unpack_hessian
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.structures.frame import Frame
 
@@ -59,7 +59,7 @@ def full_frame(rng: np.random.Generator, n: int = 3, k: int = 2, **changes) -> F
         "stress": rng.normal(size=(3, 3)),
         "hessian": hessian + hessian.T,
         "probes": rng.normal(size=(k, n, 3)),
-        "products": rng.normal(size=(k, n, 3)),
+        "hvp": rng.normal(size=(k, n, 3)),
         "kind": "ts",
         "reaction": "Ångström→2",
         "irc_s": -0.5,
@@ -235,7 +235,7 @@ def broken(**changes):
         (broken(forces=np.zeros((2, 3))), r"frame 1: forces have|frame 1: forces has shape \(2, 3\)"),
         (broken(forces=np.full((3, 3), np.nan)), "frame 1: forces holds NaN"),
         (broken(energy=np.inf), "frame 1: energy holds NaN or infinity"),
-        (broken(probes=None), "frame 1: probes and products"),
+        (broken(probes=None), "frame 1: probes and hvp"),
         (broken(numbers=np.array([1, 0, 1])), "frame 1: atomic number 0"),
         (broken(irc_s=np.nan), "frame 1: irc_s is nan"),
         (broken(multiplicity=0), "frame 1: multiplicity 0"),
@@ -477,12 +477,10 @@ def test_an_empty_data_set_is_refused(tmp_path, frames):
         Dataset(tmp_path / "a.h5")
 
 
-@pytest.mark.parametrize(
-    "label", ["positions", "forces", "energy", "stress", "hessian", "products", "cell", "temperature"]
-)
+@pytest.mark.parametrize("label", ["positions", "forces", "energy", "stress", "hessian", "hvp", "cell", "temperature"])
 def test_nan_is_reported_with_the_frame(path, label):
     with h5py.File(path, "r+") as file:
-        file[label][0] = np.nan
+        file["products" if label == "hvp" else label][0] = np.nan  # its name on disk
     with Dataset(path) as dataset:
         with pytest.raises(NonFiniteError, match=f"frame 0: {label}"):
             dataset[0]
@@ -550,7 +548,7 @@ def test_extxyz_round_trip(tmp_path, frames):
                 assert left == right, field.name
             elif field.name != "frame_id":
                 np.testing.assert_allclose(right, left, atol=1e-7, rtol=0, err_msg=field.name)  # eight decimals
-    assert again.meta.provenance["keys"]["products"] == "REF_hvp"
+    assert again.meta.provenance["keys"]["hvp"] == "REF_hvp"
     assert again.coverage["hvp"].tolist() == [True, False, True, False, True, False]
 
 
@@ -617,7 +615,7 @@ def test_asymmetric_hessians_of_foreign_files(tmp_path):
     [
         ({"REF_hessian": np.zeros((2, 12))}, {}, "frame 0: 'REF_hessian' has shape"),
         ({"REF_forces": np.zeros((2, 2))}, {}, "frame 0: 'REF_forces' has shape"),
-        ({"hvp_dir": np.zeros((2, 3))}, {}, "frame 0: probes and products"),
+        ({"hvp_dir": np.zeros((2, 3))}, {}, "frame 0: probes and hvp"),
         ({"hvp_dir": np.zeros((2, 4)), "REF_hvp": np.zeros((2, 4))}, {}, r"expected \(n, 3K\)"),
         ({"REF_forces": np.full((2, 3), np.nan)}, {}, "frame 0: forces holds NaN"),
         ({}, {"REF_energy": "low"}, "'REF_energy' is 'low'; expected numbers"),
@@ -795,5 +793,4 @@ def test_summary_finds_outliers(frames):
 
 def test_every_column_is_a_field_of_a_frame():
     fields = {field.name for field in dataclasses.fields(Frame)}
-    assert fields - set(COLUMNS) == {"frame_id"}
-    assert set(COLUMNS) <= fields
+    assert fields == {FIELDS.get(column, column) for column in COLUMNS} | {"frame_id"}

@@ -169,13 +169,13 @@ def test_units_are_converted(tmp_path):
     atoms.info = {"REF_energy": stiffness * stretch**2 / 2, "REF_hessian": hessian.reshape(-1)}
     atoms.arrays |= {"REF_forces": forces, "hvp_dir": probe, "REF_hvp": (hessian @ probe.reshape(6)).reshape(2, 3)}
     ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
-    units = {"energy": "Ha", "forces": "Ha/Bohr", "hessian": "Ha/Bohr^2", "products": "Ha/Bohr²", "positions": "Bohr"}
+    units = {"energy": "Ha", "forces": "Ha/Bohr", "hessian": "Ha/Bohr^2", "hvp": "Ha/Bohr²", "positions": "Bohr"}
     (frame,), report = imported(tmp_path / "a.xyz", tmp_path, units=units)
     curvature, distance = frame.hessian[0, 0], stretch * Bohr
     assert curvature == pytest.approx(stiffness * Hartree / Bohr**2, rel=1e-6)  # eight decimals in the file
     assert frame.energy == pytest.approx(curvature * distance**2 / 2, rel=1e-6)
     assert frame.forces[0, 0] == pytest.approx(-curvature * distance, rel=1e-6)
-    assert frame.products[0, 0, 0] == pytest.approx(curvature, rel=1e-12)
+    assert frame.hvp[0, 0, 0] == pytest.approx(curvature, rel=1e-12)
     assert frame.positions[0, 0] == pytest.approx(1.5 * Bohr, rel=1e-7)
     assert report.meta.provenance["units_converted"] == units
     assert any("but energy Ha, forces Ha/Bohr" in line for line in report.lines)

@@ -176,7 +176,7 @@ def test_units_and_signs_of_other_programs(tmp_path, label, unit, size):
 @pytest.mark.parametrize(
     ("label", "unit", "message"),
     [
-        ("energy", "-eV", "only forces, stress, hessian, products may be stored with another sign"),
+        ("energy", "-eV", "only forces, stress, hessian, hvp may be stored with another sign"),
         ("forces", "Ha", "unknown unit of force 'Ha'; valid: .*kcal/mol/Å"),
         ("forces", "furlong", "unknown unit 'furlong'; valid: .*Ha, .*energy/length"),
         ("hessian", "Ha/Bohr", "unknown unit of hessian 'Ha/Bohr'"),

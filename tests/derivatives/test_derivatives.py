@@ -70,7 +70,7 @@ def test_hessian(name, frame, device):
 
 
 @every_potential
-def test_products(name, frame, device, generator):
+def test_hvps(name, frame, device, generator):
     potential = POTENTIALS[name]().to(device)
     batch = batch_of(potential, [frame], device)
     probes = torch.randn(3, len(frame), 3, dtype=torch.float64, generator=generator).to(device)
@@ -236,7 +236,7 @@ def test_nothing_is_left_behind(rng):
 def test_forces_do_not_pay_for_curvature(rng, monkeypatch):
     model = painn()
     batch = batch_of(model, [cluster(rng, 4)])
-    monkeypatch.setattr(GradientGraph, "products", lambda *_: pytest.fail("a second derivative was taken"))
+    monkeypatch.setattr(GradientGraph, "hvp", lambda *_: pytest.fail("a second derivative was taken"))
     for create_graph in (False, True):
         predicted = evaluate(model, batch, ("energy", "forces"), create_graph=create_graph)
         assert predicted.hvp is predicted.hessian is predicted.stress is None

@@ -1,4 +1,4 @@
-"""Products along rigid motions that Hessians do not compute: right for every shape, not believed where they fail."""
+"""HVPs along rigid motions that Hessians do not compute: right for every shape, not believed where they fail."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def by_rows(potential, batch) -> torch.Tensor:
 
 @pytest.fixture
 def computed(monkeypatch) -> list[int]:
-    """Numbers of products that graphs were asked for."""
+    """Numbers of HVPs that graphs were asked for."""
     asked: list[int] = []
-    products = GradientGraph.products
+    hvps = GradientGraph.hvp
 
     def counting(self, vectors, memory_budget=None):
         asked.append(len(vectors))
-        return products(self, vectors, memory_budget)
+        return hvps(self, vectors, memory_budget)
 
-    monkeypatch.setattr(GradientGraph, "products", counting)
+    monkeypatch.setattr(GradientGraph, "hvp", counting)
     return asked
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["painn", "morse", "committee"])
-def test_every_shape_and_how_many_products_it_takes(name, shape, computed):
+def test_every_shape_and_how_many_hvps_it_takes(name, shape, computed):
     potential = POTENTIALS[name]()
     frame, n_motions = SHAPES[shape]
     batch, _ = collate([frame], potential.cutoffs)

@@ -1,4 +1,4 @@
-"""Hessians of large systems: zeros that are zeros, products that are shared, memory that is kept."""
+"""Hessians of large systems: zeros that are zeros, HVPs that are shared, memory that is kept."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def test_zeros_are_zeros_and_the_rest_is_exact(system, name, rng, device, monkey
 
 
 def test_chosen_where_it_pays(rng, device, monkeypatch):
-    """A batch of a long chain, a short one and a molecule: fewer products than rows, nothing else changes."""
+    """A batch of a long chain, a short one and a molecule: fewer HVPs than rows, nothing else changes."""
     potential = painn(layers=1, cutoff=2.4, channels=4).to(device)
     batch = batch_of(potential, chain(rng, 60), cluster(rng, 5), chain(rng, 20), device=device)
     expected = dense_rows(potential, batch, monkeypatch)
     taken = []
-    original = GradientGraph.products
-    monkeypatch.setattr(GradientGraph, "products", lambda s, v, *b: taken.append(len(v)) or original(s, v, *b))
+    original = GradientGraph.hvp
+    monkeypatch.setattr(GradientGraph, "hvp", lambda s, v, *b: taken.append(len(v)) or original(s, v, *b))
     found = evaluate(potential, batch, ("hessian",)).hessian
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * expected.abs().max().item())
     sparsity = worthwhile_sparsity(potential, batch)
@@ -105,7 +105,7 @@ def test_chosen_where_it_pays(rng, device, monkeypatch):
 
 
 @pytest.mark.parametrize("periodic", [False, True])
-def test_products_stop_growing(periodic, rng):
+def test_hvps_stop_growing(periodic, rng):
     potential = painn(layers=2, cutoff=2.4, channels=4)
     counts = []
     for n in (60, 120, 480):
@@ -158,11 +158,11 @@ def test_the_budget_is_kept(rng, monkeypatch):
     for rows in (1, 4, 16):
         budget = rows * graph.saved_bytes
         assert graph.rows_together(budget) == rows
-        peaks[rows] = peak_bytes(lambda budget=budget: graph.products(vectors, budget))
+        peaks[rows] = peak_bytes(lambda budget=budget: graph.hvp(vectors, budget))
         assert peaks[rows] <= budget + 2 * vectors.nbytes
     assert peaks[16] > 2 * peaks[1]
     with pytest.raises(PHLError, match="one Hessian-vector product needs about"):
-        graph.products(vectors, graph.saved_bytes - 1)
+        graph.hvp(vectors, graph.saved_bytes - 1)
     with pytest.raises(PHLError, match="memory budget is"):
         evaluate(model, batch, ("hessian",), memory_budget=1000)
     with pytest.raises(PHLError, match="memory budget is"):

@@ -188,7 +188,7 @@ def is_the_ts_of_hcn(atoms: Atoms) -> None:
 def _(ran: Ran) -> None:
     atoms, hessian = ran["atoms"], ran["hessian"]
     assert atoms.get_chemical_formula() == "CHN"
-    np.testing.assert_allclose(ran["product"].ravel(), hessian @ np.eye(3).ravel(), atol=1e-8)
+    np.testing.assert_allclose(ran["hvp"].ravel(), hessian @ np.eye(3).ravel(), atol=1e-8)
     # HCN: the bend, twice, and the C–N stretch, by ωB97X-D/6-31G(d) 764 and 2218 cm⁻¹ at its own minimum
     lowest = wavenumbers(ran["curvatures"])
     np.testing.assert_allclose(lowest, harmonic_analysis(atoms, hessian).wavenumbers[:3], atol=0.01)
@@ -218,8 +218,8 @@ def _(ran: Ran) -> None:
         assert re.search(r"mace|FILE", str(ran["error"]))
         return
     atoms = ran["atoms"]
-    product = atoms.calc.get_hvp(np.eye(9)[0].reshape(3, 3), atoms)
-    np.testing.assert_allclose(product.ravel(), atoms.calc.get_hessian(atoms)[0], atol=1e-6)
+    hvp = atoms.calc.get_hvp(np.eye(9)[0].reshape(3, 3), atoms)
+    np.testing.assert_allclose(hvp.ravel(), atoms.calc.get_hessian(atoms)[0], atol=1e-6)
 
 
 @block("docs/validation.md", "In Python")
@@ -514,7 +514,7 @@ def test_structures_that_are_sampled_and_labelled_are_read_again(tmp_path, monke
     assert len(frames) == 3
     relaxed = min(frame.energy for frame in frames)
     for frame in frames:
-        assert frame.products.shape == frame.probes.shape == (1, 3, 3)
+        assert frame.hvp.shape == frame.probes.shape == (1, 3, 3)
         # water at 300 K: three modes of kT/2 each, and no more than some kT above
         assert 0 <= frame.energy - relaxed < 0.5
 
@@ -548,7 +548,7 @@ def test_the_story_runs_as_it_stands(changes, tmp_path, monkeypatch):
         # a model of three epochs need not have a TS
         assert result.exit_code == 0 or (changes and line.startswith(("phl ts", "phl freq"))), result.output
     frames = list(open_dataset("mine.h5"))
-    assert {frame.products.shape for frame in frames} == {(1, 9, 3)}
+    assert {frame.hvp.shape for frame in frames} == {(1, 9, 3)}
     if changes:
         return
     assert len(frames) == 150

@@ -14,7 +14,7 @@ from phl_ase.potentials import Harmonic, LennardJones
 
 
 def argon() -> PHLCalculator:
-    """Lennard-Jones argon by the package's own analytic potential, exact products."""
+    """Lennard-Jones argon by the package's own analytic potential, exact HVPs."""
     return PHLCalculator(LennardJones(epsilon=0.0104, sigma=3.4, cutoff=7.0), device="cpu")
 
 

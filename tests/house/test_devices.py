@@ -23,7 +23,7 @@ SCHEMES = (
     {"name": "E-F"},
     {"name": "E-F-HVP-onehot", "regime": "fixed"},
     {"name": "E-F-HVP-random", "n_probes": 2},
-    {"name": "E-F-HVP-random", "products": "differences"},
+    {"name": "E-F-HVP-random", "hvp": "differences"},
     {"name": "E-F-H"},
 )
 
@@ -220,5 +220,5 @@ def test_training_is_where_it_says_whatever_the_default_device(tmp_path, scheme,
 
 def test_labels_and_checks_do_not_ask_for_the_default_device(elsewhere):
     labelled = label_frame(molecule("H2O"), EMT(), probes=Probes("rademacher", 2)).frame
-    assert np.abs(labelled.products).max() > 0.0
+    assert np.abs(labelled.hvp).max() > 0.0
     assert check_potential(LennardJones(epsilon=0.1, sigma=1.5, cutoff=4.0)).passed

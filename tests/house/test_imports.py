@@ -367,7 +367,7 @@ def test_torch_free_subpackages_do_not_load_torch_through_other_packages():
     Sella does, where it is installed, by way of JAX; the one module that needs Sella at its top is loaded by searches
     alone.
     """
-    names = ", ".join(name for name in torch_free_modules() if name != "phl_ase.paths.sella_products")
+    names = ", ".join(name for name in torch_free_modules() if name != "phl_ase.paths.sella_hvp")
     seen = in_new_interpreter(
         f"import json, sys; import {names}; print(json.dumps({{'torch': 'torch' in sys.modules}}))"
     )

@@ -205,7 +205,7 @@ def test_few_pairs_are_listed(rng, forms):
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_products_of_a_calculator_take_blocks(members, rng, monkeypatch, forms):
+def test_hvps_of_a_calculator_take_blocks(members, rng, monkeypatch, forms):
     atoms = molecule("isobutane")
     models = [painn(layers=2, seed=seed) for seed in range(members)]
     vectors = rng.normal(size=(3, len(atoms), 3))
@@ -283,7 +283,7 @@ def test_no_product_is_read_across(axes, rng, without_compiler):
 
 
 def _read_across(graph):
-    """Products, and sums with one, that are transposed."""
+    """Matrix products, and sums with one, that are transposed."""
 
     def holds_a_product(node):
         if getattr(node, "target", None) is torch.ops.aten.add.Tensor:
@@ -371,7 +371,7 @@ def test_a_loss_that_is_not_finite_names_the_frame(rng, monkeypatch):
 @pytest.mark.no_typecheck
 @pytest.mark.timeout(600)
 def test_the_traced_loss_by_differences(rng, without_compiler):
-    """One trace for all sizes, as with exact products."""
+    """One trace for all sizes, as with exact HVPs."""
     model = painn(channels=4, n_basis=3, layers=1)
     loss = CompiledLoss(model, differences=True)
     for frames, options in ((molecules(rng, 4, 3), {}), (molecules(rng, 2, 6, 5), {"n_probes": 2})):

@@ -25,7 +25,7 @@ def symmetric(rng, n: int) -> np.ndarray:
 
 
 def labelled(frame: Frame, rng, labels: str, probes: int = 0) -> Frame:
-    """Random labels: any of e(nergy), f(orces), s(tress), h(essian), and K recorded products."""
+    """Random labels: any of e(nergy), f(orces), s(tress), h(essian), and K recorded HVPs."""
     n = len(frame)
     fields = {
         "energy": rng.normal() - 1e5 if "e" in labels else None,
@@ -34,13 +34,13 @@ def labelled(frame: Frame, rng, labels: str, probes: int = 0) -> Frame:
         "hessian": symmetric(rng, n) if "h" in labels else None,
     }
     if probes:
-        fields |= {"probes": rng.normal(size=(probes, n, 3)), "products": rng.normal(size=(probes, n, 3))}
+        fields |= {"probes": rng.normal(size=(probes, n, 3)), "hvp": rng.normal(size=(probes, n, 3))}
     return dataclasses.replace(frame, **fields)
 
 
 @pytest.fixture
 def frames(rng) -> list[Frame]:
-    """Every label is absent from some frame; K recorded products of different number."""
+    """Every label is absent from some frame; K recorded HVPs of different number."""
     molecules = [*mixed(rng), cluster(rng, 2, frame_id=20), cluster(rng, 3, frame_id=21)]
     kinds = [("efh", 0), ("e", 1), ("efs", 3), ("f", 0), ("efsh", 2), ("", 5)]
     return [labelled(f, rng, *kind) for f, kind in zip(molecules, kinds, strict=True)]
@@ -56,7 +56,7 @@ def predicted(batch, labels: Labels, rng) -> Predictions:
         energy=random(systems) - 1e5,
         forces=random(atoms, 3),
         stress=random(systems, 3, 3),
-        # a product along a zero vector is zero: the rows that pad K
+        # an HVP along a zero vector is zero: the rows that pad K
         hvp=torch.where(probes.abs().sum(2, keepdim=True) > 0, random(k, atoms, 3), 0.0),
     )
 
@@ -77,7 +77,7 @@ def test_terms_are_the_means_of_plain_loops(frames, rng):
     """L as the design writes it (§2), system by system in NumPy, labels absent here and there."""
     batch, labels = collate(frames, ())
     p = predicted(batch, labels, rng)
-    forces, products = pieces(p.forces, frames), pieces(p.hvp, frames, 1)
+    forces, hvps = pieces(p.forces, frames), pieces(p.hvp, frames, 1)
     expected = {name: [] for name in TERMS}
     for s, frame in enumerate(frames):
         n = len(frame)
@@ -89,7 +89,7 @@ def test_terms_are_the_means_of_plain_loops(frames, rng):
             expected["stress"].append(np.mean((p.stress[s].numpy() - frame.stress) ** 2))
         if frame.probes is not None:
             k = len(frame.probes)
-            each = [np.sum((products[s][a] - frame.products[a]) ** 2) for a in range(k)]
+            each = [np.sum((hvps[s][a] - frame.hvp[a]) ** 2) for a in range(k)]
             expected["curvature"].append(sum(each) / k / (3 * n) ** 2)
     assert {name: len(values) for name, values in expected.items()} == {
         "energy": 4,
@@ -123,7 +123,7 @@ def test_terms_do_not_see_what_carries_no_label(frames, rng):
 def test_a_term_without_labels_has_neither_value_nor_count(name, rng):
     batch, labels = collate([cluster(rng, 2), cluster(rng, 3)], ())
     p = dataclasses.replace(predicted(batch, labels, rng), hvp=torch.zeros(1, 5, 3).double())
-    labels = dataclasses.replace(labels, probes=torch.zeros(1, 5, 3).double(), products=torch.zeros(1, 5, 3).double())
+    labels = dataclasses.replace(labels, probes=torch.zeros(1, 5, 3).double(), hvp=torch.zeros(1, 5, 3).double())
     assert TERMS[name].total(batch, p, labels).item() == 0
     assert not TERMS[name].present(labels).any()
 
@@ -182,16 +182,14 @@ def curvature(batch, labels, matrices: list[np.ndarray], frames) -> float:
 
 @every_family
 @pytest.mark.parametrize("regime", REGIMES)
-def test_targets_are_products_with_the_stored_hessian(family, regime, rng):
+def test_targets_are_hvps_with_the_stored_hessian(family, regime, rng):
     frames = [labelled(f, rng, "h") for f in mixed(rng)]
     batch, labels = collate(frames, ())
     targets = with_curvature_targets(batch, labels, family, n_probes=3, regime=regime, seed=5, epoch=4)
     drawn = draw_probes(family, batch, labels.frame_id, n_probes=3, seed=5, epoch=4 if regime == "fresh" else 0)
     assert torch.equal(targets.probes, drawn.vectors)
     assert torch.equal(targets.n_probes, drawn.n_probes)
-    for v, hv, frame in zip(
-        pieces(targets.probes, frames, 1), pieces(targets.products, frames, 1), frames, strict=True
-    ):
+    for v, hv, frame in zip(pieces(targets.probes, frames, 1), pieces(targets.hvp, frames, 1), frames, strict=True):
         rows = v.reshape(len(v), -1)
         np.testing.assert_allclose(hv.reshape(len(v), -1), rows @ frame.hessian.T, rtol=0, atol=1e-12)
     # a model with these very Hessians has no loss
@@ -235,7 +233,7 @@ def test_regimes(family, rng):
     assert not torch.equal(probes(regime="fixed", seed=1), probes(regime="fixed", seed=2))
 
 
-def test_recorded_products_are_used_where_there_is_no_hessian(rng):
+def test_recorded_hvps_are_used_where_there_is_no_hessian(rng):
     frames = [labelled(f, rng, "", probes=k) for f, k in zip(mixed(rng), (1, 2, 3, 4), strict=True)]
     batch, labels = collate(frames, ())
     assert with_curvature_targets(batch, labels, "rademacher", epoch=9) is labels
@@ -243,29 +241,29 @@ def test_recorded_products_are_used_where_there_is_no_hessian(rng):
 
 @pytest.mark.parametrize("family", CURVATURE)
 def test_mixed_supervision(family, frames, rng):
-    """Hessians, recorded products, or neither: each frame is taught what it carries (the Hessian, where both)."""
+    """Hessians, recorded HVPs, or neither: each frame is taught what it carries (the Hessian, where both)."""
     batch, labels = collate(frames, ())
     targets = with_curvature_targets(batch, labels, family, n_probes=2, seed=1)
-    v, hv = pieces(targets.probes, frames, 1), pieces(targets.products, frames, 1)
+    v, hv = pieces(targets.probes, frames, 1), pieces(targets.hvp, frames, 1)
     drawn = draw_probes(family, batch, labels.frame_id, n_probes=2, seed=1)
     expected = []
     model = [symmetric(rng, len(f)) for f in frames]
     for s, frame in enumerate(frames):
         if frame.hessian is not None:
-            own, products, k = pieces(drawn.vectors, frames, 1)[s], None, int(drawn.n_probes[s])
+            own, hvps, k = pieces(drawn.vectors, frames, 1)[s], None, int(drawn.n_probes[s])
         elif frame.probes is not None:
-            own, products, k = frame.probes, frame.products, len(frame.probes)
+            own, hvps, k = frame.probes, frame.hvp, len(frame.probes)
         else:
-            own, products, k = np.zeros((0, len(frame), 3)), None, 0
+            own, hvps, k = np.zeros((0, len(frame), 3)), None, 0
         assert int(targets.n_probes[s]) == k
         np.testing.assert_array_equal(v[s][:k], own[:k])
         assert not v[s][k:].any()
         assert not hv[s][k:].any()
-        if products is not None:
-            np.testing.assert_array_equal(hv[s][:k], products)
+        if hvps is not None:
+            np.testing.assert_array_equal(hv[s][:k], hvps)
         if k:
             rows = own[:k].reshape(k, -1)
-            target = rows @ frame.hessian if products is None else products.reshape(k, -1)
+            target = rows @ frame.hessian if hvps is None else hvps.reshape(k, -1)
             expected.append(np.sum((rows @ model[s] - target) ** 2) / k / (3 * len(frame)) ** 2)
     assert len(expected) == 5
     assert curvature(batch, targets, model, frames) == pytest.approx(np.mean(expected), rel=1e-12)
@@ -283,7 +281,7 @@ def test_targets_leave_the_labels_alone(frames):
 def test_targets_in_single_precision(frames, device):
     batch, labels = (x.to(device, torch.float32) for x in collate(frames, ()))
     targets = with_curvature_targets(batch, labels, "sphere", n_probes=2)
-    assert targets.probes.dtype == targets.products.dtype == torch.float32
+    assert targets.probes.dtype == targets.hvp.dtype == torch.float32
 
 
 # -------------------------------------------------------------------------------------------------- schemes, mistakes

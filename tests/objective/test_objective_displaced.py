@@ -1,4 +1,4 @@
-"""Products by differences of gradients at two places, in the loss: against exact ones, closed forms and their order."""
+"""HVPs by differences of gradients at two places, in the loss: against exact ones, closed forms and their order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def random_probes(batch, generator):
 
 @every_potential
 def test_they_are_the_exact_ones_but_for_the_step_squared(name, rng, generator):
-    """Molecules of different size, cells, a lone atom; what forces and products are off by, exact products tell."""
+    """Molecules of different size, cells, a lone atom; what forces and HVPs are off by, exact HVPs tell."""
     potential = POTENTIALS[name]()
     batch = collate([*mixed(rng), cluster(rng, 1)], potential.cutoffs)[0]
     probes = random_probes(batch, generator)
@@ -39,15 +39,15 @@ def test_they_are_the_exact_ones_but_for_the_step_squared(name, rng, generator):
         for sign in (1.0, -1.0)
     )
     # s²/2 and s²/6 of the third and fourth derivative along the probe
-    forces, products = exact.forces - 0.25 * step * (there - back), exact.hvp[0] + (there + back - 2 * exact.hvp[0]) / 6
+    forces, hvps = exact.forces - 0.25 * step * (there - back), exact.hvp[0] + (there + back - 2 * exact.hvp[0]) / 6
     torch.testing.assert_close(found.forces, forces, rtol=1e-5, atol=1e-8)
-    torch.testing.assert_close(found.hvp[0], products, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.hvp[0], hvps, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.energy, exact.energy, rtol=0, atol=1e-8)
     torch.testing.assert_close(found.stress, exact.stress, rtol=0, atol=5e-6)
 
 
 def test_the_order_of_the_error(rng, generator, monkeypatch):
-    """Half of the step: a quarter of the error of forces and products, a sixteenth of that of energies."""
+    """Half of the step: a quarter of the error of forces and HVPs, a sixteenth of that of energies."""
     potential = painn()
     batch = collate([cluster(rng, 5), crystal(rng, 3)], potential.cutoffs)[0]
     probes = random_probes(batch, generator)
@@ -76,7 +76,7 @@ def test_a_probe_of_any_length(probe, rng):
 
 @pytest.mark.parametrize(("scheme", "n_probes"), [("E-F-HVP-random", 2), ("E-F-HVP-onehot", 1), ("E-F-H", 1)])
 @pytest.mark.parametrize("in_dense_blocks", [False, True])
-def test_a_step_has_the_gradient_of_exact_products(scheme, n_probes, in_dense_blocks, rng):
+def test_a_step_has_the_gradient_of_exact_hvps(scheme, n_probes, in_dense_blocks, rng):
     model = painn()
     batch, labels = drawn(model, molecules(rng, 4, 3, 5), scheme, n_probes)
     if in_dense_blocks:
@@ -94,7 +94,7 @@ def test_a_step_has_the_gradient_of_exact_products(scheme, n_probes, in_dense_bl
     assert result.counts == expected.counts
 
 
-def test_batches_without_products_are_done_as_ever(rng):
+def test_batches_without_hvps_are_done_as_ever(rng):
     model = painn()
     batch, labels = drawn(model, molecules(rng, 4, 3), "E-F")
     weights = {"energy": 1.0, "forces": 1.0}

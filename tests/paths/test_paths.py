@@ -287,7 +287,7 @@ def test_the_analysis_may_have_a_hessian_of_its_own():
     assert search.curvature == "hessian function"
 
 
-def test_the_analysis_from_products():
+def test_the_analysis_from_hvps():
     search = find_transition_state(cluster(), hvp=lambda v, a: finite_difference_hvp(v, a))
     assert search.converged, search.sentence
     assert search.curvature == "Hessian-vector products"

@@ -25,8 +25,8 @@ from sella.peswrapper import PES, InternalPES
 from phl_ase.curvature import DIFFERENCES, EXACT, Curvature, curvature_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import RECOMMENDED, STRATEGIES, displaced, find_transition_state, search
-from phl_ase.paths.counting import CountingProducts
-from phl_ase.paths.sella_products import ProductSella
+from phl_ase.paths.counting import CountingHVP
+from phl_ase.paths.sella_hvp import HVPSella
 
 STIFFNESS = 7.0  # eV/Å²
 
@@ -80,8 +80,8 @@ def cluster(seed=0, rms=0.1):
 
 def surface_of(atoms, internal, hvp=None):
     """Sella's surface with the exact probes in it, its first gradient done; and the probes."""
-    products = CountingProducts(hvp or atoms.calc.get_hvp, atoms.calc)
-    optimiser = ProductSella(atoms, products, order=1, internal=internal, logfile=None)
+    hvps = CountingHVP(hvp or atoms.calc.get_hvp, atoms.calc)
+    optimiser = HVPSella(atoms, hvps, order=1, internal=internal, logfile=None)
     optimiser.pes.get_g()
     return optimiser.pes, optimiser.pes._calc_eg
 
@@ -100,7 +100,7 @@ def free_directions(pes, seed=1):
 # ---------------------------------------------------------------------------------------------- Sella as it was found
 
 # What the seam leans on, without comments and docstrings. A change of any of these needs a new look at
-# phl_ase/paths/sella_products.py before the hash here follows.
+# phl_ase/paths/sella_hvp.py before the hash here follows.
 KNOWN = {
     PES._calc_eg: "61f8c89ed150",
     PES.diag: "8877c2da211a",
@@ -128,8 +128,8 @@ def fingerprint(function):
 def test_sella_is_the_one_that_is_known(function):
     version = importlib.metadata.version("sella")
     assert fingerprint(function) == KNOWN[function], (
-        f"Sella {version} has another {function.__qualname__} than 2.6.0: see whether the exact products in "
-        "phl_ase/paths/sella_products.py still hold, then put the new fingerprint here"
+        f"Sella {version} has another {function.__qualname__} than 2.6.0: see whether the exact HVPs in "
+        "phl_ase/paths/sella_hvp.py still hold, then put the new fingerprint here"
     )
 
 
@@ -249,7 +249,7 @@ def test_other_points_are_answered_by_sella():
     assert energy == pytest.approx(moved.get_potential_energy(), abs=1e-9)
 
 
-# -------------------------------------------------------------------------------------------------- wrong products
+# -------------------------------------------------------------------------------------------------- wrong HVPs
 
 WRONG = {
     "sign": lambda calc, start: lambda v, a: -calc.get_hvp(v, a),
@@ -263,7 +263,7 @@ WRONG = {
 
 @pytest.mark.parametrize("internal", [True, False])
 @pytest.mark.parametrize("mistake", WRONG)
-def test_wrong_products_are_caught(mistake, internal):
+def test_wrong_hvps_are_caught(mistake, internal):
     atoms = springs("H2O2")
     elsewhere = springs("H2O2", seed=5, rms=0.6)
     with pytest.raises(PHLError, match="look at its sign") as error:
@@ -271,7 +271,7 @@ def test_wrong_products_are_caught(mistake, internal):
     assert "\n" not in str(error.value)
 
 
-def test_products_of_the_wrong_shape_or_none():
+def test_hvps_of_the_wrong_shape_or_none():
     with pytest.raises(PHLError, match=r"returned shape \(12,\), expected that of the vectors, \(4, 3\)"):
         find_transition_state(cluster(), hvp=lambda v, a: v.ravel())
     nan = find_transition_state(cluster(), hvp=lambda v, a: v * np.nan)
@@ -292,7 +292,7 @@ def test_products_of_the_wrong_shape_or_none():
 def test_every_strategy_finds_the_saddle(strategy, internal):
     curvature = curvature_of(lennard_jones())
     # in Cartesian coordinates Sella's eigensolver begins at the gradient without a preconditioner and may stay with a
-    # stiff mode, whether its products are exact or not: a start from which it finds the soft one
+    # stiff mode, whether its HVPs are exact or not: a start from which it finds the soft one
     found = search(cluster(0, 0.1 if internal else 0.05), strategy, curvature, internal=internal, fmax=1e-3)
     assert found.converged, found.sentence
     assert found.internal == internal
@@ -305,7 +305,7 @@ def test_every_strategy_finds_the_saddle(strategy, internal):
     assert found.curvature == "hessian function"
 
 
-def test_products_take_the_place_of_gradients():
+def test_hvps_take_the_place_of_gradients():
     curvature = curvature_of(lennard_jones())
     plain = search(cluster(1), "gradients", curvature)
     exact = search(cluster(1), "hvp", curvature)
@@ -335,9 +335,9 @@ def test_exact_curvature_hides_nothing():
 
 @pytest.mark.parametrize("strategy", ["hvp", "hessian-hvp"])
 def test_bad_internals_are_followed(strategy, monkeypatch):
-    """Sella makes its surface anew, and the products must come with it."""
+    """Sella makes its surface anew, and the HVPs must come with it."""
     calls = []
-    original = ProductSella._maybe_rebuild_bad_internals
+    original = HVPSella._maybe_rebuild_bad_internals
 
     def bad_once(self):
         calls.append(1)
@@ -346,7 +346,7 @@ def test_bad_internals_are_followed(strategy, monkeypatch):
         self._rebuild_after_bad_internals()
         return True
 
-    monkeypatch.setattr(ProductSella, "_maybe_rebuild_bad_internals", bad_once)
+    monkeypatch.setattr(HVPSella, "_maybe_rebuild_bad_internals", bad_once)
     curvature = curvature_of(lennard_jones())
     found = search(cluster(2), strategy, curvature, internal=True)
     assert found.converged, found.sentence

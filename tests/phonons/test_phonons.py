@@ -52,8 +52,8 @@ def fcc():
 # ------------------------------------------------------------------------------------------------------ force constants
 
 
-def test_products_give_what_phonopy_gets_from_displacements(crystal):
-    """1e-3 THz: displacements of 0.002 Å are good to about 1e-4 (third order in the step), products to better."""
+def test_hvps_give_what_phonopy_gets_from_displacements(crystal):
+    """1e-3 THz: displacements of 0.002 Å are good to about 1e-4 (third order in the step), HVPs to better."""
     calculator, phonon, primitive = crystal
     found = force_constants(phonon, calculator)
     assert found.values.shape == (primitive, len(phonon.supercell), 3, 3)
@@ -132,7 +132,7 @@ def test_symmetrisation_is_asked_for(fcc):
         (lambda v, atoms: np.full_like(v, np.nan), NonFiniteError, "NaN"),
     ],
 )
-def test_bad_products(fcc, hvp, error, words):
+def test_bad_hvps(fcc, hvp, error, words):
     calculator, phonon, _ = fcc
     with pytest.raises(error, match=words):
         force_constants(phonon, dataclasses.replace(curvature_of(calculator), hvp=hvp))

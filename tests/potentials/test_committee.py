@@ -150,7 +150,7 @@ def test_members_of_another_kind_are_evaluated_one_by_one(members, other):
 
 
 def test_curvature_is_that_of_the_mean_energy(members):
-    """Products, the Hessian, the operator and the lowest modes against differences of the mean's forces.
+    """HVPs, the Hessian, the operator and the lowest modes against differences of the mean's forces.
 
     Central differences at h = 1e-3 Å, extrapolated from h/2: errors of order h⁴, below 1e-6 of some 10² eV/Å².
     """
@@ -168,12 +168,12 @@ def test_curvature_is_that_of_the_mean_energy(members):
 
     expected = (4 * slope(5e-4) - slope(1e-3)) / 3
     scale = np.abs(expected).max()
-    product = committee.get_hvp(vector, atoms)
-    np.testing.assert_allclose(product, expected, atol=1e-6 * scale)
-    np.testing.assert_allclose(hessian @ vector.ravel(), product.ravel(), atol=1e-10 * scale)
-    np.testing.assert_allclose(committee.hessian_operator(atoms) @ vector.ravel(), product.ravel(), atol=1e-10 * scale)
+    hvp = committee.get_hvp(vector, atoms)
+    np.testing.assert_allclose(hvp, expected, atol=1e-6 * scale)
+    np.testing.assert_allclose(hessian @ vector.ravel(), hvp.ravel(), atol=1e-10 * scale)
+    np.testing.assert_allclose(committee.hessian_operator(atoms) @ vector.ravel(), hvp.ravel(), atol=1e-10 * scale)
     np.testing.assert_allclose(committee.get_sparse_hessian(atoms).toarray(), hessian, atol=1e-9 * scale)
-    values, _ = committee.get_lowest_modes(atoms, k=1, max_products=200)
+    values, _ = committee.get_lowest_modes(atoms, k=1, max_hvps=200)
     assert np.isfinite(values).all()
 
 

@@ -129,15 +129,15 @@ def test_the_log_tells_a_chemist(reaction):
 def test_other_labels_of_the_same_structures(reaction, tmp_path):
     result, frames, _, folder = reaction
     request = LabelRequest(probes=Probes("gaussian", 2, 3))
-    again = built(folder, request=request, out="products.h5", work=folder / "out.h5.work")
-    # two gradients a product, and energies and forces are known
+    again = built(folder, request=request, out="hvps.h5", work=folder / "out.h5.work")
+    # two gradients an HVP, and energies and forces are known
     assert again.reactions[0].gradients == result.reactions[0].gradients + 4 * len(frames)
-    with open_dataset(folder / "products.h5") as dataset:
+    with open_dataset(folder / "hvps.h5") as dataset:
         for one, other in zip(frames, dataset, strict=True):
             np.testing.assert_array_equal(one.positions, other.positions)
             exact = np.tensordot(other.probes, one.hessian.reshape(3, 3, 3, 3), axes=([1, 2], [2, 3]))
             # second order in 0.002 Å, on fourth derivatives of 1e3 eV/Å⁴
-            np.testing.assert_allclose(other.products, exact, atol=2e-2)
+            np.testing.assert_allclose(other.hvp, exact, atol=2e-2)
         assert len({frame.probes.tobytes() for frame in dataset}) > len(frames) // 2
     assert built(folder, request=LabelRequest(hessian="differences"), work=folder / "out.h5.work").frames == len(frames)
 

@@ -101,8 +101,8 @@ def test_labels_are_those_of_direct_calls(molecules, tmp_path):
             np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-5)
             np.testing.assert_array_equal(frame.probes, Probes("gaussian", 2, 5).draw(frame))
             # the same step: what remains is noise, 1e-7 eV/Å over 0.0005 Å and its carry-over
-            products = finite_difference_hvp(frame.probes, atoms, delta=0.0005)
-            np.testing.assert_allclose(frame.products, products, atol=2e-3)
+            hvps = finite_difference_hvp(frame.probes, atoms, delta=0.0005)
+            np.testing.assert_allclose(frame.hvp, hvps, atol=2e-3)
             np.testing.assert_allclose(frame.hessian, finite_difference_hessian(atoms, delta=0.0005), atol=2e-3)
             assert (frame.kind, frame.temperature) == ("nms", 300.0 + i)
         recorded = dataset.meta.provenance
@@ -111,8 +111,8 @@ def test_labels_are_those_of_direct_calls(molecules, tmp_path):
     # 1 for energy and forces, 2K, 6n; 2K more where the error is estimated
     assert recorded["gradients"] == FRAMES * (1 + 4 + 18) + 3 * 4
     # second order in the step: about 1e-3 eV/Å² here (test_reference measures it)
-    assert len(recorded["product_error_frames"]) == 3
-    assert 1e-5 < recorded["product_error"] < 2e-2
+    assert len(recorded["hvp_error_frames"]) == 3
+    assert 1e-5 < recorded["hvp_error"] < 2e-2
     assert {"tblite", "source", "units"} <= set(recorded) | set(recorded["versions"])
     assert json.loads(done.read_text())["labelled"] == FRAMES
     assert not (tmp_path / "out.h5.work").exists()
@@ -224,7 +224,7 @@ def test_settings_are_read():
         make_method("emt", {"accuracy": "1"})
 
 
-def test_training_on_recorded_products_alone(molecules, tmp_path):
+def test_training_on_recorded_hvps_alone(molecules, tmp_path):
     out, run = tmp_path / "out.h5", tmp_path / "run"
     assert phl("label", molecules, "--with", "tblite", "--hvp", 1, "-o", out).exit_code == 0
     config = tmp_path / "train.toml"

@@ -177,23 +177,23 @@ def test_energy_and_forces(xtb):
     assert frame.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
     np.testing.assert_allclose(frame.forces, atoms.get_forces(), atol=1e-8)
     assert (frame.kind, frame.reaction, frame.temperature) == ("nms", "none", 300.0)
-    assert frame.hessian is frame.probes is frame.products is None
+    assert frame.hessian is frame.probes is frame.hvp is None
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_products_are_a_converged_hessian_times_recorded_probes(xtb, family):
+def test_hvps_are_a_converged_hessian_times_recorded_probes(xtb, family):
     atoms = rattled("H2CO")
     labelled = label_frame(atoms, xtb, probes=Probes(family, 3, seed=5), estimate_error=True)
     frame = labelled.frame
     count = 12 if FAMILIES[family].complete else 3
     assert frame.probes.shape == (count, 4, 3)
     assert labelled.gradients == 1 + 4 * count
-    products = converged_hessian(atoms, xtb) @ frame.probes.reshape(count, 12).T
-    error = frame.products.reshape(count, 12).T - products
+    hvps = converged_hessian(atoms, xtb) @ frame.probes.reshape(count, 12).T
+    error = frame.hvp.reshape(count, 12).T - hvps
     # all atoms move at once by the step: twice the error of a Hessian's columns
     assert np.sqrt(np.mean(error**2)) < 3e-3
     # truncation dominates, where the comparison of two steps estimates the error itself
-    assert labelled.product_error == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.3)
+    assert labelled.hvp_error == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.3)
     np.testing.assert_array_equal(label_frame(atoms, xtb, probes=Probes(family, 3, seed=5)).frame.probes, frame.probes)
 
 
@@ -229,7 +229,7 @@ def test_labels_of_a_crystal():
     atoms.rattle(0.05, seed=1)
     frame = label_frame(atoms, EMT(), probes=Probes(count=1)).frame
     assert frame.pbc.all()
-    assert np.abs(frame.products).max() > 1
+    assert np.abs(frame.hvp).max() > 1
 
 
 class Broken(Calculator):
@@ -364,8 +364,8 @@ def test_the_dispersion_is_added_to_pyscf_once():
 
 
 @pytest.mark.reference
-def test_analytic_hessian_products_and_differences(rng):
-    """The analytic Hessian lacks the response of the grid; products by differences do not."""
+def test_analytic_hessian_hvps_and_differences(rng):
+    """The analytic Hessian lacks the response of the grid; HVPs by differences do not."""
     atoms = rattled("HCN")
     analytic, numerical = PySCFCalculator(), PySCFCalculator(hessian="differences")
     exact = numerical.get_hessian(atoms)
@@ -373,9 +373,9 @@ def test_analytic_hessian_products_and_differences(rng):
     assert np.abs(analytic.get_hessian(atoms) - exact).max() < 0.7
     assert np.abs(analytic.get_hessian(atoms).reshape(3, 3, 3, 3).sum(axis=2)).max() < 0.05
     vectors = rng.choice([-1.0, 1.0], size=(2, 3, 3))
-    products = numerical.get_hvp(vectors, atoms).reshape(2, 9)
+    hvps = numerical.get_hvp(vectors, atoms).reshape(2, 9)
     # truncation of second order at steps that differ by √3: 0.01 eV/Å² of about 100
-    np.testing.assert_allclose(products, vectors.reshape(2, 9) @ exact, atol=0.05)
+    np.testing.assert_allclose(hvps, vectors.reshape(2, 9) @ exact, atol=0.05)
     assert curvature_of(analytic).source == EXACT
 
 

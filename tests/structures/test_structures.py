@@ -44,7 +44,7 @@ def labelled(name: str, rng: np.random.Generator, labels: str = "", probes: int 
         hessian = rng.normal(size=(3 * n, 3 * n))
         fields["hessian"] = hessian + hessian.T
     if probes:
-        fields.update(probes=rng.normal(size=(probes, n, 3)), products=rng.normal(size=(probes, n, 3)))
+        fields.update(probes=rng.normal(size=(probes, n, 3)), hvp=rng.normal(size=(probes, n, 3)))
     return dataclasses.replace(
         frame,
         energy=rng.normal() if "e" in labels else None,
@@ -136,7 +136,7 @@ def test_wrong_shape_names_the_label(label, shape):
         frame.check("water")
 
 
-@pytest.mark.parametrize("label", ["cell", "energy", "forces", "stress", "hessian", "probes", "products"])
+@pytest.mark.parametrize("label", ["cell", "energy", "forces", "stress", "hessian", "probes", "hvp"])
 def test_label_that_is_no_number_is_named(label, rng):
     frame = labelled("H2O", rng, "efsh", probes=2)
     value = np.array(getattr(frame, label))
@@ -146,17 +146,17 @@ def test_label_that_is_no_number_is_named(label, rng):
         frame.check("water")
 
 
-@pytest.mark.parametrize("missing", ["probes", "products"])
-def test_probes_and_products_come_together(missing, rng):
+@pytest.mark.parametrize("missing", ["probes", "hvp"])
+def test_probes_and_hvps_come_together(missing, rng):
     frame = dataclasses.replace(labelled("H2O", rng, probes=2), **{missing: None})
-    with pytest.raises(PHLError, match="probes and products come together"):
+    with pytest.raises(PHLError, match="probes and hvp come together"):
         frame.check()
 
 
-def test_as_many_products_as_probes(rng):
+def test_as_many_hvps_as_probes(rng):
     frame = labelled("H2O", rng, probes=2)
-    with pytest.raises(PHLError, match="products has shape"):
-        dataclasses.replace(frame, products=frame.products[:1]).check()
+    with pytest.raises(PHLError, match="hvp has shape"):
+        dataclasses.replace(frame, hvp=frame.hvp[:1]).check()
 
 
 # --------------------------------------------------------------------------------------------------- neighbour lists
@@ -352,7 +352,7 @@ def check_system(frame: Frame, s: int, batch: Batch, labels: Labels) -> None:
         padded[: 3 * n, : 3 * n] = 0.0 if frame.hessian is None else frame.hessian
         np.testing.assert_array_equal(labels.hessian[s], padded)
     assert labels.n_probes[s] == (0 if frame.probes is None else len(frame.probes))
-    for name in ("probes", "products"):
+    for name in ("probes", "hvp"):
         packed = getattr(labels, name)
         if packed is not None:
             padded = np.zeros((packed.shape[0], n, 3))
@@ -415,7 +415,7 @@ def test_absent_labels_take_no_memory(frames):
     _, labels = PackedFrames(frames, (CUTOFF,)).select([1])
     assert labels.hessian is None
     assert labels.probes is None
-    assert labels.products is None
+    assert labels.hvp is None
     assert not labels.has_energy.any()
 
 
@@ -451,7 +451,7 @@ def test_dense_and_flat_are_inverse(batch_and_labels, generator):
         assert not dense[:, s, 3 * size :].any()
 
 
-def test_dense_hessian_times_dense_probe_is_each_systems_own_product(frames):
+def test_dense_hessian_times_dense_probe_is_each_systems_own_hvp(frames):
     batch, labels = collate([frames[0], frames[4]], (CUTOFF,))
     n_max = int(batch.sizes().max())
     dense = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, labels.probes, n_max))
@@ -482,12 +482,12 @@ def test_batch_passes_through_torch_func(batch_and_labels):
     def energy(positions):
         return batch.moved(positions).vectors(CUTOFF).pow(3).sum()
 
-    def product(vector):
+    def hvp(vector):
         return torch.func.jvp(torch.func.grad(energy), (batch.positions,), (vector,))[1]
 
-    products = torch.func.vmap(product)(labels.probes)
+    hvps = torch.func.vmap(hvp)(labels.probes)
     expected = torch.stack([torch.autograd.functional.hvp(energy, batch.positions, v)[1] for v in labels.probes])
-    torch.testing.assert_close(products, expected)
+    torch.testing.assert_close(hvps, expected)
 
 
 @pytest.mark.skipif(torch.__version__ < "2.12", reason="torch.compile of gradients of gradients fails in torch 2.11")
@@ -499,11 +499,11 @@ def test_batch_passes_through_compilation(batch_and_labels):
     def energy(positions, batch):
         return batch.moved(positions).vectors(CUTOFF).pow(3).sum()
 
-    def product(batch, vector):
+    def hvp(batch, vector):
         return torch.func.grad(lambda r: (torch.func.grad(energy)(r, batch) * vector).sum())(batch.positions)
 
-    compiled = torch.compile(product, backend="aot_eager", dynamic=True, fullgraph=True)
-    torch.testing.assert_close(compiled(batch, labels.probes[0]), product(batch, labels.probes[0]))
+    compiled = torch.compile(hvp, backend="aot_eager", dynamic=True, fullgraph=True)
+    torch.testing.assert_close(compiled(batch, labels.probes[0]), hvp(batch, labels.probes[0]))
 
 
 def test_vectors_can_be_differentiated_in_positions_and_cell():

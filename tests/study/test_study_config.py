@@ -197,7 +197,7 @@ def test_hvps_by_differences_are_methods_of_their_own():
         "E-F-H",
     ]
     assert len({run.name for run in runs}) == len({run.method.cost_key for run in runs}) == 6
-    taken = {run.method.label: train_config(run, config).scheme.products for run in runs}
+    taken = {run.method.label: train_config(run, config).scheme.hvp for run in runs}
     assert [label for label, hvps in taken.items() if hvps == "differences"] == [labels[2], labels[4]]
     named = {"scheme": "E-F-HVP-random", "hvps": "differences"}
     assert plan_runs(parse_study({"matrix": [], "run": [named]})) == (runs[4],)

@@ -226,17 +226,17 @@ def test_a_step_of_many_rows_is_left_off_in_the_middle(tmp_path, data, monkeypat
     monkeypatch.setattr("phl_ase.training.step.rows_per_chunk", lambda *_: 1)
     rows = 0
 
-    def products(graph, vectors):
+    def hvps(graph, vectors):
         nonlocal rows
         rows += 1
         if rows == 4:
             signal.raise_signal(signal.SIGTERM)
-        return GradientGraph.products(graph, vectors)
+        return GradientGraph.hvp(graph, vectors)
 
     class Counting(GradientGraph):
         pass
 
-    Counting.products = products
+    Counting.hvp = hvps
     train(config, data, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr("phl_ase.training.step.GradientGraph", Counting)
@@ -296,7 +296,7 @@ def test_a_run_of_an_older_version_is_resumed_as_it_was_meant(tmp_path, data):
     """Keys that did not exist then have the meaning of that time; what is not said is the default."""
     folder = train(configuration(training={"epochs": 1}), data, tmp_path / "run").folder
     state = load_checkpoint(folder / LAST)
-    for section, key in (("training", "keep"), ("training", "matmul_precision"), ("scheme", "products")):
+    for section, key in (("training", "keep"), ("training", "matmul_precision"), ("scheme", "hvp")):
         state["config"][section].pop(key)
     state["config"].pop("replay")
     save_checkpoint(folder / LAST, state)
@@ -304,7 +304,7 @@ def test_a_run_of_an_older_version_is_resumed_as_it_was_meant(tmp_path, data):
     save_checkpoint(folder / LAST, state)
     for changes, key in (
         ({"training": {"epochs": 1, "keep": "last"}}, "training.keep"),
-        ({"training": {"epochs": 1}, "scheme": {"products": "differences"}}, "scheme.products"),
+        ({"training": {"epochs": 1}, "scheme": {"hvp": "differences"}}, "scheme.hvp"),
         ({"training": {"epochs": 1}, "potential": {"core": "zbl"}}, "potential.core"),
         ({"training": {"epochs": 1}, "replay": {"seed": 3}}, "replay.seed"),
     ):
@@ -551,8 +551,8 @@ def test_binary_and_missing_configurations_are_refused(tmp_path):
             r'training\.matmul_precision is "high", which does not act on training\.dtype="float64"',
         ),
         (
-            {"training": {"matmul_precision": "medium"}, "scheme": {"products": "differences"}},
-            r'"medium", which spoils scheme\.products="differences"; use "exact", or "highest"',
+            {"training": {"matmul_precision": "medium"}, "scheme": {"hvp": "differences"}},
+            r'"medium", which spoils scheme\.hvp="differences"; use "exact", or "highest"',
         ),
     ],
 )
@@ -632,7 +632,7 @@ def test_a_split_part_that_is_empty_is_an_error(data):
 
 
 def mixed(frames, seed=0):
-    """A third with energies and forces alone, a third with two recorded products, a third with Hessians."""
+    """A third with energies and forces alone, a third with two recorded HVPs, a third with Hessians."""
     rng = np.random.default_rng(seed)
     result = []
     for place, frame in enumerate(frames):
@@ -641,8 +641,8 @@ def mixed(frames, seed=0):
             frame = dataclasses.replace(frame, hessian=None)
         elif place % 3 == 1:
             probes = rng.choice([-1.0, 1.0], (2, n, 3))
-            products = (probes.reshape(2, -1) @ frame.hessian).reshape(2, n, 3)
-            frame = dataclasses.replace(frame, hessian=None, probes=probes, products=products)
+            hvps = (probes.reshape(2, -1) @ frame.hessian).reshape(2, n, 3)
+            frame = dataclasses.replace(frame, hessian=None, probes=probes, hvp=hvps)
         result.append(frame)
     return result
 
@@ -650,7 +650,7 @@ def mixed(frames, seed=0):
 @pytest.mark.parametrize("scheme", ["E-F", "E-F-HVP-random", "E-F-H"])
 def test_mixed_supervision_trains(tmp_path, data, scheme):
     both = RunData(mixed(data.train), mixed(data.valid * 3, seed=1))
-    # batches of 2: some without any curvature label, some with recorded products alone
+    # batches of 2: some without any curvature label, some with recorded HVPs alone
     config = configuration(scheme={"name": scheme}, training={"epochs": 2, "batch_size": 2})
     last = train(config, both, tmp_path / "run").records[-1]
     expected = {"energy", "forces"} | ({"curvature"} if scheme != "E-F" else set())
@@ -659,15 +659,15 @@ def test_mixed_supervision_trains(tmp_path, data, scheme):
 
 
 @pytest.mark.filterwarnings("error")
-def test_recorded_products_alone_train(tmp_path, data):
+def test_recorded_hvps_alone_train(tmp_path, data):
     recorded = [f for f in mixed(data.train) if f.probes is not None]
     config = configuration(scheme={"regime": "fixed", "n_probes": 2}, training={"epochs": 1})
     record = train(config, RunData(recorded, recorded[:2]), tmp_path / "run").records[0]
     assert np.isfinite(record["valid_curvature"])
 
 
-def test_fresh_probes_of_recorded_products_are_said_to_be_fixed(tmp_path, data):
-    """Nothing but the recorded products is known of such frames: no probe can be drawn anew."""
+def test_fresh_probes_of_recorded_hvps_are_said_to_be_fixed(tmp_path, data):
+    """Nothing but the recorded HVPs is known of such frames: no probe can be drawn anew."""
     recorded = [f for f in mixed(data.train) if f.probes is not None]
     both, asked = RunData(recorded, recorded[:2]), {"name": "E-F-HVP-onehot", "regime": "fresh"}
     said = r'frames carry 2 recorded HVPs each and no Hessian.*\(scheme.regime = "fixed"\)'
@@ -687,17 +687,17 @@ def test_fresh_probes_of_recorded_products_are_said_to_be_fixed(tmp_path, data):
         train(configuration(scheme={"name": "E-F-H"}), both, tmp_path / "full")
 
 
-def test_products_by_differences_train_as_exact_ones_do(tmp_path, data):
+def test_hvps_by_differences_train_as_exact_ones_do(tmp_path, data):
     """The same frames and probes in the same order: the losses of all epochs, and the models, are nearly the same."""
     ways, ends = ("exact", "differences"), []
-    for products in ways:
-        config = configuration(scheme={"products": products}, training={"dtype": "float64"})
-        records = train(config, data, tmp_path / products).records
+    for hvps in ways:
+        config = configuration(scheme={"hvp": hvps}, training={"dtype": "float64"})
+        records = train(config, data, tmp_path / hvps).records
         ends.append([record["train_curvature"] for record in records])
     assert ends[1] == pytest.approx(ends[0], rel=1e-4)
     assert ends[1] != ends[0]
-    with pytest.raises(PHLError, match=r"scheme\.products.*'exact' or 'differences'"):
-        configuration(scheme={"products": "approximate"})
+    with pytest.raises(PHLError, match=r"scheme\.hvp.*'exact' or 'differences'"):
+        configuration(scheme={"hvp": "approximate"})
 
 
 def test_an_absent_label_never_counts_as_a_zero_loss(model, data):
@@ -1009,7 +1009,7 @@ def assert_close(a, b, relative=1e-10):
 def test_rows_in_chunks_give_the_same_gradient(model, data, family):
     batch, labels = drawn(model, data.train[:5], family, n_probes=5)
     saved = GradientGraph(model, batch, curvature=True, create_graph=True).saved_bytes
-    # a training product is reckoned at three times what the gradient's graph keeps: here two rows together
+    # a training HVP is reckoned at three times what the gradient's graph keeps: here two rows together
     chunked = gradients(model, (batch, labels, None), memory_budget=2 * 3 * saved)
     assert_close(chunked, gradients(model, (batch, labels, None)))
     with pytest.raises(PHLError, match="raise the budget or evaluate fewer systems"):

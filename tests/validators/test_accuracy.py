@@ -462,20 +462,20 @@ def test_figure_of_two_potentials_from_stored_reports(frames):
 
 
 def with_probes(frame, number=3, seed=0):
-    """A frame that holds products along probes and no Hessian."""
+    """A frame that holds HVPs along probes and no Hessian."""
     v = np.random.default_rng(seed).choice([-1.0, 1.0], size=(number, len(frame), 3))
-    products = (v.reshape(number, -1) @ frame.hessian).reshape(v.shape)
-    return dataclasses.replace(frame, hessian=None, probes=v, products=products)
+    hvps = (v.reshape(number, -1) @ frame.hessian).reshape(v.shape)
+    return dataclasses.replace(frame, hessian=None, probes=v, hvp=hvps)
 
 
 def test_hvps_are_scored_where_they_are_recorded(frames):
-    """Closed forms: products 2 % too large, and one that differs by a constant along one component."""
+    """Closed forms: HVPs 2 % too large, and one that differs by a constant along one component."""
     held = [with_probes(f, seed=i) for i, f in enumerate(frames)]
-    report = scored(held, [labels_of(f, hvp=1.02 * f.products) for f in held])
+    report = scored(held, [labels_of(f, hvp=1.02 * f.hvp) for f in held])
     assert report.metric("hvp_relative, all").value == pytest.approx(2.0)
     assert report.metric("hvp_relative, all").unit == "%"
-    assert report.metric("hvp, all").value == pytest.approx(np.mean([0.02 * np.abs(f.products).mean() for f in held]))
-    along = [curvatures_along(f.probes, f.products) for f in held]
+    assert report.metric("hvp, all").value == pytest.approx(np.mean([0.02 * np.abs(f.hvp).mean() for f in held]))
+    along = [curvatures_along(f.probes, f.hvp) for f in held]
     assert report.metric("curvature_along, all").value == pytest.approx(
         np.mean([0.02 * np.abs(c).mean() for c in along])
     )
@@ -491,23 +491,23 @@ def test_the_curvature_along_a_probe_is_that_of_a_unit_vector(frames):
     frame = frames[0]
     v = np.zeros((2, len(frame), 3))
     v[0, 1, 2], v[1] = 7.0, 0.0
-    products = (v.reshape(2, -1) @ frame.hessian).reshape(v.shape)
-    np.testing.assert_allclose(curvatures_along(v, products), [frame.hessian[5, 5], 0.0])
+    hvps = (v.reshape(2, -1) @ frame.hessian).reshape(v.shape)
+    np.testing.assert_allclose(curvatures_along(v, hvps), [frame.hessian[5, 5], 0.0])
 
 
 def test_frames_with_and_without_hvps_are_scored_together(frames):
     some = [with_probes(frames[0]), *frames[1:]]
-    rows = [labels_of(some[0], hvp=some[0].products + 0.5), *(labels_of(f) for f in some[1:])]
+    rows = [labels_of(some[0], hvp=some[0].hvp + 0.5), *(labels_of(f) for f in some[1:])]
     batches = [([frame], [row]) for frame, row in zip(some, rows, strict=True)]
     report = accuracy_report(score_batches(batches), system="s", potential="p")
     assert report.metric("hvp, all").value == pytest.approx(0.5)
     assert np.isfinite(report.arrays["hvp_error"]).tolist() == [True, *[False] * (len(frames) - 1)]
-    exploded = scored(some[:1], [labels_of(some[0], hvp=np.full_like(some[0].products, np.nan))])
+    exploded = scored(some[:1], [labels_of(some[0], hvp=np.full_like(some[0].hvp, np.nan))])
     assert exploded.outcome == "exploded"
 
 
 def test_evaluate_scores_the_hvps_of_a_file_by_any_method(tmp_path, monkeypatch):
-    """Labels by EMT itself, one product wrong by a half: a method without HVPs of its own is asked by differences."""
+    """Labels by EMT itself, one HVP wrong by a half: a method without HVPs of its own is asked by differences."""
     monkeypatch.setenv("COLUMNS", "200")
     frames = []
     for seed in range(4):
@@ -517,7 +517,7 @@ def test_evaluate_scores_the_hvps_of_a_file_by_any_method(tmp_path, monkeypatch)
         v = np.random.default_rng(seed).choice([-1.0, 1.0], size=(2, len(atoms), 3))
         hvps = curvature_of(EMT()).hvp(v, atoms)
         hvps[0, 0, 0] += 0.5 if seed == 0 else 0.0
-        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "probes": v, "products": hvps}
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "probes": v, "hvp": hvps}
         frames.append(Frame(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, **labels))
     file, target = tmp_path / "hvps.h5", tmp_path / "a.json"
     write_dataset(file, frames)

@@ -40,7 +40,7 @@ def scaled(calculator, factor):
     return dataclasses.replace(curvature, hvp=lambda v, atoms: factor * curvature.hvp(v, atoms))
 
 
-def test_products_agree_with_own_displacements(own):
+def test_hvps_agree_with_own_displacements(own):
     assert own.outcome == "agrees"
     assert own.metric("largest band error").value < 1e-3
     assert own.metric("DOS distance").value < 1e-3

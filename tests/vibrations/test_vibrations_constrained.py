@@ -167,7 +167,7 @@ def test_lengths_and_angles_are_those_of_internal_coordinates(name):
         np.sort(np.abs(free.wavenumbers))[:6], 0, atol=2
     )  # square roots of the differences' error
 
-    # the same from products alone
+    # the same from HVPs alone
     def hvp(vectors, _):
         return (vectors.reshape(len(vectors), -1) @ hessian).reshape(vectors.shape)
 

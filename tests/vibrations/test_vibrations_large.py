@@ -22,7 +22,7 @@ from phl_ase.vibrations import (
 from phl_ase.vibrations.model_hessian import model_hessian
 
 
-def products_of(hessian: np.ndarray):
+def hvps_of(hessian: np.ndarray):
     return lambda vectors, atoms: (vectors.reshape(len(vectors), -1) @ hessian).reshape(vectors.shape)
 
 
@@ -79,7 +79,7 @@ def system(request):
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_lowest_modes_are_those_of_the_dense_hessian(system, k):
     atoms, hessian, dense = system
-    found = lowest_modes(atoms, products_of(hessian), k)
+    found = lowest_modes(atoms, hvps_of(hessian), k)
     expected = eigenvalues_of(dense)[:k]
     assert found.converged
     np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-6)
@@ -94,7 +94,7 @@ def test_lowest_modes_are_those_of_the_dense_hessian(system, k):
     images -= (images @ rigid) @ rigid.T
     scale = eigenvalues_of(dense).max()
     assert np.abs(images - found.eigenvalues[:, None] * flat).max() < 1e-2 * scale
-    assert found.n_products < 3 * len(atoms)
+    assert found.n_hvps < 3 * len(atoms)
 
 
 def test_no_degenerate_partner_is_missed():
@@ -106,30 +106,30 @@ def test_no_degenerate_partner_is_missed():
 
 
 def test_warm_start():
-    """From the modes of a geometry nearby it takes fewer products; a start that knows nothing harms nothing."""
+    """From the modes of a geometry nearby it takes fewer HVPs; a start that knows nothing harms nothing."""
     atoms, hessian = two_benzenes()
-    cold = lowest_modes(atoms, products_of(hessian))
+    cold = lowest_modes(atoms, hvps_of(hessian))
     rng = np.random.default_rng(1)
     noise = rng.standard_normal(hessian.shape)
     next_hessian = hessian + 1e-4 * (noise + noise.T)
-    warm = lowest_modes(atoms, products_of(next_hessian), start=cold.start)
+    warm = lowest_modes(atoms, hvps_of(next_hessian), start=cold.start)
     expected = eigenvalues_of(harmonic_analysis(atoms, next_hessian))[:3]
     np.testing.assert_allclose(warm.eigenvalues, expected, rtol=1e-6)
-    assert warm.n_products < cold.n_products
+    assert warm.n_hvps < cold.n_hvps
     translation = np.ones_like(cold.modes)
     for start in (translation, cold.modes[:1], np.repeat(cold.modes[:1], 9, axis=0)):
-        found = lowest_modes(atoms, products_of(next_hessian), start=start)
+        found = lowest_modes(atoms, hvps_of(next_hessian), start=start)
         np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-6)
 
 
 def test_fixed_atoms_do_not_move():
     atoms, hessian = with_hessian(molecule("C6H6"))
     atoms.set_constraint(FixAtoms([0, 1, 2]))
-    found = lowest_modes(atoms, products_of(hessian), 2)
+    found = lowest_modes(atoms, hvps_of(hessian), 2)
     dense = harmonic_analysis(atoms, hessian)
     np.testing.assert_allclose(found.eigenvalues, eigenvalues_of(dense)[:2], rtol=1e-6)
     assert not found.modes[:, :3].any()
-    chosen = lowest_modes(atoms, products_of(hessian), 1, indices=[4, 5, 7])
+    chosen = lowest_modes(atoms, hvps_of(hessian), 1, indices=[4, 5, 7])
     again = harmonic_analysis(atoms, hessian, indices=[4, 5, 7])
     np.testing.assert_allclose(chosen.eigenvalues, eigenvalues_of(again)[:1], rtol=1e-6)
 
@@ -140,32 +140,32 @@ def test_small_molecules_are_exact(name, vibrations):
     rng = np.random.default_rng(2)
     matrix = rng.standard_normal((3 * len(atoms), 3 * len(atoms)))
     hessian = matrix + matrix.T
-    found = lowest_modes(atoms, products_of(hessian), vibrations)
-    assert found.n_products == vibrations
+    found = lowest_modes(atoms, hvps_of(hessian), vibrations)
+    assert found.n_hvps == vibrations
     np.testing.assert_allclose(found.wavenumbers, harmonic_analysis(atoms, hessian).wavenumbers, rtol=1e-8)
 
 
 def test_giving_up_is_said():
     atoms, hessian = two_benzenes()
-    found = lowest_modes(atoms, products_of(hessian), max_products=10)
+    found = lowest_modes(atoms, hvps_of(hessian), max_hvps=10)
     assert not found.converged
-    assert found.n_products <= 10
+    assert found.n_hvps <= 10
     assert np.all(found.errors > 0)
 
 
 def test_mistakes_of_lowest_modes():
     atoms, hessian = with_hessian(molecule("H2O"))
-    hvp = products_of(hessian)
+    hvp = hvps_of(hessian)
     for k in (0, 4, 9):
         with pytest.raises(PHLError, match=rf"{k} modes were asked for; H2O has 3 vibrations \(9 coord"):
             lowest_modes(atoms, hvp, k)
     with pytest.raises(PHLError, match=r"H has no vibrations: .* at least two atoms"):
-        lowest_modes(Atoms("H"), products_of(np.eye(3)), 1)
+        lowest_modes(Atoms("H"), hvps_of(np.eye(3)), 1)
     with pytest.raises(PHLError, match="tolerance is 0"):
         lowest_modes(atoms, hvp, 1, tolerance=0.0)
     benzene, matrix = with_hessian(molecule("C6H6"))
     with pytest.raises(PHLError, match=r"start has shape \(3, 5, 3\); expected modes \(any number, 12, 3\)"):
-        lowest_modes(benzene, products_of(matrix), 3, start=np.ones((3, 5, 3)))
+        lowest_modes(benzene, hvps_of(matrix), 3, start=np.ones((3, 5, 3)))
     with pytest.raises(PHLError, match="hvp returned shape"):
         lowest_modes(atoms, lambda v, a: v[:, :2], 1)
     with pytest.raises(NonFiniteError, match="NaN"):
@@ -230,8 +230,8 @@ def test_all_directions_are_the_trace():
     """With as many probes and steps as there are vibrations nothing is left to chance."""
     atoms, hessian = with_hessian(molecule("CH4"))
     dense = harmonic_analysis(atoms, hessian)
-    spectrum = stochastic_spectrum(atoms, products_of(hessian), n_probes=9, steps=9)
-    assert spectrum.n_products == 81
+    spectrum = stochastic_spectrum(atoms, hvps_of(hessian), n_probes=9, steps=9)
+    assert spectrum.n_hvps == 81
     for name, exact in exact_sums(eigenvalues_of(dense)).items():
         estimate = ESTIMATES[name](spectrum)
         assert estimate.value == pytest.approx(exact, rel=1e-8)
@@ -270,9 +270,9 @@ def test_mistakes_of_spectra():
     with pytest.raises(PHLError, match="got 1 probes and 10 steps; expected at least 2 probes"):
         stochastic_spectrum(atoms, hvp, n_probes=1, steps=10)
     with pytest.raises(PHLError, match="1 vibrations are left to probe"):
-        stochastic_spectrum(molecule("H2"), products_of(np.eye(6)))
+        stochastic_spectrum(molecule("H2"), hvps_of(np.eye(6)))
     with pytest.raises(PHLError, match="no vibrations"):
-        stochastic_spectrum(Atoms("H"), products_of(np.eye(3)))
+        stochastic_spectrum(Atoms("H"), hvps_of(np.eye(3)))
     spectrum = stochastic_spectrum(atoms, hvp, n_probes=2, steps=4)
     with pytest.raises(PHLError, match="temperature is 0"):
         spectrum.free_energy(0.0)

@@ -53,12 +53,12 @@ def test_stationary_points_are_tested_and_nothing_twice(workflow, tmp_path):
         assert [f.positions.tobytes() for f in again[part]] == [f.positions.tobytes() for f in frames]
 
 
-def test_a_recorded_product_is_all_that_is_known_of_a_hessian(workflow, tmp_path):
+def test_a_recorded_hvp_is_all_that_is_known_of_a_hessian(workflow, tmp_path):
     frames = workflow.parts(tmp_path, 0)["train"][:5]
     for known, frame in zip(workflow.labelled(frames, workflow.METHODS["HVP fixed"], 0), frames, strict=True):
         assert known.hessian is None
-        product = frame.hessian @ known.probes[0].ravel()
-        np.testing.assert_allclose(known.products[0].ravel(), product, rtol=0, atol=1e-10)
+        hvp = frame.hessian @ known.probes[0].ravel()
+        np.testing.assert_allclose(known.hvp[0].ravel(), hvp, rtol=0, atol=1e-10)
     fresh = workflow.labelled(frames, workflow.METHODS["HVP fresh"], 0)
     assert [f.hessian is not None for f in fresh] == [True] * 5
 

@@ -65,14 +65,14 @@ def test_a_budget_is_spent_on_frames_and_counted(frames, tmp_path):
 
 
 @pytest.mark.parametrize("surface", ["xtb", "dft"])
-def test_products_are_those_of_the_hessian(frames, tmp_path, surface):
-    products, _ = frames.spend(tmp_path, surface, "HVP random", 12, seed=3)
+def test_hvps_are_those_of_the_hessian(frames, tmp_path, surface):
+    hvps, _ = frames.spend(tmp_path, surface, "HVP random", 12, seed=3)
     hessians, _ = frames.spend(tmp_path, surface, "full Hessian", 37, seed=3)  # that of six atoms
-    one, other = products[0], hessians[0]
+    one, other = hvps[0], hessians[0]
     assert np.array_equal(one.positions, other.positions)
     expected = other.hessian @ one.probes.reshape(-1)
     # both of GFN2-xTB are central differences, with steps of the same size along other directions
-    assert np.abs(one.products.ravel() - expected).max() < 0.05
+    assert np.abs(one.hvp.ravel() - expected).max() < 0.05
     assert np.abs(expected).max() > 5
 
 
@@ -100,8 +100,8 @@ def test_the_table_compares_ways_at_equal_gradient_calls(module):
     ]
     found = table.rows(records)
     assert len(found) == 8
-    products = [row for row in found if row["method"] == "HVP random"]
-    for row in products:
+    hvps = [row for row in found if row["method"] == "HVP random"]
+    for row in hvps:
         assert [row["ratio_to_E-F"][metric][0] for metric in table.METRICS] == pytest.approx([0.5] * 4)
     assert "HVP random" in table.text(found)
     drawn = table.figure((found, {"xtb": records[0]}, ["E-F", "HVP random"], {"xtb": "GFN2-xTB"}))

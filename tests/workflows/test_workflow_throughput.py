@@ -38,7 +38,7 @@ def test_every_part(throughput, device, tmp_path):
     for row in found["hessians"]:
         assert row["Hessian of many in force calls of many"] > 1.0
     assert [row["dtype"] for row in found["cells"]] == ["float32", "float64"]
-    assert all(row["product s"] > 0.0 for row in found["cells"])
+    assert all(row["HVP s"] > 0.0 for row in found["cells"])
     assert torch.get_float32_matmul_precision() == "highest"
 
 

@@ -3,7 +3,7 @@
     python workflows/benchmarks/alkane_modes.py --out runs/alkane --json workflows/results/alkane_modes.json
 
 Soft bending modes of a floppy molecule want a model that knows it, and ``default`` knows small molecules alone: a model
-is made first, on propane to octane drawn and labelled with GFN2-xTB (energies, forces, one product a frame), by the
+is made first, on propane to octane drawn and labelled with GFN2-xTB (energies, forces, one HVP a frame), by the
 commands that a user would type. Finished steps are kept. One thread, processor time, float64.
 """
 
@@ -118,7 +118,7 @@ def measure(calculator: PHLCalculator, n_carbon: int) -> dict[str, Any]:
     return {
         "atoms": len(atoms),
         "largest force": float(np.abs(atoms.get_forces()).max()),
-        "products for the modes": found.n_products,
+        "HVPs for the modes": found.n_hvps,
         "converged": found.converged,
         "modes s": seconds,
         "cm^-1": found.wavenumbers,

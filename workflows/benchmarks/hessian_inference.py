@@ -1,4 +1,4 @@
-"""Cost of curvature at inference: Hessians, lowest modes, shared products and ways to take one product.
+"""Cost of curvature at inference: Hessians, lowest modes, shared HVPs and ways to take one HVP.
 
     python workflows/benchmarks/hessian_inference.py --json workflows/results/hessian_inference.json
 
@@ -132,30 +132,30 @@ def hessians(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Row]:
 
 
 def modes(calculator: PHLCalculator, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Three lowest modes of large systems, in products, beside the rows of the dense Hessian."""
+    """Three lowest modes of large systems, in HVPs, beside the rows of the dense Hessian."""
     for name, atoms in (("alkane", alkane(arguments.large // 3)), ("water", water(arguments.large // 3))):
         vector = np.random.default_rng(0).standard_normal((1, len(atoms), 3))
-        product = fastest(lambda vector=vector, atoms=atoms: calculator.get_hvp(vector, atoms), 3)
+        hvp = fastest(lambda vector=vector, atoms=atoms: calculator.get_hvp(vector, atoms), 3)
         found, seconds = once(lambda atoms=atoms: lowest_modes(atoms, calculator.get_hvp))
         batch = batch_of(calculator, atoms)
         colours = sparsity_of(calculator.potential, batch).n_colours
         yield {
             "system": name,
             "atoms": len(atoms),
-            "product ms": product,
-            "products for the modes": found.n_products,
+            "HVP ms": hvp,
+            "HVPs for the modes": found.n_hvps,
             "converged": found.converged,
             "modes s": seconds,
             "cm^-1": found.wavenumbers,
-            "products of the dense Hessian": 3 * len(atoms),
-            "products of the coloured Hessian": 3 * min(colours, len(atoms)),
-            "modes : dense Hessian (3n products)": seconds / (3e-3 * len(atoms) * product),
-            "modes : Hessian by its best way": seconds / (3e-3 * min(colours, len(atoms)) * product),
+            "HVPs of the dense Hessian": 3 * len(atoms),
+            "HVPs of the coloured Hessian": 3 * min(colours, len(atoms)),
+            "modes : dense Hessian (3n HVPs)": seconds / (3e-3 * len(atoms) * hvp),
+            "modes : Hessian by its best way": seconds / (3e-3 * min(colours, len(atoms)) * hvp),
         }
 
 
 def colouring(calculator: PHLCalculator, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Products of a Hessian against the number of atoms."""
+    """HVPs of a Hessian against the number of atoms."""
     for kind, make in (("alkane", lambda n: alkane((n - 2) // 3)), ("water", lambda n: water(n // 3))):
         for n in arguments.sizes:
             atoms = make(n)
@@ -164,8 +164,8 @@ def colouring(calculator: PHLCalculator, arguments: argparse.Namespace) -> Itera
             row = {
                 "system": kind,
                 "atoms": len(atoms),
-                "products of every row": 3 * len(atoms),
-                "products shared": 3 * sparsity.n_colours,
+                "HVPs of every row": 3 * len(atoms),
+                "HVPs shared": 3 * sparsity.n_colours,
                 "blocks that are not zero, %": 100 * sparsity.pattern.nnz / len(atoms) ** 2,
                 "search s": seconds,
             }
@@ -186,14 +186,14 @@ def differentiable_silu() -> Iterator[None]:
         torch.nn.functional.silu = own
 
 
-def products(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Row]:
+def hvps(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Row]:
     """Ways to take Hessian-vector products, each in force calls."""
     for atoms in (molecule("C2H6"), alkane(7), alkane(16)):
         yield ways_of(calculator.potential, batch_of(calculator, atoms))
 
 
 def ways_of(potential: Any, batch: Batch) -> Row:
-    """Force calls per product, K at a time."""
+    """Force calls per HVP, K at a time."""
     force = fastest(lambda: evaluate(potential, batch), 10)
     graph = GradientGraph(potential, batch, curvature=True)
     vectors = torch.randn(16, *batch.positions.shape, dtype=batch.positions.dtype)
@@ -212,7 +212,7 @@ def ways_of(potential: Any, batch: Batch) -> Row:
 
 
 def differences(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Row]:
-    """Error of products by central differences of forces, relative to the exact ones in float64."""
+    """Error of HVPs by central differences of forces, relative to the exact ones in float64."""
     atoms = molecule("CH3CH2OH")
     vectors = np.random.default_rng(0).standard_normal((4, len(atoms), 3))
     exact = calculator.get_hvp(vectors, atoms)
@@ -228,7 +228,7 @@ def differences(calculator: PHLCalculator, _: argparse.Namespace) -> Iterator[Ro
 
 
 def cells(calculator: PHLCalculator, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Energy, forces, stress and products of large periodic cells of diamond, the densest that there is.
+    """Energy, forces, stress and HVPs of large periodic cells of diamond, the densest that there is.
 
     Memory is the peak of the process; run this part alone.
     """
@@ -244,8 +244,8 @@ def cells(calculator: PHLCalculator, arguments: argparse.Namespace) -> Iterator[
             "neighbours of an atom": len(batch_of(calculator, atoms).neighbours[5.0].i) / len(atoms),
             "energy, forces and stress s": forces,
             "their peak GiB": memory,
-            "first product s": first,
-            "next product s": again,
+            "first HVP s": first,
+            "next HVP s": again,
             "peak GiB": peak_memory(),
         }
 
@@ -258,7 +258,7 @@ def peak_memory() -> float:
 PARTS: dict[str, Callable[[PHLCalculator, argparse.Namespace], Iterator[Row]]] = {
     "hessians": hessians,
     "differences": differences,
-    "products": products,
+    "hvp": hvps,
     "modes": modes,
     "colouring": colouring,
     "cells": cells,

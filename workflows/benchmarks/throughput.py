@@ -138,7 +138,7 @@ def hessians(clock: Clock, arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def cells(clock: Clock, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Energy, forces and stress, and products, of large cells of diamond, the densest that there is."""
+    """Energy, forces and stress, and HVPs, of large cells of diamond, the densest that there is."""
     for dtype in ("float32", "float64"):
         calculator = PHLCalculator("default#1", device=str(clock.device), dtype=dtype, out_of_domain="ignore")
         for n in arguments.cells:
@@ -147,7 +147,7 @@ def cells(clock: Clock, arguments: argparse.Namespace) -> Iterator[Row]:
             row: Row = {"atoms": len(atoms), "dtype": dtype}
             wanted = {
                 "energy, forces and stress": functools.partial(calculator.evaluate, [atoms], ["forces", "stress"]),
-                "product": functools.partial(calculator.get_hvp, vector, atoms),
+                "HVP": functools.partial(calculator.get_hvp, vector, atoms),
             }
             for name, function in wanted.items():
                 clock.forget()

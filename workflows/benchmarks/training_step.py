@@ -147,8 +147,8 @@ def measure(
     row["compiled"] = losses is not None and not any(loss.failure for loss in losses.values())
     row["milliseconds"] = {k: 1e3 * v for k, v in seconds.items()}
     row["ratios"] = ratios(seconds, n_atoms)
-    products = [name for name in steps if name.startswith(("E-F-HVP-random", "E-F,")) or name == "E-F"]
-    row["peak_MiB"] = {name: peak_bytes(steps[name]) / 2**20 for name in products}
+    hvps = [name for name in steps if name.startswith(("E-F-HVP-random", "E-F,")) or name == "E-F"]
+    row["peak_MiB"] = {name: peak_bytes(steps[name]) / 2**20 for name in hvps}
     row["memory ratio"] = row["peak_MiB"]["E-F-HVP-random"] / row["peak_MiB"]["E-F"]
     return row
 
@@ -164,9 +164,9 @@ def ratios(seconds: Mapping[str, float], n_atoms: int) -> dict[str, float]:
         "E-F-HVP : E-F, eager": seconds["E-F-HVP-random"] / seconds["E-F"],
     }
     if "E-F, compiled" in seconds:
-        products = seconds["E-F-HVP-random, compiled"]
-        found["E-F-HVP : E-F, compiled"] = products / seconds["E-F, compiled"]
-        found["E-F-HVP, compiled : eager"] = products / seconds["E-F-HVP-random"]
+        hvps = seconds["E-F-HVP-random, compiled"]
+        found["E-F-HVP : E-F, compiled"] = hvps / seconds["E-F, compiled"]
+        found["E-F-HVP, compiled : eager"] = hvps / seconds["E-F-HVP-random"]
     if "E-F-H" in best:
         found["E-F-H : E-F-HVP, both best"] = best["E-F-H"] / best["E-F-HVP-random"]
         found["bound of E-F-H : E-F-HVP"] = (1 + 3 * n_atoms * (r - 1)) / r

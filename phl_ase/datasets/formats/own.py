@@ -14,8 +14,6 @@ from phl_ase.datasets.schema import LABELS, DatasetMeta
 from phl_ase.datasets.store import Dataset
 from phl_ase.structures.frame import Frame
 
-_FIELDS = {label: "products" if label == "hvp" else label for label in LABELS}
-
 
 def recognises(path: Path) -> bool:
     """Whether a file is HDF5 with the attributes of a data set of ours, of any version."""
@@ -48,4 +46,4 @@ def read(path: Path, options: Options) -> Iterator[Entry]:
 
 def _frame(dataset: Dataset, index: int) -> tuple[Frame, Found]:
     frame = dataset[index]
-    return frame, {label: name for label, name in _FIELDS.items() if getattr(frame, name) is not None}
+    return frame, {label: label for label in LABELS if getattr(frame, label) is not None}
