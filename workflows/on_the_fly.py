@@ -2,11 +2,14 @@
 
     python workflows/on_the_fly.py starts --guesses grambow_ts_guesses.xyz --known grambow_ts_reference.csv
     python workflows/on_the_fly.py plain  --out runs/on_the_fly
+    python workflows/on_the_fly.py learn  --out runs/on_the_fly
     python workflows/on_the_fly.py score  --out runs/on_the_fly
+    python workflows/on_the_fly.py table  --out runs/on_the_fly --json workflows/results/on_the_fly.json
 
 ``starts`` chooses reactions by a seed and finds their end points; its result is kept in ``on_the_fly_starts.extxyz``.
-``plain`` runs the routes without a model, ``on_the_fly_routes.py`` those of other packages. ``score`` asks the
-reference about what was found, and counts nothing. A run that is there is not run again: stop and restart freely.
+``plain`` runs the routes without a model, ``learn`` the command ``phl learn``, ``on_the_fly_routes.py`` other packages.
+``score`` asks the reference about what was found, and counts nothing. A run that is there is not run again: stop and
+restart freely.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ import argparse
 import csv
 import json
 import random
+import resource
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +33,14 @@ from ase import Atoms
 from on_the_fly_routes import FMAX, STARTS, STEPS, Counted, make_reference, read_starts, recorded
 
 from phl_ase.errors import PHLError
-from phl_ase.results import write_json
+from phl_ase.results import provenance, write_json
 
 DATA = "reactions-wb97xd-631gd"
 CHOSEN = {"grambow": 24, "bundled": 8, "small": 6}
 """Set -> number of reactions: 8-16 atoms that no study here has learnt from; of the bundled ones; 5-9 atoms for DFT."""
 
 ACCEPTED = 1.5 * FMAX
-"""eV/Å: largest force of a verified point. Packages measure what they converge differently: along internal coordinates, by
+"""eV/Å: largest force of a verified point. Packages measure differently what they converge: in internal coordinates, by
 components."""
 
 Found = dict[str, Any]
@@ -81,14 +88,14 @@ def whole_reaction(guess: Atoms) -> dict[str, Atoms]:
 
 
 def search_by(strategy: str) -> Callable[[dict[str, Atoms], Counted], Found]:
-    """A transition state from the guess; the Hessian of the final analysis, which Sella does without, is not counted."""
+    """A transition state from the guess, without the Hessian of its final analysis."""
 
     def run(structures: dict[str, Atoms], counted: Counted) -> Found:
         from phl_ase.curvature import curvature_of
-        from phl_ase.paths import WAYS, search
+        from phl_ase.paths import STRATEGIES, search
 
         curvature = curvature_of(counted)
-        if not WAYS[strategy].needs_hessian:
+        if not STRATEGIES[strategy].needs_hessian:
             curvature = replace(curvature, hessian=curvature_of(counted.calculator).hessian)
         start = structures["guess"].copy()
         start.calc = counted
@@ -174,7 +181,7 @@ def plain(out: Path, reference: str, routes: list[str], names: set[str]) -> None
 
 
 def score(out: Path) -> None:
-    """Ask the reference about every structure that was found: forces, Hessian, energy, whether the right ends are met."""
+    """Ask the reference about every structure that was found: energy, forces, Hessian; and judge the ends."""
     known = read_starts()
     for file in sorted(out.glob("*/*/*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -183,6 +190,78 @@ def score(out: Path) -> None:
         judge = Judge(content["reference"], known[content["reaction"]])
         content["score"] = judge.score(content)
         write_json(file, content)
+
+
+def learn(out: Path, reference: str, model: str, start: str, options: list[str], names: set[str]) -> None:
+    """Run ``phl learn`` from a guess or from reactant and product."""
+    route = "-".join(["learn", start, model.replace(":", "-"), *(one.lstrip("-") for one in options)])
+    for reaction, structures in read_starts(names).items():
+        if start == "guess" or "product" in structures:
+            run = learned(reference, model, start, options)
+            recorded(out / reference, reaction, route, reference, lambda c, s=structures, r=run: r(s, c))
+
+
+def learned(reference: str, model: str, start: str, options: list[str]) -> Callable[[dict[str, Atoms], Counted], Found]:
+    """The command in a process of its own; it counts its gradients itself."""
+
+    def run(structures: dict[str, Atoms], counted: Counted) -> Found:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for kind in ("guess", "reactant", "product"):
+                if kind in structures:
+                    plain = Atoms(structures[kind].symbols, structures[kind].positions)
+                    ase.io.write(folder / f"{kind}.xyz", plain)
+            given = ["guess.xyz", "--ts-only"] if start == "guess" else ["reactant.xyz", "--product", "product.xyz"]
+            command = [sys.executable, "-m", "phl_ase", "learn", *given, "--with", reference, "--from", model]
+            command += ["--json", "result.json", "--out", "found", *options]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=7200)
+            if not (folder / "result.json").exists():
+                return {"outcome": f"no result: {(done.stderr or done.stdout).strip()[-300:]}"}
+            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found: Found = {
+            "outcome": result["outcome"],
+            "reasons": result.get("reasons"),
+            "own_verdict": result["verified"],
+            "gradients": result["reference_gradients"],
+            "reference_seconds": result["seconds_reference"],
+            "processor_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+            "barriers": result["barriers"],
+            "steps": result["steps"],
+        }
+        if result["ts"]:
+            found["ts"], found["wavenumbers"] = result["ts"]["positions_A"], result["ts"]["wavenumbers_cm-1"]
+        if result["reactant"] and result["product"]:
+            found["ends"] = [result[end]["positions_A"] for end in ("reactant", "product")]
+        return found
+
+    return run
+
+
+def table(out: Path, target: Path | None, drawing: Path | None) -> None:
+    """Show and keep what came out."""
+    from on_the_fly_table import figure, rows, text
+
+    from phl_ase.plots.style import to_png
+
+    groups = {reaction: kinds["guess"].info["set"] for reaction, kinds in read_starts().items()}
+    runs = {}
+    for file in sorted(out.glob("*/*/*.json")):
+        run = json.loads(file.read_text(encoding="utf-8"))
+        runs[run["reference"], run["route"], run["reaction"]] = run
+    found = rows(runs, groups)
+    print(text(found))
+    if target is not None:
+        kept = ("outcome", "reasons", "attempts", "own_verdict", "gradients", "parts", "seconds", "processor_seconds")
+        each = [
+            {"reference": ref, "route": route, "reaction": reaction, **{k: run[k] for k in kept if k in run}}
+            | {"score": {k: v for k, v in run.get("score", {}).items() if k not in ("ts", "ends")}}
+            for (ref, route, reaction), run in runs.items()
+        ]
+        write_json(target, {"command": __doc__, "rows": found, "runs": each, "provenance": provenance()})
+    if drawing is not None:
+        drawing.write_bytes(to_png(figure, (runs, groups)))
 
 
 class Judge:
@@ -235,23 +314,32 @@ class Judge:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    chooser = commands.add_parser("starts")
-    chooser.add_argument("--guesses", type=Path, required=True)
-    chooser.add_argument("--known", type=Path, required=True)
-    runner = commands.add_parser("plain")
-    runner.add_argument("--route", action="append", choices=PLAIN)
-    for one in (runner,):
-        one.add_argument("--reference", default="tblite")
-        one.add_argument("--reactions", nargs="*", help="names of reactions or of the sets; all by default")
-        one.add_argument("--out", type=Path, required=True)
-    commands.add_parser("score").add_argument("--out", type=Path, required=True)
+    made = {name: commands.add_parser(name) for name in ("starts", "plain", "learn", "score", "table")}
+    made["starts"].add_argument("--guesses", type=Path, required=True)
+    made["starts"].add_argument("--known", type=Path, required=True)
+    made["plain"].add_argument("--route", action="append", choices=PLAIN, default=[])
+    made["learn"].add_argument("--start", choices=("guess", "ends"), action="append", default=[])
+    made["learn"].add_argument("--from", dest="model", default="auto", help="the starting model")
+    made["learn"].add_argument("--options", default="", help="further options of phl learn, for example '--hvp=0'")
+    for name in ("plain", "learn"):
+        made[name].add_argument("--reference", default="tblite")
+        made[name].add_argument("--reactions", nargs="*", help="names of reactions or of the sets; all by default")
+    for name in ("plain", "learn", "score", "table"):
+        made[name].add_argument("--out", type=Path, required=True)
+    made["table"].add_argument("--json", type=Path)
+    made["table"].add_argument("--figure", type=Path)
     given = parser.parse_args()
     if given.command == "starts":
         starts(given.guesses, given.known)
+    elif given.command == "plain":
+        plain(given.out, given.reference, given.route, set(given.reactions or ()))
+    elif given.command == "learn":
+        for start in given.start or ("guess", "ends"):
+            learn(given.out, given.reference, given.model, start, given.options.split(), set(given.reactions or ()))
     elif given.command == "score":
         score(given.out)
     else:
-        plain(given.out, given.reference, given.route, set(given.reactions or ()))
+        table(given.out, given.json, given.figure)
 
 
 if __name__ == "__main__":
