@@ -1,0 +1,117 @@
+"""What is searched on instead of the reference: a starting model plus the correction that the labels teach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from phl_ase.curvature import curvature_of
+from phl_ase.learning.kernel import KernelCorrection, Observations
+from phl_ase.learning.store import LabelStore
+
+Array = np.ndarray
+
+_KEPT = 64  # Hessians of the starting model
+
+
+class LearnedCalculator(Calculator):
+    """A starting model with a correction learnt from a reference's labels, for one molecule.
+
+    Args:
+        start: The ASE calculator that is corrected; ``None`` for nothing, where all is learnt.
+
+    Attributes:
+        correction: The current correction; ``None`` before the first fit.
+        start_calls: Gradients of the starting model.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
+    curvature_is_tested = True
+
+    def __init__(self, start: Any) -> None:
+        super().__init__()
+        self.start, self.correction = start, None
+        self.start_calls = 0
+        self._curvature = None if start is None else curvature_of(start)
+        self._hessians: dict[bytes, Array] = {}
+        self._gradients: dict[bytes, tuple[float, Array]] = {}
+
+    def fit(self, store: LabelStore) -> None:
+        """Learn from all labels of a store."""
+        points = [known for known in store.gradients if known.kind != "probe"]
+        energies, gradients = [], []
+        for known in points:
+            energy, gradient = self._start_at(store.atoms, known.positions)
+            energies.append(known.energy - energy)
+            gradients.append(-known.forces - gradient)
+        shape = (len(store.products), len(store.atoms), 3)
+        hvps = np.zeros(shape)
+        for hvp, product in zip(hvps, store.products, strict=True):
+            sides = [
+                self._start_at(store.atoms, product.positions + sign * store.step * product.vector)[1]
+                for sign in (1, -1)
+            ]
+            hvp[:] = product.hvp - (sides[0] - sides[1]) / (2 * store.step)
+        self.correction = KernelCorrection(
+            Observations(
+                np.array([known.positions for known in points]),
+                np.array(energies),
+                np.array(gradients),
+                np.array([product.positions for product in store.products]).reshape(shape),
+                np.array([product.vector for product in store.products]).reshape(shape),
+                hvps,
+                store.step,
+            )
+        )
+        self.reset()
+
+    def _start_at(self, atoms: Atoms, positions: Array) -> tuple[float, Array]:
+        """Energy and gradient of the starting model."""
+        if self.start is None:
+            return 0.0, np.zeros_like(positions)
+        key = np.ascontiguousarray(positions).tobytes()
+        if key not in self._gradients:
+            structure = atoms.copy()
+            structure.positions = positions
+            structure.calc = self.start
+            forces = structure.get_forces(apply_constraint=False)
+            self.start_calls += 1
+            self._gradients[key] = float(structure.get_potential_energy()), -np.array(forces, dtype=float)
+        return self._gradients[key]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Energy and forces of the starting model and the correction."""
+        super().calculate(atoms, properties, system_changes)
+        energy, gradient = self._start_at(atoms, atoms.positions)
+        if self.correction is not None:
+            more, slope = self.correction.energy_and_gradient(atoms.positions)
+            energy, gradient = energy + more, gradient + slope
+        self.results = {"energy": energy, "free_energy": energy, "forces": -gradient}
+
+    def get_hessian(self, atoms: Atoms) -> Array:
+        """Return the Hessian ``(3n, 3n)`` eV/Å²."""
+        hessian = self._start_hessian(atoms)
+        if self.correction is not None:
+            hessian = hessian + self.correction.hessian(atoms.positions)
+        return 0.5 * (hessian + hessian.T)
+
+    def get_hvp(self, vectors: Array, atoms: Atoms) -> Array:
+        """Return Hessian-vector products in the shape of the vectors."""
+        given = np.asarray(vectors, dtype=float)
+        return (given.reshape(-1, 3 * len(atoms)) @ self.get_hessian(atoms)).reshape(given.shape)
+
+    def _start_hessian(self, atoms: Atoms) -> Array:
+        if self._curvature is None:
+            return np.zeros((3 * len(atoms), 3 * len(atoms)))
+        key = atoms.positions.tobytes()
+        if key not in self._hessians:
+            bare = atoms.copy()
+            bare.calc = self.start
+            self.start_calls += self._curvature.gradients_per_hessian(len(atoms))
+            if len(self._hessians) >= _KEPT:
+                self._hessians.pop(next(iter(self._hessians)))
+            self._hessians[key] = np.asarray(self._curvature.hessian(bare), dtype=float)
+        return self._hessians[key]
