@@ -82,7 +82,7 @@ class Observations:
         energies: ``(m,)`` eV.
         gradients: ``(m, n, 3)`` eV/Å.
         centres: Where HVPs belong ``(k, n, 3)`` Å.
-        vectors: Their directions ``(k, n, 3)``, of unit length over all coordinates.
+        vectors: Their directions ``(k, n, 3)``.
         hvps: ``(k, n, 3)`` eV/Å².
         step: Displacement along the vectors in the differences behind the HVPs, Å.
     """
@@ -127,9 +127,7 @@ class KernelCorrection:
         self._jacobians = np.stack([jacobian for _, jacobian in made])
         self._step = known.step
         self._offset = float(known.energies.mean())
-        self._y = np.concatenate(
-            [known.energies - self._offset, known.gradients.reshape(-1), known.hvps.reshape(-1)]
-        )
+        self._y = np.concatenate([known.energies - self._offset, known.gradients.reshape(-1), known.hvps.reshape(-1)])
         sizes = (self._m, 3 * self._n * self._m, 3 * self._n * self._k)
         self._noise = np.repeat([value**2 for value in _NOISE.values()], sizes)
         gram = self._q @ self._q.T
@@ -173,9 +171,7 @@ class KernelCorrection:
         best = None
         for sigma in self._sigmas(matrix):
             try:
-                factor = cho_factor(
-                    sigma**2 * matrix + np.outer(constant, constant) + np.diag(self._noise), lower=True
-                )
+                factor = cho_factor(sigma**2 * matrix + np.outer(constant, constant) + np.diag(self._noise), lower=True)
             except (LinAlgError, ValueError):
                 continue
             weights = cho_solve(factor, self._y)

@@ -12,20 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-
 import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError
-
 from phl_ase.learning.store import Gradient, LabelStore, LearningStopped
 from phl_ase.learning.surrogate import LearnedCalculator
-from phl_ase.paths import Connection, Reaction, connects, find_reaction, relax, rmsd
+from phl_ase.paths import Connection, Reaction, connects, find_reaction, relax
 from phl_ase.paths.end_points import same_structure
 from phl_ase.tasks import ReactionProfile, check_ends, reaction_profile, search_between, search_from
+from phl_ase.units import convert
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis, rigid_motions
 
 Array = np.ndarray
+
+_ON_PATH = 0.05  # Å: labels further from every point of the final path belong to a former one
 
 OUTCOMES: Mapping[str, str] = {
     "verified": "the reference itself confirms everything that was asked for",
@@ -123,6 +124,7 @@ class LearnedReaction:
         steps: Every stop for the reference.
         calculator: The surrogate at the end.
         store: All labels.
+        options: How it was learnt.
         seconds: Wall time outside the reference.
     """
 
@@ -138,6 +140,7 @@ class LearnedReaction:
     steps: tuple[Step, ...]
     calculator: LearnedCalculator
     store: LabelStore
+    options: LearnOptions
     seconds: float
 
     @property
@@ -145,14 +148,28 @@ class LearnedReaction:
         """Whether the reference confirmed everything that was asked for."""
         return self.outcome == "verified"
 
+    def asked_on_path(self) -> Array:
+        """Return arc length (√amu·Å) and energy above the reactant (kcal/mol) of the reference's points: ``(k, 2)``."""
+        if self.reaction is None or not self.ends:
+            return np.zeros((0, 2))
+        path, lowest = self.reaction.path, self.ends[0].label.energy
+        points = []
+        for known in [*self.path_labels, *([] if self.ts is None else [self.ts.label])]:
+            apart = [np.abs(atoms.positions - known.positions).max() for atoms in path.structures]
+            place = int(np.argmin(apart))
+            if apart[place] < _ON_PATH:
+                points.append((path.arc_length[place], float(convert(known.energy - lowest, "eV", "kcal/mol"))))
+        return np.array(points).reshape(-1, 2)
+
 
 def learn_reaction(
     start: Atoms,
     product: Atoms | None,
     store: LabelStore,
     calculator: LearnedCalculator,
-    options: LearnOptions = LearnOptions(),  # noqa: B008 - frozen
+    options: LearnOptions = LearnOptions(),
     say: Callable[[str], None] = lambda line: None,
+    **settings: Any,
 ) -> LearnedReaction:
     """Find a reaction at the reference's accuracy.
 
@@ -163,6 +180,7 @@ def learn_reaction(
         calculator: The surrogate, with its starting model.
         options: Thresholds and numbers of labels.
         say: Told what happens, a line at a time.
+        **settings: Of thermochemistry: temperature, pressure, model.
 
     Returns:
         The result, whatever became of the run.
@@ -178,7 +196,7 @@ def learn_reaction(
             f"a budget of {store.budget} reference gradients cannot do: confirming alone takes {least}; "
             "a few dozen are usual"
         )
-    run = _Run(start, product, store, calculator, options, say)
+    run = _Run(start, product, store, calculator, options, say, settings)
     began = time.perf_counter()
     spent = store.seconds
     try:
@@ -200,6 +218,7 @@ def learn_reaction(
         steps=tuple(run.steps),
         calculator=calculator,
         store=store,
+        options=options,
         seconds=time.perf_counter() - began - (store.seconds - spent),
     )
 
@@ -214,6 +233,7 @@ class _Run:
     calculator: LearnedCalculator
     options: LearnOptions
     say: Callable[[str], None]
+    settings: dict[str, Any]
     ts: StationaryPoint | None = None
     ends: list[StationaryPoint] = field(default_factory=list)
     reaction: Reaction | None = None
@@ -312,17 +332,24 @@ class _Run:
         self.calculator.fit(self.store)
         modes = harmonic_analysis(atoms, self.calculator.get_hessian(atoms)).displacements[:n_modes]
         frame = np.linalg.qr(modes.reshape(len(modes), -1).T)[0]
-        rows = np.stack([p.hvp.ravel() for p in self.store.hvps(known.positions, list(_vectors(frame)))])
+        rows = self._rows(known.positions, frame)
         curvatures = np.linalg.eigvalsh(0.5 * (rows @ frame + (rows @ frame).T))
         if n_random:
             removed = np.column_stack([rigid_motions(known.positions, np.ones(len(atoms)), rotations=True), frame])
             drawn = np.random.default_rng(seed).normal(size=(removed.shape[0], n_random))
             drawn -= removed @ np.linalg.lstsq(removed, drawn, rcond=None)[0]
-            self.store.hvps(known.positions, list(_vectors(np.linalg.qr(drawn)[0])))
+            self._rows(known.positions, np.linalg.qr(drawn)[0])
         self.calculator.fit(self.store)
         analysis = harmonic_analysis(atoms, self.calculator.get_hessian(atoms))
         right = int(np.sum(curvatures < 0)) == negatives and known.fmax <= self.options.fmax
         return StationaryPoint(atoms, known, curvatures, analysis, right and analysis.n_imaginary == negatives)
+
+    def _rows(self, positions: Array, directions: Array) -> Array:
+        """Products of the reference's Hessian with orthonormal columns ``(3n, k)``: ``(k, 3n)`` eV/Å²."""
+        vectors = directions.T.reshape(directions.shape[1], -1, 3)
+        lengths = np.linalg.norm(vectors, axis=2).max(axis=1)
+        found = self.store.label_hvps(positions, list(vectors))
+        return np.stack([one.product.ravel() * length for one, length in zip(found, lengths, strict=True)])
 
     def _confirm_ts(self, known: Gradient) -> bool:
         o = self.options
@@ -431,12 +458,7 @@ class _Run:
             relaxation = replace(end.relaxation, atoms=atoms, energy=point.label.energy, fmax=point.label.fmax)
             ends.append(replace(end, relaxation=relaxation))
         self.reaction = replace(self.reaction, backward=ends[0], forward=ends[1])
-        self.profile = reaction_profile(self.reaction)
-
-
-def _vectors(columns: Array) -> Array:
-    """Columns ``(3n, k)`` as vectors ``(k, n, 3)``."""
-    return columns.T.reshape(columns.shape[1], -1, 3)
+        self.profile = reaction_profile(self.reaction, **self.settings)
 
 
 def _numbers(values: Array) -> str:

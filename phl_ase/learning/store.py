@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import SCFError
 
-from phl_ase.errors import CalculatorError, GuardedCalculator, PHLError, reason_of
+from phl_ase.errors import CalculatorError, GuardedCalculator, NonFiniteError, PHLError
+from phl_ase.jobs import Store, Task, digest, run, serial
+from phl_ase.jobs.executors import Executor
 
 Array = np.ndarray
 
-_FILE = "gradients.jsonl"
 _SAME = 1e-7  # Å: two geometries are one
-_SCHEMA = 1
 
 
 class LearningStopped(PHLError):
@@ -43,13 +40,15 @@ class Gradient:
         positions: ``(n, 3)`` Å.
         energy: eV.
         forces: ``(n, 3)`` eV/Å.
-        kind: What the geometry is to the search: ``"guess"``, ``"ts"``, ``"end"``, ``"path"`` or ``"probe"``.
+        kind: What the geometry is to the search: ``"ts"``, ``"end"``, ``"path"``; ``"probe"`` for one side of an HVP.
+        number: In the order in which gradients were bought, from 0.
     """
 
     positions: Array
     energy: float
     forces: Array
     kind: str
+    number: int
 
     @property
     def fmax(self) -> float:
@@ -58,156 +57,114 @@ class Gradient:
 
 
 @dataclass(frozen=True, eq=False)
-class Product:
+class HVP:
     """A Hessian-vector product of the reference, a central difference of two gradients.
 
     Attributes:
         positions: Where ``(n, 3)`` Å.
-        vector: The probe ``(n, 3)``, of unit length over all coordinates.
-        hvp: ``(n, 3)`` eV/Å².
+        vector: The probe ``(n, 3)``; the atom that moves most moves by 1.
+        product: ``(n, 3)`` eV/Å².
     """
 
     positions: Array
     vector: Array
-    hvp: Array
+    product: Array
 
 
 class LabelStore:
     """All that the reference has computed for one molecule.
 
-    Every gradient is one line of a file, forced to disk before it is used: a killed run loses at most the one that is
-    being computed, and no geometry is computed twice.
+    A gradient is a task of :mod:`phl_ase.jobs`: one file each, written before the result is used. A killed run loses
+    at most the gradients under way, and no geometry is computed twice.
 
     Args:
-        folder: Where the file is; made where it does not exist.
+        store: The open folder of results.
         atoms: The molecule: its elements, charge and multiplicity.
-        make: Makes the reference's calculator, when the first gradient is needed.
-        identity: What gradients depend on beside the geometry: method and settings. A file of another is refused.
-        step: Displacement in HVPs along vectors of unit length, Å.
-        budget: Most gradients in the file; ``None`` for no limit.
+        make: Makes the reference's calculator, where it is to compute.
+        identity: What gradients depend on beside the geometry: method and settings. Results of others are left alone.
+        step: Displacement, in HVPs, of the atom that moves most, Å.
+        budget: Most gradients altogether; ``None`` for no limit.
+        executor: Where gradients are computed.
 
     Attributes:
-        gradients: Those known, in the order they were bought.
-        products: HVPs made of them.
-        seconds: Wall time spent in the reference by this process.
+        gradients: Those known, in the order in which they were bought.
+        hvps: HVPs made of them.
+        seconds: Time that the reference took, those of former runs included.
     """
 
     def __init__(
         self,
-        folder: Path,
+        store: Store,
         atoms: Atoms,
         make: Callable[[], Any],
-        identity: dict[str, Any],
+        identity: Mapping[str, Any],
         *,
         step: float,
         budget: int | None = None,
+        executor: Executor = serial,
     ) -> None:
         self.atoms, self.step, self.budget = atoms.copy(), step, budget
+        self.atoms.calc = None
         self.gradients: list[Gradient] = []
-        self.products: list[Product] = []
+        self.hvps: list[HVP] = []
         self.seconds = 0.0
-        self._make, self._calculator = make, None
-        self._file = folder / _FILE
-        header = {
-            "schema": _SCHEMA,
-            "symbols": atoms.get_chemical_symbols(),
-            "charge": int(atoms.info.get("charge", 0)),
-            "multiplicity": int(atoms.info.get("multiplicity", 1)),
-            **identity,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._file.exists() and (lines := self._lines()):
-            self._read(header, lines)
-        else:
-            self._append(header)
+        self._store, self._executor = store, executor
+        self._start: Callable[[], Any] = functools.partial(_reference, make, self.atoms)
+        if executor is serial:  # one calculator for all calls
+            self._start = functools.cache(self._start)
+        charge = {name: int(atoms.info.get(name, usual)) for name, usual in (("charge", 0), ("multiplicity", 1))}
+        self._identity = digest(dict(identity), atoms.get_chemical_symbols(), charge)
+        self._read()
 
     def __len__(self) -> int:
         return len(self.gradients)
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """Return the whole lines; one that was being written when the run was killed is cut off."""
-        content = self._file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            with self._file.open("r+b") as file:
-                file.truncate(len(whole))
-        return [json.loads(line) for line in whole.splitlines()]
+    def _read(self) -> None:
+        """Take what former runs have bought."""
+        sides: dict[tuple[bytes, bytes], dict[int, Array]] = {}
+        for path in self._store.folder.glob("??/*.npz"):
+            record = self._store.get(path.stem)
+            if record is None or record.value.get("identity") != self._identity:
+                continue
+            self.seconds += record.seconds
+            value = record.value
+            known = Gradient(value["positions"], value["energy"], value["forces"], value["kind"], value["number"])
+            self.gradients.append(known)
+            if known.kind == "probe":
+                key = (value["centre"].tobytes(), value["vector"].tobytes())
+                sides.setdefault(key, {})[value["sign"]] = known.forces
+        self.gradients.sort(key=lambda known: known.number)
+        for (centre, vector), forces in sides.items():
+            if len(forces) == 2:
+                where, along = (np.frombuffer(one).reshape(-1, 3) for one in (centre, vector))
+                self.hvps.append(HVP(where, along, (forces[-1] - forces[1]) / (2 * self.step)))
 
-    def _read(self, header: dict[str, Any], lines: list[dict[str, Any]]) -> None:
-        before = lines[0]
-        for key, value in header.items():
-            if before.get(key) != value:
-                raise PHLError(
-                    f"{self._file.parent} holds gradients of {key} {before.get(key)}, not {value}; "
-                    "choose another --out, or move that folder away"
-                )
-        for line in lines[1:]:
-            positions, forces = np.array(line["positions"]), np.array(line["forces"])
-            self.gradients.append(Gradient(positions, line["energy"], forces, line["kind"]))
+    @property
+    def points(self) -> list[Gradient]:
+        """Gradients that are no sides of HVPs."""
+        return [known for known in self.gradients if known.kind != "probe"]
 
-    def _append(self, line: dict[str, Any]) -> None:
-        try:
-            with self._file.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise PHLError(f"cannot write {self._file}: {error.strerror}; gradients could not be kept") from error
-
-    def find(self, positions: Array, within: float = _SAME) -> Gradient | None:
+    def find(self, positions: Array) -> Gradient | None:
         """Return the known gradient of a geometry; ``None`` where there is none."""
         for known in reversed(self.gradients):
-            if np.abs(known.positions - positions).max() <= within:
+            if np.abs(known.positions - positions).max() <= _SAME:
                 return known
         return None
 
     def gradient(self, positions: Array, kind: str) -> Gradient:
-        """Return energy and forces at a geometry, bought where they are not known.
-
-        Raises:
-            LearningStopped: Where the budget does not allow it, or the reference fails.
-        """
+        """Return energy and forces at a geometry, bought where they are not known; see :meth:`buy`."""
         return self.buy([positions], kind)[0]
 
     def buy(self, places: Sequence[Array], kind: str) -> list[Gradient]:
-        """Return energies and forces at geometries, bought where they are not known.
+        """Return energies and forces at geometries, bought together where they are not known.
 
         Raises:
             LearningStopped: Where the budget does not allow them all, or the reference fails.
         """
-        new = sum(self.find(place) is None for place in places)
-        if self.budget is not None and new and len(self) + new > self.budget:
-            raise LearningStopped(
-                "budget spent",
-                f"{len(self)} of {self.budget} reference gradients are spent, and the next step needs {new}",
-            )
-        return [self.find(place) or self._compute(place, kind) for place in places]
+        return self._buy([{"positions": np.array(place, dtype=float), "kind": kind} for place in places])
 
-    def _compute(self, positions: Array, kind: str) -> Gradient:
-        started = time.perf_counter()
-        if self._calculator is None:
-            self._calculator = self._make()
-        structure = self.atoms.copy()
-        structure.positions = positions
-        structure.calc = GuardedCalculator(self._calculator)
-        try:
-            forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
-            energy = float(structure.get_potential_energy(apply_constraint=False))
-        except (CalculatorError, SCFError, PHLError) as error:
-            problem = error.__cause__ if isinstance(error, CalculatorError) and error.__cause__ else error
-            raise LearningStopped(
-                "reference failed", f"the reference failed at a {kind} geometry: {reason_of(problem)}"
-            ) from error
-        if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
-            raise LearningStopped("reference failed", f"the reference gave NaN or infinity at a {kind} geometry")
-        self.seconds += time.perf_counter() - started
-        made = Gradient(np.array(positions, dtype=float), energy, forces, kind)
-        self._append({"kind": kind, "energy": energy, "positions": positions.tolist(), "forces": forces.tolist()})
-        self.gradients.append(made)
-        return made
-
-    def hvps(self, positions: Array, vectors: Sequence[Array]) -> list[Product]:
-        """Return products of the reference's Hessian, two gradients each.
+    def label_hvps(self, positions: Array, vectors: Sequence[Array]) -> list[HVP]:
+        """Return products of the reference's Hessian, two gradients each, bought where they are not known.
 
         Args:
             positions: Where ``(n, 3)`` Å.
@@ -216,12 +173,76 @@ class LabelStore:
         Raises:
             LearningStopped: As :meth:`buy`.
         """
-        units = [vector / np.linalg.norm(vector) for vector in vectors]
-        places = [positions + sign * self.step * unit for unit in units for sign in (1, -1)]
-        found = self.buy(places, "probe")
+        units = [vector / np.linalg.norm(vector, axis=1).max() for vector in vectors]
+        requests = [
+            {
+                "positions": positions + sign * self.step * unit,
+                "kind": "probe",
+                "centre": np.ascontiguousarray(positions),
+                "vector": np.ascontiguousarray(unit),
+                "sign": sign,
+            }
+            for unit in units
+            for sign in (1, -1)
+        ]
+        found = self._buy(requests)
         made = [
-            Product(positions, unit, (behind.forces - ahead.forces) / (2 * self.step))
+            HVP(positions, unit, (behind.forces - ahead.forces) / (2 * self.step))
             for unit, ahead, behind in zip(units, found[::2], found[1::2], strict=True)
         ]
-        self.products += made
+        self.hvps += made
         return made
+
+    def _buy(self, requests: Sequence[dict[str, Any]]) -> list[Gradient]:
+        found = [self.find(request["positions"]) for request in requests]
+        tasks = {}
+        for place, request in enumerate(requests):
+            if found[place] is None:
+                key = digest(self._identity, request["positions"].tolist())
+                payload = {**request, "number": len(self) + len(tasks), "identity": self._identity}
+                tasks[place] = Task(request["kind"], key, payload)
+        if self.budget is not None and tasks and len(self) + len(tasks) > self.budget:
+            spent = f"{len(self)} of {self.budget} reference gradients are spent"
+            raise LearningStopped("budget spent", f"{spent}, and the next step needs {len(tasks)}")
+        if tasks:
+            run(list(tasks.values()), self._start, self._store, executor=self._executor, title="reference", retry=True)
+        problem = ""
+        for place, task in tasks.items():
+            record = self._store.get(task.key)
+            if record is None or record.failure is not None:
+                why = "it gave no answer" if record is None or record.failure is None else record.failure.reason
+                problem = problem or f"the reference failed at a {requests[place]['kind']} geometry: {why}"
+                continue
+            value = record.value
+            made = Gradient(value["positions"], value["energy"], value["forces"], value["kind"], value["number"])
+            self.seconds += record.seconds
+            self.gradients.append(made)
+            found[place] = made
+        if problem:
+            raise LearningStopped("reference failed", problem)
+        return [one for one in found if one is not None]
+
+
+def _reference(make: Callable[[], Any], atoms: Atoms) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What computes a gradient in a worker."""
+    calculator = GuardedCalculator(make())
+
+    def compute(request: dict[str, Any]) -> dict[str, Any]:
+        structure = atoms.copy()
+        structure.positions = request["positions"]
+        structure.calc = calculator
+        try:
+            forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
+            energy = float(structure.get_potential_energy(apply_constraint=False))
+        except CalculatorError as error:
+            if isinstance(error.__cause__, SCFError):
+                raise PHLError(f"the self-consistent field did not converge ({error.__cause__})") from error
+            raise
+        if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
+            raise NonFiniteError("energy or forces are NaN or infinite")
+        return {**request, "energy": energy, "forces": forces}
+
+    return compute
+
+
+__all__ = ["HVP", "Gradient", "LabelStore", "LearningStopped"]

@@ -41,27 +41,26 @@ class LearnedCalculator(Calculator):
 
     def fit(self, store: LabelStore) -> None:
         """Learn from all labels of a store."""
-        points = [known for known in store.gradients if known.kind != "probe"]
+        points = store.points
         energies, gradients = [], []
         for known in points:
             energy, gradient = self._start_at(store.atoms, known.positions)
             energies.append(known.energy - energy)
             gradients.append(-known.forces - gradient)
-        shape = (len(store.products), len(store.atoms), 3)
+        shape = (len(store.hvps), len(store.atoms), 3)
         hvps = np.zeros(shape)
-        for hvp, product in zip(hvps, store.products, strict=True):
+        for row, known in zip(hvps, store.hvps, strict=True):
             sides = [
-                self._start_at(store.atoms, product.positions + sign * store.step * product.vector)[1]
-                for sign in (1, -1)
+                self._start_at(store.atoms, known.positions + sign * store.step * known.vector)[1] for sign in (1, -1)
             ]
-            hvp[:] = product.hvp - (sides[0] - sides[1]) / (2 * store.step)
+            row[:] = known.product - (sides[0] - sides[1]) / (2 * store.step)
         self.correction = KernelCorrection(
             Observations(
                 np.array([known.positions for known in points]),
                 np.array(energies),
                 np.array(gradients),
-                np.array([product.positions for product in store.products]).reshape(shape),
-                np.array([product.vector for product in store.products]).reshape(shape),
+                np.array([known.positions for known in store.hvps]).reshape(shape),
+                np.array([known.vector for known in store.hvps]).reshape(shape),
                 hvps,
                 store.step,
             )

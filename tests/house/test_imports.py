@@ -84,6 +84,19 @@ ALLOWED: dict[str, set[str]] = {
     "reactions": {"jobs", "structures", "datasets", "paths", "reference", "results", "vibrations", "curvature"},
     # what a chemist computes for a molecule, with any calculator
     "tasks": {"results", "vibrations", "curvature", "paths"},
+    # a reaction on a model that a reference teaches meanwhile
+    "learning": {
+        "structures",
+        "datasets",
+        "results",
+        "vibrations",
+        "curvature",
+        "paths",
+        "tasks",
+        "reference",
+        "resolver",
+        "jobs",
+    },
     # puts everything together, but for the command line
     "study": {
         "jobs",

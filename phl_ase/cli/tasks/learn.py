@@ -1,0 +1,288 @@
+"""``phl learn``: a reaction at a reference's accuracy for a fraction of its gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.output import check_target, save_figure, save_json, table
+from phl_ase.cli.tasks.common import (
+    Charge,
+    Multiplicity,
+    Out,
+    Pressure,
+    Settings,
+    Structure,
+    Temperature,
+    Thermo,
+    check_electrons,
+    check_thermochemistry,
+    file_of,
+    pascal,
+    prefix_of,
+    read_one,
+    say_files,
+    write_structures,
+)
+from phl_ase.cli.tasks.reaction import annotated, drawn, shown_profile
+from phl_ase.cli.tasks.ts import Product
+from phl_ase.errors import PHLError
+
+if TYPE_CHECKING:
+    from phl_ase.learning import LearnedReaction
+
+Reference = Annotated[
+    str,
+    typer.Option(
+        "--with",
+        metavar="METHOD",
+        help="The reference: pyscf (wB97X-D/6-31G(d)), pyscf:FUNCTIONAL/BASIS, tblite, a model, …",
+    ),
+]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from", metavar="MODEL|METHOD", help="What is corrected: auto (GFN-xTB), none, default, mace:FILE, tblite, …"
+    ),
+]
+FMax = Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force of the reference at TS and ends.")]
+Budget = Annotated[int | None, typer.Option("--budget", min=1, metavar="N", help="Most reference gradients.")]
+TSOnly = Annotated[bool, typer.Option("--ts-only", help="End with the verified TS, without path and ends.")]
+HVPs = Annotated[
+    int | None,
+    typer.Option("--hvp", min=0, metavar="K", help="HVPs along random probes at the TS; 0 to learn E and F alone."),
+]
+PathError = Annotated[
+    float, typer.Option("--path-error", metavar="eV/Å", help="Largest rms error of the forces on the path.")
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Reference gradients at the same time.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="Reference on a dask.distributed cluster: tcp://HOST:PORT."),
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Results as JSON; PREFIX.json too.")]
+
+
+def learn(
+    structure: Structure,
+    method: Reference,
+    start: From = "auto",
+    product: Product = None,
+    out: Out = None,
+    ts_only: TSOnly = False,
+    fmax: FMax = 0.02,
+    budget: Budget = None,
+    hvp: HVPs = None,
+    path_error: PathError = 0.1,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    temperature: Temperature = 298.15,
+    pressure: Pressure = 1.0,
+    thermo: Thermo = "ideal gas",
+    charge: Charge = None,
+    multiplicity: Multiplicity = None,
+    settings: Settings = None,
+    json: JsonFile = None,
+    device: Device = "auto",
+    trust: Trust = False,
+) -> None:
+    """Find a reaction at a reference's accuracy with few of its gradients: a model is taught while it searches.
+
+    INPUT is a guess of a TS; with --product it is the reactant. The reference itself confirms TS, ends and path.
+    Stopped or killed, the same command goes on where it was; no gradient is computed twice.
+
+    phl learn guess_ts.xyz --with pyscf
+
+    phl learn reactant.xyz --product product.xyz --with pyscf:pbe0/def2-svp --budget 100 --workers 4
+    """
+    check_target(json, "JSON file")
+    prefix = prefix_of("learn", out, method, trust, structure, product)
+    settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
+    check_thermochemistry(temperature, thermo)
+    atoms = read_one(structure, charge, multiplicity)
+    end = None if product is None else read_one(product, charge, multiplicity)
+    if atoms.pbc.any():
+        raise PHLError(f"{structure} is periodic; 'phl learn' is for molecules")
+    if atoms.constraints:
+        raise PHLError(f"{structure} holds atoms in place; 'phl learn' moves all: remove the constraints")
+    check_electrons(atoms, atoms.info["charge"], atoms.info["multiplicity"])
+    from phl_ase.cli.labelling import label_method
+    from phl_ase.cli.stopping import terminated_as_interrupted
+    from phl_ase.jobs import cluster, open_store, processes, serial
+    from phl_ase.learning import LabelStore, LearnedCalculator, LearnOptions, learn_reaction, make_start
+    from phl_ase.reference import difference_step
+
+    reference = label_method(method, settings or [], device, trust)
+    calculator = LearnedCalculator(make_start(start, method, atoms, device=device, trust=trust))
+    chosen: dict[str, Any] = {"fmax": fmax, "ts_only": ts_only, "path_error": path_error}
+    if hvp is not None:
+        chosen |= {"hvp": hvp, "end_hvp": min(hvp, LearnOptions.end_hvp)}
+    options = LearnOptions(**chosen)
+    executor = cluster(scheduler) if scheduler else processes(workers) if workers > 1 else serial
+    work = file_of(prefix, ".work")
+    with open_store(work) as kept, terminated_as_interrupted():
+        store = LabelStore(
+            kept,
+            atoms,
+            reference.make,
+            {"method": method, **reference.settings},
+            step=difference_step(method),
+            budget=budget,
+            executor=executor,
+        )
+        if len(store):
+            typer.echo(f"going on with {len(store)} reference gradients from {work}", err=True)
+        try:
+            found = learn_reaction(
+                atoms, end, store, calculator, options, say=lambda line: typer.echo(line, err=True), **settled
+            )
+        except KeyboardInterrupt:
+            typer.echo(f"{len(store)} reference gradients are kept in {work}: the same command goes on", err=True)
+            raise
+    typer.echo(shown(found, temperature))
+    content = record_of(found, method, start)
+    results = file_of(prefix, ".json")
+    save_json(results, content)
+    save_json(json, content)
+    files = [*written(prefix, found, temperature, structure.stem, reference.make), results]
+    say_files(files, f"phl data info {quote(str(files[-2]))}" if len(files) > 1 else "")
+    if not found.verified:
+        raise typer.Exit(1)
+
+
+def shown(found: LearnedReaction, temperature: float) -> str:
+    """Return what was found as a table, and how it was confirmed."""
+    from phl_ase.learning import OUTCOMES
+
+    lines = []
+    if found.profile is not None:
+        lines.append(shown_profile(found.profile, temperature))
+    points = [("transition state", found.ts), *zip(("reactant", "product"), found.ends, strict=False)]
+    rows = [
+        (
+            name,
+            f"{point.label.energy:.6f}",
+            f"{point.label.fmax:.4f}",
+            ", ".join(f"{value:.3f}" for value in point.curvatures),
+            f"{point.analysis.wavenumbers[0]:.0f}".replace("-", "")
+            + ("i" if point.analysis.wavenumbers[0] < 0 else ""),
+            "yes" if point.verified else "no",
+        )
+        for name, point in points
+        if point is not None
+    ]
+    headings = (
+        "by the reference",
+        "E / eV",
+        "largest F / (eV/Å)",
+        "softest curvatures / (eV/Å²)",
+        "lowest mode / cm⁻¹",
+        "verified",
+    )
+    if rows:
+        lines.append(table(headings, rows))
+    if found.path_labels:
+        count = len(found.path_labels)
+        lines.append(f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({count} points compared)")
+    lines.append(f"{found.outcome}: {OUTCOMES[found.outcome]}" + (f" ({found.reason})" if found.reason else ""))
+    if found.connection is not None:
+        lines.append(found.connection.sentence)
+    hvps = len(found.store.hvps)
+    lines.append(
+        f"{len(found.store)} reference gradients, {2 * hvps} of them in {hvps} HVPs, {found.store.seconds:.1f} s; "
+        f"{found.seconds:.1f} s outside the reference"
+    )
+    return "\n".join(lines)
+
+
+def record_of(found: LearnedReaction, method: str, start: str) -> dict[str, Any]:
+    """Return the numbers for JSON, units in the names."""
+    from phl_ase.results import provenance
+    from phl_ase.units import convert
+
+    def barrier(place: int) -> float | None:
+        if found.ts is None or len(found.ends) <= place:
+            return None
+        return float(convert(found.ts.label.energy - found.ends[place].label.energy, "eV", "kcal/mol"))
+
+    def point(one: Any) -> dict[str, Any] | None:
+        if one is None:
+            return None
+        return {
+            "verified": one.verified,
+            "energy_eV": one.label.energy,
+            "fmax": one.label.fmax,
+            "curvatures_eV_per_A2": one.curvatures,
+            "imaginary_modes": one.analysis.n_imaginary,
+            "imaginary_wavenumber": abs(one.analysis.wavenumbers[0]) if one.analysis.n_imaginary else None,
+            "wavenumbers_cm-1": one.analysis.wavenumbers,
+            "symbols": one.atoms.get_chemical_symbols(),
+            "positions_A": one.atoms.positions,
+        }
+
+    forces = [one.label.fmax for one in (found.ts, *found.ends) if one is not None]
+    return {
+        "method": method,
+        "start": start,
+        "outcome": found.outcome,
+        "reasons": [found.reason] if found.reason else [],
+        "verified": found.verified,
+        "reference_gradients": len(found.store),
+        "reference_hvps": len(found.store.hvps),
+        "seconds_reference": found.store.seconds,
+        "seconds_outside_reference": found.seconds,
+        "rounds": len(found.steps),
+        "fmax": max(forces) if forces else None,
+        "ts": point(found.ts),
+        "reactant": point(found.ends[0]) if found.ends else None,
+        "product": point(found.ends[1]) if len(found.ends) > 1 else None,
+        "barriers": {"forward_kcal_per_mol": barrier(0), "back_kcal_per_mol": barrier(1)},
+        "connection": None if found.connection is None else found.connection.outcome,
+        "path_error_eV_per_A": found.path_error,
+        "steps": [vars(step) for step in found.steps],
+        "profile": None if found.profile is None else found.profile.to_dict(),
+        "provenance": provenance(method=method, start=start),
+    }
+
+
+def written(prefix: Path, found: LearnedReaction, temperature: float, name: str, make: Any) -> list[Path]:
+    """Write structures, figures and labels."""
+    from phl_ase.learning.dataset import write_labels
+    from phl_ase.plots.learning import Convergence, draw_convergence, draw_path
+    from phl_ase.reference import energy_reference, level_of_theory
+    from phl_ase.results import provenance
+
+    files = []
+    if found.reaction is not None:
+        files.append(write_structures(file_of(prefix, ".xyz"), annotated(found.reaction)))
+    points = []
+    for kind, point in (("ts", found.ts), *zip(("reactant", "product"), found.ends, strict=False)):
+        if point is not None:
+            copy = point.atoms.copy()
+            copy.info.update(kind=kind, reference_energy=point.label.energy, verified=point.verified)
+            points.append(copy)
+    if points:
+        files.append(write_structures(file_of(prefix, "_points.xyz"), points))
+    if found.profile is not None:
+        figure = file_of(prefix, ".pdf")
+        save_figure(figure, draw_path, (drawn(found.profile, temperature), found.asked_on_path()))
+        files.append(figure)
+    if found.steps:
+        figure = file_of(prefix, "_convergence.pdf")
+        steps = [(step.stage, step.gradients, step.fmax) for step in found.steps]
+        save_figure(figure, draw_convergence, Convergence(steps, found.options.fmax, found.options.path_error))
+        files.append(figure)
+    calculator = make()
+    labels = write_labels(
+        file_of(prefix, "_labels.h5"),
+        found.store,
+        level_of_theory(calculator),
+        energy_reference(calculator),
+        provenance(command="phl learn"),
+        name,
+    )
+    return files if labels is None else [*files, labels]
