@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,21 @@ Keys = Annotated[
         help="A label that a file of ASE keeps under another name, as energy=dft_energy. Repeat as needed.",
     ),
 ]
+
+Crystal = Annotated[Path, typer.Argument(metavar="INPUT", help="A unit cell (.cif, POSCAR, …) or a phonopy_disp.yaml.")]
+Supercell = Annotated[tuple[int, int, int] | None, typer.Option("--supercell", metavar="N N N", help="Of a unit cell.")]
+SupercellMatrix = Annotated[
+    str | None, typer.Option("--supercell-matrix", metavar="'9 NUMBERS'", help="Of a unit cell, row by row.")
+]
+BandPath = Annotated[
+    str | None, typer.Option("--path", metavar="GXWKGL", help="Special points of the bands; by lattice if not given.")
+]
+Mesh = Annotated[tuple[int, int, int], typer.Option("--mesh", metavar="N N N", help="Of the Brillouin zone.")]
+PhononTemperature = Annotated[
+    float, typer.Option("--temperature", min=0, max=1000, metavar="K", help="For thermal properties.")
+]
+MESH = (20, 20, 20)
+"""Points of the Brillouin zone by default."""
 
 
 def pairs(words: list[str] | None, option: str = "--key", example: str = "energy=dft_energy") -> dict[str, str]:

@@ -8,7 +8,7 @@ from phl_ase.paths.irc import INTEGRATORS, follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
 from phl_ase.paths.reaction import Reaction, ReactionEnd, find_reaction
 from phl_ase.paths.reaction_path import Direction, ReactionPath
-from phl_ase.paths.strategies import LADDERS, RECOMMENDED, STRATEGIES, Strategy, search
+from phl_ase.paths.strategies import LADDERS, RECOMMENDED, STRATEGIES, Strategy, search, search_in_turn
 from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
 
 __all__ = [
@@ -43,4 +43,5 @@ __all__ = [
     "rmsd",
     "same_graph",
     "search",
+    "search_in_turn",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ase import Atoms
 
 from phl_ase.curvature import DIFFERENCES, EXACT, Curvature
 from phl_ase.errors import unknown
 from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,26 @@ def search(atoms: Atoms, strategy: str, curvature: Curvature, **options: Any) ->
     )
     hidden = found.hessian_calls * curvature.gradients_per_hessian(len(atoms))
     return replace(found, hidden_force_calls=hidden + found.hvp_calls * curvature.gradients_per_hvp)
+
+
+def search_in_turn(
+    strategies: Iterable[StrategyInCoordinates],
+    attempt: Callable[[str, bool | None], Result],
+    missed: Callable[[Result], int],
+) -> list[Result]:
+    """Search with one strategy after another until a result misses nothing of what is wanted.
+
+    Args:
+        strategies: What to try, as in ``LADDERS``.
+        attempt: Searches with a strategy, in internal coordinates or not.
+        missed: How far a result is from what is wanted; 0 ends the searches.
+
+    Returns:
+        The results, the best first; equal ones in the order of the searches.
+    """
+    results: list[Result] = []
+    for strategy, internal in strategies:
+        results.append(attempt(strategy, internal))
+        if missed(results[-1]) == 0:
+            break
+    return sorted(results, key=missed)

@@ -9,13 +9,24 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import curvature_of
-from phl_ase.paths import Reaction, ReactionEnd, ReactionPath, connects, find_reaction, guess_transition_state, search
+from phl_ase.paths import (
+    Reaction,
+    ReactionEnd,
+    ReactionPath,
+    TransitionStateSearch,
+    connects,
+    find_reaction,
+    guess_transition_state,
+    search,
+    search_in_turn,
+)
 from phl_ase.paths.irc import STATIONARY
 from phl_ase.reactions.folder import ReactionFolder, Record
 from phl_ase.reactions.frames import frames_of
@@ -56,8 +67,8 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
     if largest < STATIONARY and harmonic_analysis(start, curvature.hessian(start)).n_imaginary == 0:
         sentence = f"the guess is a minimum (largest force {largest:.2g} eV/Å, no imaginary mode): give one between two"
         return {"outcome": "minimum", "sentence": "; ".join([*tried, sentence]), "frames": []}
-    saddles = []
-    for strategy, internal in settings.ladder(curvature.source):
+
+    def attempt(strategy: str, internal: bool | None) -> tuple[TransitionStateSearch, int]:
         limits: dict[str, Any] = {"fmax": settings.ts_fmax, "max_steps": settings.ts_steps}
         found = search(start, strategy, curvature, internal=internal, **limits)
         coordinates = "internal" if found.internal else "Cartesian"
@@ -65,22 +76,21 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
             f"{strategy}, {coordinates}: {found.sentence}, {found.steps} steps, "
             f"{found.force_calls + found.hidden_force_calls} gradients"
         )
-        if not found.converged:
-            continue
-        saddles.append(found)
-        if not folder.guess.is_pair:
-            break
+        if not found.converged or not folder.guess.is_pair:
+            return found, 0 if found.converged else 2
         # the next stage follows the same path again, from memory
         reaction = _reaction(folder, calculator, settings, found.atoms.positions)
         (wrong, _), _ = _connection(folder, reaction)
         if reaction.converged and not wrong:
-            saddles = [found]
-            break
+            return found, 0
         tried.append(f"its path: {wrong if reaction.converged else reaction.outcome}")
-    if not saddles:
-        return {"outcome": found.outcome, "sentence": "; ".join(tried), "frames": []}
-    frame = _frame(folder, calculator, saddles[0].atoms.positions, "ts", hessian=True, irc_s=0.0)
-    return {"outcome": "converged", "sentence": "; ".join(tried), "frames": [frame]}
+        return found, 1
+
+    searches = search_in_turn(settings.ladder(curvature.source), attempt, itemgetter(1))
+    if (found := searches[0][0]).converged:
+        frame = _frame(folder, calculator, found.atoms.positions, "ts", hessian=True, irc_s=0.0)
+        return {"outcome": "converged", "sentence": "; ".join(tried), "frames": [frame]}
+    return {"outcome": searches[-1][0].outcome, "sentence": "; ".join(tried), "frames": []}
 
 
 def _reaction(folder: ReactionFolder, calculator: Remembering, settings: ReactionSettings, positions: Any) -> Reaction:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 
-from phl_ase.curvature import Curvature, curvature_of
+from phl_ase.curvature import curvature_of
 from phl_ase.errors import PHLError
 from phl_ase.paths import (
     LADDERS,
@@ -20,6 +21,7 @@ from phl_ase.paths import (
     find_reaction,
     guess_transition_state,
     search,
+    search_in_turn,
 )
 from phl_ase.paths.end_points import same_structure
 from phl_ase.paths.guess import BAND
@@ -79,14 +81,16 @@ def search_from(
         max_steps: Most steps.
     """
     curvature = curvature_of(calculator)
-    chosen = strategy or RECOMMENDED[curvature.source]
     start = atoms.copy()
     start.calc = calculator
-    found = search(start, chosen, curvature, fmax=fmax, max_steps=max_steps)
-    if found.converged or not found.internal:
-        return found
-    again = search(start, chosen, curvature, fmax=fmax, max_steps=max_steps, internal=False)
-    return again if again.converged else found
+    chosen = strategy or RECOMMENDED[curvature.source]
+    # periodic structures are searched in Cartesian coordinates at once
+    coordinates = (None,) if np.any(atoms.pbc) else (None, False)
+
+    def attempt(name: str, internal: bool | None) -> TransitionStateSearch:
+        return search(start, name, curvature, fmax=fmax, max_steps=max_steps, internal=internal)
+
+    return search_in_turn([(chosen, one) for one in coordinates], attempt, lambda found: not found.converged)[0]
 
 
 def search_between(
@@ -125,52 +129,33 @@ def search_between(
     curvature = curvature_of(calculator)
     tried: list[Found] = []
     said: list[str] = []
-    for how, start in _guesses(reactant, product, calculator, guess):
-        for name, internal in ((strategy, None),) if strategy else LADDERS[curvature.source]:
-            found = _once(start, reactant, product, curvature, name, internal, integrator, fmax, max_steps)
-            tried.append(found)
-            if found.joins:
-                return Found(found.search, found.reaction, found.connection, tuple(said))
-            what = found.connection.sentence if found.connection else found.search.sentence
-            said.append(f"{how} guess, {name}: {what}")
-    best = min(tried, key=_missed)
-    return Found(best.search, best.reaction, best.connection, tuple(said))
+
+    def attempt(how: str, start: Atoms, name: str, internal: bool | None) -> Found:
+        found = search(start, name, curvature, fmax=fmax, max_steps=max_steps, internal=internal)
+        path = find_reaction(found.atoms, curvature.hessian, method=integrator) if found.converged else None
+        connection = None
+        if path is not None and len(path.ends) == 2:
+            connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
+            if connection.flipped:
+                path = path.turned()
+                connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
+        said.append(f"{how} guess, {name}: {(connection or found).sentence}")
+        return Found(found, path, connection, ())
+
+    # an elastic band costs more than an interpolation: it is made where the first guess leads nowhere
+    for method in ("auto", BAND) if guess == "auto" else (guess,):
+        start = guess_transition_state(reactant, product, calculator, method=method)
+        from_it = partial(attempt, "elastic band" if method == BAND else start.method, start.atoms)
+        ladder = [(strategy, None)] if strategy else LADDERS[curvature.source]
+        tried = sorted([*tried, *search_in_turn(ladder, from_it, _missed)], key=_missed)
+        if tried[0].joins:
+            said.pop()
+            break
+    return replace(tried[0], attempts=tuple(said))
 
 
 def _missed(found: Found) -> int:
-    """Return how far a search is from what was asked for: one end right, another path, a TS without a path, nothing."""
+    """Return how far a search is from what was wanted: joins, one end right, another path, a TS alone, nothing."""
     if found.connection is not None:
-        return 0 if found.connection.outcome == "one end" else 1
-    return 2 if found.search.converged else 3
-
-
-def _guesses(reactant: Atoms, product: Atoms, calculator: Any, method: str) -> Iterator[tuple[str, Atoms]]:
-    """Yield guesses as they are needed: an elastic band costs more than an interpolation."""
-    for name in ("auto", BAND) if method == "auto" else (method,):
-        made = guess_transition_state(reactant, product, calculator, method=name)
-        yield (made.method if name != BAND else "elastic band"), made.atoms
-
-
-def _once(
-    start: Atoms,
-    reactant: Atoms,
-    product: Atoms,
-    curvature: Curvature,
-    strategy: str,
-    internal: bool | None,
-    integrator: str,
-    fmax: float,
-    max_steps: int,
-) -> Found:
-    """Search once, and follow the path of what was found."""
-    found = search(start, strategy, curvature, fmax=fmax, max_steps=max_steps, internal=internal)
-    if not found.converged:
-        return Found(found, None, None, ())
-    path = find_reaction(found.atoms, curvature.hessian, method=integrator)
-    if len(path.ends) < 2:
-        return Found(found, path, None, ())
-    connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
-    if connection.flipped:
-        path = path.turned()
-        connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
-    return Found(found, path, connection, ())
+        return 0 if found.joins else 1 if found.connection.outcome == "one end" else 2
+    return 3 if found.search.converged else 4

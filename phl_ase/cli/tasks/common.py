@@ -252,6 +252,14 @@ def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:
     return path
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically."""
+    from phl_ase.files import write_atomic
+
+    write_atomic(path, text.encode())
+    return path
+
+
 def say_files(files: Sequence[Path], following: str) -> None:
     """Say what was written and what to type next."""
     typer.echo("\nwritten: " + "  ".join(map(str, files)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +30,7 @@ from phl_ase.cli.tasks.common import (
     say_files,
     warn_outside,
     write_structures,
+    write_text,
 )
 from phl_ase.errors import PHLError
 
@@ -149,14 +149,6 @@ def set_isotopes(atoms: Atoms, isotopes: list[str]) -> None:
         masses[atom_numbers(who, len(atoms))] = value
     if isotopes:
         atoms.set_masses(masses)
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically."""
-    from phl_ase.files import write_atomic
-
-    write_atomic(path, text.encode())
-    return path
 
 
 def shown(found: Frequencies) -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.options import (
+    MESH,
+    BandPath,
+    Crystal,
+    Device,
+    Mesh,
+    PhononTemperature,
+    Supercell,
+    SupercellMatrix,
+    Trust,
+)
 from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import Out, Settings, With, file_of, prefix_of, say_files, warn_outside
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
@@ -19,28 +28,15 @@ if TYPE_CHECKING:
 
 
 def phonons(
-    crystal: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A unit cell (.cif, POSCAR, …) or a phonopy_disp.yaml.")
-    ],
+    crystal: Crystal,
     method: With = "default",
     out: Out = None,
-    supercell: Annotated[
-        tuple[int, int, int] | None, typer.Option("--supercell", metavar="N N N", help="Of a unit cell.")
-    ] = None,
-    matrix: Annotated[
-        str | None, typer.Option("--supercell-matrix", metavar="'9 NUMBERS'", help="Of a unit cell, row by row.")
-    ] = None,
+    supercell: Supercell = None,
+    matrix: SupercellMatrix = None,
     relax: Annotated[bool, typer.Option("--relax", help="Relax the unit cell first, shape and volume too.")] = False,
-    path: Annotated[
-        str | None,
-        typer.Option("--path", metavar="GXWKGL", help="Special points of the bands; by lattice if not given."),
-    ] = None,
-    mesh: Annotated[tuple[int, int, int], typer.Option("--mesh", metavar="N N N", help="Of the Brillouin zone.")] = (
-        20,
-        20,
-        20,
-    ),
-    temperature: Annotated[float, typer.Option(min=0, max=1000, metavar="K", help="For thermal properties.")] = 298.15,
+    path: BandPath = None,
+    mesh: Mesh = MESH,
+    temperature: PhononTemperature = 298.15,
     settings: Settings = None,
     device: Device = "auto",
     trust: Trust = False,

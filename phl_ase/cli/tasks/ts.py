@@ -26,6 +26,7 @@ from phl_ase.cli.tasks.common import (
     say_files,
     warn_outside,
     write_structures,
+    write_text,
 )
 from phl_ase.errors import unknown
 
@@ -168,7 +169,6 @@ def mode_files(prefix: Path, place: int, found: TransitionStateSearch, method: s
     """Write a TS's modes for viewers, its imaginary mode as a movie and as a figure."""
     if found.analysis is None or found.n_imaginary == 0:
         return []
-    from phl_ase.cli.tasks.freq import write_text
     from phl_ase.plots.mode import Mode, draw
     from phl_ase.vibrations import mode_trajectory, molden_text
 

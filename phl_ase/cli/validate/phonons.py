@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import Device, Dtype, Model, Trust
+from phl_ase.cli.options import (
+    MESH,
+    BandPath,
+    Crystal,
+    Device,
+    Dtype,
+    Mesh,
+    Model,
+    PhononTemperature,
+    Supercell,
+    SupercellMatrix,
+    Trust,
+)
 from phl_ase.cli.output import check_outputs, save_plot, table
 from phl_ase.cli.validate.options import JsonFile, PlotFile
 from phl_ase.cli.validate.running import make_folder, run_tasks
@@ -30,32 +42,19 @@ _RELAXED, _STEPS = 1e-4, 500  # eV/Å, steps
 
 def phonons(
     model: Model,
-    crystal: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A unit cell (.cif, POSCAR, …) or a phonopy_disp.yaml.")
-    ],
+    crystal: Crystal,
     reference: Annotated[
         str,
         typer.Option("--reference", metavar="METHOD", help="A method or model, or 'displacements': phonopy's own."),
     ] = DISPLACEMENTS,
-    supercell: Annotated[
-        tuple[int, int, int] | None, typer.Option("--supercell", metavar="N N N", help="Of a unit cell.")
-    ] = None,
-    matrix: Annotated[
-        str | None, typer.Option("--supercell-matrix", metavar="'9 NUMBERS'", help="Of a unit cell, row by row.")
-    ] = None,
+    supercell: Supercell = None,
+    matrix: SupercellMatrix = None,
     relax: Annotated[
         bool, typer.Option("--relax", help="Relax the unit cell with the reference first, shape and volume too.")
     ] = False,
-    path: Annotated[
-        str | None,
-        typer.Option("--path", metavar="GXWKGL", help="Special points of the bands; by lattice if not given."),
-    ] = None,
-    mesh: Annotated[tuple[int, int, int], typer.Option("--mesh", metavar="N N N", help="Of the Brillouin zone.")] = (
-        20,
-        20,
-        20,
-    ),
-    temperature: Annotated[float, typer.Option(min=0, max=1000, help="For thermal properties, K.")] = 300.0,
+    path: BandPath = None,
+    mesh: Mesh = MESH,
+    temperature: PhononTemperature = 300.0,
     write: Annotated[
         Path | None,
         typer.Option("--write", metavar="FOLDER", help="Write FORCE_CONSTANTS, force_constants.hdf5, phonopy.yaml."),
@@ -76,7 +75,7 @@ def phonons(
     phl validate phonons run/best.safetensors phonopy_disp.yaml --reference emt --plot bands.png --write force-constants
     """
     check_outputs(json, plot)
-    check_inputs(methods=[model, None if reference == DISPLACEMENTS else reference], files=[crystal], trust=trust)
+    check_inputs(methods=[model, None if reference == DISPLACEMENTS else reference], files=[str(crystal)], trust=trust)
     folder = make_folder(write, "force constants")
     from phl_ase.phonons import force_constants
     from phl_ase.resolver import resolve_calculator
@@ -85,7 +84,7 @@ def phonons(
 
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     other = None if reference == DISPLACEMENTS else resolve_calculator(reference, device=device, trust=trust)
-    phonon = crystal_of(crystal, supercell or matrix, (other or calculator) if relax else None)
+    phonon = crystal_of(str(crystal), supercell or matrix, (other or calculator) if relax else None)
 
     def task() -> Report:
         # once for the report and the files
@@ -97,7 +96,7 @@ def phonons(
             phonon,
             calculator,
             other or OWN_DISPLACEMENTS,
-            system=Path(crystal).stem,
+            system=crystal.stem,
             potential=model,
             path=path,
             mesh=mesh,
@@ -106,7 +105,7 @@ def phonons(
             details={"reference": reference},
         )
 
-    reports = run_tasks("phonons", [(crystal, task)], json)
+    reports = run_tasks("phonons", [(str(crystal), task)], json)
     typer.echo(_shown(reports[0], reference))
     save_plot(plot, "phonons", reports)
 

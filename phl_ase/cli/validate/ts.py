@@ -178,14 +178,15 @@ def _in_turn(search: Search, options: _Options) -> Report:
     Where none does, the report is of the first that found a TS, or of the first.
     """
     from phl_ase.curvature import curvature_of
-    from phl_ase.paths import LADDERS
+    from phl_ase.paths import LADDERS, search_in_turn
 
-    reports = []
-    for strategy, internal in LADDERS[curvature_of(options.calculator).source]:
-        reports.append(_report(search, 0, strategy, options, internal=internal))
-        if reports[-1].outcome == "found":
-            return reports[-1]
-    return next((one for one in reports if one.metric("first order").value == 1), reports[0])
+    def attempt(strategy: str, internal: bool | None) -> Report:
+        return _report(search, 0, strategy, options, internal=internal)
+
+    def missed(report: Report) -> int:
+        return 0 if report.outcome == "found" else 2 - int(report.metric("first order").value)
+
+    return search_in_turn(LADDERS[curvature_of(options.calculator).source], attempt, missed)[0]
 
 
 def _report(search: Search, place: int, strategy: str, options: _Options, *, internal: bool | None = None) -> Report:
