@@ -23,16 +23,32 @@ class DiskError(PHLError):
     """A file cannot be written: no calculation is to blame, and none should go on."""
 
 
+class UnknownModelError(PHLError):
+    """A name that is neither a bundled model nor a file."""
+
+
+class Stopped(PHLError):
+    """A training run was asked to stop (Ctrl-C, SIGTERM); it can be resumed from its last checkpoint."""
+
+
 class DomainWarning(UserWarning):
-    """A structure is far outside of what the model was trained on."""
+    """A structure is unlike the training data of the model.
+
+    Attributes:
+        finding: What was found, without advice on Python settings: the command line adds its own.
+    """
+
+    def __init__(self, finding: str, advice: str = "") -> None:
+        super().__init__(f"{finding}. {advice}" if advice else finding)
+        self.finding = finding
 
 
 class DomainError(PHLError):
-    """The same, where the calculator was told not to answer: ``PHLCalculator(out_of_domain="error")``."""
+    """A structure unlike the training data, refused: ``PHLCalculator(out_of_domain="error")``."""
 
 
 class ExplodedError(DomainError, NonFiniteError):
-    """A structure fell apart into atoms on which no force acts: a run came here that should not go on."""
+    """A structure fell apart into atoms on which no force acts; the search or run must not go on."""
 
 
 def unknown(what: str, got: object, valid: Iterable[object]) -> PHLError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phl_ase.adapters import ADAPTERS, check_foreign
-from phl_ase.errors import PHLError, reason_of
+from phl_ase.errors import PHLError, UnknownModelError, reason_of
 from phl_ase.potentials.cards import card_of, find_model
 from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
@@ -78,11 +78,8 @@ def check_method(text: str, *, trust: bool = False) -> None:
     elif prefix not in METHODS:
         try:
             card_of(find_model(text)[0])
-        except PHLError as error:
-            if not str(error).startswith("unknown model"):
-                raise
-            # what is no file either may have been meant for a method
-            raise PHLError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
+        except UnknownModelError as error:  # perhaps a method was meant
+            raise UnknownModelError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
 
 
 def _reference(name: str) -> Callable[[str, Options], Any]:

@@ -107,4 +107,7 @@ def load_foreign(text: str, *, dtype: str = "float64", device: str = "cpu", trus
     module = importlib.import_module(f"phl_ase.adapters.{ADAPTERS[prefix].module}")
     potential: Foreign = module.load(file, trust=trust)
     potential.name = text
+    path = Path(file).expanduser()
+    foreign = importlib.import_module("phl_ase.adapters.foreign")
+    potential.provenance = foreign.recorded_provenance(path if is_there(path) else Path(file.rpartition("#")[0]))
     return potential.ready(dtype, device)

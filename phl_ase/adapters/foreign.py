@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
+import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,20 @@ class Foreign(Model):
             torch.save(self.module, buffer)
         write_atomic(path, buffer.getvalue())
         return path
+
+    def write_with_card(self, path: Path, provenance: Mapping[str, Any]) -> None:
+        """Write the module, and beside it as JSON what it was trained on and how.
+
+        Args:
+            path: The file; the card has its name with the ending ``.json``.
+            provenance: Plain values.
+
+        Raises:
+            PHLError: Where this vendor's format cannot be written.
+        """
+        self.write(path)
+        card = {**self.card(), "sha256": _sha256(path), "provenance": dict(provenance)}
+        write_atomic(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
 
     def card(self) -> dict[str, Any]:
         """That it is foreign, and of whom."""
@@ -145,6 +162,26 @@ def add_rows(table: Tensor, rows: Int[Tensor, " species"], change: Float[Tensor,
     with torch.no_grad():
         shaped = change.to(device=table.device, dtype=table.dtype).reshape(-1, *(1,) * (table.ndim - 1))
         table.index_add_(0, rows.to(table.device), shaped.expand(-1, *table.shape[1:]).contiguous())
+
+
+def recorded_provenance(path: Path) -> dict[str, Any]:
+    """Return what :meth:`Foreign.write_with_card` recorded beside a model file; nothing where that is of another file.
+
+    The domain is left out: the model that a run started from has seen more than the run's own frames.
+    """
+    try:
+        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if card.get("sha256") not in (None, _sha256(path)):  # cards of earlier versions do not say
+            return {}
+        recorded = {key: value for key, value in card["provenance"].items() if key != "domain"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {"started_from": {}, **recorded}  # the vendor's own training is not recorded
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def existing(file: str) -> Path:

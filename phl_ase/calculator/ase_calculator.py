@@ -313,7 +313,8 @@ class PHLCalculator(Calculator):
             max_hvps: HVPs after which to give up, with a warning; by default twice the number of vibrations.
 
         Returns:
-            Eigenvalues ``(k,)`` in eV/(Å² amu), ascending, and mass-weighted unit modes ``(k, n, 3)``.
+            Eigenvalues of the mass-weighted Hessian ``(k,)`` in eV/(Å² amu), ascending, negative for imaginary modes
+            (:func:`phl_ase.units.wavenumbers` gives cm⁻¹), and mass-weighted unit modes ``(k, n, 3)``.
 
         Raises:
             PHLError: For more modes than there are vibrations, or a structure that the model cannot answer for.

@@ -133,11 +133,11 @@ class DomainWatch:
             if self.domain is not None:
                 reason = self._misplaced(pairs, cutoff) or self._strange(pairs)
             else:
-                reason = f"no atom has a neighbour within {cutoff:.2f} Å, so that no force acts" if fell_apart else ""
+                reason = f"no atom has a neighbour within {cutoff:.2f} Å, so all forces are zero" if fell_apart else ""
             if reason and fell_apart and refuse_atoms and self.domain is not None and self.action == "warn":
                 raise ExplodedError(
-                    f"{names[system]} fell apart: {reason}, and no force acts on any atom; check the structure that "
-                    "the run began with (out_of_domain='ignore' computes it all the same)"
+                    f"{names[system]} fell apart: {reason}, and no force acts on any atom; check the starting "
+                    "structure (PHLCalculator(…, out_of_domain='ignore') computes it all the same)"
                 )
             if reason:
                 reasons[system] = reason
@@ -162,18 +162,18 @@ class DomainWatch:
             atom = int(np.flatnonzero(~known)[0])
             symbol = chemical_symbols[numbers[atom]]
             if not farthest[atom]:
-                return f"it never saw {symbol} beside another atom"
-            where = "has no neighbour" if np.isinf(nearest[atom]) else f"is {nearest[atom]:.2f} Å from the next one"
-            return f"an atom {symbol} {where}, {MARGIN * farthest[atom]:.2f} Å at most where it was trained"
+                return f"the training data hold no {symbol} with a neighbour"
+            where = "has no neighbour" if np.isinf(nearest[atom]) else f"is {nearest[atom]:.2f} Å from the nearest atom"
+            return f"one {symbol} {where} (at most {MARGIN * farthest[atom]:.2f} Å in the training data)"
         limits = self._nearest[numbers[i], numbers[j]]
         if not (near := pairs.distances < limits).any():
             return ""
         pair = int(np.flatnonzero(near)[0])
         named = f"{chemical_symbols[numbers[i[pair]]]} and {chemical_symbols[numbers[j[pair]]]}"
         if np.isinf(limits[pair]):
-            return f"{named} never stood within {pairs.distances[pair]:.2f} Å of each other where it was trained"
+            return f"{named} are {pairs.distances[pair]:.2f} Å apart (never so near in the training data)"
         shortest = limits[pair] / MARGIN
-        return f"{named} are {pairs.distances[pair]:.2f} Å apart, {shortest:.2f} Å at least where it was trained"
+        return f"{named} are {pairs.distances[pair]:.2f} Å apart (at least {shortest:.2f} Å in the training data)"
 
     def _strange(self, pairs: Pairs) -> str:
         """Why the molecules of a structure are unknown; looked for again only when a bond has changed."""
@@ -188,25 +188,21 @@ class DomainWatch:
             unknown, reason = self.domain.unknown(pairs), ""
             if unknown:
                 beside = [group for formula in unknown if (group := self.domain.beside(formula))]
-                rest = f", only in {beside[0]}" if beside else ""
-                reason = f"{' and '.join(unknown[:3])} never stood alone in a frame that it was trained on{rest}"
+                rest = f", only together as {beside[0]}" if beside else ""
+                reason = f"the training data hold no {' or '.join(unknown[:3])} on its own{rest}"
             self._last = (bonds, reason)
         return reason
 
     def _act(self, frame: Frame, name: str, reason: str) -> None:
-        said = f"{name} is outside of what the model was trained on: {reason}"
+        finding = f"{name} is unlike the model's training data: {reason}"
         if self.action == "error":
-            raise DomainError(f"{said} (out_of_domain='error' refuses it)")
+            raise DomainError(f"{finding} (refused because of out_of_domain='error')")
         composition = str(sorted(frame.numbers.tolist()))
         if self.action == "warn" and composition not in self.warned:
             self.warned.add(composition)
-            more = "" if self.domain is None else f"; see results['{IN_DOMAIN}']"
-            warnings.warn(
-                f"{said}; its results may be far off. Further warnings for this composition are suppressed{more} "
-                "(out_of_domain='ignore' turns this one off too)",
-                DomainWarning,
-                stacklevel=2,
-            )
+            flags = "" if self.domain is None else f"; results['{IN_DOMAIN}'] tells of each structure"
+            advice = f"Compositions are warned of once{flags}. PHLCalculator(…, out_of_domain='ignore') stops this"
+            warnings.warn(DomainWarning(f"{finding}; its results may be far off", advice), stacklevel=2)
 
 
 def _pairs_of_systems(batch: Batch, ends: Array) -> Iterator[Pairs]:

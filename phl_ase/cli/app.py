@@ -28,6 +28,7 @@ from phl_ase.cli import (
 )
 from phl_ase.cli.mistakes import MISTAKE, reported
 from phl_ase.cli.streams import is_full_output, prepare_streams
+from phl_ase.errors import DomainWarning
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     **tasks.COMMANDS,
@@ -99,6 +100,13 @@ def _build() -> typer.Typer:
     return top
 
 
+def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    text = str(message)
+    if isinstance(message, DomainWarning):
+        text = f"{message.finding}. Before you rely on it, compare with a reference method, for example tblite or pyscf"
+    return f"warning: {' '.join(text.split())}\n"
+
+
 app = _build()
 
 
@@ -109,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: Words after ``phl``; those of the process by default.
     """
     prepare_streams()
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
+    warnings.formatwarning = _warning
     try:
         app(arguments, prog_name="phl")
     except OSError as error:

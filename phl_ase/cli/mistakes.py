@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import typer
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, Stopped
 
 NOT_FINITE, MISTAKE, STOPPED = 1, 2, 130
 
@@ -27,7 +26,7 @@ def reported(command: Callable[..., Result]) -> Callable[..., Result]:
             return command(*arguments, **options)
         except PHLError as error:
             # a stop is no error: its own words are enough
-            prefix = "" if _is_stop(error) else "error: "
+            prefix = "" if isinstance(error, Stopped) else "error: "
             typer.echo(prefix + _one_line(str(error)), err=True)
             raise typer.Exit(exit_code(error)) from None
         except KeyboardInterrupt as stop:
@@ -48,12 +47,6 @@ def _one_line(text: str) -> str:
 
 def exit_code(error: PHLError) -> int:
     """The exit code of an error: 130 stopped, 1 a number is not finite, 2 any other mistake."""
-    if _is_stop(error):
+    if isinstance(error, Stopped):
         return STOPPED
     return NOT_FINITE if isinstance(error, NonFiniteError) else MISTAKE
-
-
-def _is_stop(error: PHLError) -> bool:
-    # looked up, never imported: only a subpackage that is loaded can have raised it, and loading it takes seconds
-    training = sys.modules.get("phl_ase.training.trainer")
-    return training is not None and isinstance(error, training.Stopped)

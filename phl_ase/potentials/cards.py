@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import PHLError, UnknownModelError, shortened
 from phl_ase.files import is_there
 
 SCHEMA = 1
@@ -110,4 +110,5 @@ def _locate(source: str | Path) -> Path:
         return path
     if path.suffix or os.sep in str(source):
         raise PHLError(f"model file {str(source)!r} does not exist; bundled models: {', '.join(bundled) or 'none'}")
-    raise unknown("model", str(source), [*bundled, "a path to a .safetensors file"])
+    valid = ", ".join(sorted([*bundled, "a path to a .safetensors file"]))
+    raise UnknownModelError(f"unknown model {shortened(str(source))}; valid: {valid}")

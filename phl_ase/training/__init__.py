@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from phl_ase.errors import Stopped
 from phl_ase.lazy import lazy_exports
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from phl_ase.training.committee import CommitteeResult, recorded_members, train_committee
     from phl_ase.training.config import TrainConfig, default_toml, parse_config, read_config
     from phl_ase.training.setup import RunData, prepare_data
-    from phl_ase.training.trainer import Stopped, TrainResult, train
+    from phl_ase.training.trainer import TrainResult, train
 
 __all__ = [
     "CommitteeResult",
@@ -34,7 +35,7 @@ _HOMES = {
     "committee": ("CommitteeResult", "recorded_members", "train_committee"),
     "config": ("TrainConfig", "default_toml", "parse_config", "read_config"),
     "setup": ("RunData", "prepare_data"),
-    "trainer": ("Stopped", "TrainResult", "train"),
+    "trainer": ("TrainResult", "train"),
 }
 
 __getattr__ = lazy_exports(__name__, _HOMES)

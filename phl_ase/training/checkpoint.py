@@ -28,8 +28,8 @@ LAST, BEST, CONFIG, SPLIT, LOG, TABLE = (
     "log.csv",
 )
 
-FOREIGN, CARD = "best.model", "best.json"
-"""The best model of a run that started from a foreign one, in the vendor's format, and its card."""
+FOREIGN = "best.model"
+"""The best model of a run that started from a foreign one, in the vendor's format; its card is ``best.json``."""
 
 # what may change when a run is resumed: where it runs and how, not what comes out of it
 _FREE = {("training", "device"), ("training", "memory_budget_mb"), ("training", "checkpoint_seconds")}

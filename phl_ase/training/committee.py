@@ -21,7 +21,7 @@ from ase.data import chemical_symbols
 
 from phl_ase import __version__
 from phl_ase.adapters import is_foreign
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, Stopped
 from phl_ase.files import write_atomic
 from phl_ase.potentials import Calibration, Model, load_model, save_committee
 from phl_ase.potentials.cards import find_model, members_of, read_card
@@ -31,7 +31,7 @@ from phl_ase.trained_on import training_record
 from phl_ase.training.checkpoint import CONFIG, LAST, SPLIT, changed_settings, run_folder
 from phl_ase.training.config import TrainConfig, parse_config
 from phl_ase.training.setup import RunData
-from phl_ase.training.trainer import Stopped, TrainResult, train
+from phl_ase.training.trainer import TrainResult, train
 
 COMMITTEE, MEMBERS = "committee.safetensors", "committee.json"
 """File of the committee in its folder, and of what it is made of."""

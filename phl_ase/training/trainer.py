@@ -21,7 +21,7 @@ import torch
 from phl_ase import __version__
 from phl_ase.adapters.foreign import Foreign
 from phl_ase.derivatives import choose_device, evaluate, own_modes
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import NonFiniteError, PHLError, Stopped
 from phl_ase.files import write_atomic
 from phl_ase.objective import TERMS, CompiledLoss, with_curvature_targets
 from phl_ase.potentials import Domain, Model, save_model
@@ -31,7 +31,6 @@ from phl_ase.trained_on import training_record
 from phl_ase.training.batches import batches_of_epoch, batches_with_replay
 from phl_ase.training.checkpoint import (
     BEST,
-    CARD,
     CONFIG,
     FOREIGN,
     LAST,
@@ -61,10 +60,6 @@ from phl_ase.training.signals import signals_noticed
 from phl_ase.training.step import Abandoned, StepResult, accumulate_gradients, label_counts
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-class Stopped(PHLError):
-    """The run was asked to stop (Ctrl-C, SIGTERM); its last checkpoint is where it stands."""
 
 
 @dataclass(frozen=True)
@@ -446,8 +441,7 @@ class _Run:
             **({"started_from": self.started_from} if self.started_from else {}),
         }
         if isinstance(self.average, Foreign):
-            self.average.write(self.folder / FOREIGN)
-            write_atomic(self.folder / CARD, json.dumps({**self.average.card(), "provenance": card}, indent=1).encode())
+            self.average.write_with_card(self.folder / FOREIGN, card)
         else:
             save_model(self.folder / BEST, self.average, card)
 
@@ -475,4 +469,4 @@ def _note(record: dict[str, Any]) -> str:
     return " ".join(f"{k.removeprefix('train_')} {v:.3g}" for k, v in record.items() if k.startswith("train_"))
 
 
-__all__ = ["Frame", "RunData", "Stopped", "TrainResult", "train"]
+__all__ = ["Frame", "RunData", "TrainResult", "train"]

@@ -5,6 +5,8 @@ What needs a package runs where it is installed: ``pytest -m foreign``, or one a
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import subprocess
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 
 from phl_ase import PHLCalculator, PHLError
 from phl_ase.adapters import ADAPTERS, is_foreign, load_foreign
+from phl_ase.adapters.foreign import recorded_provenance
 from phl_ase.adapters.reading import read_module, read_records
 from phl_ase.cli.app import app
 from phl_ase.datasets import open_dataset
@@ -326,3 +329,28 @@ def test_which_parameters_of_a_model_to_start_from_are_trained():
     assert everything == {name for name, p in start("*").named_parameters() if p.requires_grad}
     with pytest.raises(PHLError, match=r"no parameter is called 'nothing'; the model has, among others, \w"):
         start("nothing")
+
+
+# ------------------------------------------------------------------------------------ cards beside files of other kinds
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        ({"sha256": "OWN", "provenance": {"data": "a", "domain": {}}}, {"started_from": {}, "data": "a"}),
+        ({"provenance": {"data": "a", "started_from": {"data": "b"}}}, {"started_from": {"data": "b"}, "data": "a"}),
+        ({"sha256": 64 * "0", "provenance": {"data": "a"}}, {}),  # the file was replaced
+        ({"sha256": "OWN"}, {}),
+        ({"sha256": "OWN", "provenance": "text"}, {}),
+        ([1, 2], {}),
+        (None, {}),
+    ],
+)
+def test_the_card_beside_a_model_file_is_read_where_it_belongs_to_it(tmp_path, card, found):
+    """What a run trained on is known again; not its domain, since the model that it started from saw more."""
+    file = tmp_path / "best.model"
+    file.write_bytes(b"weights")
+    if card is not None:
+        own = hashlib.sha256(b"weights").hexdigest()
+        (tmp_path / "best.json").write_text(json.dumps(card).replace("OWN", own))
+    assert recorded_provenance(file) == found

@@ -19,6 +19,7 @@ from ase.build import molecule
 from phl_ase import PHLCalculator, PHLError
 from phl_ase.adapters import load_foreign
 from phl_ase.adapters.tensor_products import own_products, use_matrix_products
+from phl_ase.trained_on import trained_on
 from phl_ase.training import parse_config, prepare_data, train
 
 pytestmark = [pytest.mark.foreign, pytest.mark.mace]
@@ -163,7 +164,7 @@ def test_heads(tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_with_products_gives_a_file_that_mace_loads(tmp_path):
+def test_fine_tuning_with_hvps_gives_a_file_that_mace_loads(tmp_path):
     """HVP loss through the foreign module, parts of it frozen; written in MACE's format, the same numbers."""
     file = tmp_path / "start.model"
     energies = np.array([[-13.6, -1029.0, -1485.0, -2041.0]])
@@ -199,6 +200,11 @@ def test_fine_tuning_with_products_gives_a_file_that_mace_loads(tmp_path):
     assert calculator.get_potential_energy(atoms) == pytest.approx(expected[0], abs=1e-6)
     assert np.abs(calculator.get_forces(atoms) - expected[1]).max() < 1e-6
     data = prepare_data(config)
+    # the card beside the file says what the run trained on; of MACE's own training nothing is known
+    known = trained_on(calculator)
+    assert known.seen(data.train).all()
+    assert not known.known
+    assert not trained_on(PHLCalculator(f"mace:{file}")).known
     wrong = parse_config({**sections, "training": {"epochs": 1}})
     with pytest.raises(PHLError, match=r"training\.dtype is float32, but mace:"):
         train(wrong, data, tmp_path / "wrong")

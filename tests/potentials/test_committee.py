@@ -338,9 +338,9 @@ def stretched() -> Atoms:
 
 
 OUTSIDE = {
-    "nearer than any": (compressed, r"C and H are 0\.93 Å apart, 1\.00 Å at least"),
-    "farther than any": (stretched, r"an atom H is 3\.\d\d Å from the next one, 1\.20 Å at most"),
-    "no neighbour": (lambda: Atoms("C"), "an atom C has no neighbour, 1.60 Å at most"),
+    "nearer than any": (compressed, r"C and H are 0\.93 Å apart \(at least 1\.00 Å in"),
+    "farther than any": (stretched, r"one H is 3\.\d\d Å from the nearest atom \(at most 1\.20 Å in"),
+    "no neighbour": (lambda: Atoms("C"), r"one C has no neighbour \(at most 1\.60 Å in"),
 }
 
 
@@ -362,7 +362,7 @@ def test_what_is_outside_is_said(members, case):
 
 def test_pairs_of_elements_that_never_met_are_outside(members):
     alone = Calibration(1.0, 1.0, 1e3, Domain({(1, 1): 0.7}, {1: 1.2, 6: 1.6}))
-    with pytest.warns(DomainWarning, match=r"C and H never stood within 1\.09 Å"):
+    with pytest.warns(DomainWarning, match=r"C and H are 1\.09 Å apart \(never so near in"):
         calculator(members, alone).get_property("energy", molecule("CH4"))
 
 
