@@ -146,35 +146,3 @@ def locked_folder(folder: Path, lock: str, what: str) -> Iterator[None]:
                 ) from None
             raise PHLError(f"{folder} is in use by another run; wait for it or choose another folder") from None
         yield
-
-
-@contextlib.contextmanager
-def held(folder: Path, lock: str, what: str) -> Iterator[bool]:
-    """Make or open a folder; whether it is this process's alone while the block runs.
-
-    Args:
-        folder: The folder.
-        lock: Name of its lock file.
-        what: What the user is to choose another of.
-
-    Raises:
-        PHLError: When it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / lock, "w")  # noqa: SIM115 - held while the block runs
-    except OSError as error:
-        raise PHLError(f"cannot write into {folder}: {error.strerror}; choose another {what}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _BUSY:
-                raise PHLError(
-                    f"{folder} cannot be locked ({error.strerror}): two runs could write into it; choose a {what} on "
-                    "another file system"
-                ) from None
-            mine = False
-        else:
-            mine = True
-        yield mine

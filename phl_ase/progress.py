@@ -6,21 +6,6 @@ import sys
 from typing import Any
 
 
-class OnTerminal:  # until the study's progress is that of its jobs
-    """Bars of rich that are shown while a ``with`` block runs."""
-
-    _bars: Any = None
-
-    def __enter__(self) -> Any:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-
 class Progress:
     """A progress bar with the time left on standard error while a ``with`` block runs; silent when that is no terminal.
 
@@ -29,7 +14,7 @@ class Progress:
         total: Number of steps, or any other measure of the work.
         done: What of it is done already, when resuming.
         shown: Whether to show it at all.
-        counted: Whether the work is counted in whole steps; else its share is shown.
+        counted: Whether the work is counted in whole steps; else its share is shown, and notes say what time is left.
     """
 
     _bars: Any = None
@@ -46,7 +31,7 @@ class Progress:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn() if counted else TaskProgressColumn(),
-                TimeRemainingColumn(),
+                *((TimeRemainingColumn(),) if counted else ()),
                 TextColumn("{task.fields[note]}"),  # what is long stands last: a narrow terminal cuts it off
                 console=Console(stderr=True),
             )

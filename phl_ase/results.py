@@ -151,9 +151,16 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     Raises:
         PHLError: When the value has no JSON form or the file cannot be written.
     """
-    target = Path(path)
-    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(target, text.encode())
+    write_atomic(Path(path), json_text(value).encode())
+
+
+def json_text(value: Any) -> str:
+    """Return reports, or anything :func:`plain` takes, as JSON.
+
+    Raises:
+        PHLError: When the value has no JSON form.
+    """
+    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_reports(path: str | os.PathLike[str]) -> tuple[Report, ...]:

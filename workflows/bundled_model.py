@@ -20,7 +20,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,10 @@ import numpy as np
 import torch
 
 from phl_ase.calculator import PHLCalculator
+from phl_ase.cli.stopping import nothing_is_lost
 from phl_ase.datasets import BaseDataset, MemoryDataset, Split, open_dataset, split
 from phl_ase.errors import PHLError
+from phl_ase.jobs import Task, digest, open_store, processes, run
 from phl_ase.potentials import load_model, read_card, save_committee
 from phl_ase.potentials.cards import BUNDLED_FOLDER
 from phl_ase.results import read_reports, write_json
@@ -39,13 +41,11 @@ from phl_ase.scoring import ERRORS, frame_errors, mean_errors
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.structures.fingerprints import StructureSet
 from phl_ase.study.config import FrequenciesSection, SearchSection, ValidatorsSection
-from phl_ase.study.processes import reason_of_death, run_processes
 from phl_ase.study.quantities import QUANTITIES
 from phl_ase.study.validation import VALIDATORS, ValidationRequest
 from phl_ase.trained_on import training_record
-from phl_ase.training import RunData, parse_config, train
+from phl_ase.training import RunData, Stopped, parse_config, train
 from phl_ase.training.committee import draw_evenly, save_calibrated
-from phl_ase.training.signals import signals_noticed
 from phl_ase.validators.uncertainty import validate_uncertainty
 
 HELD_OUT = (0.08, 0.10)
@@ -207,8 +207,8 @@ def train_member(job: Job, member: int) -> None:
     folder = _member(job, member)
     try:
         train(config, job.run_data(member), folder, resume=(folder / "last.ckpt").exists())
-    except PHLError as error:
-        sys.exit(f"{job.name}, member {member}: {error}")
+    except Stopped:
+        raise KeyboardInterrupt from None
 
 
 def ask(job: Job, validator: str) -> None:
@@ -241,13 +241,13 @@ def _answers(job: Job, validator: str) -> Path:
 
 def main() -> None:
     """Train (or go on), calibrate, judge, write the model into the package."""
-    settings, processes, asked, target = _arguments()
+    settings, workers, asked, target = _arguments()
     torch.set_num_threads(1)
     jobs = [Job("in-domain", settings)]
     if settings.out_of_domain:
         jobs.append(Job("out-of-domain", settings))
     names = [(job, member) for job in jobs for member in range(job.size)]
-    _together({f"{job.name}, member {m}": (train_member, (job, m)) for job, m in names}, processes, settings.out)
+    _together({f"{job.name}, member {m}": (train_member, (job, m)) for job, m in names}, workers, settings.out)
     for job in jobs:
         _calibrate(job)
     _together(
@@ -257,7 +257,7 @@ def main() -> None:
             for name in asked
             if not _answers(job, name).exists()
         },
-        processes,
+        workers,
         settings.out,
     )
     cards = {job.name: _judged(job, asked) for job in jobs}
@@ -302,20 +302,21 @@ def _arguments() -> tuple[Settings, int, tuple[str, ...], Path]:
     return Settings(**{n: getattr(given, n) for n in names}), given.processes, tuple(given.ask), given.target
 
 
-def _together(work: dict[str, Any], processes: int, out: str) -> None:
+def _together(work: dict[str, Any], workers: int, out: str) -> None:
     """Do pieces of work in processes; what fails is said, and ends the command when the others are done."""
-    failures: list[str] = []
+    tasks = [Task(name, digest(name), payload) for name, payload in work.items()]
+    with nothing_is_lost(Path(out)), open_store(Path(out) / "jobs") as store:
+        store.forget(task.key for task in tasks)  # whoever calls knows what is done
+        run(tasks, _start, store, executor=processes(workers), title=Path(out).name, lines=True)
+        failed = [(task.name, record.failure) for task in tasks if (record := store.get(task.key)) is not None]
+    reasons = [f"{name}: {failure.reason}" for name, failure in failed if failure is not None]
+    if reasons:
+        sys.exit("\n".join(reasons))
 
-    def tick(running: Sequence[str], waiting: Sequence[str], ended: Any) -> None:
-        for name, process in ended.items():
-            print(f"{name}: {'done' if process.exitcode == 0 else 'failed'}, {len(waiting)} waiting", flush=True)
-            if process.exitcode:
-                failures.append(f"{name}: {reason_of_death(process)}")
 
-    with signals_noticed() as noticed:
-        run_processes(work, processes, tick, noticed, Path(out))
-    if failures:
-        sys.exit("\n".join(failures))
+def _start() -> Callable[[tuple[Callable[..., None], tuple[Any, ...]]], None]:
+    """Return what does a piece of work in another process."""
+    return lambda work: work[0](*work[1])
 
 
 def _calibrate(job: Job) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from phl_ase.cli.stopping import nothing_is_lost
 from phl_ase.errors import PHLError
 
 _DEFAULT_CONFIG = Path("study.toml")
@@ -74,7 +75,8 @@ def run_and_report(config: object, out: Path, *, processes: int, train: bool = T
     from phl_ase.study.results import Results, as_text
     from phl_ase.study.run import run_study
 
-    results = Results.of(run_study(config, out, processes=processes, train=train))  # type: ignore[arg-type]
+    with nothing_is_lost(out):
+        results = Results.of(run_study(config, out, workers=processes, train=train))  # type: ignore[arg-type]
     write_report(results)
     typer.echo(as_text(results))
     typer.echo(f"report: {out / REPORT}")

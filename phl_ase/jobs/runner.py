@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,7 +55,7 @@ def run(
     if not waiting:
         return set()
     total, left = (sum(task.cost for task in some) for some in (unique.values(), waiting))
-    worked, began, at_start = set[str](), time.monotonic(), left
+    worked, times = set[str](), _Times(waiting)
     is_counted = all(task.cost == 1 for task in waiting)
     with Progress(title, total, total - left, counted=is_counted) as bar, executor(start) as pool:
         while True:
@@ -69,18 +69,42 @@ def run(
                 worked.add(task.key)
                 (done if record.failure is None else failed).add(task.key)
                 left -= task.cost
+                times.add(task, record.seconds)
                 if lines and not sys.stderr.isatty():
                     after = f"done in {clock(record.seconds)}"
                     what = after if record.failure is None else f"{record.failure.outcome}: {record.failure.reason}"
-                    seconds = left * (time.monotonic() - began) / max(at_start - left, 1e-9)
-                    count = f"{len(done) + len(failed)} of {len(unique)}, about {clock(seconds)} left"
+                    count = f"{len(done) + len(failed)} of {len(unique)}, {times.left(len(pool.busy))}"
                     print(f"{title}: {task.name}: {what} ({count})", file=sys.stderr, flush=True)  # noqa: T201
                 if record.failure is not None and not keep_going:
                     return worked
             shares = [(task, *task.progress()) for task in pool.busy if task.progress is not None]
-            notes = [f"{len(failed)} failed"] if failed else []
+            notes = [] if is_counted else [times.left(len(pool.busy))]
+            notes += [f"{len(failed)} failed"] if failed else []
             notes += [f"{task.name} {words}" for task, _, words in shares[:2]]
             bar.move_to(total - left + sum(task.cost * share for task, share, _ in shares), "; ".join(notes))
+
+
+class _Times:
+    """Estimates the time left: of each kind of task from those that are done, else from their costs."""
+
+    def __init__(self, waiting: Sequence[Task]) -> None:
+        self._left, self._cost, self._seconds = (
+            defaultdict[str, float](float),
+            defaultdict[str, float](float),
+            defaultdict[str, float](float),
+        )
+        for task in waiting:
+            self._left[task.kind] += task.cost
+
+    def add(self, task: Task, seconds: float) -> None:
+        self._left[task.kind] -= task.cost
+        self._cost[task.kind] += task.cost
+        self._seconds[task.kind] += seconds
+
+    def left(self, at_once: int) -> str:
+        rates = {kind: self._seconds[kind] / cost for kind, cost in self._cost.items() if cost > 0}
+        seconds = sum(cost * rates.get(kind, 1.0) for kind, cost in self._left.items())
+        return f"about {clock(max(seconds, 0.0) / max(at_once, 1))} left"
 
 
 def _take(waiting: list[Task], done: set[str], busy: Sequence[Task], store: Store) -> Task | None:

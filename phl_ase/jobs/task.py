@@ -28,6 +28,7 @@ class Task:
         payload: What is computed with, sent to where the work is done.
         needs: Keys of tasks whose values come with the payload; without all of them the task is not done.
         cost: Expected seconds, or any other measure of its share of the work.
+        kind: Tasks of one kind take times that are as their costs, from which the time left is estimated.
         progress: Tells how far the task is while it runs: share from 0 to 1, and a few words.
     """
 
@@ -36,6 +37,7 @@ class Task:
     payload: Any = None
     needs: tuple[str, ...] = ()
     cost: float = 1.0
+    kind: str = ""
     progress: Callable[[], tuple[float, str]] | None = None
 
 

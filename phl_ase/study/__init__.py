@@ -1,8 +1,8 @@
 """Studies: training methods compared on the same data, from one configuration to a report.
 
-``config``: the TOML file → ``plan``: the runs → ``run`` trains and validates them (``worker`` in each process,
-``timing``, ``progress``) → ``outcomes``, ``results``, ``claims``: what was found → ``report`` and ``figures``.
-``validation`` says how models are validated, ``quantities`` what is compared. ``phl demo`` is the study ``demo.toml``.
+``config``: the TOML file → ``plan``: the runs → ``run``: their tasks (done by ``worker``, ``timing``, ``validation``;
+``older`` reads what earlier versions left) → ``outcomes``, ``results``, ``claims``: what was found → ``report`` and
+``figures``. ``quantities`` says what is compared. ``phl demo`` is the study ``demo.toml``.
 
 Names are imported when first used: worker processes come through here, and want to train, not to draw.
 """

@@ -414,7 +414,7 @@ def _mode_figure(results: Results) -> StudyFigure | None:
     own.positions = np.asarray(report.arrays["positions"], dtype=float)
     own = aligned(own, atoms)
     try:
-        file = results.study.tasks[run.run].folder / BEST
+        file = results.study.planned[run.run].folder / BEST
         calculator = PHLCalculator(str(file), device="cpu", out_of_domain="ignore")
         modes = harmonic_analysis(own, calculator.get_hessian(own))
     except PHLError:

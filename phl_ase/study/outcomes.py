@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.errors import PHLError
-from phl_ase.results import Report, read_reports
+from phl_ase.results import Report
 from phl_ase.scoring.paired import Observations
 from phl_ase.study.plan import Run, Series
-from phl_ase.study.progress import last_epoch
 from phl_ase.study.quantities import Quantity
 from phl_ase.study.run import Study
-from phl_ase.study.worker import read_marker
+from phl_ase.study.worker import last_epoch
 from phl_ase.training.checkpoint import LOG
 
 NUMBERS = ("seconds", "cpu_seconds", "best_epoch", "training_frames", "gradient_calls")
@@ -48,32 +46,28 @@ class RunResult:
 
 def read_run(study: Study, run: Run) -> RunResult:
     """Return how a run stands; nothing is computed."""
-    task = study.tasks.get(run)
-    if task is None:
+    planned = study.planned.get(run)
+    if planned is None:
         return RunResult(run, "failed", study.refused.get(run, "its data cannot be had"))
-    marker, span = read_marker(task.folder), task.length
-    facts = {key: marker[key] for key in NUMBERS if key in marker}
-    facts |= {"epochs": span.epochs, "steps": span.steps, "capped_from": span.capped_from}
-    data = {key: marker[key] for key in _OTHERS if key in marker}
-    if not marker or marker.get("fingerprint") != task.digest:
-        return RunResult(run, "not run", "its folder holds a run with other settings" if marker else "waits", facts)
-    if marker.get("outcome") != "trained":
-        if marker.get("outcome") == "failed":
-            return RunResult(run, "failed", str(marker.get("reason")), facts, data)
-        begun = last_epoch(task.folder) is not None
-        return RunResult(run, "not run", "training, or stopped while training" if begun else "waits", facts, data)
+    span, training = planned.length, study.store.get(planned.key)
+    facts = {"epochs": span.epochs, "steps": span.steps, "capped_from": span.capped_from}
+    if training is None:
+        begun = last_epoch(planned.folder) is not None
+        return RunResult(run, "not run", "training, or stopped while training" if begun else "waits", facts)
+    if training.failure is not None:
+        return RunResult(run, "failed", training.failure.reason, facts)
+    facts |= {key: training.value[key] for key in NUMBERS if key in training.value}
+    data = {key: training.value[key] for key in _OTHERS if key in training.value}
     reports, reasons, seconds = {}, [], {}
-    for name in task.validators:
-        state = marker.get("validators", {}).get(name, {})
-        try:
-            if state and state.get("digest") not in task.validator_digests(name):
-                raise PHLError("done with other options")
-            if state.get("outcome") != "done":
-                raise PHLError(str(state.get("reason") or "not done yet"))
-            reports[name] = read_reports(task.file(name))
-            seconds[name] = float(state.get("seconds", 0.0))
-        except PHLError as error:
-            reasons.append(f"{name}: {error}")
+    for name in planned.validators:
+        record = study.store.get(planned.validator_key(name))
+        if record is None:
+            reasons.append(f"{name}: not done yet")
+        elif record.failure is not None:
+            reasons.append(f"{name}: {record.failure.reason}")
+        else:
+            reports[name] = tuple(Report.from_dict(one) for one in record.value)
+            seconds[name] = record.cpu_seconds
     return RunResult(run, "trained" if reasons else "done", "; ".join(reasons), facts, data, reports, seconds)
 
 
@@ -100,9 +94,9 @@ def observations(quantity: Quantity, group: str, results: Iterable[RunResult]) -
 def training_log(study: Study, run: Run) -> list[dict[str, Any]]:
     """Return what training wrote after each epoch; the last line may be broken off."""
     records: list[dict[str, Any]] = []
-    task = study.tasks.get(run)
+    planned = study.planned.get(run)
     try:
-        lines = (task.folder / LOG).read_text(encoding="utf-8").splitlines() if task else []
+        lines = (planned.folder / LOG).read_text(encoding="utf-8").splitlines() if planned else []
         for line in lines:
             records.append(json.loads(line))  # noqa: PERF401 - what comes before a broken line is kept
     except (OSError, ValueError):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ import numpy as np
 
 from phl_ase.datasets import open_dataset, reactions_of
 from phl_ase.errors import PHLError
+from phl_ase.jobs import digest
 from phl_ase.objective import SCHEMES
 from phl_ase.probes.families import FAMILIES
 from phl_ase.structures import Frame
@@ -387,14 +386,9 @@ def gradient_calls(method: TrainingMethod, atoms: Sequence[int]) -> int:
 # ---------------------------------------------------------------------------------------- what a result depends on
 
 
-def digest(*parts: Any) -> str:
-    """Return a sha256 of plain values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
-class Task:
-    """The work of one process: train a run's model and validate it.
+class PlannedRun:
+    """A run with its folder, and the keys of its results (:mod:`phl_ase.jobs`).
 
     Training depends on its own configuration, the fraction of the frames and the content of the data; the result of a
     validator on the model and the options of that validator. No version of the package is among them.
@@ -406,7 +400,7 @@ class Task:
         config: How it is trained.
         length: How long it trains.
         validators: How its model is validated.
-        digest: Of all that the trained model depends on, but for the device.
+        key: Digest of all that the trained model depends on, but for the device.
     """
 
     run: Run
@@ -415,28 +409,28 @@ class Task:
     config: TrainConfig
     length: Length
     validators: tuple[str, ...]
-    digest: str
+    key: str
 
     @classmethod
     def of(
         cls,
         run: Run,
-        folder: Path,
+        parent: Path,
         study: StudyConfig,
         data_hash: str,
         length: Length,
         *,
         weights: Mapping[str, float] | None = None,
         validators: Sequence[str] | None = None,
-    ) -> Task:
-        """Return the task of a run; without weights and validators, with those of the study."""
+    ) -> PlannedRun:
+        """Return a run planned in a parent folder; without weights and validators, with those of the study."""
         config = train_config(run, study, weights=weights, epochs=length.epochs)
-        found = digest(config.identity(), run.series.fraction, data_hash)
+        key = digest(config.identity(), run.series.fraction, data_hash)
         chosen = study.validators.run if validators is None else validators
-        return cls(run, folder, study, config, length, tuple(chosen), found)
+        return cls(run, parent / f"{run.name}-{key[:8]}", study, config, length, tuple(chosen), key)
 
-    def validator_digests(self, validator: str) -> tuple[str, str]:
-        """Return the digest of all that a validator's result depends on, and the one that schema 1 wrote.
+    def validator_key(self, validator: str) -> str:
+        """Return the digest of all that a validator's result depends on.
 
         Options at their default are no part of it, so that a new option leaves old results what they are.
         """
@@ -447,16 +441,13 @@ class Task:
         options = section.model_dump(mode="json", exclude_defaults=True) if section is not None else {}
         if EVERY_VALIDATOR[validator].by_reaction:
             options |= {"reactions": sorted(settings.reactions), "unseen": settings.unseen}
-        before = section.model_dump(mode="json") if section is not None else {}
-        if "strategy" in before:
-            before["way"] = before.pop("strategy")
-        first = digest(self.digest, validator, before, sorted(settings.reactions))
-        # schema 1 had no choice of unseen reactions
-        return digest(self.digest, validator, options), "" if options.get("unseen") else first
+        return digest(self.key, validator, options)
 
-    def file(self, validator: str) -> Path:
-        """Return where the reports of a validator are, as ``phl report`` reads them."""
-        return self.folder / f"{validator}.json"
+    def training_seconds(self, step_seconds: Mapping[str, float]) -> float:
+        """Return the estimated seconds of training, from timed steps or a guess."""
+        method = self.run.method
+        directions = method.n_probes if method.draws else 0 if SCHEMES[method.scheme].probes is None else 12
+        return self.length.steps * step_seconds.get(method.cost_key, 0.005 * (1.0 + directions))
 
 
 def typical(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -1,47 +1,43 @@
-"""A study in its folder: steps timed, loss weights chosen, runs trained and validated in parallel, and resumed."""
+"""A study in its folder: steps timed, loss weights chosen, runs trained and validated, each a task of its own."""
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from phl_ase.errors import PHLError
+from phl_ase.files import write_atomic
+from phl_ase.jobs import Record, Store, Task, digest, open_store, processes, run
 from phl_ase.potentials.registry import build_model
-from phl_ase.results import read_reports, write_json
+from phl_ase.results import Report, json_text, write_json
 from phl_ase.study.config import PROPERTIES, StudyConfig
+from phl_ase.study.older import FOLDERS, adopt, read_json
 from phl_ase.study.plan import (
     Length,
+    PlannedRun,
     Run,
     Series,
     StudyData,
-    Task,
     TrainingMethod,
-    digest,
     plan_runs,
     time_method,
     typical,
 )
-from phl_ase.study.processes import reason_of_death, run_processes
-from phl_ase.study.progress import StudyProgress, stage_done, training_seconds
-from phl_ase.study.validation import VALIDATORS, check_inputs
-from phl_ase.study.worker import is_trained, note_death, prepare, read_marker, time_steps, to_validate, work
+from phl_ase.study.validation import EVERY_VALIDATOR, check_inputs
+from phl_ase.study.worker import last_epoch, start
 from phl_ase.training import choose_device
-from phl_ase.training.checkpoint import run_folder
-from phl_ase.training.signals import signals_noticed
 
-FORMAT, SCHEMA = "phl study", 2
-"""What ``study.json`` of a study's folder says. Schema 1 kept its runs in another folder."""
+FORMAT, SCHEMA = "phl study", 3
+"""What ``study.json`` of a study's folder says. Older schemas kept results elsewhere."""
 
-MARKER, TIMING, TUNING, TRIALS = "study.json", "timing.json", "tuning.json", "tuning"
-RUNS = {1: "cells", 2: "runs"}
-"""Schema -> folder of the runs."""
+MARKER, TUNING, TRIALS, RUNS, JOBS = "study.json", "tuning.json", "tuning", "runs", "jobs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +51,9 @@ class Study:
         step_seconds: ``TrainingMethod.cost_key`` -> seconds of an optimiser step in each round.
         weights: Scheme -> loss weights that were chosen, of those that were tried.
         trials: Scheme -> score of each setting, ``None`` where it failed.
-        tasks: Run -> its task; none for a run whose data cannot be had.
+        planned: Run -> its folder and keys; none for a run whose data cannot be had.
         refused: Run -> why its data cannot be had.
+        store: What became of its tasks.
     """
 
     config: StudyConfig
@@ -65,47 +62,43 @@ class Study:
     step_seconds: Mapping[str, Sequence[float]]
     weights: Mapping[str, Mapping[str, float]]
     trials: Mapping[str, Sequence[float | None]]
-    tasks: Mapping[Run, Task]
+    planned: Mapping[Run, PlannedRun]
     refused: Mapping[Run, str]
+    store: Store
 
 
-def run_study(config: StudyConfig, folder: str | Path, *, processes: int = 2, train: bool = True) -> Study:
+def run_study(config: StudyConfig, folder: str | Path, *, workers: int = 2, train: bool = True) -> Study:
     """Do what of a study is not yet done.
 
     Args:
         config: The study.
         folder: Where everything is kept; a study that was stopped goes on there.
-        processes: How many runs at once, one thread each.
+        workers: Processes of one thread each.
         train: Whether to train and validate; else what is there is read.
 
     Returns:
         The study, whatever became of its runs.
 
     Raises:
-        PHLError: For a folder that cannot be written, is in use, or holds another study; missing packages; data that
+        PHLError: For a folder that cannot be written, is in use, or holds something else; missing packages; data that
             cannot be read.
-        Stopped: After Ctrl-C or SIGTERM; what is finished is kept.
+        KeyboardInterrupt: On Ctrl-C; what is finished is kept.
     """
-    if processes < 1:
-        raise PHLError(f"processes is {processes}; expected at least 1")
     _check(config)
-    runs, data = plan_runs(config), StudyData(config)
+    runs, data, root = plan_runs(config), StudyData(config), Path(folder)
+    _open(root, train)
     # a report may be made while the study runs
-    held = run_folder(folder, resume=False) if train else nullcontext(Path(folder))
-    with held as root, signals_noticed() as noticed:
-        runs_folder = root / RUNS[_open(root, train)]
-        session = _Session(config, root, data, processes, noticed, _timed(config, runs, root, noticed, train))
-        lengths, refused = data.lengths(runs, session.steps)
-        plain = {run: session.task(run, runs_folder / run.name, span) for run, span in lengths.items()}
-        later = estimated_seconds(plain.values(), session.steps)
-        weights, trials = _tuned(session, runs, later, train)
-        tasks = {
-            run: session.task(run, runs_folder / run.name, span, weights=weights.get(run.method.scheme))
-            for run, span in lengths.items()
+    with open_store(root / JOBS) if train else nullcontext(Store(root / JOBS)) as store:
+        session = _Session(config, root, data, store, processes(workers) if train else None)
+        seconds = session.timed(runs)
+        steps = typical(seconds)
+        lengths, refused = data.lengths(runs, steps)
+        weights, trials = session.tuned(runs, steps)
+        planned = {
+            one: session.plan(one, RUNS, span, weights=weights.get(one.method.scheme)) for one, span in lengths.items()
         }
-        if train:
-            session.work(tasks.values())
-        return Study(config, root, runs, session.seconds, weights, trials, tasks, refused)
+        session.work(planned.values(), steps)
+        return Study(config, root, runs, seconds, weights, trials, planned, refused, store)
 
 
 def _check(config: StudyConfig) -> None:
@@ -120,8 +113,8 @@ def _check(config: StudyConfig) -> None:
         build_model(config.potential.architecture, {**config.potential.settings(), "species": (1,)})
 
 
-def _open(root: Path, train: bool) -> int:
-    """Return the schema of a study's folder; make the folder one of this schema where it is new.
+def _open(root: Path, train: bool) -> None:
+    """Make a folder that of a study where it is new.
 
     Raises:
         PHLError: For a folder of an unknown schema or of something else, and for none where nothing is trained.
@@ -129,23 +122,171 @@ def _open(root: Path, train: bool) -> int:
     marker = root / MARKER
     if marker.exists():
         found = read_json(marker)
-        if found.get("format") == FORMAT and found.get("schema") in RUNS:
-            return int(found["schema"])
+        if found.get("format") == FORMAT and found.get("schema") in (*FOLDERS, SCHEMA):
+            return
+        valid = ", ".join(map(str, (*FOLDERS, SCHEMA)))
         raise PHLError(
             f"{root} holds a study of schema {found.get('schema', '?')} (phl_ase {found.get('phl_ase', 'unknown')}), "
-            f"this version reads {', '.join(map(str, RUNS))}: choose another folder with --out"
+            f"this version reads {valid}: choose another folder with --out"
         )
     if not train:
         raise PHLError(f"{root} holds no study to report on; leave --report out to run it")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PHLError(f"cannot write into {root}: {error.strerror}; choose another output folder") from None
     if any(path.name != ".lock" for path in root.iterdir()):
         raise PHLError(f"{root} holds other files and no study; choose another folder with --out")
     write_json(marker, {"format": FORMAT, "schema": SCHEMA})
-    return SCHEMA
 
 
-def estimated_seconds(tasks: Any, steps: Mapping[str, float]) -> float:
+@dataclass(frozen=True, eq=False)
+class _Session:
+    """One call; without an executor it only reads."""
+
+    config: StudyConfig
+    root: Path
+    data: StudyData
+    store: Store
+    executor: Any
+
+    def run(self, tasks: Sequence[Task], title: str) -> None:
+        if self.executor is not None:
+            run(tasks, start, self.store, executor=self.executor, title=title, retry=True, lines=True)
+
+    def plan(self, one: Run, part: str, span: Length, *, older: str = "", **options: Any) -> PlannedRun:
+        """Return a run in its folder, which may be that of an older schema."""
+        planned = PlannedRun.of(one, self.root / part, self.config, self.data.hash, span, **options)
+        for folder in [TRIALS] if older else FOLDERS.values():
+            planned = adopt(self.store, planned, self.root / folder / (older or one.name))
+        return planned
+
+    def work(self, planned: Iterable[PlannedRun], steps: Mapping[str, float], title: str = "study") -> None:
+        """Train and validate what is not finished; a task that fails leaves its reason and stops no other."""
+        planned, same = list(planned), TrainingMethod("")
+        ordered: list[PlannedRun] = []
+        # of runs that differ in their method alone the longest first, so that none is left alone at the end
+        for _, group in itertools.groupby(planned, lambda o: replace(o.run, series=replace(o.run.series, method=same))):
+            ordered += sorted(group, key=lambda one: -one.training_seconds(steps))
+        self.run([task for one in ordered for task in tasks_of(one, steps)], title)
+        if self.executor is None:
+            return
+        for one in planned:  # for phl report
+            for name in one.validators:
+                record, file = self.store.get(one.validator_key(name)), one.folder / f"{name}.json"
+                if record is None or record.failure is not None:
+                    continue
+                content = json_text(record.value).encode()
+                if not file.exists() or file.read_bytes() != content:
+                    write_atomic(file, content)
+
+    def timed(self, runs: Sequence[Run]) -> dict[str, list[float]]:
+        """Return seconds of a step of every method, measured once, in turn, while nothing else of the study runs.
+
+        Raises:
+            PHLError: When they could not be measured.
+        """
+        config = self.config
+        wanted = _to_time(config, runs)
+        about = {
+            "clock": config.budget.clock,
+            "data": [self.data.hash, config.data.max_atoms],
+            "potential": config.potential.model_dump(mode="json"),
+            "training": config.training.model_dump(mode="json", include={"batch_size", "dtype", "compile"}),
+        }
+        keys = {method: digest("time of a step", method, about) for method in wanted}
+        before = read_json(self.root / "timing.json")  # of schema 2
+        known = dict(before.get("seconds", {})) if before.get("clock") == config.budget.clock else {}
+        for method, key in keys.items():
+            record = self.store.get(key)
+            if record is not None and record.failure is None:
+                known[method] = record.value
+        missing = {method: one for method, one in wanted.items() if method not in known}
+        if missing and self.executor is not None:
+            task = Task(
+                "steps", digest("times of steps", sorted(keys[m] for m in missing)), ("timing", (missing, config))
+            )
+            self.run([task], "timing")
+            record = self.store.get(task.key)
+            if record is None or record.failure is not None:
+                reason = "nothing is known" if record is None or record.failure is None else record.failure.reason
+                raise PHLError(f"steps could not be timed: {reason}")
+            for method, seconds in record.value.items():
+                self.store.keep(keys[method], Record(seconds))
+            known |= record.value
+        return {method: list(known[method]) for method in wanted if method in known}
+
+    def tuned(
+        self, runs: Sequence[Run], steps: Mapping[str, float]
+    ) -> tuple[dict[str, dict[str, float]], dict[str, list[float | None]]]:
+        """Return the loss weights of each scheme, and the scores of what was tried.
+
+        Raises:
+            PHLError: When no setting of a scheme could be trained.
+        """
+        tuning = self.config.tuning
+        used = {one.method.scheme: one.method for one in reversed(runs)}
+        tried: dict[str, list[PlannedRun]] = {}
+        for scheme in [scheme for scheme in tuning.settings if scheme in used]:
+            one = Run(Series(used[scheme], tuning.split), tuning.seed)
+            batches = -(-self.data.count(one) // self.config.training.batch_size)
+            span, options = Length(tuning.epochs, tuning.epochs * batches), {"validators": ("validation",)}
+            tried[scheme] = [
+                self.plan(one, TRIALS, span, older=f"{scheme}-{place}", weights=weights, **options)
+                for place, weights in enumerate(tuning.settings[scheme])
+            ]
+        if not tried:
+            return {}, {}
+        self.work([one for some in tried.values() for one in some], steps, "tuning")
+        scores = {scheme: [_score(self.store, one) for one in some] for scheme, some in tried.items()}
+        chosen = {}
+        for scheme, values in scores.items():
+            present = [np.inf if value is None else value for value in values]
+            if self.executor is not None and not np.isfinite(min(present)):
+                record = self.store.get(tried[scheme][0].key)
+                failure = None if record is None else record.failure
+                reason = "no validation gave finite errors" if failure is None else failure.reason
+                raise PHLError(f"no loss weights of {scheme} could be tried: {reason}")
+            chosen[scheme] = dict(tuning.settings[scheme][int(np.argmin(present))])
+        if self.executor is not None:
+            write_json(self.root / TUNING, {"scores": scores, "settings": tuning.settings, "chosen": chosen})
+        return chosen, scores
+
+
+def tasks_of(planned: PlannedRun, steps: Mapping[str, float]) -> list[Task]:
+    """Return a run's training and the validations of its model.
+
+    Args:
+        planned: The run.
+        steps: ``TrainingMethod.cost_key`` -> seconds of a step, of the methods that were timed.
+    """
+    name, training = planned.run.name, partial(_progress, planned)
+    tasks = [
+        Task(
+            f"{name}, training",
+            planned.key,
+            ("training", planned),
+            cost=planned.training_seconds(steps),
+            kind="training",
+            progress=training,
+        )
+    ]
+    for validator in planned.validators:
+        key, cost = planned.validator_key(validator), EVERY_VALIDATOR[validator].seconds
+        tasks.append(
+            Task(f"{name}, {validator}", key, (validator, planned), needs=(planned.key,), cost=cost, kind=validator)
+        )
+    return tasks
+
+
+def _progress(planned: PlannedRun) -> tuple[float, str]:
+    epoch, _ = last_epoch(planned.folder) or (0, 0.0)
+    return min(epoch / planned.length.epochs, 1.0), f"epoch {epoch} of {planned.length.epochs}"
+
+
+def estimated_seconds(planned: Iterable[PlannedRun], steps: Mapping[str, float]) -> float:
     """Return the seconds of one core for training and validating, without validation during training."""
-    return sum(training_seconds(t, steps) + sum(VALIDATORS[v].seconds for v in t.validators) for t in tasks)
+    return sum(task.cost for one in planned for task in tasks_of(one, steps))
 
 
 def _to_time(config: StudyConfig, runs: Sequence[Run]) -> dict[str, Run]:
@@ -157,144 +298,22 @@ def _to_time(config: StudyConfig, runs: Sequence[Run]) -> dict[str, Run]:
     return wanted
 
 
-def _timed(
-    config: StudyConfig, runs: Sequence[Run], root: Path, noticed: Sequence[int], train: bool
-) -> dict[str, list[float]]:
-    """Return seconds of a step of every method, measured once, by one process while nothing else of the study runs.
-
-    Raises:
-        PHLError: When they could not be measured.
-    """
-    wanted = _to_time(config, runs)
-    known = read_json(root / TIMING)
-    seconds = dict(known.get("seconds", {}))
-    if known and known.get("clock") != config.budget.clock:
-        raise PHLError(f"{root} was timed by the {known.get('clock')} clock; choose another folder with --out")
-    missing = {key: run for key, run in wanted.items() if key not in seconds}
-    if missing and train:
-        target = root / f"{digest(sorted(missing))[:8]}-{TIMING}"
-        target.unlink(missing_ok=True)
-        with StudyProgress("timing steps", {}, 1):
-            run_processes({"timing": (time_steps, (missing, config, target))}, 1, lambda *_: None, noticed, root)
-        measured = read_json(target)
-        target.unlink(missing_ok=True)
-        if "seconds" not in measured:
-            raise PHLError(f"steps could not be timed: {measured.get('reason', 'the process ended without a message')}")
-        seconds |= measured["seconds"]
-        write_json(root / TIMING, {"clock": config.budget.clock, "seconds": seconds})
-        stage_done(f"timing steps: {', '.join(missing)} done")
-    return {key: list(seconds[key]) for key in wanted if key in seconds}
-
-
-@dataclass(frozen=True, eq=False)
-class _Session:
-    """What all tasks of one call have in common."""
-
-    config: StudyConfig
-    root: Path
-    data: StudyData
-    processes: int
-    noticed: Sequence[int]
-    seconds: Mapping[str, Sequence[float]]
-
-    @property
-    def steps(self) -> dict[str, float]:
-        return typical(self.seconds)
-
-    def task(self, run: Run, folder: Path, span: Any, **options: Any) -> Task:
-        return Task.of(run, folder, self.config, self.data.hash, span, **options)
-
-    def work(self, tasks: Any, *, title: str = "study", later: float = 0.0) -> None:
-        """Train and validate what is not finished; a task that fails or dies leaves its reason and stops no other.
-
-        Args:
-            tasks: All of them, finished ones too.
-            title: What is going on.
-            later: Estimated seconds of what comes after these tasks, for the time left.
-        """
-        named = {task.folder.name: task for task in tasks}
-        for task in named.values():
-            prepare(task)
-        waiting, same = [], TrainingMethod("")
-        # of runs that differ in their method alone the longest first, so that none is left alone at the end
-        for _, group in itertools.groupby(
-            named.items(), lambda one: replace(one[1].run, series=replace(one[1].run.series, method=same))
-        ):
-            waiting += sorted(group, key=lambda one: -training_seconds(one[1], self.steps))
-        todo = {name: (work, (t,)) for name, t in waiting if not is_trained(t) or to_validate(t)}
-        with StudyProgress(title, named, self.processes, step_seconds=self.steps, later=later) as progress:
-
-            def tick(running: Sequence[str], queue: Sequence[str], ended: Mapping[str, Any]) -> None:
-                for name, process in ended.items():
-                    note_death(named[name].folder, reason_of_death(process) if process.exitcode else "it was stopped")
-                progress.show(running, queue, list(ended))
-
-            run_processes(todo, self.processes, tick, self.noticed, self.root)
-
-
-def _tuned(
-    session: _Session, runs: Sequence[Run], later: float, train: bool
-) -> tuple[dict[str, dict[str, float]], dict[str, list[float | None]]]:
-    """Return the loss weights of each scheme, and the scores of what was tried.
-
-    Raises:
-        PHLError: When no setting of a scheme could be trained.
-    """
-    tuning = session.config.tuning
-    used = {run.method.scheme: run.method for run in reversed(runs)}
-    tried: dict[str, list[Task]] = {}
-    for scheme, candidates in tuning.settings.items():
-        if scheme not in used:
-            continue
-        run = Run(Series(used[scheme], tuning.split), tuning.seed)
-        batches = -(-session.data.count(run) // session.config.training.batch_size)
-        span = Length(tuning.epochs, tuning.epochs * batches)
-        tried[scheme] = [
-            session.task(
-                run, session.root / TRIALS / f"{scheme}-{place}", span, weights=weights, validators=("validation",)
-            )
-            for place, weights in enumerate(candidates)
-        ]
-    if train and tried:
-        session.work([task for tasks in tried.values() for task in tasks], title="tuning", later=later)
-    scores = {scheme: [_score(task) for task in tasks] for scheme, tasks in tried.items()}
-    chosen = {}
-    for scheme, values in scores.items():
-        present = [np.inf if value is None else value for value in values]
-        if train and not np.isfinite(min(present)):
-            reason = read_marker(tried[scheme][0].folder).get("reason", "no validation gave finite errors")
-            raise PHLError(f"no loss weights of {scheme} could be tried: {reason}")
-        chosen[scheme] = dict(tuning.settings[scheme][int(np.argmin(present))])
-    if train and tried:
-        write_json(session.root / TUNING, {"scores": scores, "settings": tuning.settings, "chosen": chosen})
-    return chosen, scores
-
-
-def _score(task: Task) -> float | None:
+def _score(store: Store, planned: PlannedRun) -> float | None:
     """Return the sum of log mean errors over the validation frames; ``None`` where there is none."""
-    try:
-        (report,) = read_reports(task.file("validation"))
-        values = [report.metric(f"{name}, all").value for name in PROPERTIES]
-    except PHLError:
+    record = store.get(planned.validator_key("validation"))
+    if record is None or record.failure is not None:
         return None
+    report = Report.from_dict(record.value[0])
+    values = [report.metric(f"{name}, all").value for name in PROPERTIES]
     return float(np.sum(np.log(values))) if np.all(np.isfinite(values)) else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds; empty where there is none to read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def plan_text(config: StudyConfig, processes: int) -> str:
+def plan_text(config: StudyConfig, workers: int) -> str:
     """Return the runs of each training method with their epochs, and estimated hours; steps are timed, nothing is kept.
 
     Args:
         config: The study.
-        processes: How many runs at once.
+        workers: Processes.
 
     Raises:
         PHLError: For data that cannot be read.
@@ -309,17 +328,17 @@ def plan_text(config: StudyConfig, processes: int) -> str:
     wanted = _to_time(config, runs)
     steps = typical(measure(wanted, twice)) if wanted else {}
     lengths, refused = data.lengths(runs, steps)
-    tasks = {run: Task.of(run, Path(), config, data.hash, span) for run, span in lengths.items()}
+    planned = {one: PlannedRun.of(one, Path(), config, data.hash, span) for one, span in lengths.items()}
     lines = []
-    for series in dict.fromkeys(run.series for run in runs):
-        known = [tasks[run] for run in runs if run.series == series and run in tasks]
-        spans = (f"{t.length.epochs}{' (cap)' if t.length.capped_from else ''}" for t in known)
+    for series in dict.fromkeys(one.series for one in runs):
+        known = [planned[one] for one in runs if one.series == series and one in planned]
+        spans = (f"{one.length.epochs}{' (cap)' if one.length.capped_from else ''}" for one in known)
         epochs = ", ".join(dict.fromkeys(spans)) or "-"
         hours = estimated_seconds(known, steps) / 3600
         where = f"{series.split}, {series.fraction:g} of the frames, equal {series.budget}"
-        count = sum(run.series == series for run in runs)
+        count = sum(one.series == series for one in runs)
         lines.append(f"{series.method.label:38s} {where:44s} {count:3d} runs  epochs {epochs:14s} {hours:7.2f} h")
-    lines += [f"{run.name}: {reason}" for run, reason in refused.items()]
-    hours = estimated_seconds(tasks.values(), steps) / 3600
+    lines += [f"{one.name}: {reason}" for one, reason in refused.items()]
+    hours = estimated_seconds(planned.values(), steps) / 3600
     total = f"{len(runs)} runs: about {hours:.1f} hours of one core"
-    return "\n".join([*lines, f"{total}, {hours / processes:.1f} with {processes} processes"])
+    return "\n".join([*lines, f"{total}, {hours / workers:.1f} with {workers} processes"])

@@ -14,7 +14,6 @@ import re
 
 import pytest
 
-from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
 from phl_ase.potentials.cards import read_card
 from phl_ase.results import Metric, Report
@@ -53,14 +52,14 @@ def test_demo_writes_what_it_promises(finished):
     folder, results = finished
     assert {one.outcome for one in results.runs} == {"done"}
     for one in results.runs:
-        card = read_card(folder / "runs" / one.run.name / "model.safetensors")
+        card = read_card(results.study.planned[one.run].folder / "model.safetensors")
         assert card["provenance"]["scheme"]["name"] == one.run.method.scheme
         assert "forces, all / meV/Å" in card["provenance"]["test_errors"]
     stored = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     assert stored["provenance"]["phl_ase"]
     assert str(folder) not in json.dumps(stored)
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-    assert names == {"study.json", "runs", RESULTS, SCOREBOARD, REPORT, FIGURES}
+    assert names == {"study.json", "jobs", "runs", RESULTS, SCOREBOARD, REPORT, FIGURES}
     drawn = {path.stem.partition("-")[0] for path in (folder / FIGURES).iterdir()}
     assert {"errors", "displacement", "parity", "training"} <= drawn
 
@@ -119,14 +118,12 @@ def test_table_names_schemes_units_and_what_was_trained_on(finished):
 
 def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
     folder, results = finished
-    models = [folder / "runs" / one.run.name / "best.safetensors" for one in results.runs]
+    models = [one.folder / "best.safetensors" for one in results.study.planned.values()]
     before = [path.stat().st_mtime_ns for path in models]
     with alone(folder):
         again = Results.of(run_study(read_demo(epochs=1, quick=True, data={"max_atoms": 3}), folder))
     assert [path.stat().st_mtime_ns for path in models] == before
     assert str(again.rows) == str(results.rows)
-    with alone(folder), pytest.raises(PHLError, match=r"holds a run with other settings or data \(training.epochs"):
-        run_study(read_demo(epochs=2, quick=True, data={"max_atoms": 3}), folder)
 
 
 class Page(html.parser.HTMLParser):

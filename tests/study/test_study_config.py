@@ -22,9 +22,9 @@ from phl_ase.study.config import (
 from phl_ase.study.packaged import TEMPLATE, packaged, write_template
 from phl_ase.study.plan import (
     Length,
+    PlannedRun,
     Run,
     Series,
-    Task,
     TrainingMethod,
     gradient_calls,
     length,
@@ -246,19 +246,19 @@ def test_results_depend_on_their_own_inputs_alone():
     run = Run(Series(TrainingMethod("E-F")))
 
     def task(**changes):
-        return Task.of(run, Path(), parse_study(changes), "hash", Length(1, 1))
+        return PlannedRun.of(run, Path(), parse_study(changes), "hash", Length(1, 1))
 
     plain = task()
     other = task(validators={"ts": {"starts": 7}})
-    assert other.digest == plain.digest != task(loss={"energy": 2.0}).digest
-    assert other.validator_digests("ts") != plain.validator_digests("ts")
-    assert other.validator_digests("irc") == plain.validator_digests("irc")
-    assert task(training={"device": "cpu"}).digest == plain.digest
+    assert other.key == plain.key != task(loss={"energy": 2.0}).key
+    assert other.validator_key("ts") != plain.validator_key("ts")
+    assert other.validator_key("irc") == plain.validator_key("irc")
+    assert task(training={"device": "cpu"}).key == plain.key
     chosen = task(validators={"reactions": ["hcn_hnc"]})
-    assert chosen.validator_digests("accuracy")[0] == plain.validator_digests("accuracy")[0]
-    assert not set(chosen.validator_digests("ts")) & set(plain.validator_digests("ts"))
+    assert chosen.validator_key("accuracy") == plain.validator_key("accuracy")
+    assert chosen.validator_key("ts") != plain.validator_key("ts")
     explicit = task(validators={"ts": {"starts": 2}})
-    assert explicit.validator_digests("ts") == plain.validator_digests("ts")
+    assert explicit.validator_key("ts") == plain.validator_key("ts")
 
 
 # --------------------------------------------------------------------------------------------------- how long, how much

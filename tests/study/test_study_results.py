@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from phl_ase.errors import PHLError
+from phl_ase.jobs import Store, digest, open_store
 from phl_ase.results import Metric, Report, read_reports
 from phl_ase.scoring import ERRORS
 from phl_ase.study import timing
@@ -30,15 +31,12 @@ from phl_ase.study.config import parse_study
 from phl_ase.study.figures import learning_curves, pooled_accuracy, styles
 from phl_ase.study.outcomes import RunResult, by_series, observations
 from phl_ase.study.packaged import TEMPLATE, packaged
-from phl_ase.study.plan import Run, Series, TrainingMethod
-from phl_ase.study.processes import reason_of_death, run_processes
-from phl_ase.study.progress import StudyProgress, last_epoch, schedule_length
+from phl_ase.study.plan import Length, PlannedRun, Run, Series, TrainingMethod
 from phl_ase.study.quantities import QUANTITIES
 from phl_ase.study.report import REPORT, RESULTS, SCOREBOARD, render_study, write_report
 from phl_ase.study.results import Results, as_csv, as_json, as_text, make_rows, number, wavenumber
-from phl_ase.study.run import MARKER, TUNING, Study, run_study
-from phl_ase.study.worker import errors_in_file, note_death, read_marker, train_model, write_marker
-from phl_ase.training.checkpoint import run_folder
+from phl_ase.study.run import JOBS, MARKER, TUNING, Study, run_study
+from phl_ase.study.worker import last_epoch
 
 RANDOM = TrainingMethod("E-F-HVP-random", "fresh", 1, "rademacher")
 FIXED = TrainingMethod("E-F-HVP-random", "fixed", 1, "rademacher")
@@ -132,7 +130,7 @@ def test_one_random_hvp_against_one_column(near, far, verdict):
     found = claimed(results_of(FIXED, near, far=far), results_of(COLUMN, 1.0), results_of(PLAIN, 5.0))["One"]
     assert found.verdict == verdict
     change = next(one for one in found.evidence if one.what == "Hessian error, far : near")
-    nobody = Study(parse_study({}), Path(), (), {}, {}, {}, {}, {})
+    nobody = Study(parse_study({}), Path(), (), {}, {}, {}, {}, {}, Store(Path()))
     text = as_csv(Results(nobody, (), {}, (), [found]))
     assert sum(line["table"] == "evidence" for line in csv.DictReader(io.StringIO(text))) == len(found.evidence) == 12
     assert change.estimate.low < far < change.estimate.high or change.estimate.value == pytest.approx(far)
@@ -243,7 +241,7 @@ def test_learning_curves_leave_out_the_seeds_that_wait(finished):
 def finished(tmp_path_factory):
     """A study of two runs that work and one that fails."""
     folder = tmp_path_factory.mktemp("study") / "out"
-    study = run_study(parse_study(TINY), folder, processes=1)
+    study = run_study(parse_study(TINY), folder, workers=1)
     results = Results.of(study)
     write_report(results)
     return folder, results
@@ -268,7 +266,7 @@ def test_every_number_is_in_json_and_csv(finished):
     assert len(errors) == len(stored["rows"]) == len(results.rows)
     full = next(r for r in stored["rows"] if (r["method"], r["quantity"], r["group"]) == ("E-F", "hessian", "all"))
     assert full["ratio"]["pairs"] == full["mean"]["pairs"] > 0
-    (report,) = read_reports(folder / "runs" / "random-E-F-f1-epochs-s0" / "accuracy.json")
+    (report,) = read_reports(folder_of(results, "E-F") / "accuracy.json")
     assert full["mean"]["value"] == pytest.approx(report.metric("hessian, all").value)
     assert any(line["verdict"] == "failed" for line in lines)
     assert {"E-F", "E-F-H"} <= set(stored["step_seconds"])
@@ -302,48 +300,85 @@ def test_report_holds_everything_loads_nothing_and_escapes(finished):
     assert "at most 9 orthogonal directions" in as_text(results)
 
 
-def test_finished_parts_are_not_repeated_and_what_is_new_is_added(finished):
-    folder, _ = finished
-    model = folder / "runs" / "random-E-F-f1-epochs-s0" / "best.safetensors"
-    before = {path: path.stat().st_mtime_ns for path in (model, model.parent / "accuracy.json")}
-    (model.parent / "frequencies.json").unlink()
-    study = run_study(parse_study({**TINY, "run": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}), folder)
+def folder_of(results, method):
+    """Folder of the run of a method."""
+    return next(one.folder for run, one in results.study.planned.items() if run.method.label == method)
+
+
+ONE = {**TINY, "run": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}
+
+
+def test_finished_parts_are_not_repeated_and_what_is_new_is_added(finished, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    planned = next(one for run, one in finished[1].study.planned.items() if run.method.label == "E-F")
+    one = folder / "runs" / planned.folder.name
+    before = {path: path.stat().st_mtime_ns for path in (one / "best.safetensors", one / "accuracy.json")}
+    Store(folder / JOBS).forget([planned.validator_key("frequencies")])
+    (one / "frequencies.json").unlink()
+    study = run_study(parse_study(ONE), folder)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert (model.parent / "frequencies.json").exists()
+    assert (one / "frequencies.json").exists()
     assert [one.outcome for one in Results.of(study).runs] == ["done"]
 
 
 def test_a_changed_validator_option_validates_again_and_trains_nothing(finished, tmp_path):
     folder = tmp_path / "out"
     shutil.copytree(finished[0], folder)
-    one = folder / "runs" / "random-E-F-f1-epochs-s0"
+    one = folder / "runs" / folder_of(finished[1], "E-F").name
     before = {name: (one / name).stat().st_mtime_ns for name in ("best.safetensors", "accuracy.json")}
-    chosen = {**TINY, "run": [], "matrix": [{"schemes": ["E-F"], "seeds": [0]}]}
-    changed = parse_study({**chosen, "validators": {**TINY["validators"], "frequencies": {"kinds": ["ts"]}}})
+    changed = parse_study({**ONE, "validators": {**TINY["validators"], "frequencies": {"kinds": ["ts"]}}})
     waiting = Results.of(run_study(changed, folder, train=False)).runs[0]
-    assert (waiting.outcome, waiting.reason) == ("trained", "frequencies: done with other options")
+    assert (waiting.outcome, waiting.reason) == ("trained", "frequencies: not done yet")
     done = Results.of(run_study(changed, folder)).runs[0]
     assert done.outcome == "done"
     assert {report.provenance["kind"] for report in done.reports["frequencies"]} == {"ts"}
+    assert {report.provenance["kind"] for report in read_reports(one / "frequencies.json")} == {"ts"}
     assert {name: (one / name).stat().st_mtime_ns for name in before} == before
+    # with the options of before, what was found then is there still
+    again = Results.of(run_study(parse_study(ONE), folder)).runs[0]
+    assert len({report.provenance["kind"] for report in again.reports["frequencies"]}) > 1
+    assert len({report.provenance["kind"] for report in read_reports(one / "frequencies.json")}) > 1
 
 
-def test_a_study_of_schema_1_is_read_and_gone_on_with(finished, tmp_path):
-    """Folder, marker with the version of the package, and digests of validators as schema 1 wrote them."""
-    folder = tmp_path / "out"
-    shutil.copytree(finished[0], folder)
-    (folder / "runs").rename(folder / "cells")
-    (folder / MARKER).write_text(json.dumps({"format": "phl study", "schema": 1, "phl_ase": "0.0.1"}))
-    for run, task in finished[1].study.tasks.items():
-        marker = read_marker(folder / "cells" / run.name)
-        states = {
-            name: {**state, "digest": task.validator_digests(name)[1]}
-            for name, state in marker.get("validators", {}).items()
-        }
-        write_marker(folder / "cells" / run.name, validators=states)
+@pytest.mark.parametrize(("schema", "parent"), [(1, "cells"), (2, "runs")])
+def test_a_study_of_an_older_schema_is_read_and_gone_on_with(finished, tmp_path, schema, parent):
+    """Folder, marker with the version of the package, and digests of validators as that schema wrote them."""
+    folder, results = tmp_path / "out", finished[1]
+    for run, planned in results.study.planned.items():
+        shutil.copytree(planned.folder, folder / parent / run.name)
+        record = results.study.store.get(planned.key)
+        marker = {"outcome": "failed", "fingerprint": planned.key}
+        if record.failure is None:
+            options = {"relaxed": False, "kinds": ["reactant", "product", "ts"]}
+            digests = {name: planned.validator_key(name) for name in planned.validators}
+            if schema == 1:
+                digests["frequencies"] = digest(planned.key, "frequencies", options, [])
+                digests["accuracy"] = digest(planned.key, "accuracy", {}, [])
+            states = {name: {"outcome": "done", "digest": d, "seconds": 1.0} for name, d in digests.items()}
+            marker = {**record.value, **marker, "outcome": "trained", "validators": states}
+        (folder / parent / run.name / "run.json").write_text(json.dumps(marker))
+    (folder / MARKER).write_text(json.dumps({"format": "phl study", "schema": schema, "phl_ase": "0.0.1"}))
+    timing = {"clock": "processor", "seconds": results.study.step_seconds}
+    (folder / "timing.json").write_text(json.dumps(timing))
     found = Results.of(run_study(parse_study(TINY), folder, train=False))
-    assert [one.outcome for one in found.runs] == [one.outcome for one in finished[1].runs]
-    assert str(found.rows) == str(finished[1].rows)
+    assert [one.outcome for one in found.runs] == ["done", "done", "not run"]
+    assert str(found.rows) == str(results.rows)
+    assert found.study.step_seconds == results.study.step_seconds
+    best = [(folder / parent / run.name / "best.safetensors").stat().st_mtime_ns for run in list(found.study.runs)[:2]]
+    again = Results.of(run_study(parse_study(TINY), folder))
+    assert [one.outcome for one in again.runs] == ["done", "done", "failed"]
+    assert best == [
+        (folder / parent / run.name / "best.safetensors").stat().st_mtime_ns for run in list(again.study.runs)[:2]
+    ]
+
+
+def test_keys_are_those_that_schema_2_wrote():
+    """Of results that lie on the disks of users: a renamed key of the configuration must not orphan them."""
+    run = Run(Series(RANDOM), 3)
+    planned = PlannedRun.of(run, Path(), parse_study({}), "hash", Length(7, 70))
+    assert planned.key == "e7888b7699bfa594942dc8a730097fed112cedbf0e48ec61a0f4d713107ac34a"
+    assert planned.validator_key("ts") == "996b12716e26a6ab2bf1f9d9d5862c61513c3bb709d5f5fd96f19386348ca8e4"
 
 
 EVIL = '<script>alert("1")</script>'
@@ -358,17 +393,19 @@ def test_the_report_escapes_whatever_comes_from_outside(finished):
     assert "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"loss": {"energy": 2.0}}, r"holds a run with other settings or data \(loss.energy\); choose another folder"),
-        ({"budget": {"epochs": 1, "clock": "wall"}}, "was timed by the processor clock"),
-    ],
-)
-def test_a_folder_of_other_settings_is_refused(finished, change, message):
-    folder, _ = finished
-    with pytest.raises(PHLError, match=message):
-        run_study(parse_study({**TINY, **change}), folder)
+def test_a_folder_serves_several_settings(finished, tmp_path):
+    """Another loss weight trains another model beside; the first stays what it is."""
+    folder = tmp_path / "out"
+    shutil.copytree(finished[0], folder)
+    one = folder / "runs" / folder_of(finished[1], "E-F").name / "best.safetensors"
+    before = one.stat().st_mtime_ns
+    changed = parse_study({**ONE, "loss": {"energy": 2.0}})
+    assert Results.of(run_study(changed, folder, train=False)).runs[0].reason == "waits"
+    other = run_study(changed, folder, workers=1)
+    assert Results.of(other).runs[0].outcome == "done"
+    assert one.stat().st_mtime_ns == before
+    assert folder_of(Results.of(other), "E-F") != one.parent
+    assert Results.of(run_study(parse_study(ONE), folder, train=False)).runs[0].outcome == "done"
 
 
 @pytest.mark.parametrize("content", ['{"format": "phl study", "schema": 99, "phl_ase": "9.0"}', "[]", "no json"])
@@ -416,12 +453,17 @@ def test_weights_are_chosen_by_validation(tmp_path):
     stored = json.loads((tmp_path / "out" / TUNING).read_text(encoding="utf-8"))
     scores = study.trials["E-F"]
     for place, score in enumerate(scores):
-        (report,) = read_reports(tmp_path / "out" / "tuning" / f"E-F-{place}" / "validation.json")
+        weights = settings[place]
+        (report,) = next(
+            read_reports(path.with_name("validation.json"))
+            for path in (tmp_path / "out" / "tuning").glob("*/config.json")
+            if json.loads(path.read_text())["loss"]["energy"] == weights["energy"]
+        )
         errors = [report.metric(f"{name}, all").value for name in ("energy", "forces", "hessian")]
         assert score == pytest.approx(np.log(errors).sum())
     assert stored["chosen"] == {"E-F": settings[int(np.argmin(scores))]} == dict(study.weights)
-    (task,) = study.tasks.values()
-    assert task.config.loss.energy == study.weights["E-F"]["energy"]
+    (planned,) = study.planned.values()
+    assert planned.config.loss.energy == study.weights["E-F"]["energy"]
     assert Results.of(study).runs[0].outcome == "done"
 
 
@@ -429,13 +471,11 @@ def test_a_report_needs_a_study_and_no_lock(finished, tmp_path):
     folder, results = finished
     with pytest.raises(PHLError, match="no study to report on"):
         run_study(parse_study(TINY), tmp_path, train=False)
-    with run_folder(folder, resume=False):
+    with open_store(folder / JOBS):
         study = run_study(parse_study(TINY), folder, train=False)
         with pytest.raises(PHLError, match="in use by another run"):
             run_study(parse_study(TINY), folder)
     assert [one.outcome for one in Results.of(study).runs] == [one.outcome for one in results.runs]
-    other = run_study(parse_study({**TINY, "loss": {"energy": 2.0}}), folder, train=False)
-    assert "other settings" in Results.of(other).runs[0].reason
 
 
 def test_a_missing_package_is_said_before_the_work(tmp_path, monkeypatch):
@@ -446,17 +486,6 @@ def test_a_missing_package_is_said_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(PHLError, match=r"the validator 'ts' of validators\.run needs the package 'sella'"):
         run_study(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_killed_process_is_seen_and_the_next_one_starts(tmp_path):
-    reasons = {}
-
-    def tick(running, queue, ended):
-        reasons.update({name: reason_of_death(process) if process.exitcode else "" for name, process in ended.items()})
-
-    work = {"killed": (signal.raise_signal, (signal.SIGKILL,)), "well": (time.sleep, (0.0,))}
-    run_processes(work, 1, tick, [], tmp_path)
-    assert reasons == {"killed": "the worker process was ended by SIGKILL (out of memory?)", "well": ""}
 
 
 def test_steps_are_timed_on_one_thread(monkeypatch):
@@ -479,84 +508,10 @@ def test_steps_are_timed_on_one_thread(monkeypatch):
     assert len(found["E-F"]) == 2
 
 
-def test_a_failed_run_leaves_its_traceback_in_a_file_and_standard_error_as_it_was(tmp_path):
-    before = sys.stderr
-    with errors_in_file(tmp_path):
-        train_model(None, None, tmp_path)
-    assert sys.stderr is before
-    assert read_marker(tmp_path)["outcome"] == "failed"
-    assert (tmp_path / "errors.txt").read_text().startswith("Traceback")
-
-
-def test_a_death_is_put_down_to_what_was_under_way(tmp_path):
-    write_marker(tmp_path, outcome="started")
-    note_death(tmp_path, "it was killed")
-    assert read_marker(tmp_path) == {"outcome": "failed", "reason": "it was killed"}
-    states = {"ts": {"outcome": "started"}, "irc": {"outcome": "done"}}
-    write_marker(tmp_path, outcome="trained", validators=states)
-    note_death(tmp_path, "it was killed")
-    marker = read_marker(tmp_path)
-    assert marker["outcome"] == "trained"
-    assert marker["validators"]["ts"] == {"outcome": "failed", "reason": "it was killed"}
-    assert marker["validators"]["irc"] == {"outcome": "done"}
-
-
-class Terminal(io.StringIO):
-    """Standard error that somebody looks at."""
-
-    def isatty(self):
-        return True
-
-
-def test_one_bar_over_everything_with_the_time_left(finished, monkeypatch):
-    _, results = finished
-    tasks = {run.name: task for run, task in results.study.tasks.items()}
-    failed = next(name for name in tasks if "orthogonal" in name)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    steps = {task.run.method.cost_key: 100.0 for task in tasks.values()}
-    with StudyProgress("study", tasks, 1, step_seconds=steps, later=1000.0) as progress:
-        progress.show([failed], [], [])
-        assert progress.total > 1300
-    shown = sys.stderr.getvalue()
-    assert f"{len(tasks) - 1} of {len(tasks)} runs" in shown
-    assert "left" in shown
-    assert "epoch 0 of 1" in shown
-
-
-def test_without_a_terminal_one_line_for_each_finished_stage(finished, monkeypatch, tmp_path):
-    _, results = finished
-    task = next(iter(results.study.tasks.values()))
-    task = dataclasses.replace(task, folder=tmp_path)
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with StudyProgress("study", {"mine": task}, 1) as progress:
-        progress.show(["mine"], [], [])
-        assert sys.stderr.getvalue() == ""
-        write_marker(tmp_path, outcome="trained", seconds=62.0, fingerprint=task.digest)
-        progress.show([], [], ["mine"])
-        done = {"outcome": "done", "digest": task.validator_digests("accuracy")[0], "seconds": 3.0}
-        write_marker(tmp_path, validators={"accuracy": done, "frequencies": {"outcome": "failed", "reason": "no"}})
-        progress.show([], [], ["mine"])
-        progress.show([], [], ["mine"])
-    lines = sys.stderr.getvalue().splitlines()
-    assert [line.partition(" (")[0] for line in lines] == [
-        "study: mine: trained, 1 epochs in 1:02",
-        "study: mine: accuracy done in 0:03",
-        "study: mine: frequencies failed: no",
-    ]
-    assert "runs, about" in lines[0]
-
-
 def test_the_last_epoch_is_read_of_a_log_that_is_being_written(tmp_path):
     assert last_epoch(tmp_path) is None
     (tmp_path / "log.jsonl").write_text('{"epoch": 1, "seconds": 2}\n{"epoch": 4, "seconds": 10}\n{"epo')
     assert last_epoch(tmp_path) == (4, 10.0)
-
-
-def test_time_left_over_all():
-    assert schedule_length([], [], 2) == 0
-    assert schedule_length([5.0], [], 2) == 5
-    assert schedule_length([5.0, 1.0], [3.0, 3.0], 2) == 7
-    assert schedule_length([], [4.0, 3.0, 2.0], 1) == 9
 
 
 def test_numbers_as_text():
@@ -630,16 +585,17 @@ def test_stopped_and_gone_on_with(tmp_path, number):
     config.write_text(_SLOW.format(epochs=100000))
     command = [sys.executable, "-m", "phl_ase", "study", str(config), "--out", str(folder), "--processes", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    log = folder / "runs" / "random-E-F-f1-epochs-s0" / "log.jsonl"
-    wait_for(lambda: log.exists() and log.stat().st_size, 240)
+    pattern = "runs/random-E-F-f1-epochs-s0-*/log.jsonl"
+    wait_for(lambda: any(path.stat().st_size for path in folder.glob(pattern)), 240)
     # Ctrl-C of a terminal reaches the whole group
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "nothing is lost" in errors
     assert "Traceback" not in errors
+    (log,) = folder.glob(pattern)
     assert (log.parent / "last.ckpt").exists()
-    assert read_marker(log.parent)["outcome"] == "started"
+    assert not workers(str(folder))
 
 
 @pytest.mark.slow
@@ -654,12 +610,8 @@ def test_whole_study_with_a_killed_run(tmp_path):
     assert any(run["capped_from"] for run in results["runs"] if run["scheme"] == "E-F-H")
     assert {run["budget"] for run in results["runs"]} == {"epochs", "time"}
     assert (folder / "figures" / "curves-random-epochs.png").exists()
-    # what a killed process leaves behind
-    run = folder / "runs" / "random-E-F-f1-epochs-s1"
-    write_marker(run, outcome="started")
-    note_death(run, "the worker process was ended by SIGKILL (out of memory?)")
     again = subprocess.run([*command, "--report"], capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert "ended by SIGKILL (out of memory?)" in again.stdout
+    (run,) = folder.glob("runs/random-E-F-f1-epochs-s1-*")
     page = [sys.executable, "-m", "phl_ase", "report", str(run / "irc.json"), "-o", str(tmp_path / "one.html")]
     assert subprocess.run(page, check=False).returncode == 0

@@ -30,30 +30,20 @@ def work(task):
     born()
     time.sleep(120)
 """
-LABELLING = """
+PROGRAM = """
 import slow
-from phl_ase.reference.executors import in_processes
+from phl_ase.jobs import Task, open_store, processes, run
 
 if __name__ == "__main__":
-    list(in_processes([1, 2], slow.start, 2, died=print))
-"""
-STUDY = """
-from pathlib import Path
-import slow
-from phl_ase.study.processes import run_processes
-
-if __name__ == "__main__":
-    run_processes({"a": (slow.work, (1,))}, 1, lambda *_: None, [], Path("."))
+    with open_store("store") as store:
+        run([Task("one", "aa", 1), Task("two", "bb", 2)], slow.start, store, executor=processes(2))
 """
 
 
-@pytest.mark.parametrize(
-    ("program", "at_import"),
-    [(LABELLING, True), (LABELLING, False), pytest.param(STUDY, False, marks=pytest.mark.slow)],
-)
-def test_workers_do_not_outlive_a_killed_parent(tmp_path, program, at_import):
+@pytest.mark.parametrize("at_import", [True, False])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path, at_import):
     (tmp_path / "slow.py").write_text(SLOW.format(at_import=at_import))
-    (tmp_path / "main.py").write_text(program)
+    (tmp_path / "main.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     parent = subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment, cwd=tmp_path)
     limit = time.monotonic() + 100
