@@ -625,3 +625,17 @@ def read_config_of_defaults() -> dict[str, Any]:
     from phl_ase.training import TrainConfig
 
     return TrainConfig().to_json()
+
+
+def test_every_name_in_the_glossary_exists():
+    page = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(phl_ase[\w.]*)`", page))
+    assert len(names) > 25
+    for name in names:
+        parts = name.split(".")
+        found: Any = importlib.import_module("phl_ase")
+        for depth, part in enumerate(parts[1:], 2):
+            fields = getattr(found, "__dataclass_fields__", {})
+            if not hasattr(found, part) and part not in fields:
+                importlib.import_module(".".join(parts[:depth]))
+            found = getattr(found, part, fields.get(part))
