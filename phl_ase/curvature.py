@@ -17,7 +17,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.units import Bohr, Hartree, kcal, mol
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.vibrations import checked_vectors, finite_difference_hessian
+from phl_ase.vibrations import checked_hessian, checked_hvps, checked_vectors, finite_difference_hessian
 
 Array = np.ndarray
 HessianFunction = Callable[[Atoms], Array]
@@ -126,6 +126,8 @@ _TOLERANCE = 0.1
 
 _NOISE = 0.05  # eV/Å²: differences of single-precision forces are as uncertain as this
 
+_OWN = "the calculator's own HVP"
+
 _MISTAKES = {
     -1.0: "it is the derivative of the forces: turn its sign",
     Bohr**2 / Hartree: "it is in Hartree/Bohr²: multiply by 97.17",
@@ -170,8 +172,7 @@ class _Checked:
         except (PropertyNotImplementedError, NotImplementedError):  # as AIMNet2's, of periodic structures
             if self._own_hvp is None:
                 raise
-            rows = self.hvp(np.eye(3 * n).reshape(3 * n, n, 3), atoms).reshape(3 * n, 3 * n)
-            return 0.5 * (rows + rows.T)
+            return checked_hessian(self.hvp(np.eye(3 * n).reshape(3 * n, n, 3), atoms).reshape(3 * n, 3 * n), n)
         found = {
             layout: np.ascontiguousarray(ordered(given)).reshape(3 * n, 3 * n)
             for layout, (shape, ordered) in _LAYOUTS.items()
@@ -189,9 +190,9 @@ class _Checked:
             if errors[best] > _TOLERANCE:
                 raise _disagreement("Hessian", (found[best] @ vector.ravel()).reshape(n, 3), hvp)
             if sum(error <= _TOLERANCE for error in errors.values()) > 1:  # the next structure may tell them apart
-                return _symmetric(found[best])
+                return checked_hessian(found[best], n)
             self._known.layout = best
-        return _symmetric(found[self._known.layout])
+        return checked_hessian(found[self._known.layout], n)
 
     def hvp(self, vectors: Array, atoms: Atoms) -> Array:
         """HVPs of vectors ``(n, 3)`` or ``(K, n, 3)``."""
@@ -200,11 +201,11 @@ class _Checked:
             return (given.reshape(-1, 3 * len(atoms)) @ self.hessian(atoms)).reshape(given.shape)
         if not self._known.hvps_agree:
             vector, hvp = self._by_forces(atoms)
-            own = _shaped(_as_array(self._own_hvp(vector, atoms)), vector)
+            own = checked_hvps(_as_array(self._own_hvp(vector, atoms)), vector, _OWN)
             if _error(own, hvp) > _TOLERANCE:
                 raise _disagreement("Hessian-vector product", own, hvp)
             self._known.hvps_agree = True
-        return _shaped(_as_array(self._own_hvp(given, atoms)), given)
+        return checked_hvps(_as_array(self._own_hvp(given, atoms)), given, _OWN)
 
     def _by_forces(self, atoms: Atoms) -> tuple[Array, Array]:
         """A random direction and the HVP along it, by two forces."""
@@ -240,17 +241,6 @@ def _as_array(values: Any) -> Array:
     if not np.all(np.isfinite(array)):
         raise NonFiniteError("the calculator's curvature holds NaN or infinity; check the structure")
     return array
-
-
-def _shaped(hvps: Array, vectors: Array) -> Array:
-    if hvps.shape != vectors.shape:
-        raise PHLError(f"the calculator's HVPs have shape {hvps.shape}; expected {vectors.shape}")
-    return hvps
-
-
-def _symmetric(matrix: Array) -> Array:
-    symmetric: Array = 0.5 * (matrix + matrix.T)
-    return symmetric
 
 
 def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP) -> Array:

@@ -193,7 +193,7 @@ def test_hvps_of_another_shape_are_refused():
         def get_hvp(self, vectors, atoms):
             return np.zeros(5)
 
-    with pytest.raises(PHLError, match=r"HVPs have shape \(5,\); expected \(3, 3\)"):
+    with pytest.raises(PHLError, match=r"own HVP returned shape \(5,\), expected that of the vectors, \(3, 3\)"):
         curvature_of(Wrong()).hvp(np.ones((3, 3)), water())
 
 

@@ -10,6 +10,7 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import GuardedCalculator, NonFiniteError, PHLError, guarded
+from phl_ase.vibrations import checked_hessian, checked_hvps
 
 Array = np.ndarray
 
@@ -132,16 +133,7 @@ class CountingHessian:
         structure = atoms.copy()
         structure.calc = self.calculator
         self.calls += 1
-        hessian = np.asarray(guarded(self.function)(structure), dtype=float)
-        expected = (3 * len(atoms), 3 * len(atoms))
-        if hessian.shape != expected:
-            raise PHLError(
-                f"hessian(atoms) returned shape {hessian.shape}, expected {expected} for {len(atoms)} atoms in eV/Å²: "
-                "reshape it (layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
-            )
-        if not np.all(np.isfinite(hessian)):
-            raise NonFiniteError("hessian(atoms) returned NaN or infinity")
-        hessian = 0.5 * (hessian + hessian.T)
+        hessian = checked_hessian(guarded(self.function)(structure), len(atoms), "the Hessian of hessian(atoms)")
         self._last = (atoms.positions.copy(), hessian)
         return hessian.copy()
 
@@ -170,12 +162,4 @@ class CountingHVP:
         structure = atoms.copy()
         structure.calc = self.calculator
         self.calls += vectors.size // (3 * len(atoms))
-        hvps = np.asarray(guarded(self.function)(vectors, structure), dtype=float)
-        if hvps.shape != vectors.shape:
-            raise PHLError(
-                f"hvp(vectors, atoms) returned shape {hvps.shape}, expected that of the vectors, {vectors.shape}: "
-                "reshape it"
-            )
-        if not np.all(np.isfinite(hvps)):
-            raise NonFiniteError("hvp(vectors, atoms) returned NaN or infinity")
-        return hvps
+        return checked_hvps(guarded(self.function)(vectors, structure), vectors)

@@ -18,7 +18,14 @@ from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import PHLError, attempt
 from phl_ase.paths.counting import CountingHessian, CountingHVP
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
-from phl_ase.vibrations import HarmonicAnalysis, finite_difference_hessian, free_atoms, free_motions, harmonic_analysis
+from phl_ase.vibrations import (
+    HarmonicAnalysis,
+    checked_hessian,
+    finite_difference_hessian,
+    free_atoms,
+    free_motions,
+    harmonic_analysis,
+)
 from phl_ase.vibrations.constraints import count_from_zero
 
 Array = np.ndarray
@@ -243,5 +250,5 @@ def _final_hessian(atoms: Atoms, hessians: CountingHessian | None, hvps: Countin
     if hvps is not None:
         directions = np.eye(3 * len(atoms)).reshape(-1, len(atoms), 3)
         rows = hvps(directions, atoms).reshape(3 * len(atoms), -1)
-        return 0.5 * (rows + rows.T), "Hessian-vector products"
+        return checked_hessian(rows, len(atoms)), "Hessian-vector products"
     return finite_difference_hessian(atoms, indices=free_atoms(atoms)), "finite differences"

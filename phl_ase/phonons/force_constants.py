@@ -16,6 +16,7 @@ import numpy as np
 from phl_ase.curvature import DIFFERENCES, EXACT, Curvature, curvature_of
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.phonons.supercell import fresh, supercell_atoms
+from phl_ase.vibrations import checked_hvps
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -83,11 +84,7 @@ def force_constants(
     for place, row in enumerate(rows):
         directions[place, :, row, :] = np.eye(3)
     vectors = directions.reshape(-1, len(atoms), 3)
-    hvps = np.asarray(curvature.hvp(vectors, atoms), dtype=float)
-    if hvps.shape != vectors.shape:
-        raise PHLError(f"hvp returned shape {hvps.shape}; expected {vectors.shape}, that of the vectors")
-    if not np.all(np.isfinite(hvps)):
-        raise NonFiniteError("the Hessian-vector products hold NaN or infinity; check the structure and the potential")
+    hvps = checked_hvps(curvature.hvp(vectors, atoms), vectors)
     values = np.ascontiguousarray(hvps.reshape(len(rows), 3, len(atoms), 3).transpose(0, 2, 1, 3))
     found = ForceConstants(
         values,

@@ -21,7 +21,7 @@ from phl_ase.errors import NonFiniteError, PHLError, attempt, guarded, unknown
 from phl_ase.paths import aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
-from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis, rigid_motions
+from phl_ase.vibrations import HarmonicAnalysis, checked_hessian, free_motions, harmonic_analysis, rigid_motions
 
 Array = np.ndarray
 
@@ -284,18 +284,8 @@ def _evaluate(hessian: Array | HessianFunction, atoms: Atoms) -> Array:
     if callable(hessian):
         structure = atoms.copy()
         structure.calc = atoms.calc
-        matrix = np.asarray(guarded(hessian)(structure), dtype=float)
-    else:
-        matrix = np.asarray(hessian, dtype=float)
-    expected = (3 * len(atoms), 3 * len(atoms))
-    if matrix.shape != expected:
-        raise PHLError(
-            f"the Hessian has shape {matrix.shape}, expected {expected} for {len(atoms)} atoms in eV/Å²: reshape it "
-            "(layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
-        )
-    if not np.all(np.isfinite(matrix)):
-        raise NonFiniteError("the Hessian holds NaN or infinity; check the structure and what made the Hessian")
-    return 0.5 * (matrix + matrix.T)
+        return checked_hessian(guarded(hessian)(structure), len(atoms))
+    return checked_hessian(hessian, len(atoms))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,11 +2,12 @@
 
 ``analysis`` projects and diagonalises, ``thermodynamics`` sums over the modes, ``matching`` compares two sets of them,
 ``modes`` shows one, ``differences`` makes Hessians of forces; ``constraints`` says what may move, ``rigid`` what is no
-vibration, ``vectors`` checks what a Hessian is multiplied with.
+vibration, ``checked`` checks Hessians and HVPs wherever they come from.
 Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums over all of them, from HVPs alone.
 """
 
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD, HarmonicAnalysis, harmonic_analysis
+from phl_ase.vibrations.checked import checked_hessian, checked_hvps, checked_vectors
 from phl_ase.vibrations.constraints import FreeMotions, free_atoms, free_motions
 from phl_ase.vibrations.differences import finite_difference_hessian
 from phl_ase.vibrations.lowest import LowestModes, lowest_modes
@@ -17,7 +18,6 @@ from phl_ase.vibrations.rigid import rigid_motions, rigid_motions_of
 from phl_ase.vibrations.stochastic import Estimate, StochasticSpectrum, stochastic_spectrum
 from phl_ase.vibrations.symmetry import symmetry_number
 from phl_ase.vibrations.thermodynamics import THERMOCHEMISTRY_MODELS, Thermochemistry, thermochemistry
-from phl_ase.vibrations.vectors import checked_vectors
 
 __all__ = [
     "IMAGINARY_THRESHOLD",
@@ -29,6 +29,8 @@ __all__ = [
     "ModeMatch",
     "StochasticSpectrum",
     "Thermochemistry",
+    "checked_hessian",
+    "checked_hvps",
     "checked_vectors",
     "finite_difference_hessian",
     "free_atoms",

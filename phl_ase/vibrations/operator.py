@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import PHLError
 from phl_ase.lattice import check_geometry
+from phl_ase.vibrations.checked import checked_hvps
 from phl_ase.vibrations.constraints import free_motions
 from phl_ase.vibrations.rigid import removed_motions
 from phl_ase.vibrations.selection import positive_masses
@@ -83,11 +84,7 @@ class VibrationalOperator:
         """
         directions = np.zeros((len(vectors), len(self.atoms), 3))
         directions[:, self.vibrating] = (vectors * self.weights).reshape(len(vectors), -1, 3)
-        hvps = np.asarray(self._hvp(directions, self.atoms), dtype=float)
-        if hvps.shape != directions.shape:
-            raise PHLError(f"hvp returned shape {hvps.shape}; expected {directions.shape}, that of the vectors")
-        if not np.all(np.isfinite(hvps)):
-            raise NonFiniteError("the Hessian-vector products hold NaN or infinity; check the structure")
+        hvps = checked_hvps(self._hvp(directions, self.atoms), directions)
         self.n_hvps += len(vectors)
         own = hvps[:, self.vibrating].reshape(len(vectors), -1)
         if self._constraints is not None:

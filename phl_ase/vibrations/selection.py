@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.errors import PHLError
+from phl_ase.vibrations.checked import checked_hessian
 
 Array = np.ndarray
 
@@ -40,9 +41,8 @@ def vibrating_block(hessian: Array, n_atoms: int, vibrating: Array) -> Array:
             f"the Hessian has shape {hessian.shape}, expected {expected} for {len(vibrating)} vibrating atoms of "
             f"{n_atoms}, ordered x1 y1 z1 x2 …: reshape it (layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
         )
-    if not np.all(np.isfinite(hessian)):
-        raise NonFiniteError("the Hessian holds NaN or infinity; check the structure and what made the Hessian")
-    if hessian.shape != (part, part):
-        rows = (3 * vibrating[:, None] + np.arange(3)).ravel()
-        hessian = hessian[np.ix_(rows, rows)]
-    return 0.5 * (hessian + hessian.T)
+    hessian = checked_hessian(hessian, len(hessian) // 3)
+    if hessian.shape == (part, part):
+        return hessian
+    rows = (3 * vibrating[:, None] + np.arange(3)).ravel()
+    return hessian[np.ix_(rows, rows)]

@@ -128,7 +128,7 @@ def test_symmetrisation_is_asked_for(fcc):
 @pytest.mark.parametrize(
     ("hvp", "error", "words"),
     [
-        (lambda v, atoms: np.asarray(v)[..., :1], PHLError, "hvp returned shape"),
+        (lambda v, atoms: np.asarray(v)[..., :1], PHLError, r"hvp\(vectors, atoms\) returned shape"),
         (lambda v, atoms: np.full_like(v, np.nan), NonFiniteError, "NaN"),
     ],
 )

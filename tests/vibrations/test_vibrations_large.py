@@ -166,7 +166,7 @@ def test_mistakes_of_lowest_modes():
     benzene, matrix = with_hessian(molecule("C6H6"))
     with pytest.raises(PHLError, match=r"start has shape \(3, 5, 3\); expected modes \(any number, 12, 3\)"):
         lowest_modes(benzene, hvps_of(matrix), 3, start=np.ones((3, 5, 3)))
-    with pytest.raises(PHLError, match="hvp returned shape"):
+    with pytest.raises(PHLError, match=r"hvp\(vectors, atoms\) returned shape"):
         lowest_modes(atoms, lambda v, a: v[:, :2], 1)
     with pytest.raises(NonFiniteError, match="NaN"):
         lowest_modes(atoms, lambda v, a: np.nan * v, 1)
