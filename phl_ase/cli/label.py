@@ -17,6 +17,7 @@ from phl_ase.cli.labelling import (
     Seed,
     Settings,
     Step,
+    TimeLimit,
     With,
     Work,
     Workers,
@@ -55,6 +56,7 @@ def label(
     step: Step = None,
     estimate_error: EstimateError = 0,
     workers: Workers = 1,
+    time_limit: TimeLimit = None,
     scheduler: Scheduler = None,
     keep_going: KeepGoing = True,
     retry: Retry = False,
@@ -84,7 +86,13 @@ def label(
     request = label_request(
         method, hessian=hessian, hvp=hvp, family=family, seed=seed, step=step, estimate_error=estimate_error
     )
-    how: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_going": keep_going, "retry": retry}
+    how: dict[str, Any] = {
+        "workers": workers,
+        "time_limit": time_limit,
+        "scheduler": scheduler,
+        "keep_going": keep_going,
+        "retry": retry,
+    }
     labels_by = label_method(method, settings or [], device, trust)
     folder = work or out.with_name(f"{out.name}.work")
     with open_dataset(structures, keys=pairs(key)) as frames, nothing_is_lost(folder):

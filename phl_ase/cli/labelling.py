@@ -52,6 +52,10 @@ EstimateError = Annotated[
     int, typer.Option("--estimate-error", metavar="N", help="Repeat the HVPs of N frames with twice the step.")
 ]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Processes of one thread each.")]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--time-limit", metavar="SECONDS", min=0.0, help="What takes longer has failed; in worker processes."),
+]
 Work = Annotated[
     Path | None, typer.Option("--work", metavar="FOLDER", help="Work in progress; DATASET.work by default.")
 ]

@@ -17,6 +17,7 @@ from phl_ase.cli.labelling import (
     Out,
     Settings,
     Step,
+    TimeLimit,
     With,
     Work,
     Workers,
@@ -88,6 +89,7 @@ def reactions(
     step: Step = None,
     estimate_error: EstimateError = 0,
     workers: Workers = 1,
+    time_limit: TimeLimit = None,
     retry: Retry = False,
     work: Work = None,
     json: JsonFile = None,
@@ -127,7 +129,13 @@ def reactions(
     guesses = _guesses(structures, pairs=pairs, product=product)
     labels_by = label_method(method, settings or [], device, trust)
     folder = work or out.with_name(f"{out.name}.work")
-    options: dict[str, Any] = {"workers": workers, "retry": retry, "work": folder, "source": structures}
+    options: dict[str, Any] = {
+        "workers": workers,
+        "time_limit": time_limit,
+        "retry": retry,
+        "work": folder,
+        "source": structures,
+    }
     with nothing_is_lost(folder):
         result = build_reactions(guesses, labels_by, out, settings=how, request=request, **options)
     paths = {"path": None if result.path is None else str(result.path), "work": str(result.work)}

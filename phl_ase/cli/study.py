@@ -35,7 +35,8 @@ def study(
 
     Ctrl-C keeps what is finished; the same command goes on. A run that fails is shown with its reason and stops no
     other. FOLDER gets report.html, results.json, scoreboard.csv, and each run's model and reports, which phl report
-    reads. Changed options of validators only validate again.
+    reads. Changed options of validators only validate again; other
+    settings train other models beside those that are there.
 
     phl study --init                                    writes study.toml
 

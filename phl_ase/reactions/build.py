@@ -58,6 +58,7 @@ def build_reactions(
     settings: ReactionSettings | None = None,
     request: LabelRequest | None = None,
     workers: int = 1,
+    time_limit: float | None = None,
     retry: bool = False,
     work: str | Path | None = None,
     source: str = "",
@@ -74,6 +75,7 @@ def build_reactions(
             done anew, and no calculation is.
         request: What structures are labelled with beside energy and forces.
         workers: 1 works in this process, more in as many processes of one thread each.
+        time_limit: Most seconds for a stage; with one, reactions are worked on in worker processes.
         retry: Try stages again that failed before.
         work: Work folder; by default the name of the data set and ``.work``. It is kept.
         source: What the guesses were read from, for the provenance.
@@ -109,7 +111,7 @@ def build_reactions(
             [task for guess in small_first for task in tasks[guess.name]],
             partial(_worker, method.make, about, plan),
             store,
-            executor=serial if workers == 1 else processes(workers),
+            executor=serial if workers == 1 and time_limit is None else processes(workers, time_limit=time_limit),
             title="reactions, stages",
             retry=retry,
         )

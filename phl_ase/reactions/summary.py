@@ -21,6 +21,7 @@ OUTCOMES: Mapping[str, str] = {
     "other ends": "the path does not connect the reactant and the product that were given",
     "incomplete": "some samples or labels are missing",
     "died": "the process that worked on it ended, twice: a crash of compiled code, or out of memory",
+    "time limit": "a stage took longer than was allowed",
     "defect": "phl_ase has a defect; please report it with the traceback",
     "unfinished": "it was stopped",
 }

@@ -88,6 +88,7 @@ def label_dataset(
     *,
     request: LabelRequest | None = None,
     workers: int = 1,
+    time_limit: float | None = None,
     scheduler: str | None = None,
     keep_going: bool = True,
     retry: bool = False,
@@ -104,6 +105,7 @@ def label_dataset(
         path: The data set to write, HDF5; it must not exist, unless this very campaign has left frames failed.
         request: What to label with beside energy and forces.
         workers: 1 labels in this process, more in as many processes of one thread each.
+        time_limit: Most seconds for a frame; with one, frames are labelled in worker processes.
         scheduler: Label on the dask.distributed cluster of this address instead.
         keep_going: Whether to go on after a frame that fails.
         retry: Try frames again that failed in an earlier run.
@@ -123,6 +125,8 @@ def label_dataset(
         raise PHLError(f"workers is {workers}; expected at least 1")
     if scheduler is not None and workers != 1:
         raise PHLError("got both workers and a scheduler; a cluster has workers of its own")
+    if scheduler is not None and time_limit is not None:
+        raise PHLError("got a time limit and a scheduler; a time limit is for worker processes")
     if request.probes is not None:
         check_family(request.probes.family, request.probes.count, int(structures.sizes.min()))
     calculator = method.make()
@@ -137,7 +141,7 @@ def label_dataset(
     if path.exists() and not (folder.is_dir() and _is_of(path, about)):
         raise PHLError(f"{path} exists; choose another name, or delete it to label anew")
     tasks = _tasks(frames, method, level, request)
-    executor = serial if workers == 1 else processes(workers)
+    executor = serial if workers == 1 and time_limit is None else processes(workers, time_limit=time_limit)
     executor = executor if scheduler is None else cluster(scheduler)
     with open_store(folder) as store:
         worked = run(

@@ -262,16 +262,17 @@ class Logging(EMT):
     Frames are told apart by the first coordinate: ``i`` Å for frame i.
     """
 
-    def __init__(self, folder: str, *, seconds: float = 0.0, stops: int = -1, dies_once: int = -1, dies: int = -1):
+    def __init__(self, folder: str, *, seconds: float = 0.0, stops: int = -1, dies_once: int = -1, dies: int = -1,
+                 slow: int = -1):  # fmt: skip
         super().__init__()
         self.folder, self.seconds = Path(folder), seconds
-        self.stops, self.dies_once, self.dies = stops, dies_once, dies
+        self.stops, self.dies_once, self.dies, self.slow = stops, dies_once, dies, slow
 
     def calculate(self, atoms=None, *arguments, **options):
         index = round(atoms.positions[0, 0])
         with open(self.folder / "log", "a") as log:
             log.write(f"{index} {os.environ.get('OMP_NUM_THREADS')} {os.getpid()}\n")
-        time.sleep(self.seconds)
+        time.sleep(600.0 if index == self.slow else self.seconds)
         died = self.folder / "died"
         if index == self.dies or (index == self.dies_once and not died.exists()):
             died.touch()
@@ -323,6 +324,14 @@ def test_workers_that_die_are_replaced(tmp_path, monkeypatch, dies):
     assert {threads for _, threads, _ in logged(tmp_path)} == {"1"}
     assert str(os.getpid()) not in {process for *_, process in logged(tmp_path)}
     assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_frame_that_takes_too_long_has_failed(tmp_path):
+    frames, out = in_memory([*copper(3)]), tmp_path / "out.h5"
+    method = LabelMethod(partial(Logging, str(tmp_path), slow=1), "logging")
+    result = label_dataset(frames, method, out, time_limit=5.0)
+    assert {i: f.outcome for i, f in result.failures.items()} == {1: "time limit"}
+    assert result.labelled == 2
 
 
 MODULE = """
@@ -466,6 +475,7 @@ def test_a_self_consistent_field_that_does_not_converge(molecules, tmp_path):
         (("--with", "emt", "--hvp", 1, "--estimate-error", -1), "expected 0 or more"),
         (("--with", "emt", "--workers", 0), "workers is 0; expected at least 1"),
         (("--with", "emt", "--workers", 2, "--scheduler", "tcp://127.0.0.1:1"), "both workers and a scheduler"),
+        (("--with", "emt", "--time-limit", 9, "--scheduler", "tcp://127.0.0.1:1"), "a time limit and a scheduler"),
         (("--with", "emt:x"), "'emt' stands alone"),
         (("--with", "default", "--set", "a=1"), "takes no settings"),
     ],
