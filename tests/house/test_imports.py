@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     "vibrations": {"results"},
     "curvature": {"vibrations"},
     "paths": {"results", "vibrations", "curvature"},
-    "phonons": {"results", "curvature"},
+    "phonons": {"results", "vibrations", "curvature"},
     "scoring": {"results", "vibrations"},
     "validators": {"results", "vibrations", "curvature", "scoring", "paths", "phonons", "resolver"},
     # figures of reports, from their arrays and metrics alone
