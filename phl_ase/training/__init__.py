@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from phl_ase.errors import Stopped
 from phl_ase.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from phl_ase.derivatives import choose_device
+    from phl_ase.errors import Stopped
     from phl_ase.training.committee import CommitteeResult, recorded_members, train_committee
     from phl_ase.training.config import TrainConfig, default_toml, parse_config, read_config
     from phl_ase.training.setup import RunData, prepare_data
@@ -32,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "phl_ase.derivatives": ("choose_device",),
+    "phl_ase.errors": ("Stopped",),
     "committee": ("CommitteeResult", "recorded_members", "train_committee"),
     "config": ("TrainConfig", "default_toml", "parse_config", "read_config"),
     "setup": ("RunData", "prepare_data"),
