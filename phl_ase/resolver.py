@@ -14,7 +14,7 @@ from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
 
 @dataclass(frozen=True)
-class Options:
+class CalculatorOptions:
     """What every method is given besides its own text.
 
     Attributes:
@@ -32,7 +32,7 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
     """The ASE calculator that a MODEL or METHOD stands for.
 
     Args:
-        text: A bundled model, a ``.safetensors`` file, or a key of ``METHODS``, some followed by ``:`` and more:
+        text: A bundled model, a ``.safetensors`` file, or a key of ``CALCULATORS``, some followed by ``:`` and more:
             ``emt``, ``tblite``, ``tblite:GFN1-xTB``, ``pyscf:b3lyp/def2-svp``, ``mace:FILE``,
             ``ase:package.module:factory``.
         device: For models: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
@@ -49,8 +49,8 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
     """
     check_method(text, trust=trust)
     prefix, _, rest = text.partition(":")
-    if prefix in METHODS:
-        return METHODS[prefix](rest, Options(device, dtype, trust))
+    if prefix in CALCULATORS:
+        return CALCULATORS[prefix](rest, CalculatorOptions(device, dtype, trust))
 
     from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
 
@@ -75,15 +75,15 @@ def check_method(text: str, *, trust: bool = False) -> None:
         _check_code(rest, trust)
     elif not text:
         raise PHLError(f"no model or method was given; valid: {_valid()}")
-    elif prefix not in METHODS:
+    elif prefix not in CALCULATORS:
         try:
             card_of(find_model(text)[0])
         except UnknownModelError as error:  # perhaps a method was meant
-            raise UnknownModelError(f"{error}; methods: {', '.join(sorted(METHODS))}") from None
+            raise UnknownModelError(f"{error}; methods: {', '.join(sorted(CALCULATORS))}") from None
 
 
-def _reference(name: str) -> Callable[[str, Options], Any]:
-    def make(rest: str, options: Options) -> Any:
+def _reference(name: str) -> Callable[[str, CalculatorOptions], Any]:
+    def make(rest: str, options: CalculatorOptions) -> Any:
         return REFERENCE_METHODS[name].make(rest)
 
     return make
@@ -102,7 +102,7 @@ def _check_code(rest: str, trust: bool) -> None:
         )
 
 
-def _code(rest: str, options: Options) -> Any:
+def _code(rest: str, options: CalculatorOptions) -> Any:
     module_name, _, factory = rest.partition(":")
     try:
         made = getattr(importlib.import_module(module_name), factory)()
@@ -115,8 +115,8 @@ def _code(rest: str, options: Options) -> Any:
     return made
 
 
-def _foreign(name: str) -> Callable[[str, Options], Any]:
-    def make(rest: str, options: Options) -> Any:
+def _foreign(name: str) -> Callable[[str, CalculatorOptions], Any]:
+    def make(rest: str, options: CalculatorOptions) -> Any:
         from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
 
         return PHLCalculator(f"{name}:{rest}", device=options.device, dtype=options.dtype, trust=options.trust)
@@ -124,7 +124,7 @@ def _foreign(name: str) -> Callable[[str, Options], Any]:
     return make
 
 
-METHODS: dict[str, Callable[[str, Options], Any]] = {
+CALCULATORS: dict[str, Callable[[str, CalculatorOptions], Any]] = {
     **{name: _reference(name) for name in REFERENCE_METHODS},
     "ase": _code,
     **{name: _foreign(name) for name in ADAPTERS},
@@ -133,4 +133,4 @@ METHODS: dict[str, Callable[[str, Options], Any]] = {
 
 
 def _valid() -> str:
-    return f"a bundled model, a .safetensors file, {', '.join(sorted(METHODS))}"
+    return f"a bundled model, a .safetensors file, {', '.join(sorted(CALCULATORS))}"

@@ -15,7 +15,7 @@ from phl_ase.calculator import PHLCalculator
 from phl_ase.errors import PHLError
 from phl_ase.potentials import PaiNN, PaiNNConfig
 from phl_ase.potentials.model_file import save_model
-from phl_ase.resolver import METHODS, resolve_calculator
+from phl_ase.resolver import CALCULATORS, resolve_calculator
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_foreign_models(monkeypatch, tmp_path):
 def test_unknown():
     message = mistake("gfn2")
     assert "unknown model 'gfn2'" in message
-    for name in METHODS:
+    for name in CALCULATORS:
         assert name in message
         assert name in mistake("")
     assert "does not exist" in mistake("nowhere/model.safetensors")

@@ -160,12 +160,14 @@ def path_summary(reports: list[Any], method: str) -> dict[str, Any]:
 
 
 def show(name: str, content: dict[str, Any]) -> None:
-    from phl_ase.validators.funnel import COUNTS, STAGES
+    from phl_ase.validators.funnel import COUNTS, FUNNEL_STAGES
 
     print(f"\n{name}: {len(content['reactions'])} reactions; no reference: {content['no_reference'] or 'none'}")
-    print(f"{'strategy':16s}" + "".join(f"{stage:>13s}" for stage in STAGES) + "".join(f"{c:>15s}" for c in COUNTS))
+    print(
+        f"{'strategy':16s}" + "".join(f"{stage:>13s}" for stage in FUNNEL_STAGES) + "".join(f"{c:>15s}" for c in COUNTS)
+    )
     for strategy, one in content["strategies"].items():
-        passed = "".join(f"{one['passed'].get(stage, 0):>10d}/{one['starts']:<2d}" for stage in STAGES)
+        passed = "".join(f"{one['passed'].get(stage, 0):>10d}/{one['starts']:<2d}" for stage in FUNNEL_STAGES)
         print(f"{strategy:16s}{passed}" + "".join(f"{one['solved_by_all']['means'][c]:15.2f}" for c in COUNTS))
     for method, one in content["paths"].items():
         costs = ", ".join(f"{key} {value:.4g}" for key, value in one["means"].items())

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from phl_ase.adapters.containment import contained, vendor
 from phl_ase.adapters.foreign import Foreign, existing, sum_atoms
-from phl_ase.adapters.reading import Record, called, not_trusted, read_module, read_trusted, record_kind
+from phl_ase.adapters.reading import PickledObject, called, not_trusted, read_module, read_trusted, record_kind
 from phl_ase.errors import PHLError, reason_of, unknown
 from phl_ase.structures import Batch
 
 _PACKAGE, _EXTRA = "hippynn", "hippynn"
 
-UNITS = {"kcal/mol": units.kcal / units.mol, "eV": 1.0, "Hartree": units.Hartree}
+ENERGY_UNITS = {"kcal/mol": units.kcal / units.mol, "eV": 1.0, "Hartree": units.Hartree}
 """Energy units that ``FILE#UNIT`` may name, in eV."""
 
 _STRUCTURE, _WEIGHTS = "experiment_structure.pt", ("best_model.pt", "last_model.pt")
@@ -121,8 +121,8 @@ def load(file: str, *, trust: bool = False) -> HippynnEnergy:
         PHLError: For a missing package or file, one that is no hippynn model, or one that needs trust.
     """
     name, _, unit = file.partition("#") if not Path(file).exists() else (file, "", "")
-    if unit and unit not in UNITS:
-        raise unknown("unit of energy", unit, UNITS)
+    if unit and unit not in ENERGY_UNITS:
+        raise unknown("unit of energy", unit, ENERGY_UNITS)
     path = existing(name)
     path = path / _STRUCTURE if path.is_dir() else path
     vendor("hippynn", _PACKAGE, _EXTRA)
@@ -149,7 +149,7 @@ def load(file: str, *, trust: bool = False) -> HippynnEnergy:
         if weights is not None:
             graph.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         with contained():
-            return HippynnEnergy(graph, UNITS[unit or "kcal/mol"])
+            return HippynnEnergy(graph, ENERGY_UNITS[unit or "kcal/mol"])
     except PHLError:
         raise
     except Exception as error:  # whatever the vendor's graph tools raise is one line here
@@ -163,12 +163,12 @@ def _others() -> dict[tuple[str, str], Any]:
 
 def _holds_records(module: nn.Module) -> bool:
     children = [child for child in module._modules.values() if child is not None]
-    return any(isinstance(child, Record) or _holds_records(child) for child in children)
+    return any(isinstance(child, PickledObject) or _holds_records(child) for child in children)
 
 
 def _model(structure: Any) -> Any:
     modules = structure.get("training_modules") if isinstance(structure, dict) else structure
-    if isinstance(modules, Record):  # a named tuple (model, loss, evaluator)
+    if isinstance(modules, PickledObject):  # a named tuple (model, loss, evaluator)
         modules = modules.__dict__.get("arguments", (None,))
     model = modules[0] if isinstance(modules, tuple) and modules else modules
     return model if isinstance(model, nn.Module) else None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from phl_ase.adapters.containment import contained, vendor
 from phl_ase.adapters.foreign import Foreign, existing, index_of
-from phl_ase.adapters.reading import Record, not_trusted, read_records, read_trusted
+from phl_ase.adapters.reading import PickledObject, not_trusted, read_records, read_trusted
 from phl_ase.adapters.tensor_products import own_products, use_matrix_products
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch
@@ -136,7 +136,7 @@ def _plain_types() -> dict[tuple[str, str], Any]:
     return {("e3nn.o3._irreps", name): getattr(irreps, name) for name in ("Irreps", "Irrep", "_MulIr")}
 
 
-def _rebuilt(record: Record, path: Path) -> nn.Module:
+def _rebuilt(record: PickledObject, path: Path) -> nn.Module:
     kind = type(record).__name__
     if kind != "ScaleShiftMACE":
         raise _Different(f"holds a {kind}, which is rebuilt from its settings only for ScaleShiftMACE")

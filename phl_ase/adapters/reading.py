@@ -24,13 +24,13 @@ from phl_ase.errors import PHLError
 from phl_ase.unpickling import ListedUnpickler, NotListed, reading_pickle
 
 
-class Record:
+class PickledObject:
     """Stands for an object of another package: what it was made of and what was stored in it. It does nothing.
 
     A record of a torch module answers for its parts as the module would.
     """
 
-    def __new__(cls, *arguments: Any, **_: Any) -> Record:
+    def __new__(cls, *arguments: Any, **_: Any) -> PickledObject:
         """A record of a call of the class (or function) it is named after."""
         record = object.__new__(cls)
         record.__dict__["arguments"] = arguments
@@ -79,7 +79,7 @@ class Record:
         buffers = self.__dict__.get("_buffers", {})
         found |= {f"{prefix}{k}": v for k, v in buffers.items() if v is not None and k not in transient}
         for name, child in self.__dict__.get("_modules", {}).items():
-            if isinstance(child, Record):
+            if isinstance(child, PickledObject):
                 found |= child.tensors(f"{prefix}{name}.")
         return found
 
@@ -119,7 +119,7 @@ _DATA: dict[tuple[str, str], Any] = {
 LookUp = Callable[[str, str], Any]
 
 
-def read_records(path: Path, plain: Mapping[tuple[str, str], Any]) -> Record:
+def read_records(path: Path, plain: Mapping[tuple[str, str], Any]) -> PickledObject:
     """The object of a file as a tree of records, tensors and plain values.
 
     Args:
@@ -134,15 +134,15 @@ def read_records(path: Path, plain: Mapping[tuple[str, str], Any]) -> Record:
         return {**_DATA, **plain}.get((module, name)) or record_kind(module, name)
 
     loaded = _load(path, look_up)
-    if not isinstance(loaded, Record):
+    if not isinstance(loaded, PickledObject):
         raise PHLError(f"{path.name}: holds {called(loaded)}; expected a whole model")
     return loaded
 
 
 @functools.cache
-def record_kind(module: str, name: str) -> type[Record]:
+def record_kind(module: str, name: str) -> type[PickledObject]:
     """The class of records that stand for a class (or function) of another package."""
-    return type(name, (Record,), {"__module__": module})
+    return type(name, (PickledObject,), {"__module__": module})
 
 
 def read_module(

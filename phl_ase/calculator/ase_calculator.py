@@ -39,7 +39,7 @@ from phl_ase.vibrations import checked_vectors, free_atoms, free_motions, lowest
 
 Array = np.ndarray
 
-QUANTITIES = ("energy", "forces", "stress", "hessian")
+CALCULATED = ("energy", "forces", "stress", "hessian")
 """What ``PHLCalculator.evaluate`` can be asked for."""
 
 _SMALL = 2**26
@@ -357,8 +357,8 @@ class PHLCalculator(Calculator):
             PropertyNotImplementedError: For the stress of a structure whose cell has no volume.
         """
         wanted = _listed(quantities, "quantities")
-        if strange := [quantity for quantity in wanted if quantity not in QUANTITIES]:
-            raise unknown("quantity", strange[0], QUANTITIES)
+        if strange := [quantity for quantity in wanted if quantity not in CALCULATED]:
+            raise unknown("quantity", strange[0], CALCULATED)
         if isinstance(structures, Atoms):  # it would iterate over its atoms
             raise PHLError("got one structure; expected a list of them: evaluate([atoms])")
         structures = _listed(structures, "structures")

@@ -14,7 +14,7 @@ from phl_ase.derivatives import evaluate
 from phl_ase.errors import DomainError, DomainWarning, ExplodedError, unknown
 from phl_ase.potentials import Calibration, Committee, Domain, domain_of
 from phl_ase.potentials.calibration import largest_on_an_atom
-from phl_ase.potentials.domain import BOND_SCALES, MARGIN, Pairs
+from phl_ase.potentials.domain import BOND_SCALES, DOMAIN_MARGIN, Pairs
 from phl_ase.potentials.stacked import side_by_side
 from phl_ase.structures import Batch, Frame, Potential
 
@@ -93,9 +93,9 @@ class DomainWatch:
         # what never met is too near at any distance, what was never seen too far
         self._nearest, self._farthest = np.full((size, size), np.inf), np.zeros(size)
         for (low, high), distance in known.shortest.items():
-            self._nearest[[low, high], [high, low]] = MARGIN * distance
+            self._nearest[[low, high], [high, low]] = DOMAIN_MARGIN * distance
         for number, distance in known.farthest.items():
-            self._farthest[number] = distance / MARGIN
+            self._farthest[number] = distance / DOMAIN_MARGIN
         self._free_atom = np.array([symbol in known.molecules for symbol in chemical_symbols])
 
     def inside(
@@ -164,7 +164,7 @@ class DomainWatch:
             if not farthest[atom]:
                 return f"the training data hold no {symbol} with a neighbour"
             where = "has no neighbour" if np.isinf(nearest[atom]) else f"is {nearest[atom]:.2f} Å from the nearest atom"
-            return f"one {symbol} {where} (at most {MARGIN * farthest[atom]:.2f} Å in the training data)"
+            return f"one {symbol} {where} (at most {DOMAIN_MARGIN * farthest[atom]:.2f} Å in the training data)"
         limits = self._nearest[numbers[i], numbers[j]]
         if not (near := pairs.distances < limits).any():
             return ""
@@ -172,7 +172,7 @@ class DomainWatch:
         named = f"{chemical_symbols[numbers[i[pair]]]} and {chemical_symbols[numbers[j[pair]]]}"
         if np.isinf(limits[pair]):
             return f"{named} are {pairs.distances[pair]:.2f} Å apart (never so near in the training data)"
-        shortest = limits[pair] / MARGIN
+        shortest = limits[pair] / DOMAIN_MARGIN
         return f"{named} are {pairs.distances[pair]:.2f} Å apart (at least {shortest:.2f} Å in the training data)"
 
     def _strange(self, pairs: Pairs) -> str:

@@ -271,7 +271,7 @@ def _checked(values: Any, name: str, dataset: BaseDataset) -> Any:
 
 def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
     """The report on the uncertainties of a potential that states them, shown; empty for others."""
-    from phl_ase.validators.uncertainty import UNITS, uncertainty_report
+    from phl_ase.validators.uncertainty import UNCERTAINTY_UNITS, uncertainty_report
 
     if not samples:
         return []
@@ -286,7 +286,10 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
         "RMSE": "RMSE",
         "mean std": "mean std",
     }
-    rows = [(f"{q} / {UNITS[q]}", *(report.metric(f"{q} {name}").value for name in asked.values())) for q in UNITS]
+    rows = [
+        (f"{q} / {UNCERTAINTY_UNITS[q]}", *(report.metric(f"{q} {name}").value for name in asked.values()))
+        for q in UNCERTAINTY_UNITS
+    ]
     typer.echo("\n" + table(("uncertainty", *asked), rows))
     inside = [f"{m.value:.1f} % of the frames are in domain" for m in report.metrics if m.name == "frames in domain"]
     typer.echo("\n".join(["of a normal distribution: 68.3 %, 95.4 %, 1, and an area of 0", *inside]))

@@ -215,6 +215,6 @@ def _row(reaction: ReactionResult) -> tuple[Any, ...]:
 
 
 def _reason(reaction: ReactionResult) -> str:
-    from phl_ase.reactions import OUTCOMES
+    from phl_ase.reactions import BUILD_OUTCOMES
 
-    return reaction.sentence or OUTCOMES[reaction.outcome]
+    return reaction.sentence or BUILD_OUTCOMES[reaction.outcome]

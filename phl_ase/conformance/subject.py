@@ -52,7 +52,7 @@ class Steps:
         return smallest
 
 
-STEPS = {
+DIFFERENCE_STEPS = {
     torch.float64: Steps((1e-3, 1e-4, 1e-5), (1e-3, 1e-4, 1e-5), 3, 1e-4, 1e-7),
     torch.float32: Steps((2e-2, 5e-3), (2e-2, 5e-3), 3, 5e-2, 1e-3),
 }
@@ -64,16 +64,16 @@ class Subject:
     Args:
         potential: What to check.
         frames: Structures; by default :func:`default_frames` of its species.
-        dtype: A key of ``STEPS``.
+        dtype: A key of ``DIFFERENCE_STEPS``.
 
     Raises:
         PHLError: For another dtype, or frames with species that the potential does not know.
     """
 
     def __init__(self, potential: Potential, frames: Sequence[Frame] | None, dtype: torch.dtype) -> None:
-        if dtype not in STEPS:
-            raise unknown("dtype of a conformance check", dtype, STEPS)
-        self.dtype, self.steps = dtype, STEPS[dtype]
+        if dtype not in DIFFERENCE_STEPS:
+            raise unknown("dtype of a conformance check", dtype, DIFFERENCE_STEPS)
+        self.dtype, self.steps = dtype, DIFFERENCE_STEPS[dtype]
         self.species = potential.species or (1, 6, 8)
         self.frames = list(default_frames(self.species) if frames is None else frames)
         if frames is None and not np.all(np.isfinite(potential.cutoffs)):  # sums over all pairs of a molecule

@@ -15,7 +15,7 @@ from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures import Batch, Potential, Predictions, energies_of, in_faster_form
 
-QUANTITIES = ("energy", "forces", "stress", "hvp", "hessian")
+EVALUATED = ("energy", "forces", "stress", "hvp", "hessian")
 
 
 def evaluate(
@@ -46,8 +46,8 @@ def evaluate(
             element that the potential does not know, or a potential that returns something else than energies.
     """
     for need in needs:
-        if need not in QUANTITIES:
-            raise unknown("quantity", need, QUANTITIES)
+        if need not in EVALUATED:
+            raise unknown("quantity", need, EVALUATED)
     batch, place = without_inference_tensors(batch), None
     with own_modes(batch.positions.device):
         if not set(needs) - {"energy"}:

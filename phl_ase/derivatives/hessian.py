@@ -18,7 +18,7 @@ from phl_ase.derivatives.sparsity import Sparsity, sparsity_of, worthwhile_spars
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential, in_faster_form, to_dense
 
-SMALL = 64
+FEW_ATOMS = 64
 """Atoms of the largest system up to which HVPs are saved by rigid motions: beyond, fewer than 3 %."""
 
 
@@ -42,7 +42,7 @@ def hessians(
     n_max = int(batch.sizes().max())
     sparsity = worthwhile_sparsity(potential, batch)
     if sparsity is None:
-        small = n_max <= SMALL and not graph.create_graph
+        small = n_max <= FEW_ATOMS and not graph.create_graph
         dense = (_beside_rigid_motions if small else _row_by_row)(batch, graph, n_max, memory_budget)
         return 0.5 * (dense + dense.transpose(1, 2))
     blocks = _blocks(batch, graph, sparsity, memory_budget)

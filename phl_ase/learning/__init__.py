@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from phl_ase.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from phl_ase.learning.kernel import KernelCorrection, Observations
+    from phl_ase.learning.kernel import GradientObservations, KernelCorrection
     from phl_ase.learning.loop import (
-        OUTCOMES,
+        LEARNING_OUTCOMES,
+        CheckedPoint,
         LearnedReaction,
         LearnOptions,
-        StationaryPoint,
         Step,
         learn_reaction,
     )
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HVP",
-    "OUTCOMES",
+    "LEARNING_OUTCOMES",
+    "CheckedPoint",
     "Gradient",
+    "GradientObservations",
     "KernelCorrection",
     "LabelStore",
     "LearnOptions",
     "LearnedCalculator",
     "LearnedReaction",
     "LearningStopped",
-    "Observations",
-    "StationaryPoint",
     "Step",
     "learn_reaction",
     "make_start",
@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "kernel": ("KernelCorrection", "Observations"),
-    "loop": ("OUTCOMES", "LearnOptions", "LearnedReaction", "StationaryPoint", "Step", "learn_reaction"),
+    "kernel": ("KernelCorrection", "GradientObservations"),
+    "loop": ("LEARNING_OUTCOMES", "LearnOptions", "LearnedReaction", "CheckedPoint", "Step", "learn_reaction"),
     "starts": ("make_start", "recommended_start"),
     "store": ("HVP", "Gradient", "LabelStore", "LearningStopped"),
     "surrogate": ("LearnedCalculator",),

@@ -74,7 +74,7 @@ def bent(positions: Array, slopes: Array) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Observations:
+class GradientObservations:
     """What is known of an energy: values and gradients at points, HVPs between pairs of points beside others.
 
     Attributes:
@@ -108,7 +108,7 @@ class KernelCorrection:
         sigma: Standard deviation of the correction before any label, eV.
     """
 
-    def __init__(self, observations: Observations, lengths: Sequence[float] = LENGTHS):
+    def __init__(self, observations: GradientObservations, lengths: Sequence[float] = LENGTHS):
         self._set(observations)
         trials = [trial for length in lengths if (trial := self._trial(length)) is not None]
         if not trials:
@@ -116,7 +116,7 @@ class KernelCorrection:
         _, self.length, self.sigma, self._factor, weights = max(trials, key=lambda trial: trial[0])
         self._spread(weights)
 
-    def _set(self, known: Observations) -> None:
+    def _set(self, known: GradientObservations) -> None:
         self._m, self._k = len(known.positions), len(known.centres)
         self._n = known.positions.shape[1]
         ahead = known.centres + known.step * known.vectors

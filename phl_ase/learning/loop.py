@@ -28,7 +28,7 @@ Array = np.ndarray
 
 _ON_PATH = 0.05  # Å: labels further from every point of the final path belong to a former one
 
-OUTCOMES: Mapping[str, str] = {
+LEARNING_OUTCOMES: Mapping[str, str] = {
     "verified": "the reference itself confirms everything that was asked for",
     "no transition state": "no structure was found whose forces vanish on the reference with one negative curvature",
     "no end": "an end of the path could not be confirmed as a minimum of the reference",
@@ -89,7 +89,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class StationaryPoint:
+class CheckedPoint:
     """A stationary point that the reference was asked about.
 
     Attributes:
@@ -112,7 +112,7 @@ class LearnedReaction:
     """What was learnt, and what of it the reference has confirmed.
 
     Attributes:
-        outcome: A key of ``OUTCOMES``.
+        outcome: A key of ``LEARNING_OUTCOMES``.
         reason: More about it.
         ts: The transition state; ``None`` where none was found.
         ends: The minima, reactant first.
@@ -130,8 +130,8 @@ class LearnedReaction:
 
     outcome: str
     reason: str
-    ts: StationaryPoint | None
-    ends: tuple[StationaryPoint, ...]
+    ts: CheckedPoint | None
+    ends: tuple[CheckedPoint, ...]
     reaction: Reaction | None
     profile: ReactionProfile | None
     connection: Connection | None
@@ -234,8 +234,8 @@ class _Run:
     options: LearnOptions
     say: Callable[[str], None]
     settings: dict[str, Any]
-    ts: StationaryPoint | None = None
-    ends: list[StationaryPoint] = field(default_factory=list)
+    ts: CheckedPoint | None = None
+    ends: list[CheckedPoint] = field(default_factory=list)
     reaction: Reaction | None = None
     profile: ReactionProfile | None = None
     connection: Connection | None = None
@@ -325,7 +325,7 @@ class _Run:
         relaxed = relax(atoms, within)
         return relaxed.atoms.positions if relaxed.converged else None
 
-    def _point(self, known: Gradient, n_modes: int, n_random: int, negatives: int, seed: int) -> StationaryPoint:
+    def _point(self, known: Gradient, n_modes: int, n_random: int, negatives: int, seed: int) -> CheckedPoint:
         """Confirm the curvature of a stationary point along its softest modes, and learn it along random probes."""
         atoms = self.start.copy()
         atoms.positions = known.positions
@@ -342,7 +342,7 @@ class _Run:
         self.calculator.fit(self.store)
         analysis = harmonic_analysis(atoms, self.calculator.get_hessian(atoms))
         right = int(np.sum(curvatures < 0)) == negatives and known.fmax <= self.options.fmax
-        return StationaryPoint(atoms, known, curvatures, analysis, right and analysis.n_imaginary == negatives)
+        return CheckedPoint(atoms, known, curvatures, analysis, right and analysis.n_imaginary == negatives)
 
     def _rows(self, positions: Array, directions: Array) -> Array:
         """Products of the reference's Hessian with orthonormal columns ``(3n, k)``: ``(k, 3n)`` eV/Å²."""
@@ -466,10 +466,10 @@ def _numbers(values: Array) -> str:
 
 
 __all__ = [
-    "OUTCOMES",
+    "LEARNING_OUTCOMES",
+    "CheckedPoint",
     "LearnOptions",
     "LearnedReaction",
-    "StationaryPoint",
     "Step",
     "learn_reaction",
 ]

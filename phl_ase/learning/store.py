@@ -24,7 +24,7 @@ class LearningStopped(PHLError):
     """A run ended before everything was confirmed; what was learnt is kept.
 
     Attributes:
-        outcome: A key of ``phl_ase.learning.OUTCOMES``.
+        outcome: A key of ``phl_ase.learning.LEARNING_OUTCOMES``.
     """
 
     def __init__(self, outcome: str, message: str) -> None:

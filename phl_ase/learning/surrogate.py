@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import curvature_of
-from phl_ase.learning.kernel import KernelCorrection, Observations
+from phl_ase.learning.kernel import GradientObservations, KernelCorrection
 from phl_ase.learning.store import LabelStore
 
 Array = np.ndarray
@@ -55,7 +55,7 @@ class LearnedCalculator(Calculator):
             ]
             row[:] = known.product - (sides[0] - sides[1]) / (2 * store.step)
         self.correction = KernelCorrection(
-            Observations(
+            GradientObservations(
                 np.array([known.positions for known in points]),
                 np.array(energies),
                 np.array(gradients),

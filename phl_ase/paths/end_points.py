@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BOND_SCALE = 1.3
 """Times the sum of covalent radii: H₂ (0.74 Å, its radii 0.62 Å) needs more than 1.2."""
 
-SAME_WITHIN = 0.15
+SAME_STRUCTURE_WITHIN = 0.15
 """Two structures with the same bonds count as the same within this RMS displacement, Å."""
 
 # Å: minima relaxed from both sides that are one structure agree better than this; the two hands of H2O2 may be 0.15 Å
@@ -175,7 +175,7 @@ def changed_bonds(before: Atoms, after: Atoms) -> tuple[tuple[str, ...], tuple[s
 
 
 def identify(
-    atoms: Atoms, references: Mapping[str, Atoms], *, tolerance: float = SAME_WITHIN, floating: bool = True
+    atoms: Atoms, references: Mapping[str, Atoms], *, tolerance: float = SAME_STRUCTURE_WITHIN, floating: bool = True
 ) -> Identification:
     """Which reference a structure is: the same bonds between the same atoms, and no further away than a tolerance.
 
@@ -223,7 +223,7 @@ def _fragments_rmsd(atoms: Atoms, reference: Atoms) -> float:
 
 
 def connects(
-    ends: tuple[Atoms, Atoms], reactant: Atoms, product: Atoms, *, tolerance: float = SAME_WITHIN
+    ends: tuple[Atoms, Atoms], reactant: Atoms, product: Atoms, *, tolerance: float = SAME_STRUCTURE_WITHIN
 ) -> Connection:
     """Whether the two ends of a path are the reactant and the product, in either order.
 

@@ -40,8 +40,9 @@ INTEGRATORS: dict[str, Callable[[Branch], bool]] = {
 }
 """Integrator -> the function that follows one branch and says whether it converged."""
 
-STATIONARY = 0.05
-"""Largest force on an atom of a structure that a path may start from, eV/Å."""
+STATIONARY_WITHIN = 0.05
+"""Largest force on a free atom, eV/Å, up to which a structure counts as stationary: its frequencies mean something and
+a path may start from it."""
 
 
 def follow_irc(
@@ -152,14 +153,14 @@ def _analyse(
     def judge() -> str:
         structure.get_forces()
         made.append(harmonic_analysis(start, hessian(start)))
-        if counter.largest_force() > STATIONARY:
+        if counter.largest_force() > STATIONARY_WITHIN:
             return "not stationary"
         return "converged" if made[0].n_imaginary == 1 else "no transition state"
 
     judged = attempt(judge)
     outcome, reason = judged.value or judged.outcome, judged.reason
     if outcome == "not stationary":
-        reason = f"largest force {counter.largest_force():.3g} eV/Å, at most {STATIONARY:g}"
+        reason = f"largest force {counter.largest_force():.3g} eV/Å, at most {STATIONARY_WITHIN:g}"
     elif outcome == "no transition state":
         reason = f"{made[0].n_imaginary} imaginary modes"
     return Direction(outcome, reason=reason, traceback=judged.traceback), made[0] if made else None

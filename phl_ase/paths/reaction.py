@@ -14,11 +14,10 @@ from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.end_points import changed_bonds, fragments, molecules, same_structure
 from phl_ase.paths.irc import follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
-from phl_ase.paths.reaction_path import OUTCOMES as PATH_OUTCOMES
-from phl_ase.paths.reaction_path import ReactionPath
+from phl_ase.paths.reaction_path import PATH_OUTCOMES, ReactionPath
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
 
-OUTCOMES: dict[str, str] = {
+REACTION_OUTCOMES: dict[str, str] = {
     **{name: sentence for name, sentence in PATH_OUTCOMES.items() if name != "converged"},
     "converged": "the path leads both ways to two minima",
     "same end": "both directions reach the same structure: no reaction",
@@ -111,7 +110,7 @@ class Reaction:
 
     @property
     def outcome(self) -> str:
-        """A name in ``OUTCOMES``."""
+        """A name in ``REACTION_OUTCOMES``."""
         if not self.path.converged:
             return self.path.outcome
         if not all(end.relaxation.converged and end.analysis is not None for end in self.ends):
@@ -136,7 +135,7 @@ class Reaction:
         joined = f"{ends[0]} to {ends[1]}: " if len(set(ends)) == 2 else ""
         change = f"{joined}breaks {', '.join(self.broken) or 'no bond'}, makes {', '.join(self.made) or 'no bond'}"
         ways = [direction.reason for direction in (self.path.backward, self.path.forward) if direction.reason]
-        return "; ".join([OUTCOMES[self.outcome], *filter(None, reasons), change, *dict.fromkeys(ways)])
+        return "; ".join([REACTION_OUTCOMES[self.outcome], *filter(None, reasons), change, *dict.fromkeys(ways)])
 
     @property
     def barrier_forward(self) -> float:

@@ -11,7 +11,7 @@ from phl_ase.vibrations import HarmonicAnalysis
 
 Array = np.ndarray
 
-OUTCOMES: dict[str, str] = {
+PATH_OUTCOMES: dict[str, str] = {
     "converged": "the path ends where the forces are below the threshold and the curvature along it is positive",
     "not converged": "the points ran out before the path came to a minimum",
     "exploded": "an energy, force, Hessian or position became infinite, NaN or absurd",
@@ -27,7 +27,7 @@ class Direction:
     """What became of one direction of a path.
 
     Attributes:
-        outcome: A name in ``OUTCOMES``.
+        outcome: A name in ``PATH_OUTCOMES``.
         steps: Points beside the transition state.
         force_calls: Geometries at which energy and forces were computed.
         hessian_calls: Hessians computed, but for the one at the transition state that both directions share.
@@ -57,7 +57,7 @@ class Direction:
     @property
     def sentence(self) -> str:
         """What the outcome means, with the reason where there is one."""
-        return f"{OUTCOMES[self.outcome]} ({self.reason})" if self.reason else OUTCOMES[self.outcome]
+        return f"{PATH_OUTCOMES[self.outcome]} ({self.reason})" if self.reason else PATH_OUTCOMES[self.outcome]
 
 
 @dataclass(frozen=True, eq=False)

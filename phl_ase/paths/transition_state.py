@@ -32,7 +32,7 @@ Array = np.ndarray
 
 _ON_A_LINE, _BENT = 1e-3, 0.01  # Å: when a molecule is taken for linear, and how far its inner atoms are moved then
 
-OUTCOMES: dict[str, str] = {
+SEARCH_OUTCOMES: dict[str, str] = {
     **RELAXATION_OUTCOMES,
     "converged": "the forces are below the threshold and exactly one mode is imaginary",
     "wrong order of saddle": "the forces are below the threshold, but the number of imaginary modes is not one",
@@ -47,7 +47,7 @@ class TransitionStateSearch:
     What the final analysis costs (a Hessian, 3n HVPs, or 6 gradients for each free atom) is in none of the counts.
 
     Attributes:
-        outcome: A name in ``OUTCOMES``.
+        outcome: A name in ``SEARCH_OUTCOMES``.
         atoms: The last sound structure: a copy with the input's calculator.
         energy: Its energy, eV; NaN when there is none.
         fmax: Largest force on one of its atoms (raw forces, with constraints), eV/Å.
@@ -97,7 +97,7 @@ class TransitionStateSearch:
     @property
     def sentence(self) -> str:
         """What the outcome means, with the reason where there is one."""
-        return sentence_of(OUTCOMES, self.outcome, self.reason)
+        return sentence_of(SEARCH_OUTCOMES, self.outcome, self.reason)
 
 
 def find_transition_state(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 MESH = (20, 20, 20)
-TEMPERATURES = tuple(float(t) for t in range(0, 1001, 20))
+THERMAL_TEMPERATURES = tuple(float(t) for t in range(0, 1001, 20))
 NEARLY_ZERO = 0.01
 """THz; a mode counts as imaginary below minus this, and takes no part in thermal properties below it."""
 
@@ -100,7 +100,7 @@ def phonons_of(
     path: str | None = None,
     points: int = 200,
     mesh: Sequence[int] = MESH,
-    temperatures: Sequence[float] = TEMPERATURES,
+    temperatures: Sequence[float] = THERMAL_TEMPERATURES,
 ) -> Phonons:
     """Bands, density of states and thermal properties.
 

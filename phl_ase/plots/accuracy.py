@@ -25,7 +25,7 @@ def draw(reports: Sequence[Report]) -> Figure:
     named = {f"{r.potential}, {r.system}" if several else r.potential: r for r in reports}
     styles = styles_of(named)
     pairs = {name: parity.pairs_of(report) for name, report in named.items()}
-    quantities = [label for label in parity.UNITS if any(label in found for found in pairs.values())]
+    quantities = [label for label in parity.PARITY_UNITS if any(label in found for found in pairs.values())]
     rows = [
         (against, errors)
         for against in displacement.AXES

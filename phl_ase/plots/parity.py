@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Pair = tuple[Any, Any]
 """Reference and prediction, ``(points,)`` each; ``None`` and NaN for what is not there."""
 
-UNITS: Mapping[str, str] = {"energy": "eV", "forces": "eV/Å", "hessian": "eV/Å²", "curvature_along": "eV/Å²"}
+PARITY_UNITS: Mapping[str, str] = {"energy": "eV", "forces": "eV/Å", "hessian": "eV/Å²", "curvature_along": "eV/Å²"}
 """What is shown, one row each -> its unit."""
 
 TITLES: Mapping[str, str] = {
@@ -31,11 +31,11 @@ TITLES: Mapping[str, str] = {
 
 
 def pairs_of(report: Report) -> dict[str, Pair]:
-    """Return the pairs that an accuracy report holds: quantity, a key of ``UNITS`` -> reference and prediction."""
+    """Return the pairs that an accuracy report holds: a key of ``PARITY_UNITS`` -> reference and prediction."""
     arrays = report.arrays
     return {
         label: (arrays[f"parity_{label}_reference"], arrays[f"parity_{label}_predicted"])
-        for label in UNITS
+        for label in PARITY_UNITS
         if f"parity_{label}_reference" in arrays
     }
 
@@ -44,11 +44,11 @@ def draw(models: Mapping[str, Mapping[str, Pair]], colours: Sequence[str], *, re
     """A row for each quantity that any model has, a column for each model; the line is perfect agreement.
 
     Args:
-        models: Name -> quantity, a key of ``UNITS`` -> the pair; a quantity may be absent.
+        models: Name -> quantity, a key of ``PARITY_UNITS`` -> the pair; a quantity may be absent.
         colours: Of the models, in their order.
         reference: What the reference is called on the axes.
     """
-    shown = [label for label in UNITS if any(_there(pairs.get(label)) for pairs in models.values())]
+    shown = [label for label in PARITY_UNITS if any(_there(pairs.get(label)) for pairs in models.values())]
     figure = new_figure(max(2.6 * len(models) + 0.6, 6), 2.8 * max(len(shown), 1) + 0.2)
     if not shown:
         empty(figure.subplots())
@@ -72,7 +72,7 @@ def draw_panel(
 
     Args:
         axes: The panel.
-        label: A key of ``UNITS``.
+        label: A key of ``PARITY_UNITS``.
         pairs: Of each model.
         colours: Of each model.
         reference: What the reference is called on the axis.
@@ -106,7 +106,7 @@ def draw_limits(axes: Axes, label: str, pairs: Sequence[Pair]) -> None:
 
 
 def _title(label: str) -> str:
-    unit = UNITS[label]
+    unit = PARITY_UNITS[label]
     return f"{TITLES[label]} / {f'({unit})' if '/' in unit else unit}"
 
 

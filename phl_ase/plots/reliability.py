@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-QUANTITIES = {"forces": ("force", "meV/Å", "components"), "energy": ("energy", "meV", "systems")}
+_QUANTITIES = {"forces": ("force", "meV/Å", "components"), "energy": ("energy", "meV", "systems")}
 """Quantity in a report -> name, unit, and what its groups consist of; a row each."""
 
 _SHOWN = (0.005, 0.998)  # quantiles of what the axes hold: a chance hit would take half of a logarithmic axis
@@ -27,10 +27,10 @@ def draw(reports: Sequence[Report]) -> Figure:
         reports: Of ``phl_ase.validators.uncertainty``, one for each potential or data set.
     """
     figure = new_figure(9.6, 8.6)
-    grid = figure.subplots(len(QUANTITIES), 2)
+    grid = figure.subplots(len(_QUANTITIES), 2)
     names = [f"{r.potential}, {r.system}" if len(reports) > 1 else r.potential for r in reports]
     styles = list(styles_of(names).values())
-    for (left, right), quantity in zip(grid, QUANTITIES, strict=True):
+    for (left, right), quantity in zip(grid, _QUANTITIES, strict=True):
         for report, style in zip(reports, styles, strict=True):
             _draw_curve(left, report, quantity, style)
             _draw_errors(right, report, quantity, style)
@@ -63,7 +63,7 @@ def _draw_errors(axes: Axes, report: Report, quantity: str, style: tuple[str, st
 
 def _finish_curve(axes: Axes, quantity: str) -> None:
     panel(axes)
-    name = QUANTITIES[quantity][0]
+    name = _QUANTITIES[quantity][0]
     axes.set_xlabel("expected within the interval / %")
     axes.set_ylabel(f"{name} errors within the interval / %")
     if not axes.lines:
@@ -75,7 +75,7 @@ def _finish_curve(axes: Axes, quantity: str) -> None:
 
 def _finish_errors(axes: Axes, quantity: str) -> None:
     panel(axes)
-    name, unit, of = QUANTITIES[quantity]
+    name, unit, of = _QUANTITIES[quantity]
     axes.set_xlabel(f"stated {name} uncertainty / ({unit})")
     axes.set_ylabel(f"{name} error, rms / ({unit})")
     values = [np.concatenate([np.asarray(v, dtype=float) for v in vs]) for vs in _coordinates(axes)]

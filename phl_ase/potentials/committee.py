@@ -14,7 +14,7 @@ from phl_ase.potentials.combine import Combination
 from phl_ase.potentials.stacked import side_by_side, stacked
 from phl_ase.structures import Batch, Potential
 
-SMALL = 1024
+FEW_BYTES = 1024
 """Bytes of one number for each ordered pair of a batch (128 pairs in float64, 256 in float32) up to which a processor
 takes members side by side: three take 0.6 of the time of one after the other at 6 atoms, as long at 12."""
 
@@ -72,7 +72,7 @@ class Committee(Combination):
             return False
         # a GPU waits for operations at sizes where a processor has long been busy
         pairs = sum(len(pairs.i) for pairs in batch.neighbours.values())
-        return batch.positions.device.type != "cpu" or pairs * batch.positions.itemsize <= SMALL
+        return batch.positions.device.type != "cpu" or pairs * batch.positions.itemsize <= FEW_BYTES
 
     def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
         """The energy of each member, eV, float64."""

@@ -29,7 +29,7 @@ Array = np.ndarray
 Molecules = tuple[str, ...]
 """Formulas of the molecules of a structure; ``[CuO]`` for one that periodic images continue without end."""
 
-MARGIN = 0.97
+DOMAIN_MARGIN = 0.97
 """Of the shortest distance seen, below which a pair counts as closer than any; its inverse of the farthest.
 
 Of single held-out frames of the reactions that were trained on, 3.1 % have a pair below the shortest seen itself, and

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from phl_ase.errors import PHLError
 from phl_ase.potentials.model import Model
-from phl_ase.potentials.painn_blocks import Geometry, first_messages, later_messages
+from phl_ase.potentials.painn_blocks import PairMoments, first_messages, later_messages
 from phl_ase.potentials.radial import bessel_basis
 from phl_ase.potentials.repulsion import check_core, core_named
 from phl_ase.structures import Batch, BlockedNeighbours, Neighbours
@@ -204,7 +204,7 @@ class PaiNN(Model):
         pairs = cast(BlockedNeighbours, batch.neighbours[self.config.cutoff])
         moments = basis.unsqueeze(1) * torch.cat([torch.ones_like(unit[:, :1]), unit], dim=-1).unsqueeze(-1)
         in_system = batch.numbers.shape[0] // batch.n_systems
-        geometry = Geometry(moments, pairs, in_system, rows, len(self.species))
+        geometry = PairMoments(moments, pairs, in_system, rows, len(self.species))
         blocks = geometry.blocks() if len(self.messages) > 1 else None
         s: Tensor = self.embedding[rows]
         v: Tensor | None = None

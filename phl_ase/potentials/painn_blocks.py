@@ -15,7 +15,7 @@ from torch import Tensor
 from phl_ase.structures import BlockedNeighbours
 
 
-class Geometry:
+class PairMoments:
     """Radial functions of all pairs, as they are and times the unit vector: four moments of each.
 
     Args:

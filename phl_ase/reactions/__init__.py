@@ -8,10 +8,10 @@ from phl_ase.reactions.build import BuildResult, build_reactions, read_reactions
 from phl_ase.reactions.guesses import ReactionGuess
 from phl_ase.reactions.samplers import SAMPLERS, Sampler, Samples, draw_normal_modes, sample
 from phl_ase.reactions.settings import ReactionSettings, read_strategy
-from phl_ase.reactions.summary import OUTCOMES, ReactionResult
+from phl_ase.reactions.summary import BUILD_OUTCOMES, ReactionResult
 
 __all__ = [
-    "OUTCOMES",
+    "BUILD_OUTCOMES",
     "SAMPLERS",
     "BuildResult",
     "ReactionGuess",

@@ -18,9 +18,9 @@ import numpy as np
 from phl_ase.datasets.schema import check_suffix
 from phl_ase.errors import CalculatorError, PHLError, is_defect, reason_of, traceback_of
 from phl_ase.jobs import Failure, Store, Task, digest, open_store, processes, run, serial
-from phl_ase.reactions.folder import STAGES, ReactionFolder, Record
+from phl_ase.reactions.folder import STAGES, ReactionFolder, StageRecord
 from phl_ase.reactions.guesses import ReactionGuess, check_names
-from phl_ase.reactions.memory import LABELS, Memory, remembering
+from phl_ase.reactions.memory import LABEL_FILE, Memory, remembering
 from phl_ase.reactions.packing import pack
 from phl_ase.reactions.settings import OF_PATH, OF_SAMPLES, OF_SEARCH, ReactionSettings
 from phl_ase.reactions.stages import RUN, Plan
@@ -119,7 +119,7 @@ def build_reactions(
         for one in folders:
             if one.path.is_dir():
                 write_log(one, about)
-        results = tuple(result_of(one, Memory(one.path / LABELS)) for one in folders)
+        results = tuple(result_of(one, Memory(one.path / LABEL_FILE)) for one in folders)
         frames = pack(path, folders, results, calculator, plan, about, source)
         return BuildResult(path if frames else None, results, frames, level, folder)
 
@@ -178,7 +178,7 @@ def _to_retry(store: Store, tasks: Sequence[Task]) -> list[str]:
     return []
 
 
-def _worker(make: Callable[[], Any], about: Mapping[str, Any], plan: Plan) -> Callable[..., Record | Failure]:
+def _worker(make: Callable[[], Any], about: Mapping[str, Any], plan: Plan) -> Callable[..., StageRecord | Failure]:
     return partial(_do_stage, make, about, plan)
 
 
@@ -187,8 +187,8 @@ def _do_stage(
     about: Mapping[str, Any],
     plan: Plan,
     task: tuple[ReactionGuess, Path, str],
-    *before: Record,
-) -> Record | Failure:
+    *before: StageRecord,
+) -> StageRecord | Failure:
     """Do a stage and write the log of the reaction.
 
     Raises:
@@ -202,7 +202,7 @@ def _do_stage(
     except OSError as error:
         raise PHLError(f"cannot write into {path}: {error.strerror}; choose another work folder") from None
     # a calculator of its own: what one carries over does not depend on the order of tasks
-    calculator = remembering(make(), Memory(path / LABELS))
+    calculator = remembering(make(), Memory(path / LABEL_FILE))
     started = time.perf_counter()
     try:
         record = RUN[stage](folder, calculator, plan)

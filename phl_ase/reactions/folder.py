@@ -17,7 +17,7 @@ from ase import Atoms
 from phl_ase.jobs import Failure
 from phl_ase.reactions.guesses import ReactionGuess
 
-Record = dict[str, Any]
+StageRecord = dict[str, Any]
 
 STAGES = ("ts", "path", "samples", "labels")
 """The stages of a reaction, in order; each needs those before it."""
@@ -38,7 +38,7 @@ class ReactionFolder:
 
     guess: ReactionGuess
     path: Path
-    records: Mapping[str, Record] = field(default_factory=dict)
+    records: Mapping[str, StageRecord] = field(default_factory=dict)
     failure: Failure | None = None
 
     @property
@@ -46,13 +46,13 @@ class ReactionFolder:
         """Name of the reaction."""
         return self.guess.name
 
-    def frames(self) -> list[Record]:
+    def frames(self) -> list[StageRecord]:
         """Return the structures of all finished stages: along the path, then the samples."""
         known = {stage: self.records.get(stage, {}).get("frames", []) for stage in STAGES}
         on_path = sorted([*known["ts"], *known["path"]], key=lambda frame: frame["irc_s"])
         return [*on_path, *known["samples"]]
 
-    def stationary(self) -> dict[str, Record]:
+    def stationary(self) -> dict[str, StageRecord]:
         """Return the transition state and the minima that were found, by kind."""
         return {frame["kind"]: frame for frame in self.frames() if frame["kind"] in ("ts", "reactant", "product")}
 

@@ -22,9 +22,9 @@ from phl_ase.files import write_atomic
 from phl_ase.results import plain
 
 Array = np.ndarray
-Entry = dict[str, Any]
+_Entry = dict[str, Any]
 
-LABELS = "labels.jsonl"
+LABEL_FILE = "labels.jsonl"
 """The file, one JSON object a line: positions (Å) with energy and forces, or a Hessian, or vectors and HVPs."""
 
 
@@ -44,7 +44,7 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.trouble: DiskError | None = None
-        self._known: dict[bytes, Entry] = {}
+        self._known: dict[bytes, _Entry] = {}
         try:
             content = path.read_bytes()
         except FileNotFoundError:
@@ -69,7 +69,7 @@ class Memory:
         )
         return self._known.get(_key(asked), {}).get(label)
 
-    def keep(self, entry: Entry) -> None:
+    def keep(self, entry: _Entry) -> None:
         """Add what was computed; what is not finite is not kept.
 
         Raises:
@@ -99,7 +99,7 @@ class Memory:
         return float(sum(entry.get("seconds", 0.0) for entry in self._known.values()))
 
 
-def _key(entry: Entry) -> bytes:
+def _key(entry: _Entry) -> bytes:
     parts = [entry["positions"], *(entry[name] for name in ("vectors",) if name in entry)]
     return b"|".join(np.asarray(part, dtype=float).tobytes() for part in parts)
 

@@ -14,9 +14,9 @@ from phl_ase.datasets.spool import spooled
 from phl_ase.errors import PHLError
 from phl_ase.reactions.folder import ReactionFolder
 from phl_ase.reactions.frames import frames_of
-from phl_ase.reactions.memory import LABELS, Memory, remembering
+from phl_ase.reactions.memory import LABEL_FILE, Memory, remembering
 from phl_ase.reactions.stages import Plan
-from phl_ase.reactions.summary import OUTCOMES, ReactionResult
+from phl_ase.reactions.summary import BUILD_OUTCOMES, ReactionResult
 from phl_ase.reference import energy_reference
 from phl_ase.reference.campaign import labels_note, method_versions
 from phl_ase.results import plain, provenance
@@ -65,7 +65,7 @@ def _append(spool: Any, folder: ReactionFolder, calculator: Any, plan: Plan) -> 
     record, frames = folder.records.get("labels"), frames_of(folder)
     if record is None:
         return len(frames)  # the process that worked on them died
-    remembered = remembering(calculator, Memory(folder.path / LABELS))
+    remembered = remembering(calculator, Memory(folder.path / LABEL_FILE))
     for place, frame in enumerate(frames):
         if str(place) not in record["failures"]:
             labelled = plan.request.label(frame, remembered)
@@ -118,7 +118,7 @@ def _of_failures(unfinished: Sequence[ReactionResult], total: int, failed: int) 
     said = []
     if unfinished:
         counted = Counter(result.outcome for result in unfinished)
-        reasons = "; ".join(f"{count}: {OUTCOMES[outcome]}" for outcome, count in sorted(counted.items()))
+        reasons = "; ".join(f"{count}: {BUILD_OUTCOMES[outcome]}" for outcome, count in sorted(counted.items()))
         said.append(f"{len(unfinished)} of {total} reactions are not finished ({reasons}).")
     if failed:
         said.append(f"{failed} frames have no labels and are left out.")

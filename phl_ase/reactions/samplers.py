@@ -19,9 +19,9 @@ from phl_ase.curvature import curvature_of
 from phl_ase.errors import PHLError, attempt, unknown
 from phl_ase.paths.counting import CountingCalculator
 from phl_ase.paths.geometry import displaced
-from phl_ase.paths.irc import STATIONARY
+from phl_ase.paths.irc import STATIONARY_WITHIN
 from phl_ase.reactions.guesses import closest_atoms
-from phl_ase.reactions.settings import SOFTEST
+from phl_ase.reactions.settings import SOFTEST_SAMPLED
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis
 
@@ -52,7 +52,7 @@ class Samples:
 
 
 def draw_normal_modes(
-    analysis: HarmonicAnalysis, temperature: float, rng: np.random.Generator, *, softest: float = SOFTEST
+    analysis: HarmonicAnalysis, temperature: float, rng: np.random.Generator, *, softest: float = SOFTEST_SAMPLED
 ) -> Array:
     """Positions from the classical harmonic distribution: of each mode Q ~ N(0, kT/λ), λ its eigenvalue.
 
@@ -86,7 +86,7 @@ def around_stationary_point(
     rng: np.random.Generator,
     *,
     count: int = 1,
-    softest: float = SOFTEST,
+    softest: float = SOFTEST_SAMPLED,
 ) -> Samples:
     """Normal-mode samples fit to be labelled: no atoms run into each other, no energy far above the temperature's.
 
@@ -148,7 +148,7 @@ def _clash(atoms: Atoms) -> str:
 
 
 def sample_normal_modes(
-    atoms: Atoms, *, temperature: float = 300.0, count: int = 20, seed: int = 0, softest: float = SOFTEST
+    atoms: Atoms, *, temperature: float = 300.0, count: int = 20, seed: int = 0, softest: float = SOFTEST_SAMPLED
 ) -> Samples:
     """Samples of the classical harmonic distribution around a stationary point.
 
@@ -355,10 +355,10 @@ def _stationary(atoms: Atoms) -> tuple[HarmonicAnalysis, float]:
     there = _with_counter(atoms)
     energy = float(there.get_potential_energy())
     largest = there.calc.largest_force()
-    if largest > STATIONARY:
+    if largest > STATIONARY_WITHIN:
         raise PHLError(
             f"{atoms.symbols} is no stationary point: its largest force is {largest:.3g} eV/Å, at most "
-            f"{STATIONARY:g}; relax it first"
+            f"{STATIONARY_WITHIN:g}; relax it first"
         )
     return harmonic_analysis(atoms, curvature_of(atoms.calc).hessian(atoms), forces=there.calc.forces), energy
 

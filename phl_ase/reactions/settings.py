@@ -17,9 +17,9 @@ COORDINATES: Mapping[str, bool | None] = {"": None, "internal": True, "cartesian
 """What may follow the name of a strategy -> whether coordinates are internal."""
 
 # cm⁻¹: softer modes are sampled as if they were this stiff; a straight line is no torsion
-SOFTEST = 250.0
+SOFTEST_SAMPLED = 250.0
 
-TEMPERATURES = (300.0, 600.0, 900.0, 1200.0, 1600.0, 2000.0)
+SAMPLE_TEMPERATURES = (300.0, 600.0, 900.0, 1200.0, 1600.0, 2000.0)
 """K: from a molecule at rest to the heat of a reaction just behind its barrier."""
 
 OF_SEARCH = ("strategies", "guess", "ts_fmax", "ts_steps")
@@ -68,9 +68,9 @@ class ReactionSettings:
     irc_points: int = 6
     relax_fmax: float = 1e-3
     relax_steps: int = 300
-    temperatures: tuple[float, ...] = TEMPERATURES
+    temperatures: tuple[float, ...] = SAMPLE_TEMPERATURES
     samples: int = 1
-    softest: float = SOFTEST
+    softest: float = SOFTEST_SAMPLED
     seed: int = 0
     displacements: tuple[float, ...] = ()
 

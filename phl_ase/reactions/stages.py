@@ -27,8 +27,8 @@ from phl_ase.paths import (
     search,
     search_in_turn,
 )
-from phl_ase.paths.irc import STATIONARY
-from phl_ase.reactions.folder import ReactionFolder, Record
+from phl_ase.paths.irc import STATIONARY_WITHIN
+from phl_ase.reactions.folder import ReactionFolder, StageRecord
 from phl_ase.reactions.frames import frames_of
 from phl_ase.reactions.memory import Remembering
 from phl_ase.reactions.samplers import around_stationary_point, displaced_structures
@@ -55,7 +55,7 @@ class Plan:
     request: LabelRequest
 
 
-def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
     """Search the transition state from its guess, or from a path between the ends.
 
     Sella strategies are tried in turn until one finds a transition state, and, where both ends are given, one that
@@ -64,7 +64,7 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
     settings, curvature = plan.settings, curvature_of(calculator)
     start, tried = _start(folder, calculator, settings)
     largest = float(np.linalg.norm(start.get_forces(), axis=1).max())
-    if largest < STATIONARY and harmonic_analysis(start, curvature.hessian(start)).n_imaginary == 0:
+    if largest < STATIONARY_WITHIN and harmonic_analysis(start, curvature.hessian(start)).n_imaginary == 0:
         sentence = f"the guess is a minimum (largest force {largest:.2g} eV/Å, no imaginary mode): give one between two"
         return {"outcome": "minimum", "sentence": "; ".join([*tried, sentence]), "frames": []}
 
@@ -119,7 +119,7 @@ def _start(folder: ReactionFolder, calculator: Remembering, settings: ReactionSe
     ]
 
 
-def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
     """The path from the transition state, its ends relaxed and identified, points along it."""
     settings = plan.settings
     reaction = _reaction(folder, calculator, settings, folder.stationary()["ts"]["positions"])
@@ -177,10 +177,10 @@ def spread(found: ReactionPath, points: int) -> list[int]:
     return sorted(chosen - {found.ts_index})
 
 
-def draw_samples(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+def draw_samples(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
     """Normal-mode samples around the stationary points at each temperature, random displacements of the TS."""
     settings, stationary = plan.settings, folder.stationary()
-    frames: list[Record] = []
+    frames: list[StageRecord] = []
     failures = []
     for kind in AROUND:
         if kind not in stationary:
@@ -211,7 +211,7 @@ def _random_numbers(folder: ReactionFolder, name: str, settings: ReactionSetting
     return np.random.default_rng([zlib.crc32(f"{folder.name} {name}".encode()), settings.seed])
 
 
-def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> Record:
+def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
     """The labels that were asked for, of all frames; the labels themselves stay in the memory."""
     frames = frames_of(folder)
     sample, errors, failures = plan.request.sample(len(frames)), [], {}
@@ -234,7 +234,7 @@ def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) ->
 
 def _frame(
     folder: ReactionFolder, calculator: Remembering, positions: Any, kind: str, *, hessian: bool = False, **more: Any
-) -> Record:
+) -> StageRecord:
     """A structure with its energy and forces, and its Hessian where wanted."""
     atoms = folder.atoms(positions, calculator)
     frame = {"kind": kind, "positions": atoms.positions, "forces": atoms.get_forces(), **more}
@@ -245,7 +245,7 @@ def _frame(
     return frame
 
 
-RUN: Mapping[str, Callable[[ReactionFolder, Remembering, Plan], Record]] = {
+RUN: Mapping[str, Callable[[ReactionFolder, Remembering, Plan], StageRecord]] = {
     "ts": find_transition_state,
     "path": follow_path,
     "samples": draw_samples,

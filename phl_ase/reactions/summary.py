@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from phl_ase.files import write_atomic
-from phl_ase.reactions.folder import LOG, STAGES, ReactionFolder, Record
+from phl_ase.reactions.folder import LOG, STAGES, ReactionFolder, StageRecord
 from phl_ase.reactions.memory import Memory
 from phl_ase.units import convert
 
-OUTCOMES: Mapping[str, str] = {
+BUILD_OUTCOMES: Mapping[str, str] = {
     "finished": "its transition state, path, minima, samples and labels are there",
     "no transition state": "no Sella strategy led to a structure with one imaginary mode",
     "minimum": "the guess is a minimum",
@@ -37,7 +37,7 @@ class ReactionResult:
     Attributes:
         name: Of the reaction.
         atoms: Number of atoms.
-        outcome: A name in ``OUTCOMES``.
+        outcome: A name in ``BUILD_OUTCOMES``.
         sentence: Why it is not finished; empty where it is.
         imaginary: Wavenumber of the imaginary mode of the TS, cm⁻¹, negative; ``None`` without a TS.
         barriers: E(TS) − E(reactant) and − E(product), eV; ``None`` where either is not known.
@@ -99,10 +99,10 @@ def result_of(folder: ReactionFolder, memory: Memory) -> ReactionResult:
 def _verdict(folder: ReactionFolder) -> tuple[str, str]:
     failure, records = folder.failure, folder.records
     if failure is not None:
-        found = failure.outcome if failure.outcome in OUTCOMES else "no transition state"
+        found = failure.outcome if failure.outcome in BUILD_OUTCOMES else "no transition state"
         return found, failure.reason
     if len(records) < len(STAGES):
-        return "unfinished", OUTCOMES["unfinished"]
+        return "unfinished", BUILD_OUTCOMES["unfinished"]
     path = records["path"]
     if path["outcome"] != "converged":
         return path["outcome"] if path["outcome"] in _PATHS else "no path", path["sentence"]
@@ -112,7 +112,7 @@ def _verdict(folder: ReactionFolder) -> tuple[str, str]:
     return ("incomplete", "; ".join(missing)) if missing else ("finished", "")
 
 
-def _barriers(stationary: Mapping[str, Record]) -> tuple[float | None, float | None]:
+def _barriers(stationary: Mapping[str, StageRecord]) -> tuple[float | None, float | None]:
     def above(kind: str) -> float | None:
         known = "ts" in stationary and kind in stationary
         return stationary["ts"]["energy"] - stationary[kind]["energy"] if known else None
@@ -144,17 +144,17 @@ def write_log(folder: ReactionFolder, about: Mapping[str, Any]) -> None:
     write_atomic(folder.path / LOG, ("\n".join(lines) + "\n").encode())
 
 
-def _when(record: Record) -> str:
+def _when(record: StageRecord) -> str:
     date = record.get("provenance", {}).get("date", "")
     return f" ({date})" if date else ""
 
 
-def _cost(record: Record) -> str:
+def _cost(record: StageRecord) -> str:
     counted = [f"{count} {kind}" for kind, count in record.get("computed", {}).items() if count]
     return f"{record.get('seconds', 0.0):.1f} s; computed anew: {', '.join(counted) or 'nothing'}"
 
 
-def _of_ts(folder: ReactionFolder, record: Record) -> list[str]:
+def _of_ts(folder: ReactionFolder, record: StageRecord) -> list[str]:
     lines = []
     for frame in record["frames"]:
         waves = ", ".join(f"{abs(wave):.0f}{'i' if wave < 0 else ''}" for wave in frame["wavenumbers"][:4])
@@ -162,7 +162,7 @@ def _of_ts(folder: ReactionFolder, record: Record) -> list[str]:
     return lines
 
 
-def _of_path(folder: ReactionFolder, record: Record) -> list[str]:
+def _of_path(folder: ReactionFolder, record: StageRecord) -> list[str]:
     stationary, lines = folder.stationary(), []
     for kind, barrier in zip(("reactant", "product"), _barriers(stationary), strict=True):
         if barrier is None:
@@ -178,13 +178,13 @@ def _of_path(folder: ReactionFolder, record: Record) -> list[str]:
     return [*lines, f"points kept: {kept} of {len(record.get('arc_length', ()))}"]
 
 
-def _of_failures(folder: ReactionFolder, record: Record) -> list[str]:
+def _of_failures(folder: ReactionFolder, record: StageRecord) -> list[str]:
     failures = record.get("failures") or []
     lines = [f"frame {place}, {reason}" for place, reason in failures.items()] if isinstance(failures, dict) else []
     return lines or [f"drawn again: {reason}" for reason in failures]
 
 
-def _no_details(folder: ReactionFolder, record: Record) -> list[str]:
+def _no_details(folder: ReactionFolder, record: StageRecord) -> list[str]:
     return []
 
 
@@ -194,7 +194,7 @@ _TITLES = {
     "samples": "normal-mode samples",
     "labels": "labels",
 }
-_DETAILS: Mapping[str, Callable[[ReactionFolder, Record], list[str]]] = {
+_DETAILS: Mapping[str, Callable[[ReactionFolder, StageRecord], list[str]]] = {
     "ts": _of_ts,
     "path": _of_path,
     "samples": _of_failures,

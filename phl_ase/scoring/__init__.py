@@ -13,7 +13,7 @@ from phl_ase.scoring.errors import (
     frame_errors,
     projected_eigenvalues,
 )
-from phl_ase.scoring.frames import Frame, FrameFacts, facts
+from phl_ase.scoring.frames import FrameFacts, LabelledStructure, facts
 from phl_ase.scoring.groups import MILD, REGIONS, STATIONARY, geometries, intervals, mean_errors, temperature_groups
 from phl_ase.scoring.paired import MARGIN, Estimate, Observations, mean_estimate, ratio_change, ratio_estimate
 from phl_ase.scoring.relative import ENERGIES, composition_offsets, relative_energy_errors
@@ -30,9 +30,9 @@ __all__ = [
     "STATIONARY",
     "ErrorKind",
     "Estimate",
-    "Frame",
     "FrameFacts",
     "GroupMeans",
+    "LabelledStructure",
     "Observations",
     "Units",
     "composition_offsets",

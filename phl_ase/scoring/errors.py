@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.scoring.frames import Frame
+from phl_ase.scoring.frames import LabelledStructure
 from phl_ase.vibrations import rigid_motions
 
 Array = np.ndarray
@@ -107,7 +107,7 @@ def projected_eigenvalues(hessian: Array, positions: Array, *, periodic: bool = 
     return np.linalg.eigvalsh(reduced) if reduced.size else np.zeros(0)
 
 
-def frame_errors(frames: Sequence[Frame], predictions: Iterable[Mapping[str, Any]]) -> dict[str, Array]:
+def frame_errors(frames: Sequence[LabelledStructure], predictions: Iterable[Mapping[str, Any]]) -> dict[str, Array]:
     """Error of each frame, in the units of ``ALL_ERRORS``.
 
     Args:

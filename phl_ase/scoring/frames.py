@@ -11,7 +11,7 @@ Array = np.ndarray
 
 
 @runtime_checkable
-class Frame(Protocol):
+class LabelledStructure(Protocol):
     """What is read of a labelled structure; ``phl_ase.structures.Frame``, which would bring torch, offers it.
 
     Attributes:

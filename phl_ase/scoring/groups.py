@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from phl_ase.scoring.frames import Frame
+from phl_ase.scoring.frames import LabelledStructure
 
 Array = np.ndarray
 
@@ -22,24 +22,24 @@ _OFF_STATIONARY = ("irc", "displaced")
 _MOST_TEMPERATURES = 10
 
 
-def _stationary(frame: Frame) -> bool:
+def _stationary(frame: LabelledStructure) -> bool:
     return frame.kind in STATIONARY
 
 
-def _mild(frame: Frame) -> bool:
+def _mild(frame: LabelledStructure) -> bool:
     return not _on_path(frame) and frame.temperature is not None and frame.temperature <= MILD
 
 
-def _hot(frame: Frame) -> bool:
+def _hot(frame: LabelledStructure) -> bool:
     sampled = frame.temperature is not None or frame.kind in _SAMPLED
     return sampled and not _on_path(frame) and not _mild(frame)
 
 
-def _on_path(frame: Frame) -> bool:
+def _on_path(frame: LabelledStructure) -> bool:
     return frame.kind == "irc" or _stationary(frame)
 
 
-REGIONS: dict[str, Callable[[Frame], bool]] = {
+REGIONS: dict[str, Callable[[LabelledStructure], bool]] = {
     "all": lambda frame: True,
     "near": lambda frame: _stationary(frame) or _mild(frame),
     "far": lambda frame: frame.kind in _OFF_STATIONARY or _hot(frame),
@@ -51,7 +51,7 @@ REGIONS: dict[str, Callable[[Frame], bool]] = {
 on reaction paths, structures displaced at random, and hot samples, those of unknown temperature among them."""
 
 
-def geometries(frames: Sequence[Frame]) -> dict[str, Array]:
+def geometries(frames: Sequence[LabelledStructure]) -> dict[str, Array]:
     """Regions and kinds of geometry that the frames have.
 
     Returns:
@@ -64,7 +64,7 @@ def geometries(frames: Sequence[Frame]) -> dict[str, Array]:
     return {name: chosen for name, chosen in groups.items() if chosen.any()}
 
 
-def mean_errors(frames: Sequence[Frame], errors: Mapping[str, Array]) -> dict[str, dict[str, float]]:
+def mean_errors(frames: Sequence[LabelledStructure], errors: Mapping[str, Array]) -> dict[str, dict[str, float]]:
     """Mean errors of every region and kind of geometry.
 
     Frames count alike, whatever their size; an error that is not finite is left out.

@@ -230,7 +230,7 @@ def _pairs(report: Report) -> dict[str, tuple[Any, Any]]:
     """Return what parity draws of an accuracy report."""
     return {
         label: (report.arrays[f"parity_{label}_reference"], report.arrays[f"parity_{label}_predicted"])
-        for label in parity.UNITS
+        for label in parity.PARITY_UNITS
         if f"parity_{label}_reference" in report.arrays
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from phl_ase.results import Metric, Report
 from phl_ase.scoring import ERRORS
-from phl_ase.validators.funnel import STAGES
+from phl_ase.validators.funnel import FUNNEL_STAGES
 
 
 class Value(NamedTuple):
@@ -134,7 +134,7 @@ def _outcome(name: str) -> Callable[[Report, Metrics], float]:
 
 def _stage(last: str) -> Callable[[Report, Metrics], float]:
     """Return a reader of whether a search passed a stage and all before it, in per cent."""
-    order = list(STAGES)[: list(STAGES).index(last) + 1]
+    order = list(FUNNEL_STAGES)[: list(FUNNEL_STAGES).index(last) + 1]
 
     def read(report: Report, metrics: Metrics) -> float:
         if metrics and last not in metrics:

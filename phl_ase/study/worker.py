@@ -25,7 +25,7 @@ from phl_ase.study.validation import EVERY_VALIDATOR, ValidationRequest
 from phl_ase.training import Stopped, train
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, LOG
 
-ERRORS = "errors.txt"
+ERROR_FILE = "errors.txt"
 """File of what libraries wrote to standard error."""
 
 MODEL = "model.safetensors"
@@ -71,10 +71,10 @@ class _Opened:
 @contextmanager
 def _errors_in_file(folder: Path) -> Iterator[None]:
     """Collect standard error in a file of the folder, which is removed where nothing was written."""
-    with open(folder / ERRORS, "a", encoding="utf-8") as errors, redirect_stderr(errors):
+    with open(folder / ERROR_FILE, "a", encoding="utf-8") as errors, redirect_stderr(errors):
         yield
-    if not (folder / ERRORS).stat().st_size:
-        (folder / ERRORS).unlink()
+    if not (folder / ERROR_FILE).stat().st_size:
+        (folder / ERROR_FILE).unlink()
 
 
 def _train(opened: _Opened) -> dict[str, Any]:

@@ -6,11 +6,11 @@ written to files. ``phl freq``, ``phl ts``, ``phl irc`` and ``phl reaction`` are
 
 from phl_ase.tasks.frequencies import Frequencies, frequencies
 from phl_ase.tasks.profile import ProfilePoint, ReactionProfile, reaction_profile
-from phl_ase.tasks.search import Found, check_ends, search_between, search_from
+from phl_ase.tasks.search import JoiningSearch, check_ends, search_between, search_from
 
 __all__ = [
-    "Found",
     "Frequencies",
+    "JoiningSearch",
     "ProfilePoint",
     "ReactionProfile",
     "check_ends",

@@ -10,10 +10,8 @@ from ase import Atoms
 
 from phl_ase.curvature import curvature_of
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.paths.irc import STATIONARY_WITHIN
 from phl_ase.vibrations import HarmonicAnalysis, Thermochemistry, harmonic_analysis, symmetry_number, thermochemistry
-
-STATIONARY_WITHIN = 0.05
-"""Largest force on a free atom, eV/Å, up to which harmonic frequencies mean what a chemist takes them for."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from phl_ase.paths.guess import BAND
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class JoiningSearch:
     """What a search between two structures found.
 
     Attributes:
@@ -103,7 +103,7 @@ def search_between(
     integrator: str = "sella",
     fmax: float = 0.01,
     max_steps: int = 200,
-) -> Found:
+) -> JoiningSearch:
     """Search the TS that joins two structures.
 
     An interpolated path gives the first guess, an elastic band of it the second. From each, Sella strategies are tried
@@ -127,10 +127,10 @@ def search_between(
     """
     check_ends(reactant, product)
     curvature = curvature_of(calculator)
-    tried: list[Found] = []
+    tried: list[JoiningSearch] = []
     said: list[str] = []
 
-    def attempt(how: str, start: Atoms, name: str, internal: bool | None) -> Found:
+    def attempt(how: str, start: Atoms, name: str, internal: bool | None) -> JoiningSearch:
         found = search(start, name, curvature, fmax=fmax, max_steps=max_steps, internal=internal)
         path = find_reaction(found.atoms, curvature.hessian, method=integrator) if found.converged else None
         connection = None
@@ -140,7 +140,7 @@ def search_between(
                 path = path.turned()
                 connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
         said.append(f"{how} guess, {name}: {(connection or found).sentence}")
-        return Found(found, path, connection, ())
+        return JoiningSearch(found, path, connection, ())
 
     # an elastic band costs more than an interpolation: it is made where the first guess leads nowhere
     for method in ("auto", BAND) if guess == "auto" else (guess,):
@@ -154,7 +154,7 @@ def search_between(
     return replace(tried[0], attempts=tuple(said))
 
 
-def _missed(found: Found) -> int:
+def _missed(found: JoiningSearch) -> int:
     """Return how far a search is from what was wanted: joins, one end right, another path, a TS alone, nothing."""
     if found.connection is not None:
         return 0 if found.joins else 1 if found.connection.outcome == "one end" else 2

@@ -18,9 +18,9 @@ from phl_ase.scoring import (
     ENERGIES,
     ERRORS,
     STATIONARY,
-    Frame,
     FrameFacts,
     GroupMeans,
+    LabelledStructure,
     composition_offsets,
     curvatures_along,
     facts,
@@ -34,9 +34,9 @@ from phl_ase.scoring import (
 )
 
 Array = np.ndarray
-Predictions = Iterable[Mapping[str, Any]]
+Predicted = Iterable[Mapping[str, Any]]
 
-OUTCOMES: dict[str, str] = {
+ACCURACY_OUTCOMES: dict[str, str] = {
     "scored": "every prediction is finite",
     "exploded": "some predictions are NaN or infinite; the errors leave them out",
 }
@@ -78,7 +78,7 @@ def predict(
     return predictions
 
 
-def displacements(frames: Sequence[Frame], stationary: Iterable[Frame] | None = None) -> Array:
+def displacements(frames: Sequence[LabelledStructure], stationary: Iterable[LabelledStructure] | None = None) -> Array:
     """RMS displacement of each frame from the nearest stationary point of its reaction, after optimal alignment.
 
     Args:
@@ -126,7 +126,7 @@ class ScoredFrames:
     parity: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
 
-def score_batches(batches: Iterable[tuple[Sequence[Frame], Predictions]]) -> ScoredFrames:
+def score_batches(batches: Iterable[tuple[Sequence[LabelledStructure], Predicted]]) -> ScoredFrames:
     """Errors of frames that come a few at a time: no more than one batch of Hessians is held.
 
     Args:
@@ -195,12 +195,12 @@ class _ParityPoints:
 
 
 def validate_accuracy(
-    frames: Sequence[Frame],
-    predictions: Predictions,
+    frames: Sequence[LabelledStructure],
+    predictions: Predicted,
     *,
     system: str,
     potential: str,
-    stationary: Iterable[Frame] | None = None,
+    stationary: Iterable[LabelledStructure] | None = None,
     energies: str = "absolute",
     details: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -237,7 +237,7 @@ def accuracy_report(
     *,
     system: str,
     potential: str,
-    stationary: Iterable[Frame] | None = None,
+    stationary: Iterable[LabelledStructure] | None = None,
     energies: str = "absolute",
     notes: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
@@ -254,7 +254,7 @@ def accuracy_report(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``; metrics ``ERROR, GROUP`` for every error of
+        A report with outcome in ``ACCURACY_OUTCOMES``; metrics ``ERROR, GROUP`` for every error of
         :data:`phl_ase.scoring.ALL_ERRORS` in its unit and every group of :func:`phl_ase.scoring.geometries`, and
         ``frames, GROUP``; arrays of single frames ``ERROR_error``, ``displacement`` (Å), ``temperature`` (K), all
         ``(frames,)``; for BY in ``group``, ``displacement``, ``temperature`` the means ``ERROR_by_BY`` with their 95 %
@@ -278,7 +278,7 @@ def accuracy_report(
         system=system,
         potential=potential,
         outcome=outcome,
-        sentence=OUTCOMES[outcome],
+        sentence=ACCURACY_OUTCOMES[outcome],
         metrics=_metrics(list(known.groups), means["group"]),
         arrays={**_arrays(known, means), **_parity_arrays(scored, energies)},
         provenance=provenance(
@@ -311,7 +311,7 @@ class _Known:
     reactions: Sequence[str]
 
 
-def _gather(scored: ScoredFrames, stationary: Iterable[Frame] | None, energies: str) -> _Known:
+def _gather(scored: ScoredFrames, stationary: Iterable[LabelledStructure] | None, energies: str) -> _Known:
     frames, errors = scored.frames, dict(scored.errors)
     if energies == "relative":
         errors["energy"] = relative_energy_errors(frames, scored.energies)

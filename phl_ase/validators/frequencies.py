@@ -32,7 +32,7 @@ KINDS: dict[str, str] = {
 }
 """Kind of geometry -> what the provenance says of it."""
 
-OUTCOMES: dict[str, str] = {
+FREQUENCY_OUTCOMES: dict[str, str] = {
     "agrees": "the structure has as many imaginary modes as in the reference",
     "wrong order": "the number of imaginary modes is not the reference's",
     "off stationary": "no stationary point of the reference: eigenvalues are scored, not frequencies",
@@ -46,10 +46,10 @@ OUTCOMES: dict[str, str] = {
 }
 """Outcome of a validation of frequencies -> what it means."""
 
-STATIONARY_WITHIN = 0.05
+STATIONARY_COMPONENT = 0.05
 """Reference forces up to this (largest component, eV/Å) count as those of a stationary point."""
 
-SAME_WITHIN = 0.25
+SAME_POINT_WITHIN = 0.25
 """Two stationary points count as the same within this RMS displacement, Å."""
 
 # a rotation's restoring force, as a fraction of the stiffest mode's, beyond which a Hessian is of another structure: at
@@ -107,8 +107,8 @@ def validate_frequencies(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``. Metrics everywhere: ``Hessian MAE`` and ``eigenvalue MAE``, raw and
-        ``projected`` (eV/Å², not mass-weighted), ``|cos| of mode 1`` and ``2`` (the lowest two; with the
+        A report with outcome in ``FREQUENCY_OUTCOMES``. Metrics everywhere: ``Hessian MAE`` and ``eigenvalue MAE``, raw
+        and ``projected`` (eV/Å², not mass-weighted), ``|cos| of mode 1`` and ``2`` (the lowest two; with the
         space of degenerate ones).
         At stationary points: ``frequency MAE`` and ``largest frequency error`` (cm⁻¹, in ascending order, imaginary
         ones negative), ``matched frequency MAE``, ``largest matched frequency error`` and ``mean mode overlap`` (see
@@ -146,7 +146,7 @@ def validate_relaxed_frequencies(
     potential: str,
     fmax: float = 0.001,
     max_steps: int = 500,
-    same_within: float = SAME_WITHIN,
+    same_within: float = SAME_POINT_WITHIN,
     details: Mapping[str, Any] | None = None,
 ) -> Report:
     """Compare frequencies at the potential's own stationary point with those at the reference's.
@@ -245,7 +245,7 @@ def _check(reference: ReferenceCurvature) -> _Expected:
         raise NonFiniteError("the reference forces hold NaN or infinity; expected finite numbers, or none")
     kind = reference.kind
     if kind is None:
-        small = forces is None or np.abs(forces).max(initial=0.0) <= STATIONARY_WITHIN
+        small = forces is None or np.abs(forces).max(initial=0.0) <= STATIONARY_COMPONENT
         kind = "stationary" if small else "elsewhere"
     if kind not in KINDS:
         raise unknown("kind of geometry", kind, KINDS)
@@ -300,7 +300,7 @@ class _Draft:
     def report(
         self, outcome: str, metrics: tuple[Metric, ...], arrays: Mapping[str, Array], reason: str = ""
     ) -> Report:
-        sentence = f"{OUTCOMES[outcome]} ({reason})" if reason else OUTCOMES[outcome]
+        sentence = f"{FREQUENCY_OUTCOMES[outcome]} ({reason})" if reason else FREQUENCY_OUTCOMES[outcome]
         notes = provenance(**self.notes)
         return Report(self.system, self.potential, outcome, sentence, metrics, arrays, notes, "frequencies")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from phl_ase.results import Report
 
-STAGES: dict[str, str] = {
+FUNNEL_STAGES: dict[str, str] = {
     "converged": "the forces fell below the threshold",
     "first order": "exactly one mode is imaginary",
     "connected": "the IRC leads both ways to the intended, different end points",
@@ -63,7 +63,7 @@ def _funnel(potential: str, strategy: str, reports: list[Report]) -> Funnel:
     values = [{metric.name: metric.value for metric in report.metrics} for report in reports]
     passed: dict[str, int] = {}
     left = values
-    for stage in STAGES:
+    for stage in FUNNEL_STAGES:
         if all(stage in one for one in values):
             left = [one for one in left if one[stage] == 1]
             passed[stage] = len(left)

@@ -18,17 +18,16 @@ from scipy.interpolate import PchipInterpolator
 from phl_ase.curvature import HessianFunction
 from phl_ase.errors import PHLError
 from phl_ase.paths.arc_length import arc_length, mass_weighted_path
-from phl_ase.paths.end_points import CONNECTIONS, SAME_WITHIN, Connection, connects
+from phl_ase.paths.end_points import CONNECTIONS, SAME_STRUCTURE_WITHIN, Connection, connects
 from phl_ase.paths.geometry import rmsd
-from phl_ase.paths.reaction import OUTCOMES as REACTION_OUTCOMES
-from phl_ase.paths.reaction import Reaction, find_reaction
+from phl_ase.paths.reaction import REACTION_OUTCOMES, Reaction, find_reaction
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.units import convert
 from phl_ase.validators.reference import StationaryPoint
 
 Array = np.ndarray
 
-OUTCOMES: dict[str, str] = {
+IRC_OUTCOMES: dict[str, str] = {
     **REACTION_OUTCOMES,
     **{name: sentence for name, sentence in CONNECTIONS.items() if name != "right bonds"},
 }
@@ -124,7 +123,7 @@ def validate_irc(
     fmax: float = 0.01,
     max_points: int = 300,
     relax_fmax: float = 1e-3,
-    tolerance: float = SAME_WITHIN,
+    tolerance: float = SAME_STRUCTURE_WITHIN,
     trajectory: str | PathLike[str] | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -147,8 +146,8 @@ def validate_irc(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``: ``"connects"`` when everything is as it should be, also where an end has
-        the bonds of the reference's in another conformation, which the sentence then says. Metrics:
+        A report with outcome in ``IRC_OUTCOMES``: ``"connects"`` when everything is as it should be, also where an end
+        has the bonds of the reference's in another conformation, which the sentence then says. Metrics:
         ``profile RMSE`` (kcal/mol; energies above the TS at the arc lengths of the reference's points that the path
         reaches), ``compared length`` (√amu·Å, with the reference's), ``largest deviation`` (Å; over those points, RMS
         displacement from the nearest point of the path), ``barrier forward``, ``barrier back``, ``reaction energy`` and
@@ -374,4 +373,4 @@ def _counts(reaction: Reaction) -> list[Metric]:
     ]
 
 
-__all__ = ["OUTCOMES", "ReferencePath", "validate_irc"]
+__all__ = ["IRC_OUTCOMES", "ReferencePath", "validate_irc"]

@@ -27,7 +27,7 @@ from phl_ase.phonons import (
     phonons_of,
     supercell_atoms,
 )
-from phl_ase.phonons.bands import MESH, TEMPERATURES
+from phl_ase.phonons.bands import MESH, THERMAL_TEMPERATURES
 from phl_ase.phonons.supercell import thickness
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.units import convert
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 
-OUTCOMES: dict[str, str] = {
+PHONON_OUTCOMES: dict[str, str] = {
     "agrees": "the crystal is dynamically stable, or unstable, as in the reference",
     "wrong stability": "the crystal has imaginary modes where the reference has none, or the other way around",
     "exploded": "energies, forces or their derivatives hold NaN or infinity",
@@ -102,8 +102,8 @@ def validate_phonons(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES`` and, in ``metrics``, the reference's value beside the potential's where
-        there is one: ``band MAE`` and ``largest band error`` (THz, bands in ascending order), ``DOS distance`` (THz:
+        A report with outcome in ``PHONON_OUTCOMES``. Metrics, with the reference's value where there is one:
+        ``band MAE`` and ``largest band error`` (THz, bands in ascending order), ``DOS distance`` (THz:
         earth mover's distance between the densities of states), ``acoustic at Γ`` (THz, the largest of the three,
         unsymmetrised), ``sum rule`` (eV/Å², largest violation), ``imaginary modes`` (of the mesh), ``free energy at
         T K`` and ``error of free energy at T K`` (meV per primitive cell), the same of ``heat capacity`` (meV/K per
@@ -117,7 +117,7 @@ def validate_phonons(
     phonon = _phonopy(crystal, supercell, primitive_matrix)
     if not isinstance(calculator, Curvature):
         calculator = GuardedCalculator(calculator)
-    settings = _Settings(path, points, tuple(mesh), tuple(sorted({*TEMPERATURES, temperature})))
+    settings = _Settings(path, points, tuple(mesh), tuple(sorted({*THERMAL_TEMPERATURES, temperature})))
     _check(phonon, settings, reference, temperature)
     record = dict(details or {}) | {
         "supercell": np.asarray(phonon.supercell_matrix).tolist(),
@@ -149,7 +149,7 @@ def validate_phonons(
         system=system,
         potential=potential,
         outcome=outcome,
-        sentence="; ".join([OUTCOMES[outcome], *_remarks(phonon, calculator, got, residual), CORRECTION]),
+        sentence="; ".join([PHONON_OUTCOMES[outcome], *_remarks(phonon, calculator, got, residual), CORRECTION]),
         metrics=(*_metrics(got, expected, temperature), *residual),
         arrays=_arrays(got) | _arrays(expected, "reference_"),
         provenance=provenance(**record),
@@ -171,8 +171,8 @@ def _check(phonon: Phonopy, settings: _Settings, reference: Any, temperature: fl
     """Find the caller's mistakes before anything is paid for."""
     if isinstance(reference, str) and reference != OWN_DISPLACEMENTS:
         raise PHLError(f"reference is {reference!r}; expected {OWN_DISPLACEMENTS!r}, a calculator or phonons")
-    if not TEMPERATURES[0] <= temperature <= TEMPERATURES[-1]:
-        low, high = TEMPERATURES[0], TEMPERATURES[-1]
+    if not THERMAL_TEMPERATURES[0] <= temperature <= THERMAL_TEMPERATURES[-1]:
+        low, high = THERMAL_TEMPERATURES[0], THERMAL_TEMPERATURES[-1]
         raise PHLError(f"temperature is {temperature!r} K; expected one from {low:g} to {high:g} K")
     qpoints, *_ = band_path(phonon, settings.path, points=settings.points)
     if not isinstance(reference, Phonons):
@@ -309,7 +309,7 @@ def _nothing(
         system=system,
         potential=potential,
         outcome=outcome,
-        sentence=f"{OUTCOMES[outcome]} ({reason})",
+        sentence=f"{PHONON_OUTCOMES[outcome]} ({reason})",
         metrics=tuple(metrics),
         arrays={} if expected is None else _arrays(expected, "reference_"),
         provenance=provenance(**record),

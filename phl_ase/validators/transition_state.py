@@ -24,14 +24,14 @@ from phl_ase.paths import (
     rmsd,
     search,
 )
-from phl_ase.paths.transition_state import OUTCOMES as SEARCH_OUTCOMES
+from phl_ase.paths.transition_state import SEARCH_OUTCOMES
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.units import convert
-from phl_ase.validators.funnel import STAGES
+from phl_ase.validators.funnel import FUNNEL_STAGES
 from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
 from phl_ase.vibrations import harmonic_analysis
 
-OUTCOMES: dict[str, str] = {
+TS_OUTCOMES: dict[str, str] = {
     **{name: sentence for name, sentence in SEARCH_OUTCOMES.items() if name != "converged"},
     "found": "the search passed every stage that was looked at",
     "no path": "the search found a first-order saddle point whose IRC or end points did not converge",
@@ -41,7 +41,7 @@ OUTCOMES: dict[str, str] = {
 }
 """Outcome of a validated search -> what it means."""
 
-SAME_WITHIN = 0.1
+SAME_TS_WITHIN = 0.1
 """Two saddle points count as the same within this RMS displacement, Å."""
 
 
@@ -54,7 +54,7 @@ def validate_transition_state(
     strategy: str | None = None,
     curvature: Curvature | None = None,
     follow: bool = True,
-    same_within: float = SAME_WITHIN,
+    same_within: float = SAME_TS_WITHIN,
     fmax: float = 0.01,
     max_steps: int = 200,
     internal: bool | None = None,
@@ -86,8 +86,8 @@ def validate_transition_state(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``. Metrics: for each stage of :data:`phl_ase.validators.funnel.STAGES` that
-        was looked at, 1 passed, 0 not; ``RMSD to the reference TS`` (Å, of where the search ended),
+        A report with outcome in ``TS_OUTCOMES``. Metrics: for each stage of ``FUNNEL_STAGES`` that was
+        looked at, 1 passed, 0 not; ``RMSD to the reference TS`` (Å, of where the search ended),
         ``imaginary wavenumber`` (cm⁻¹, negative), ``imaginary modes``, ``largest force`` (eV/Å); ``steps``,
         ``force calls``, ``HVP calls``, ``Hessian calls``, ``seconds`` of the search, ``hidden force calls`` behind
         curvature that is differences; ``path force calls`` and ``path Hessian calls``; for each end point
@@ -165,7 +165,7 @@ def _stages(
     }
     left_out = set() if follow and len(reference.ends) == 2 else {"connected"}
     left_out |= set() if reference.transition_state else {"same TS"}
-    return {name: asked[name] for name in STAGES if name not in left_out}
+    return {name: asked[name] for name in FUNNEL_STAGES if name not in left_out}
 
 
 def _outcome(
@@ -176,14 +176,14 @@ def _outcome(
         return found.outcome, found.sentence
     if path is not None and not path.converged:
         outcome = "same end" if path.outcome == "same end" else "no path"
-        return outcome, f"{OUTCOMES[outcome]} ({path.sentence})"
+        return outcome, f"{TS_OUTCOMES[outcome]} ({path.sentence})"
     if connection is not None and not stages["connected"]:
-        return "other end points", f"{OUTCOMES['other end points']} ({connection.sentence})"
+        return "other end points", f"{TS_OUTCOMES['other end points']} ({connection.sentence})"
     if not stages.get("same TS", True):
-        return "another saddle", OUTCOMES["another saddle"]
+        return "another saddle", TS_OUTCOMES["another saddle"]
     if connection is not None and connection.outcome == "right bonds":
-        return "found", f"{OUTCOMES['found']}; {connection.sentence}"
-    return "found", OUTCOMES["found"]
+        return "found", f"{TS_OUTCOMES['found']}; {connection.sentence}"
+    return "found", TS_OUTCOMES["found"]
 
 
 def _path_sentence(path: Reaction, connection: Connection | None) -> str:

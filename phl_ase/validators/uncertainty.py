@@ -20,13 +20,13 @@ from phl_ase.scoring.uncertainty import (
 
 Array = np.ndarray
 
-OUTCOMES: dict[str, str] = {
+UNCERTAINTY_OUTCOMES: dict[str, str] = {
     "scored": "every uncertainty is finite",
     "exploded": "some uncertainties or errors are NaN or infinite; they are left out",
 }
 """Outcome -> what it means."""
 
-UNITS = {"energy": "meV", "forces": "meV/Å"}
+UNCERTAINTY_UNITS = {"energy": "meV", "forces": "meV/Å"}
 """What is compared, and the unit it is shown in; energies are those of whole systems."""
 
 _GROUPS = 10  # of like uncertainty
@@ -37,8 +37,8 @@ class UncertaintySamples:
     """Errors and uncertainties of frames, taken up a few frames at a time."""
 
     def __init__(self) -> None:
-        self._errors: dict[str, list[Array]] = {name: [] for name in UNITS}
-        self._stds: dict[str, list[Array]] = {name: [] for name in UNITS}
+        self._errors: dict[str, list[Array]] = {name: [] for name in UNCERTAINTY_UNITS}
+        self._stds: dict[str, list[Array]] = {name: [] for name in UNCERTAINTY_UNITS}
         self._inside: list[bool] = []
         self.frames = 0
 
@@ -52,7 +52,7 @@ class UncertaintySamples:
         """
         for frame, row in zip(frames, predictions, strict=True):
             self.frames += 1
-            for name in UNITS:
+            for name in UNCERTAINTY_UNITS:
                 label, std = getattr(frame, name), row.get(f"{name}_std")
                 if label is not None and std is not None:
                     self._errors[name].append(np.ravel(row[name] - label))
@@ -64,7 +64,7 @@ class UncertaintySamples:
         return any(self._stds.values())
 
     def values(self, name: str) -> tuple[Array, Array]:
-        """Errors and uncertainties that are finite, in the unit of ``UNITS``."""
+        """Errors and uncertainties that are finite, in the unit of ``UNCERTAINTY_UNITS``."""
         errors, stds = (np.concatenate([np.zeros(0), *parts[name]]) * 1e3 for parts in (self._errors, self._stds))
         known = np.isfinite(errors) & np.isfinite(stds)
         return errors[known], stds[known]
@@ -115,8 +115,8 @@ def uncertainty_report(
         details: What else the provenance should say.
 
     Returns:
-        A report with outcome in ``OUTCOMES``; for ``energy`` (of systems) and ``forces`` (components) the metrics
-        ``QUANTITY within 1 std`` and ``… 2 std`` (%), ``QUANTITY scale`` (68.27th percentile of error / std),
+        A report with outcome in ``UNCERTAINTY_OUTCOMES``; for ``energy`` (of systems) and ``forces`` (components) the
+        metrics ``QUANTITY within 1 std`` and ``… 2 std`` (%), ``QUANTITY scale`` (68.27th percentile of error / std),
         ``QUANTITY rank correlation``, ``QUANTITY miscalibration area``, ``QUANTITY RMSE`` and ``QUANTITY mean std``;
         ``frames in domain`` (%) and ``frames``. Arrays: ``confidence`` with ``QUANTITY_observed``; ``QUANTITY_std`` and
         ``QUANTITY_error`` of each frame (root mean squares), ``QUANTITY_group_std`` and ``…_group_error`` of groups of
@@ -129,7 +129,7 @@ def uncertainty_report(
         raise PHLError("no frame has a label and an uncertainty of it; expected energy_std or forces_std beside labels")
     metrics: list[Metric] = []
     arrays: dict[str, Array] = {"confidence": CONFIDENCES}
-    for name, unit in UNITS.items():
+    for name, unit in UNCERTAINTY_UNITS.items():
         errors, stds = samples.values(name)
         found = reliability(errors, stds, zero=1e3 * _ZERO)
         metrics += _metrics(name, unit, found)
@@ -145,10 +145,10 @@ def uncertainty_report(
         system=system,
         potential=potential,
         outcome=outcome,
-        sentence=OUTCOMES[outcome],
+        sentence=UNCERTAINTY_OUTCOMES[outcome],
         metrics=tuple(metrics),
         arrays=arrays,
-        provenance=provenance(units=dict(UNITS), **dict(details or {})),
+        provenance=provenance(units=dict(UNCERTAINTY_UNITS), **dict(details or {})),
         validator="uncertainty",
     )
 

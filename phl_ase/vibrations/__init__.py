@@ -15,18 +15,18 @@ from phl_ase.vibrations.matching import ModeMatch, match_modes
 from phl_ase.vibrations.modes import mode_trajectory
 from phl_ase.vibrations.molden import molden_text
 from phl_ase.vibrations.rigid import rigid_motions, rigid_motions_of
-from phl_ase.vibrations.stochastic import Estimate, StochasticSpectrum, stochastic_spectrum
+from phl_ase.vibrations.stochastic import ProbeEstimate, StochasticSpectrum, stochastic_spectrum
 from phl_ase.vibrations.symmetry import symmetry_number
 from phl_ase.vibrations.thermodynamics import THERMOCHEMISTRY_MODELS, Thermochemistry, thermochemistry
 
 __all__ = [
     "IMAGINARY_THRESHOLD",
     "THERMOCHEMISTRY_MODELS",
-    "Estimate",
     "FreeMotions",
     "HarmonicAnalysis",
     "LowestModes",
     "ModeMatch",
+    "ProbeEstimate",
     "StochasticSpectrum",
     "Thermochemistry",
     "checked_hessian",

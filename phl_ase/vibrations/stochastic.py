@@ -21,7 +21,7 @@ from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD
 from phl_ase.vibrations.lowest import LowestModes
 from phl_ase.vibrations.operator import HVPs, VibrationalOperator
-from phl_ase.vibrations.thermodynamics import SOFTEST
+from phl_ase.vibrations.thermodynamics import SOFTEST_COUNTED
 
 Array = np.ndarray
 
@@ -29,7 +29,7 @@ _BREAKDOWN = 1e-12  # of the largest off-diagonal element so far: an invariant s
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ProbeEstimate:
     """A number or an array with its standard error, in the same unit.
 
     Attributes:
@@ -64,7 +64,7 @@ class StochasticSpectrum:
         n_probes, steps = self.diagonals.shape
         return f"<StochasticSpectrum of {self.n_vibrations} vibrations: {n_probes} probes × {steps} steps>"
 
-    def sum_over_modes(self, function: Callable[[Array], Array]) -> Estimate:
+    def sum_over_modes(self, function: Callable[[Array], Array]) -> ProbeEstimate:
         """Σ f(ν̃) over all vibrations.
 
         Args:
@@ -80,13 +80,13 @@ class StochasticSpectrum:
         scatter = of_probes.var(axis=0, ddof=1) * left / n_probes
         bias = 0.0 if steps >= sampled else of_probes.mean(axis=0) - fewer.mean(axis=0)
         value, error = known + of_probes.mean(axis=0), np.sqrt(scatter + np.square(bias))
-        return Estimate(value, error) if np.ndim(value) else Estimate(float(value), float(error))
+        return ProbeEstimate(value, error) if np.ndim(value) else ProbeEstimate(float(value), float(error))
 
-    def zero_point_energy(self) -> Estimate:
+    def zero_point_energy(self) -> ProbeEstimate:
         """½ Σ h c ν̃ over the real modes, eV."""
         return self.sum_over_modes(lambda nu: 0.5 * invcm * np.maximum(nu, 0.0))
 
-    def free_energy(self, temperature: float) -> Estimate:
+    def free_energy(self, temperature: float) -> ProbeEstimate:
         """Harmonic vibrational free energy of the real modes, zero-point energy included, eV.
 
         Modes within noise of zero count as in :func:`phl_ase.vibrations.thermochemistry`, whatever their sign.
@@ -102,17 +102,17 @@ class StochasticSpectrum:
 
         def of_mode(nu: Array) -> Array:
             near = np.abs(nu) <= IMAGINARY_THRESHOLD
-            energy = invcm * np.where(near, np.maximum(np.abs(nu), SOFTEST), np.maximum(nu, SOFTEST))
+            energy = invcm * np.where(near, np.maximum(np.abs(nu), SOFTEST_COUNTED), np.maximum(nu, SOFTEST_COUNTED))
             thermal = kB * temperature * np.log(-np.expm1(-energy / (kB * temperature)))
             return np.where(nu >= -IMAGINARY_THRESHOLD, 0.5 * energy + thermal, 0.0)
 
         return self.sum_over_modes(of_mode)
 
-    def count(self, lowest: float, highest: float) -> Estimate:
+    def count(self, lowest: float, highest: float) -> ProbeEstimate:
         """Number of modes between two wavenumbers, cm⁻¹, imaginary ones negative."""
         return self.sum_over_modes(lambda nu: ((nu >= lowest) & (nu < highest)).astype(float))
 
-    def density_of_states(self, grid: Array, *, width: float = 20.0) -> Estimate:
+    def density_of_states(self, grid: Array, *, width: float = 20.0) -> ProbeEstimate:
         """Vibrational density of states, modes per cm⁻¹; its integral is the number of vibrations.
 
         Args:

@@ -3,7 +3,7 @@
 Translations, rotations and spin are those of the rigid rotor in an ideal gas (D. A. McQuarrie, Statistical Mechanics,
 1976); how soft vibrations are treated is one line in ``THERMOCHEMISTRY_MODELS``. Imaginary modes have no partition
 function: they are left out and counted. A mode within numerical noise of zero has no sign to go by: it counts by its
-absolute value, at least ``SOFTEST``, and is reported.
+absolute value, at least ``SOFTEST_COUNTED``, and is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from phl_ase.vibrations.analysis import HarmonicAnalysis, Shape
 if TYPE_CHECKING:
     from ase.thermochemistry import HarmonicThermo, IdealGasThermo
 
-SOFTEST = 1.0
+SOFTEST_COUNTED = 1.0
 """A mode within noise of zero counts as if it were at least this stiff, cm⁻¹: its entropy would have no bound."""
 
 Array = np.ndarray
@@ -97,7 +97,7 @@ class Thermochemistry:
             parts.append(f"{self.n_left_out} imaginary {'mode' if self.n_left_out == 1 else 'modes'} left out")
         if self.n_near_zero:
             modes, verb = ("mode", "counts") if self.n_near_zero == 1 else ("modes", "count")
-            limit = f"at least {SOFTEST:g} cm⁻¹"
+            limit = f"at least {SOFTEST_COUNTED:g} cm⁻¹"
             parts.append(f"{self.n_near_zero} {modes} within noise of zero {verb} by absolute value, {limit}")
         return "; ".join(parts)
 
@@ -165,11 +165,11 @@ def real_wavenumbers(wavenumbers: Array, threshold: float) -> Array:
     Args:
         wavenumbers: ``(m,)`` cm⁻¹, imaginary ones negative.
         threshold: Below minus this (cm⁻¹) a mode is imaginary and left out; nearer to zero it counts by its absolute
-            value, at least ``SOFTEST``.
+            value, at least ``SOFTEST_COUNTED``.
     """
     real = wavenumbers[wavenumbers >= -threshold]
     near = np.abs(real) <= threshold
-    return np.where(near, np.maximum(np.abs(real), SOFTEST), real)
+    return np.where(near, np.maximum(np.abs(real), SOFTEST_COUNTED), real)
 
 
 def _without_vibrations(analysis: HarmonicAnalysis, energy: float, symmetry_number: int, spin: float) -> IdealGasThermo:

@@ -21,7 +21,7 @@ from ase.optimize import BFGS, FIRE
 from ase.vibrations import Vibrations, VibrationsData
 from scipy.sparse.linalg import eigsh
 
-from phl_ase.calculator import LAYOUTS, QUANTITIES, PHLCalculator, ase_calculator
+from phl_ase.calculator import CALCULATED, LAYOUTS, PHLCalculator, ase_calculator
 from phl_ase.derivatives import evaluate
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import find_transition_state
@@ -419,7 +419,7 @@ def test_batch_is_the_sum_of_its_parts(device, model):
     np.testing.assert_allclose(alone["stress"], calculator.get_property("stress", structures[1]), rtol=1e-12)
     assert calculator.evaluate([structures[0]], "energy") == [{"energy": found[0]["energy"]}]
     assert calculator.evaluate([]) == []
-    assert set(QUANTITIES) == {"energy", "forces", "stress", "hessian"}
+    assert set(CALCULATED) == {"energy", "forces", "stress", "hessian"}
 
 
 def test_committee(model, rng):

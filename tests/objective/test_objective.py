@@ -9,7 +9,7 @@ import pytest
 import torch
 from surfaces import cluster, mixed, painn
 
-from phl_ase.derivatives import QUANTITIES, evaluate
+from phl_ase.derivatives import EVALUATED, evaluate
 from phl_ase.errors import PHLError
 from phl_ase.objective import REGIMES, SCHEMES, TERMS, check_regime, scheme, with_curvature_targets
 from phl_ase.probes import FAMILIES, draw_probes
@@ -163,7 +163,7 @@ def test_energies_keep_their_digits_in_single_precision(rng):
 def test_every_term_names_a_quantity_an_evaluator_fills():
     for name, term in TERMS.items():
         assert term.name == name
-        assert term.needs in QUANTITIES
+        assert term.needs in EVALUATED
         assert term.unit
 
 

@@ -25,9 +25,8 @@ from phl_ase.paths.branch import StepError
 from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.irc import INTEGRATORS
 from phl_ase.paths.quadratic import Expansion, Surface, descend, interpolated_gradient, steepest_descent
-from phl_ase.paths.reaction import OUTCOMES as REACTION_OUTCOMES
-from phl_ase.paths.reaction import _relaxed
-from phl_ase.paths.reaction_path import OUTCOMES
+from phl_ase.paths.reaction import REACTION_OUTCOMES, _relaxed
+from phl_ase.paths.reaction_path import PATH_OUTCOMES
 from phl_ase.paths.sella_irc import prepared_hessian
 from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import atoms_from_frame
@@ -410,8 +409,8 @@ def test_positions_that_are_not_finite():
 
 
 def test_outcomes_have_sentences():
-    assert set(OUTCOMES) - {"converged"} < set(REACTION_OUTCOMES)
-    assert all(sentence for sentence in (*OUTCOMES.values(), *REACTION_OUTCOMES.values()))
+    assert set(PATH_OUTCOMES) - {"converged"} < set(REACTION_OUTCOMES)
+    assert all(sentence for sentence in (*PATH_OUTCOMES.values(), *REACTION_OUTCOMES.values()))
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import aligned, displaced, find_transition_state, relax, rmsd
 from phl_ase.paths.counting import CountingCalculator
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, _iterate, run_optimiser
-from phl_ase.paths.transition_state import OUTCOMES
+from phl_ase.paths.transition_state import SEARCH_OUTCOMES
 from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis, rigid_motions
 
 SIGMA = 2.5
@@ -383,9 +383,9 @@ def test_relaxation():
 
 
 def test_every_outcome_has_a_sentence():
-    for table in (OUTCOMES, RELAXATION_OUTCOMES):
+    for table in (SEARCH_OUTCOMES, RELAXATION_OUTCOMES):
         assert all(len(sentence) > 20 for sentence in table.values())
-    assert set(RELAXATION_OUTCOMES) < set(OUTCOMES)
+    assert set(RELAXATION_OUTCOMES) < set(SEARCH_OUTCOMES)
 
 
 @pytest.mark.parametrize("name", ["N2", "CO2", "H2O", "C6H6"])

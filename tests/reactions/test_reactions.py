@@ -20,7 +20,7 @@ from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.jobs import open_store
 from phl_ase.reactions import ReactionGuess, ReactionSettings, build_reactions, read_strategy
-from phl_ase.reactions.memory import LABELS, Memory, remembering
+from phl_ase.reactions.memory import LABEL_FILE, Memory, remembering
 from phl_ase.reference import LabelMethod, LabelRequest, Probes
 from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import atoms_from_frame
@@ -196,7 +196,7 @@ def test_interrupted_and_continued_nothing_is_computed_twice(tmp_path):
 
 
 def test_half_a_line_is_dropped(tmp_path):
-    memory = Memory(tmp_path / LABELS)
+    memory = Memory(tmp_path / LABEL_FILE)
     atoms = swing()
     for _ in range(2):
         atoms.rattle(0.01, seed=len(memory.path.read_bytes()) if memory.path.exists() else 0)
@@ -216,7 +216,7 @@ def test_a_full_disk_is_no_failed_search(tmp_path, monkeypatch):
     opened = Path.open
 
     def full(self, mode="r", *arguments, **options):
-        if mode == "a" and self.name == LABELS:
+        if mode == "a" and self.name == LABEL_FILE:
             raise OSError(28, "No space left on device")
         return opened(self, mode, *arguments, **options)
 

@@ -40,7 +40,7 @@ from phl_ase.reference import (
 )
 from phl_ase.reference import scf as scf_module
 from phl_ase.reference.pyscf_method import with_sum_rule
-from phl_ase.resolver import METHODS as RESOLVED
+from phl_ase.resolver import CALCULATORS as RESOLVED
 from phl_ase.resolver import resolve_calculator
 from phl_ase.structures import Frame, atoms_from_frame, frame_from_atoms
 

@@ -26,6 +26,7 @@ from phl_ase.resolver import resolve_calculator
 from phl_ase.results import Report, plain, read_reports
 from phl_ase.scoring import (
     ERRORS,
+    LabelledStructure,
     curvatures_along,
     facts,
     geometries,
@@ -37,7 +38,6 @@ from phl_ase.scoring import (
     resampling_units,
     temperature_groups,
 )
-from phl_ase.scoring import Frame as LabelledFrame
 from phl_ase.scoring.bootstrap import MOST_UNITS
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.validators import accuracy as accuracy_module
@@ -229,7 +229,7 @@ def test_frames_that_come_in_batches_score_like_all_at_once(frames):
     """What is kept of a frame is enough, and none of its Hessians is kept."""
     rows = [labels_of(frame, energy=frame.energy + 0.01 * i) for i, frame in enumerate(frames)]
     streamed = score_batches((frames[i : i + 2], rows[i : i + 2]) for i in (0, 2, 4))
-    assert all(isinstance(frame, LabelledFrame) and not hasattr(frame, "hessian") for frame in streamed.frames)
+    assert all(isinstance(frame, LabelledStructure) and not hasattr(frame, "hessian") for frame in streamed.frames)
     again = accuracy_report(streamed, system="LJ4", potential="LJ")
     for name, values in scored(frames, rows).arrays.items():
         np.testing.assert_array_equal(again.arrays[name], values)
@@ -371,9 +371,9 @@ def test_many_frames_are_drawn_in_blocks_with_the_same_interval():
 # ------------------------------------------------------------------------------------------------------------- reports
 
 
-@pytest.mark.parametrize("outcome", sorted(accuracy_module.OUTCOMES))
+@pytest.mark.parametrize("outcome", sorted(accuracy_module.ACCURACY_OUTCOMES))
 def test_every_outcome_has_a_sentence(outcome):
-    assert len(accuracy_module.OUTCOMES[outcome].split()) > 3
+    assert len(accuracy_module.ACCURACY_OUTCOMES[outcome].split()) > 3
 
 
 def axis_labels(figure, axis="y"):

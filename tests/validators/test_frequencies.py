@@ -333,9 +333,9 @@ def test_the_caller_gets_told_of_mistakes(nh3):
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("outcome", sorted(frequencies_module.OUTCOMES))
+@pytest.mark.parametrize("outcome", sorted(frequencies_module.FREQUENCY_OUTCOMES))
 def test_every_outcome_has_a_sentence(outcome):
-    assert len(frequencies_module.OUTCOMES[outcome].split()) > 3
+    assert len(frequencies_module.FREQUENCY_OUTCOMES[outcome].split()) > 3
 
 
 def test_figure_of_spectra(saddle, nh3):

@@ -16,7 +16,7 @@ from phl_ase.plots.style import to_png
 from phl_ase.results import read_reports, render_table, write_json
 from phl_ase.units import convert
 from phl_ase.validators import ReferencePath, StationaryPoint, validate_irc
-from phl_ase.validators.irc import OUTCOMES
+from phl_ase.validators.irc import IRC_OUTCOMES
 
 
 class Scaled(Swing):
@@ -184,6 +184,6 @@ def test_reference_needs_a_path():
 
 
 def test_every_outcome_has_a_sentence():
-    assert all(OUTCOMES.values())
-    assert "connects" in OUTCOMES
-    assert "right bonds" not in OUTCOMES  # the same reaction, in another conformation
+    assert all(IRC_OUTCOMES.values())
+    assert "connects" in IRC_OUTCOMES
+    assert "right bonds" not in IRC_OUTCOMES  # the same reaction, in another conformation

@@ -162,6 +162,6 @@ def test_the_figure_has_a_curve_for_each_and_names_the_path(own):
     assert "K|U" in [label.get_text() for label in bands.get_xticklabels()]
 
 
-@pytest.mark.parametrize("outcome", sorted(phonons_module.OUTCOMES))
+@pytest.mark.parametrize("outcome", sorted(phonons_module.PHONON_OUTCOMES))
 def test_every_outcome_has_a_sentence(outcome):
-    assert len(phonons_module.OUTCOMES[outcome].split()) > 3
+    assert len(phonons_module.PHONON_OUTCOMES[outcome].split()) > 3

@@ -21,7 +21,7 @@ from phl_ase.study.references import NoReference, labelled_path, labelled_reacti
 from phl_ase.units import convert
 from phl_ase.validators import ReferenceReaction, StationaryPoint, funnels, validate_transition_state
 from phl_ase.validators import transition_state as ts_module
-from phl_ase.validators.funnel import STAGES
+from phl_ase.validators.funnel import FUNNEL_STAGES
 from phl_ase.vibrations import finite_difference_hessian
 
 DATA = "reactions-wb97xd-631gd"
@@ -83,7 +83,7 @@ def test_whole_funnel_on_a_real_surface(isomerisation, xtb, strategy):
     start = displaced(reference.transition_state.atoms, 0.1, 1)
     report = validate_transition_state(start, xtb, reference, potential="GFN2-xTB", strategy=strategy)
     assert report.outcome == "found"
-    assert [report.metric(stage).value for stage in STAGES] == [1, 1, 1, 1]
+    assert [report.metric(stage).value for stage in FUNNEL_STAGES] == [1, 1, 1, 1]
     assert report.metric("RMSD to the reference TS").value < 0.01
     for end in ("reactant", "product"):
         assert abs(report.metric(f"barrier error from {end}").value) < 0.01
@@ -144,7 +144,7 @@ def test_a_search_that_fails_is_an_outcome(reference, saddle, calculator, option
         **options,
     )
     assert report.outcome == outcome
-    assert report.outcome in ts_module.OUTCOMES
+    assert report.outcome in ts_module.TS_OUTCOMES
     assert report.sentence
     assert report.metric("same TS").value == 0
     if outcome != "another saddle":
@@ -213,6 +213,6 @@ def test_a_path_from_a_structure_to_itself_is_no_reaction(xtb):
         own_reaction("h2o2_cis", guess, xtb)
 
 
-@pytest.mark.parametrize("outcome", sorted(ts_module.OUTCOMES))
+@pytest.mark.parametrize("outcome", sorted(ts_module.TS_OUTCOMES))
 def test_every_outcome_has_a_sentence(outcome):
-    assert len(ts_module.OUTCOMES[outcome].split()) > 3
+    assert len(ts_module.TS_OUTCOMES[outcome].split()) > 3

@@ -156,7 +156,7 @@ def learn(
 
 def shown(found: LearnedReaction, temperature: float) -> str:
     """Return what was found as a table, and how it was confirmed."""
-    from phl_ase.learning import OUTCOMES
+    from phl_ase.learning import LEARNING_OUTCOMES
 
     lines = []
     if found.profile is not None:
@@ -188,7 +188,9 @@ def shown(found: LearnedReaction, temperature: float) -> str:
     if found.path_labels:
         count = len(found.path_labels)
         lines.append(f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({count} points compared)")
-    lines.append(f"{found.outcome}: {OUTCOMES[found.outcome]}" + (f" ({found.reason})" if found.reason else ""))
+    lines.append(
+        f"{found.outcome}: {LEARNING_OUTCOMES[found.outcome]}" + (f" ({found.reason})" if found.reason else "")
+    )
     if found.connection is not None:
         lines.append(found.connection.sentence)
     hvps = len(found.store.hvps)

@@ -58,7 +58,7 @@ def phonons(
 
     from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.phonons import force_constants, phonons_of
-    from phl_ase.phonons.bands import TEMPERATURES
+    from phl_ase.phonons.bands import THERMAL_TEMPERATURES
     from phl_ase.plots.phonons import draw
     from phl_ase.results import Report, plain, provenance
 
@@ -66,7 +66,7 @@ def phonons(
         phonon = crystal_of(str(crystal), supercell or matrix, calculator if relax else None)
         say_if_not_relaxed(phonon, calculator)
         constants = force_constants(phonon, calculator)
-        kelvin = sorted({*TEMPERATURES, temperature})
+        kelvin = sorted({*THERMAL_TEMPERATURES, temperature})
         found = phonons_of(phonon, constants, path=path, mesh=mesh, temperatures=kelvin)
     milli = {name: 1e3 * found.at_temperature(getattr(found, name), temperature) for name in _THERMAL}
     rows = [

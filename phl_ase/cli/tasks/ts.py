@@ -32,7 +32,7 @@ from phl_ase.errors import unknown
 
 if TYPE_CHECKING:
     from phl_ase.paths import TransitionStateSearch
-    from phl_ase.tasks import Found
+    from phl_ase.tasks import JoiningSearch
 
 Product = Annotated[
     Path | None,
@@ -126,7 +126,7 @@ def check_names(strategy: str | None, guess: str) -> None:
             raise unknown(what, name, valid)
 
 
-def said_of(found: Found) -> str:
+def said_of(found: JoiningSearch) -> str:
     """Return how a TS relates to the ends that it was searched between, and what was tried before it."""
     if found.joins:
         return f"joins reactant and product: {found.connection.sentence if found.connection else ''}"

@@ -15,27 +15,27 @@ from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference
 from phl_ase.cli.validate.running import Task, run_tasks, scored
-from phl_ase.cli.validate.tables import Column, report_table
+from phl_ase.cli.validate.tables import MetricColumn, report_table
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
     from phl_ase.validators import ReferenceCurvature
 
-COLUMNS = (
-    Column("RMSD to the reference", "RMSD / Å", 3),
-    Column("frequency MAE", "frequency MAE / cm⁻¹"),
-    Column("largest frequency error", "largest / cm⁻¹"),
-    Column("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
-    Column("mean mode overlap", "mode overlap", 3),
-    Column("ZPE error", "ZPE error / meV"),
-    Column("G correction error", "G error / (kcal/mol)", 3),
-    Column("Hessian MAE", "Hessian MAE / (eV/Å²)", 3),
-    Column("projected eigenvalue MAE", "eigenvalue MAE / (eV/Å²)", 3),
-    Column("lowest eigenvalue", "lowest / (eV/Å²)", 2, reference=True, averaged=False),
+_COLUMNS = (
+    MetricColumn("RMSD to the reference", "RMSD / Å", 3),
+    MetricColumn("frequency MAE", "frequency MAE / cm⁻¹"),
+    MetricColumn("largest frequency error", "largest / cm⁻¹"),
+    MetricColumn("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
+    MetricColumn("mean mode overlap", "mode overlap", 3),
+    MetricColumn("ZPE error", "ZPE error / meV"),
+    MetricColumn("G correction error", "G error / (kcal/mol)", 3),
+    MetricColumn("Hessian MAE", "Hessian MAE / (eV/Å²)", 3),
+    MetricColumn("projected eigenvalue MAE", "eigenvalue MAE / (eV/Å²)", 3),
+    MetricColumn("lowest eigenvalue", "lowest / (eV/Å²)", 2, reference=True, averaged=False),
 )
 
-STATIONARY = ("reactant", "product", "ts")
+_KINDS = ("reactant", "product", "ts")
 
 
 def frequencies(
@@ -75,7 +75,7 @@ def frequencies(
     from phl_ase.resolver import resolve_calculator
     from phl_ase.validators import validate_frequencies, validate_relaxed_frequencies
 
-    found = read_structures(structures, kinds or STATIONARY, reactions)
+    found = read_structures(structures, kinds or _KINDS, reactions)
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     if reference is None:
         make, level = _labelled(structures), level_of_theory(structures)
@@ -98,7 +98,7 @@ def frequencies(
     for number, title in enumerate(("at the reference's structures", "at the model's own stationary points")):
         part = reports[number * len(found) : (number + 1) * len(found)]
         if part:
-            typer.echo(f"{title}\n{report_table(part, COLUMNS, 'agrees')}\n")
+            typer.echo(f"{title}\n{report_table(part, _COLUMNS, 'agrees')}\n")
     save_plot(plot, "frequencies", reports)
 
 
@@ -113,7 +113,7 @@ def _labelled(source: str) -> Callable[[Structure], ReferenceCurvature]:
                 "(tblite, emt, another model) to compute them"
             )
         # what a file calls a stationary point or a point of a path is one; otherwise its forces say
-        kind = "irc" if one.kind == "irc" else "stationary" if one.kind in STATIONARY else None
+        kind = "irc" if one.kind == "irc" else "stationary" if one.kind in _KINDS else None
         return ReferenceCurvature(one.atoms, one.labels.hessian, forces=one.labels.forces, kind=kind)
 
     return make

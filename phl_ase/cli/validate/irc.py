@@ -16,7 +16,7 @@ from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
-from phl_ase.cli.validate.tables import Column, report_table, what_paths_do
+from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
 from phl_ase.errors import unknown
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from phl_ase.results import Report
     from phl_ase.validators import ReferencePath
 
-COLUMNS = (
-    Column("profile RMSE", "profile RMSE / (kcal/mol)", 2),
-    Column("largest deviation", "deviation / Å", 3),
-    Column("barrier forward", "barrier forward / (kcal/mol)", 1, reference=True, averaged=False),
-    Column("barrier forward error", "error", 2),
-    Column("barrier back", "barrier back / (kcal/mol)", 1, reference=True, averaged=False),
-    Column("barrier back error", "error", 2),
-    Column("first step overlap", "first step overlap", 4, averaged=False),
-    Column("force calls", "gradients", 0),
-    Column("Hessian calls", "Hessians", 0),
+_COLUMNS = (
+    MetricColumn("profile RMSE", "profile RMSE / (kcal/mol)", 2),
+    MetricColumn("largest deviation", "deviation / Å", 3),
+    MetricColumn("barrier forward", "barrier forward / (kcal/mol)", 1, reference=True, averaged=False),
+    MetricColumn("barrier forward error", "error", 2),
+    MetricColumn("barrier back", "barrier back / (kcal/mol)", 1, reference=True, averaged=False),
+    MetricColumn("barrier back error", "error", 2),
+    MetricColumn("first step overlap", "first step overlap", 4, averaged=False),
+    MetricColumn("force calls", "gradients", 0),
+    MetricColumn("Hessian calls", "Hessians", 0),
 )
 
 Made = tuple["Atoms", "ReferencePath | None"]
@@ -102,7 +102,7 @@ def irc(
     tasks = [task(name, make) for name, make in made.items()]
     reports = run_tasks("irc", tasks, json)
     expected = "converged" if level == "none" else "connects"
-    lines = [f"{model}, reference: {level}", "", report_table(reports, COLUMNS, expected)]
+    lines = [f"{model}, reference: {level}", "", report_table(reports, _COLUMNS, expected)]
     typer.echo("\n".join([*lines, *(what_paths_do(reports, expected) if level == "none" else [])]))
     save_plot(plot, "irc", reports)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from phl_ase.results import Report
 
 _PHONOPY = (".yaml", ".yml")
-DISPLACEMENTS = "displacements"
+_DISPLACEMENTS = "displacements"
 """As a reference: phonopy's own finite displacements, with the model."""
 
 _RELAXED, _STEPS = 1e-4, 500  # eV/Å, steps
@@ -46,7 +46,7 @@ def phonons(
     reference: Annotated[
         str,
         typer.Option("--reference", metavar="METHOD", help="A method or model, or 'displacements': phonopy's own."),
-    ] = DISPLACEMENTS,
+    ] = _DISPLACEMENTS,
     supercell: Supercell = None,
     matrix: SupercellMatrix = None,
     relax: Annotated[
@@ -75,7 +75,7 @@ def phonons(
     phl validate phonons run/best.safetensors phonopy_disp.yaml --reference emt --plot bands.png --write force-constants
     """
     check_outputs(json, plot)
-    check_inputs(methods=[model, None if reference == DISPLACEMENTS else reference], files=[str(crystal)], trust=trust)
+    check_inputs(methods=[model, None if reference == _DISPLACEMENTS else reference], files=[str(crystal)], trust=trust)
     folder = make_folder(write, "force constants")
     from phl_ase.phonons import force_constants
     from phl_ase.resolver import resolve_calculator
@@ -83,7 +83,7 @@ def phonons(
     from phl_ase.validators.phonons import OWN_DISPLACEMENTS
 
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
-    other = None if reference == DISPLACEMENTS else resolve_calculator(reference, device=device, trust=trust)
+    other = None if reference == _DISPLACEMENTS else resolve_calculator(reference, device=device, trust=trust)
     phonon = crystal_of(str(crystal), supercell or matrix, (other or calculator) if relax else None)
 
     def task() -> Report:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Column:
+class MetricColumn:
     """A metric in a table.
 
     Attributes:
@@ -45,7 +45,9 @@ class Column:
         return f"{value:.{self.decimals}f}"
 
 
-def report_table(reports: Sequence[Report], columns: Sequence[Column], expected: str, facts: Sequence[str] = ()) -> str:
+def report_table(
+    reports: Sequence[Report], columns: Sequence[MetricColumn], expected: str, facts: Sequence[str] = ()
+) -> str:
     """Rows of reports, the mean magnitudes of their errors, and how many outcomes are as they should be.
 
     Args:
@@ -85,7 +87,7 @@ def what_paths_do(reports: Sequence[Report], expected: str) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _mean(column: Column, values: Sequence[dict[str, Metric]]) -> str | None:
+def _mean(column: MetricColumn, values: Sequence[dict[str, Metric]]) -> str | None:
     numbers = [abs(one[column.metric].value) for one in values if column.metric in one]
     present = [number for number in numbers if number == number]
     return f"{sum(present) / len(present):.{column.decimals}f}" if column.averaged and present else None

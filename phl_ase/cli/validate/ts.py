@@ -18,24 +18,24 @@ from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_struc
 from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
-from phl_ase.cli.validate.tables import Column, report_table, what_paths_do
+from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
 from phl_ase.errors import unknown
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
 
-COLUMNS = (
-    Column("RMSD to the reference TS", "RMSD / Å", 3),
-    Column("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
-    Column("barrier from reactant", "barrier from reactant / (kcal/mol)", 1, reference=True, averaged=False),
-    Column("barrier from product", "barrier from product / (kcal/mol)", 1, reference=True, averaged=False),
-    Column("barrier from end 1", "barrier from end 1 / (kcal/mol)", 1, averaged=False),
-    Column("barrier from end 2", "barrier from end 2 / (kcal/mol)", 1, averaged=False),
-    Column("steps", "steps", 0),
-    Column("force calls", "gradients", 0),
-    Column("HVP calls", "HVPs", 0),
-    Column("Hessian calls", "Hessians", 0),
-    Column("seconds", "time / s", 2),
+_COLUMNS = (
+    MetricColumn("RMSD to the reference TS", "RMSD / Å", 3),
+    MetricColumn("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
+    MetricColumn("barrier from reactant", "barrier from reactant / (kcal/mol)", 1, reference=True, averaged=False),
+    MetricColumn("barrier from product", "barrier from product / (kcal/mol)", 1, reference=True, averaged=False),
+    MetricColumn("barrier from end 1", "barrier from end 1 / (kcal/mol)", 1, averaged=False),
+    MetricColumn("barrier from end 2", "barrier from end 2 / (kcal/mol)", 1, averaged=False),
+    MetricColumn("steps", "steps", 0),
+    MetricColumn("force calls", "gradients", 0),
+    MetricColumn("HVP calls", "HVPs", 0),
+    MetricColumn("Hessian calls", "Hessians", 0),
+    MetricColumn("seconds", "time / s", 2),
 )
 
 _FEW = 12  # reports that are shown one by one
@@ -214,7 +214,7 @@ def _shown(reports: Sequence[Report]) -> str:
     from phl_ase.validators import funnels
 
     if len(reports) <= _FEW:
-        return report_table(reports, COLUMNS, "found", facts=("strategy",))
+        return report_table(reports, _COLUMNS, "found", facts=("strategy",))
     groups = funnels(reports)
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
     headings = ["strategy", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]

@@ -44,8 +44,8 @@ FORMATS: Mapping[str, Format] = {
         "OpenREACT-CHON-EFH: HDF5 in ANI's layout, with Hessians",
         openreact.recognises,
         openreact.read,
-        units=", ".join(f"{label} {unit}" for label, unit in openreact.UNITS.items()),
-        stored_in=openreact.UNITS,
+        units=", ".join(f"{label} {unit}" for label, unit in openreact.OPENREACT_UNITS.items()),
+        stored_in=openreact.OPENREACT_UNITS,
         consistent=True,
         level_of_theory="wB97X-D/6-31G(d)",
         energy_reference="absolute",
@@ -84,8 +84,8 @@ def format_of(path: Path, name: str = "") -> str:
     found = name or next((known for known, format in FORMATS.items() if format.recognises(path)), "")
     if not name and found == "ase" and h5py.is_hdf5(path):
         raise PHLError(
-            f"{path} is HDF5 of no known layout: expected {transition1x.LAYOUT}, or {openreact.LAYOUT}; "
-            f"found {openreact.contents(path)}"
+            f"{path} is HDF5 of no known layout: expected {transition1x.TRANSITION1X_LAYOUT}, or "
+            f"{openreact.OPENREACT_LAYOUT}; found {openreact.contents(path)}"
         )
     if not name and found == "ase" and (kind := BINARY.get(path.suffix.lower())):
         raise PHLError(f"{path} is no {kind}: its first bytes are not those of one; copy or download it again")

@@ -26,8 +26,8 @@ from phl_ase.structures.frame import Frame
 
 Array = np.ndarray
 
-UNITS: Mapping[str, str] = {"positions": "Å", "energy": "Ha", "forces": "Ha/Å", "hessian": "Ha/Å²"}
-LAYOUT = "groups of species, coordinates, energies, forces and hessian as in OpenREACT-CHON-EFH"
+OPENREACT_UNITS: Mapping[str, str] = {"positions": "Å", "energy": "Ha", "forces": "Ha/Å", "hessian": "Ha/Å²"}
+OPENREACT_LAYOUT = "groups of species, coordinates, energies, forces and hessian as in OpenREACT-CHON-EFH"
 
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "species": ("n",),
@@ -87,12 +87,12 @@ def read(path: Path, options: Options) -> Iterator[Entry]:
                 names = list(group)
                 for name in names:
                     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                        hdf5.linked(group, name, path, LAYOUT)  # says what it is
+                        hdf5.linked(group, name, path, OPENREACT_LAYOUT)  # says what it is
             if _SHAPES.keys().isdisjoint(names):
                 continue
             where = f"{path.name}: {group.name}"
             arrays = {
-                name: hdf5.array(group, name, path, LAYOUT, kinds="Siu" if name == "species" else "fiu")
+                name: hdf5.array(group, name, path, OPENREACT_LAYOUT, kinds="Siu" if name == "species" else "fiu")
                 for name in _SHAPES
                 if name in names
             }

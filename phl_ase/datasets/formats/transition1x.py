@@ -22,7 +22,7 @@ from phl_ase.structures.frame import Frame
 
 Array = np.ndarray
 
-LAYOUT = "data/FORMULA/REACTION as in Transition1x"
+TRANSITION1X_LAYOUT = "data/FORMULA/REACTION as in Transition1x"
 
 _ENERGY, _FORCES = "wB97x_6-31G(d).energy", "wB97x_6-31G(d).forces"
 _KINDS = {"reactant": "reactant", "transition_state": "ts", "product": "product"}
@@ -46,19 +46,19 @@ def read(path: Path, options: Options) -> Iterator[Entry]:
             that its bytes cannot fill.
     """
     with open_file(path) as file:
-        data = hdf5.group(file, "data", path, LAYOUT)
+        data = hdf5.group(file, "data", path, TRANSITION1X_LAYOUT)
         for formula in data:
-            reactions = hdf5.group(data, formula, path, LAYOUT)
+            reactions = hdf5.group(data, formula, path, TRANSITION1X_LAYOUT)
             for reaction in reactions:
-                group = hdf5.group(reactions, reaction, path, LAYOUT)
+                group = hdf5.group(reactions, reaction, path, TRANSITION1X_LAYOUT)
                 for kind in (*_KINDS, "neb"):
                     if kind == "neb" or kind in group:
-                        place = group if kind == "neb" else hdf5.group(group, kind, path, LAYOUT)
+                        place = group if kind == "neb" else hdf5.group(group, kind, path, TRANSITION1X_LAYOUT)
                         yield from _images(place, reaction, _KINDS.get(kind, kind), path)
 
 
 def _array(group: h5py.Group, name: str, shape: tuple[int | None, ...], path: Path) -> h5py.Dataset:
-    array = hdf5.array(group, name, path, LAYOUT)
+    array = hdf5.array(group, name, path, TRANSITION1X_LAYOUT)
     if array.ndim != len(shape) or any(b not in (None, a) for a, b in zip(array.shape, shape, strict=True)):
         where = f"{path}: {group.name}/{name}"
         raise PHLError(f"{where} has shape {array.shape}; expected {shape} (None: any)")
