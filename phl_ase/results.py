@@ -20,8 +20,7 @@ import phl_ase
 from phl_ase.errors import PHLError, unknown
 from phl_ase.files import write_atomic
 from phl_ase.tables import text_table
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 _SCHEMA = 1
 

@@ -16,8 +16,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from phl_ase.errors import NonFiniteError
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 LENGTHS = (0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.2, 3.3)
 """1/Å: the length scales among which the likelihood of the labels chooses."""

@@ -21,10 +21,9 @@ from phl_ase.learning.surrogate import LearnedCalculator
 from phl_ase.paths import Connection, Reaction, connects, find_reaction, relax
 from phl_ase.paths.end_points import same_structure
 from phl_ase.tasks import ReactionProfile, check_ends, reaction_profile, search_between, search_from
+from phl_ase.types import Array
 from phl_ase.units import convert
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis, rigid_motions
-
-Array = np.ndarray
 
 _ON_PATH = 0.05  # Å: labels further from every point of the final path belong to a former one
 

@@ -14,8 +14,7 @@ from ase.calculators.calculator import SCFError
 from phl_ase.errors import CalculatorError, GuardedCalculator, NonFiniteError, PHLError
 from phl_ase.jobs import Store, Task, digest, run, serial
 from phl_ase.jobs.executors import Executor
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 _SAME = 1e-7  # Å: two geometries are one
 

@@ -11,8 +11,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from phl_ase.curvature import curvature_of
 from phl_ase.learning.kernel import GradientObservations, KernelCorrection
 from phl_ase.learning.store import LabelStore
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 _KEPT = 64  # Hessians of the starting model
 

@@ -17,8 +17,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial.transform import Rotation
 
 from phl_ase.errors import PHLError
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 _SAME_POINT = 1e-8  # √amu·Å: two structures closer than this are one point of the curve
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_changes
 
 from phl_ase.paths.counting import CountingCalculator, CountingHessian
-
-Array = np.ndarray
+from phl_ase.types import Array, ASECalculator
 
 
 class StepError(RuntimeError):
@@ -35,7 +33,7 @@ class BranchCalculator(CountingCalculator):
             ``None`` before there is one.
     """
 
-    def __init__(self, calculator: Any, origin: Array):
+    def __init__(self, calculator: ASECalculator, origin: Array):
         super().__init__(calculator)
         self.first_away: Array | None = None
         self._origin = origin.copy()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import GuardedCalculator, NonFiniteError, PHLError, guarded
+from phl_ase.types import Array, ASECalculator
 from phl_ase.vibrations import checked_hessian, checked_hvps
-
-Array = np.ndarray
 
 # eV/Å: no bond pushes so hard. A step that gets here, and to ten times the force at the start, has run atoms into each
 # other or off the model's ground.
@@ -39,7 +36,7 @@ class CountingCalculator(Calculator):
 
     implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
 
-    def __init__(self, calculator: Any):
+    def __init__(self, calculator: ASECalculator):
         super().__init__()
         self.calculator = calculator
         self.calls = 0
@@ -115,7 +112,7 @@ class CountingHessian:
         calls: Number of Hessians evaluated.
     """
 
-    def __init__(self, function: HessianFunction, calculator: Any):
+    def __init__(self, function: HessianFunction, calculator: ASECalculator):
         self.function = function
         self.calculator = calculator
         self.calls = 0
@@ -147,7 +144,7 @@ class CountingHVP:
         calls: Number of vectors multiplied.
     """
 
-    def __init__(self, function: HVPFunction, calculator: Any):
+    def __init__(self, function: HVPFunction, calculator: ASECalculator):
         self.function = function
         self.calculator = calculator
         self.calls = 0

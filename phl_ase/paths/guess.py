@@ -12,7 +12,6 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -21,8 +20,7 @@ from ase.geometry import find_mic
 from phl_ase.errors import PHLError, attempt, missing_package, unknown
 from phl_ase.paths.counting import CountingCalculator
 from phl_ase.paths.geometry import aligned
-
-Array = np.ndarray
+from phl_ase.types import Array, ASECalculator
 
 # Å, of the middle image: atoms that meet on a line (HCN to HNC) could never pass each other without leaving it
 _SIDESTEP = 0.3
@@ -86,7 +84,7 @@ class TransitionStateGuess:
 def guess_transition_state(
     reactant: Atoms,
     product: Atoms,
-    calculator: Any = None,
+    calculator: ASECalculator | None = None,
     *,
     method: str = "auto",
     n_images: int = 11,
@@ -140,7 +138,7 @@ def guess_transition_state(
     return replace(best, force_calls=calls)
 
 
-def _highest(images: list[Atoms], name: str, calculator: Any, neb_steps: int) -> TransitionStateGuess:
+def _highest(images: list[Atoms], name: str, calculator: ASECalculator, neb_steps: int) -> TransitionStateGuess:
     """The highest image between the ends of a path, the path refined before."""
     # one for each image, so that each keeps what it was asked last
     counters = [CountingCalculator(calculator) for _ in images]

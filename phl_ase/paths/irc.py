@@ -30,9 +30,8 @@ from phl_ase.paths.optimisation import check_start, open_trajectory
 from phl_ase.paths.quadratic import follow_quadratic
 from phl_ase.paths.reaction_path import Direction, ReactionPath
 from phl_ase.paths.sella_irc import follow_sella
+from phl_ase.types import Array
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
-
-Array = np.ndarray
 
 INTEGRATORS: dict[str, Callable[[Branch], bool]] = {
     "sella": follow_sella,

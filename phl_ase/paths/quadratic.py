@@ -19,9 +19,8 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from phl_ase.paths.branch import Branch, StepError
+from phl_ase.types import Array
 from phl_ase.vibrations import rigid_motions
-
-Array = np.ndarray
 
 # A step is good enough where the corrector moves its end by less than this part of its length.
 _CORRECTION = 0.05

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 from ase import Atoms
 
+from phl_ase.types import Array
 from phl_ase.vibrations import HarmonicAnalysis
-
-Array = np.ndarray
 
 PATH_OUTCOMES: dict[str, str] = {
     "converged": "the path ends where the forces are below the threshold and the curvature along it is positive",

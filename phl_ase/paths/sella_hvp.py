@@ -26,8 +26,7 @@ from sella import Sella
 
 from phl_ase.errors import PHLError
 from phl_ase.paths.counting import CountingHessian, CountingHVP
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 SUPPORTED = "2.6"
 """The minor version of Sella whose private methods are known."""

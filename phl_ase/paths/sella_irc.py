@@ -15,9 +15,8 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.paths.branch import Branch, StepError
+from phl_ase.types import Array
 from phl_ase.vibrations import harmonic_analysis, rigid_motions
-
-Array = np.ndarray
 
 # eV/Å²: as stiff as a soft bond, so that translations and rotations are neither the lowest modes nor the stiffest
 _RIGID_STIFFNESS = 15.0

@@ -18,6 +18,7 @@ from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import PHLError, attempt
 from phl_ase.paths.counting import CountingHessian, CountingHVP
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
+from phl_ase.types import Array
 from phl_ase.vibrations import (
     HarmonicAnalysis,
     checked_hessian,
@@ -27,8 +28,6 @@ from phl_ase.vibrations import (
     harmonic_analysis,
 )
 from phl_ase.vibrations.constraints import count_from_zero
-
-Array = np.ndarray
 
 _ON_A_LINE, _BENT = 1e-3, 0.01  # Å: when a molecule is taken for linear, and how far its inner atoms are moved then
 

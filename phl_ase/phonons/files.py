@@ -20,8 +20,6 @@ from phl_ase.phonons.supercell import SYMPREC, build, parse_supercell
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
-
-Array = np.ndarray
 FilePath = str | os.PathLike[str]
 
 HDF5 = (".hdf5", ".h5")

@@ -9,19 +9,18 @@ is displaced and the Hessian of the supercell is never made.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from phl_ase.curvature import DIFFERENCES, EXACT, Curvature, curvature_of
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.phonons.supercell import fresh, supercell_atoms
+from phl_ase.types import Array, ASECalculator
 from phl_ase.vibrations import checked_hvps
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
-
-Array = np.ndarray
 
 SOURCES = {
     EXACT: "Hessian-vector products of the calculator",
@@ -56,7 +55,7 @@ class ForceConstants:
 
 
 def force_constants(
-    phonon: Phonopy, calculator: Any, *, compact: bool = True, symmetrise: bool = False
+    phonon: Phonopy, calculator: ASECalculator, *, compact: bool = True, symmetrise: bool = False
 ) -> ForceConstants:
     """Force constants from Hessian-vector products: 3 for each atom of the primitive cell.
 
@@ -98,7 +97,7 @@ def force_constants(
     return found if compact else replace(found, values=_full(phonon, found.values))
 
 
-def displaced_force_constants(phonon: Phonopy, calculator: Any, *, distance: float = 0.01) -> ForceConstants:
+def displaced_force_constants(phonon: Phonopy, calculator: ASECalculator, *, distance: float = 0.01) -> ForceConstants:
     """Force constants by phonopy's own finite displacements and symmetry; what users of phonopy do.
 
     Args:

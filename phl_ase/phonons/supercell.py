@@ -9,12 +9,11 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError, reason_of
+from phl_ase.types import Array
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
-
-Array = np.ndarray
 
 LARGEST_SUPERCELL = 50_000
 """Atoms; phonopy's own arrays of a larger one do not fit the memory of most machines."""

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phl_ase.plots import style
+from phl_ase.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Array = np.ndarray
 
 _BINS = 30
 _PANELS = {

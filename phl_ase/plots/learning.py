@@ -10,11 +10,10 @@ import numpy as np
 
 from phl_ase.plots.profile import Profile, draw
 from phl_ase.plots.style import STYLES, new_figure, panel
+from phl_ase.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from ase.data.colors import jmol_colors
 from ase.neighborlist import natural_cutoffs, neighbor_list
 
 from phl_ase.plots.style import STYLES, new_figure
+from phl_ase.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Array = np.ndarray
 
 _VIEWS = (((0, 1), "x", "y"), ((0, 2), "x", "z"), ((2, 1), "z", "y"))
 _ARROW = 0.9  # Å, of the atom that moves most

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phl_ase.plots.style import STYLES, new_figure, panel
+from phl_ase.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Array = np.ndarray
 
 _LEVEL = 0.07  # half the length of a level's line, as a share of the path
 

@@ -16,6 +16,7 @@ from ase import Atoms
 
 from phl_ase.jobs import Failure
 from phl_ase.reactions.guesses import ReactionGuess
+from phl_ase.types import ASECalculator
 
 StageRecord = dict[str, Any]
 
@@ -56,7 +57,7 @@ class ReactionFolder:
         """Return the transition state and the minima that were found, by kind."""
         return {frame["kind"]: frame for frame in self.frames() if frame["kind"] in ("ts", "reactant", "product")}
 
-    def atoms(self, positions: Any, calculator: Any = None) -> Atoms:
+    def atoms(self, positions: Any, calculator: ASECalculator | None = None) -> Atoms:
         """Return the molecule at positions."""
         atoms = self.guess.atoms
         atoms.positions[:] = positions

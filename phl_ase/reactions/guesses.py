@@ -17,8 +17,6 @@ from phl_ase.datasets.schema import check_name
 from phl_ase.errors import PHLError
 from phl_ase.structures import charge_and_multiplicity, frame_from_atoms
 
-Array = np.ndarray
-
 # times the sum of covalent radii; H2 is at 1.2, no transition state below 0.8
 _OVERLAP = 0.5
 _FOLDER_BYTES = 140  # file systems take 255, encrypted ones 143

@@ -20,8 +20,8 @@ from phl_ase.curvature import curvature_of
 from phl_ase.errors import DiskError, GuardedCalculator, PHLError
 from phl_ase.files import write_atomic
 from phl_ase.results import plain
+from phl_ase.types import Array, ASECalculator
 
-Array = np.ndarray
 _Entry = dict[str, Any]
 
 LABEL_FILE = "labels.jsonl"
@@ -117,7 +117,7 @@ class Remembering(Calculator):
 
     implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
 
-    def __init__(self, calculator: Any, memory: Memory) -> None:
+    def __init__(self, calculator: ASECalculator, memory: Memory) -> None:
         super().__init__()
         self.calculator, self.memory = GuardedCalculator(calculator), memory
         self.computed = {"gradients": 0, "hessians": 0, "hvp": 0}
@@ -176,7 +176,7 @@ class RememberingCurvature(Remembering):
         return np.array(hvp)
 
 
-def remembering(calculator: Any, memory: Memory) -> Remembering:
+def remembering(calculator: ASECalculator, memory: Memory) -> Remembering:
     """A remembering calculator with as much curvature of its own as another has."""
     kind = RememberingCurvature if curvature_of(calculator).is_exact else Remembering
     return kind(calculator, memory)

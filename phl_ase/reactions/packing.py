@@ -20,6 +20,7 @@ from phl_ase.reactions.summary import BUILD_OUTCOMES, ReactionResult
 from phl_ase.reference import energy_reference
 from phl_ase.reference.campaign import labels_note, method_versions
 from phl_ase.results import plain, provenance
+from phl_ase.types import ASECalculator
 
 _LISTED, _REASON = 100, 200  # the provenance of a data set is at most 60,000 bytes
 
@@ -28,7 +29,7 @@ def pack(
     path: Path,
     folders: Sequence[ReactionFolder],
     results: Sequence[ReactionResult],
-    calculator: Any,
+    calculator: ASECalculator,
     plan: Plan,
     about: Mapping[str, Any],
     source: str,
@@ -60,7 +61,7 @@ def pack(
         return spool.frames
 
 
-def _append(spool: Any, folder: ReactionFolder, calculator: Any, plan: Plan) -> int:
+def _append(spool: Any, folder: ReactionFolder, calculator: ASECalculator, plan: Plan) -> int:
     """Add the labelled frames of a reaction; how many of its frames have no labels."""
     record, frames = folder.records.get("labels"), frames_of(folder)
     if record is None:
@@ -76,7 +77,7 @@ def _append(spool: Any, folder: ReactionFolder, calculator: Any, plan: Plan) -> 
 def _meta(
     folders: Sequence[ReactionFolder],
     results: Sequence[ReactionResult],
-    calculator: Any,
+    calculator: ASECalculator,
     plan: Plan,
     about: Mapping[str, Any],
     source: str,

@@ -36,8 +36,6 @@ from phl_ase.reactions.settings import ReactionSettings
 from phl_ase.reference import LabelRequest
 from phl_ase.vibrations import harmonic_analysis
 
-Array = np.ndarray
-
 AROUND = ("ts", "reactant", "product")
 """The stationary points that are sampled around."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Array = np.ndarray
+from phl_ase.types import Array
 
 DRAWS = 2000
 """Bootstrap samples."""

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from phl_ase.scoring.frames import LabelledStructure
+from phl_ase.types import Array
 from phl_ase.vibrations import rigid_motions
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-Array = np.ndarray
+from phl_ase.types import Array
 
 
 @runtime_checkable

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.scoring.frames import LabelledStructure
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 STATIONARY = ("reactant", "product", "ts", "minimum")
 """Kinds of geometry that are stationary points."""

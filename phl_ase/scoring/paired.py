@@ -18,8 +18,7 @@ import numpy as np
 
 from phl_ase.errors import PHLError
 from phl_ase.scoring.bootstrap import DRAWS, FEWEST_UNITS, resampling_units
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 MARGIN = (0.8, 1.25)
 """Two methods match when the whole 95 % interval of their error ratio lies between these."""

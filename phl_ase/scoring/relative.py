@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.scoring.errors import ERRORS
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 ENERGIES: dict[str, str] = {
     "absolute": "as they are: for a potential made for the level of theory of the data",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Array = np.ndarray
+from phl_ase.types import Array
 
 CONFIDENCES = np.linspace(0.0, 1.0, 101)
 """Confidences at which the calibration curve is read."""

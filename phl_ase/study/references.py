@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -14,6 +13,7 @@ from phl_ase.errors import PHLError
 from phl_ase.paths import Reaction, TransitionStateSearch, find_reaction, find_transition_state
 from phl_ase.paths.counting import CountingHessian
 from phl_ase.structures import Frame, atoms_from_frame
+from phl_ase.types import ASECalculator
 from phl_ase.validators import ReferencePath, ReferenceReaction, StationaryPoint
 
 _TIGHT = 1e-3  # eV/Å, for the stationary points of a reference
@@ -78,14 +78,14 @@ class OwnReaction:
     found: Reaction
 
 
-def tight_transition_state(guess: Atoms, calculator: Any, hessian: HessianFunction) -> TransitionStateSearch:
+def tight_transition_state(guess: Atoms, calculator: ASECalculator, hessian: HessianFunction) -> TransitionStateSearch:
     """The TS of a method near a guess, relaxed so far that a path may start there, whatever became of the search."""
     start = guess.copy()
     start.calc = calculator
     return find_transition_state(start, hessian, fmax=_TIGHT, diag_every_n=3)
 
 
-def own_reaction(name: str, guess: Atoms, calculator: Any) -> OwnReaction:
+def own_reaction(name: str, guess: Atoms, calculator: ASECalculator) -> OwnReaction:
     """A reaction on a method's own surface: its TS from a guess, its path, its end points.
 
     Args:

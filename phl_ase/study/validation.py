@@ -21,6 +21,7 @@ from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.study.config import ValidatorsSection
 from phl_ase.study.references import labelled_path, labelled_reaction, tight_transition_state
 from phl_ase.training import RunData
+from phl_ase.types import ASECalculator
 from phl_ase.validators import (
     ReferenceCurvature,
     ReferencePath,
@@ -153,7 +154,7 @@ def parity(frames: Sequence[Frame], predictions: Sequence[dict[str, Any]]) -> di
     return result
 
 
-def frequencies(calculator: Any, request: ValidationRequest) -> list[Report]:
+def frequencies(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
     """Return wavenumbers at labelled stationary points: at the reference's structure and, on demand, the model's."""
     settings = request.settings.frequencies
     functions: list[Callable[..., Report]] = [validate_frequencies]
@@ -174,7 +175,7 @@ def frequencies(calculator: Any, request: ValidationRequest) -> list[Report]:
     return reports
 
 
-def searches(calculator: Any, request: ValidationRequest) -> list[Report]:
+def searches(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
     """Return TS searches from displaced TSs."""
     settings = request.settings.ts
     reports = []
@@ -199,7 +200,7 @@ def searches(calculator: Any, request: ValidationRequest) -> list[Report]:
     return reports
 
 
-def paths(calculator: Any, request: ValidationRequest) -> list[Report]:
+def paths(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
     """Return reaction paths from the model's own TSs, of the reactions that have one to compare with."""
     reports = []
     for reaction in request.reactions:
@@ -215,7 +216,7 @@ def paths(calculator: Any, request: ValidationRequest) -> list[Report]:
 
 
 def _path(
-    calculator: Any,
+    calculator: ASECalculator,
     request: ValidationRequest,
     reaction: ReactionFrames,
     reference: ReferencePath,
@@ -241,7 +242,7 @@ def _path(
     )
 
 
-def phonons(calculator: Any, request: ValidationRequest) -> list[Report]:
+def phonons(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
     """Return phonons of the crystal of the settings against a method's."""
     from phl_ase.phonons import make_phonopy, parse_supercell
     from phl_ase.resolver import resolve_calculator

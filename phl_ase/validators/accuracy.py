@@ -32,8 +32,8 @@ from phl_ase.scoring import (
     resampling_units,
     temperature_groups,
 )
+from phl_ase.types import Array, ASECalculator
 
-Array = np.ndarray
 Predicted = Iterable[Mapping[str, Any]]
 
 ACCURACY_OUTCOMES: dict[str, str] = {
@@ -53,7 +53,7 @@ _OTHER_ZERO = 10.0  # absolute over relative energy errors from which on the zer
 
 
 def predict(
-    structures: Iterable[Atoms], calculator: Any, hessian: Callable[[Atoms], Array] | None = None
+    structures: Iterable[Atoms], calculator: ASECalculator, hessian: Callable[[Atoms], Array] | None = None
 ) -> list[dict[str, Any]]:
     """Energies (eV), forces (eV/Å) and Hessians (eV/Å²) of structures from any ASE calculator, one after the other.
 

@@ -13,12 +13,11 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.results import Metric
+from phl_ase.types import Array
 from phl_ase.units import convert
 from phl_ase.vibrations import FreeMotions, HarmonicAnalysis, ModeMatch, free_motions, match_modes, thermochemistry
 from phl_ase.vibrations.rigid import complement, removed_motions
 from phl_ase.vibrations.selection import vibrating_block
-
-Array = np.ndarray
 
 NEGATIVE_THRESHOLD = 0.01
 """An eigenvalue counts as negative below minus this many eV/Å²: what is nearer to zero is numerical noise."""

@@ -22,10 +22,9 @@ from phl_ase.paths.end_points import CONNECTIONS, SAME_STRUCTURE_WITHIN, Connect
 from phl_ase.paths.geometry import rmsd
 from phl_ase.paths.reaction import REACTION_OUTCOMES, Reaction, find_reaction
 from phl_ase.results import Metric, Report, provenance
+from phl_ase.types import Array, ASECalculator
 from phl_ase.units import convert
 from phl_ase.validators.reference import StationaryPoint
-
-Array = np.ndarray
 
 IRC_OUTCOMES: dict[str, str] = {
     **REACTION_OUTCOMES,
@@ -112,7 +111,7 @@ class ReferencePath:
 
 def validate_irc(
     ts: Atoms,
-    calculator: Any,
+    calculator: ASECalculator,
     hessian: HessianFunction | None,
     reference: ReferencePath | None,
     *,

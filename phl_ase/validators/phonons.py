@@ -30,12 +30,11 @@ from phl_ase.phonons import (
 from phl_ase.phonons.bands import MESH, THERMAL_TEMPERATURES
 from phl_ase.phonons.supercell import thickness
 from phl_ase.results import Metric, Report, provenance
+from phl_ase.types import Array, ASECalculator
 from phl_ase.units import convert
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
-
-Array = np.ndarray
 
 PHONON_OUTCOMES: dict[str, str] = {
     "agrees": "the crystal is dynamically stable, or unstable, as in the reference",
@@ -66,7 +65,7 @@ class _Settings:
 
 def validate_phonons(
     crystal: Atoms | Phonopy,
-    calculator: Any,
+    calculator: ASECalculator,
     reference: Any,
     *,
     system: str,
@@ -210,7 +209,7 @@ def _reference(phonon: Phonopy, reference: Any, settings: _Settings) -> Phonons:
         raise PHLError(f"the reference gave no force constants ({reason}); expected a calculator that does") from error
 
 
-def _residual(phonon: Phonopy, calculator: Any) -> tuple[Metric, Metric]:
+def _residual(phonon: Phonopy, calculator: ASECalculator) -> tuple[Metric, Metric]:
     """Largest force (eV/Å) and stress (GPa) of the potential in the structure; NaN where it gives none."""
     force = stress = float("nan")
     if not isinstance(calculator, Curvature):
@@ -224,7 +223,7 @@ def _residual(phonon: Phonopy, calculator: Any) -> tuple[Metric, Metric]:
     return Metric("largest force", force, "eV/Å"), Metric("largest stress", stress, "GPa")
 
 
-def _remarks(phonon: Phonopy, calculator: Any, got: Phonons, residual: tuple[Metric, Metric]) -> list[str]:
+def _remarks(phonon: Phonopy, calculator: ASECalculator, got: Phonons, residual: tuple[Metric, Metric]) -> list[str]:
     """What a reader must know of how the numbers were had."""
     force, stress = (metric.value for metric in residual)
     remarks = []

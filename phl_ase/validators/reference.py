@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 from ase import Atoms
 
-Array = np.ndarray
+from phl_ase.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from phl_ase.paths import (
 )
 from phl_ase.paths.transition_state import SEARCH_OUTCOMES
 from phl_ase.results import Metric, Report, provenance
+from phl_ase.types import ASECalculator
 from phl_ase.units import convert
 from phl_ase.validators.funnel import FUNNEL_STAGES
 from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
@@ -47,7 +48,7 @@ SAME_TS_WITHIN = 0.1
 
 def validate_transition_state(
     start: Atoms,
-    calculator: Any,
+    calculator: ASECalculator,
     reference: ReferenceReaction,
     *,
     potential: str,
@@ -231,7 +232,7 @@ def _ends(
     path: Reaction | None,
     connection: Connection | None,
     reference: ReferenceReaction,
-    calculator: Any,
+    calculator: ASECalculator,
     fmax: float,
 ) -> dict[str, float]:
     """Energy of each of the reference's end points on the potential's surface, eV; NaN where it is not known."""
@@ -245,7 +246,7 @@ def _ends(
     return dict(zip(reference.ends, reversed(energies) if connection.flipped else energies, strict=True))
 
 
-def _relaxed_energy(atoms: Atoms, calculator: Any, fmax: float) -> float:
+def _relaxed_energy(atoms: Atoms, calculator: ASECalculator, fmax: float) -> float:
     start = atoms.copy()
     start.calc = calculator
     relaxed = relax(start, fmax)

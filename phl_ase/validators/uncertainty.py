@@ -17,8 +17,7 @@ from phl_ase.scoring.uncertainty import (
     like_uncertainty,
     reliability,
 )
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 UNCERTAINTY_OUTCOMES: dict[str, str] = {
     "scored": "every uncertainty is finite",

@@ -18,6 +18,7 @@ from ase.units import invcm
 
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.lattice import check_positions
+from phl_ase.types import Array
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.constraints import free_motions
 from phl_ase.vibrations.rigid import complement, removed_motions, rigid_motions
@@ -25,8 +26,6 @@ from phl_ase.vibrations.selection import positive_masses, vibrating_block
 
 if TYPE_CHECKING:
     from ase.vibrations import VibrationsData
-
-Array = np.ndarray
 
 IMAGINARY_THRESHOLD = 10.0
 """A mode counts as imaginary below minus this many cm⁻¹: what is nearer to zero is numerical noise."""

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 
 def checked_vectors(vectors: Any, n_atoms: int) -> Array:

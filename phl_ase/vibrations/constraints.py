@@ -16,11 +16,10 @@ from ase import Atoms
 from ase.geometry import find_mic, get_angles_derivatives, get_dihedrals_derivatives, get_distances_derivatives
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.types import Array
 
 if TYPE_CHECKING:
     from scipy import sparse
-
-Array = np.ndarray
 
 _STEP = 1e-4  # Å; ∇²σ by central differences of ∇σ is then right to 1e-7
 _CORRECTIONS, _RESTORED = 200, 1e-9  # Å

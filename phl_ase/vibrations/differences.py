@@ -8,9 +8,8 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.types import Array
 from phl_ase.vibrations.constraints import free_motions
-
-Array = np.ndarray
 
 
 def finite_difference_hessian(

@@ -16,13 +16,12 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from phl_ase.errors import PHLError, shortened
+from phl_ase.types import Array
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import short_list
 from phl_ase.vibrations.model_hessian import model_hessian
 from phl_ase.vibrations.operator import HVPs, VibrationalOperator
 from phl_ase.vibrations.rigid import complement
-
-Array = np.ndarray
 
 _GUARDS = 2  # vectors beyond those asked for: they tell the gap, and a degenerate partner is not missed
 # of a guard's eigenvalue: that one which lies next must be known about, or it may prove to lie lower

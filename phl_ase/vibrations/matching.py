@@ -15,9 +15,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from phl_ase.errors import PHLError
+from phl_ase.types import Array
 from phl_ase.vibrations.analysis import HarmonicAnalysis
-
-Array = np.ndarray
 
 DEGENERATE_WITHIN = 5.0
 """Neighbouring wavenumbers of the reference that differ by no more than this (cm⁻¹) belong to one group."""

@@ -14,8 +14,7 @@ from ase.neighborlist import neighbor_list
 from scipy import sparse
 
 from phl_ase.lattice import reduced_lattice
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 _STRETCH, _BEND, _TORSION = 0.45, 0.15, 0.005  # Hartree/Bohr², Hartree
 # by rows of the periodic table, hydrogen's first, everything from the third on taken together; Bohr⁻², Bohr

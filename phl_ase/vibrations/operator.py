@@ -12,12 +12,11 @@ from ase import Atoms
 
 from phl_ase.errors import PHLError
 from phl_ase.lattice import check_geometry
+from phl_ase.types import Array
 from phl_ase.vibrations.checked import checked_hvps
 from phl_ase.vibrations.constraints import free_motions
 from phl_ase.vibrations.rigid import removed_motions
 from phl_ase.vibrations.selection import positive_masses
-
-Array = np.ndarray
 
 HVPs = Callable[[Array, Atoms], Array]
 """``hvp(vectors, atoms)``: vectors ``(K, n, 3)`` to HVPs of the same shape, eV/Å² per unit of vector."""

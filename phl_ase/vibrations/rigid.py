@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
+from phl_ase.types import Array
 from phl_ase.vibrations.constraints import FreeMotions
-
-Array = np.ndarray
 
 # Å: a molecule is linear when no atom is further than this from its axis. An optimiser leaves CO2 bent by a fraction of
 # a degree (0.005 Å); a rotation about so short a lever would be mistaken for a bend. Real bends put H at 0.3 Å or more.

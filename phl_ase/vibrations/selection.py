@@ -6,9 +6,8 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError
+from phl_ase.types import Array
 from phl_ase.vibrations.checked import checked_hessian
-
-Array = np.ndarray
 
 
 def positive_masses(atoms: Atoms, vibrating: Array) -> Array:

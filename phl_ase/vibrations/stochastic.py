@@ -17,13 +17,12 @@ from ase import Atoms
 from ase.units import invcm, kB
 
 from phl_ase.errors import PHLError
+from phl_ase.types import Array
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD
 from phl_ase.vibrations.lowest import LowestModes
 from phl_ase.vibrations.operator import HVPs, VibrationalOperator
 from phl_ase.vibrations.thermodynamics import SOFTEST_COUNTED
-
-Array = np.ndarray
 
 _BREAKDOWN = 1e-12  # of the largest off-diagonal element so far: an invariant subspace is complete
 

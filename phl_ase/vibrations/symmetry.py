@@ -8,8 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 
 def symmetry_number(atoms: Atoms, *, tolerance: float = 0.05) -> int:

@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.units import invcm
 
 from phl_ase.errors import PHLError, unknown
+from phl_ase.types import Array
 from phl_ase.vibrations.analysis import HarmonicAnalysis, Shape
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 SOFTEST_COUNTED = 1.0
 """A mode within noise of zero counts as if it were at least this stiff, cm⁻¹: its entropy would have no bound."""
-
-Array = np.ndarray
 
 _GRIMME_TAU = 100.0  # cm⁻¹, as in the paper; ASE's own default is that of another one
 

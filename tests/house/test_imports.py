@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "phl_ase"
 
 # Every subpackage may import these; they are left out of the table below.
-GROUND = {"errors", "files", "lattice", "lazy", "pages", "progress", "tables", "units", "unpickling"}
+GROUND = {"errors", "files", "lattice", "lazy", "pages", "progress", "tables", "types", "units", "unpickling"}
 
 # subpackage -> the subpackages that it may import, at the top of a module or inside a function.
 ALLOWED: dict[str, set[str]] = {
@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "pages": set(),
     "progress": set(),
     "tables": set(),
+    "types": set(),
     "units": set(),
     "unpickling": set(),
     "structures": set(),

@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[2] / "phl_ase"
 
 SEVERAL = {
     "COMMANDS": "the commands of one group each, joined by phl_ase.cli.app",
-    "Start": "what a worker process starts with",
     "Task": "what phl_ase.jobs runs, and a training run of a study made one",
 }
 """Name that several modules define otherwise -> why."""
