@@ -1,4 +1,4 @@
-"""What an integrator of reaction paths is given: one side of a transition state, and where to put what it finds."""
+"""One side of a transition state, for an integrator of reaction paths, and where its points go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a path ends: the molecular graph first, then the geometry, atom by atom.
+"""Ends of a path: the molecular graph first, then the geometry, atom by atom.
 
 Two atoms are bonded when they are nearer than ``BOND_SCALE`` times the sum of their covalent radii (B. Cordero et al.,
 Dalton Trans. 2832 (2008), doi:10.1039/b801115j, as in ASE). The graph alone cannot tell the two sides of an inversion
@@ -43,7 +43,7 @@ CONNECTIONS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Identification:
-    """Which of several references a structure is.
+    """A structure's match among several references.
 
     Attributes:
         name: The reference that it is; ``None`` when it is none of them.
@@ -66,7 +66,7 @@ class Identification:
 
 @dataclass(frozen=True)
 class Connection:
-    """How the two ends of a path relate to a reactant and a product.
+    """The relation of a path's two ends to a reactant and a product.
 
     Attributes:
         outcome: A name in ``CONNECTIONS``.
@@ -82,12 +82,12 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether it is the reaction that is meant: the outcome is ``"connects"`` or ``"right bonds"``."""
+        """Return whether it is the reaction that is meant: the outcome is ``"connects"`` or ``"right bonds"``."""
         return self.outcome in ("connects", "right bonds")
 
     @property
     def sentence(self) -> str:
-        """What was found at both ends."""
+        """Return what was found at both ends."""
         ends = f"backward: {self.backward.sentence}; forward: {self.forward.sentence}"
         return f"{CONNECTIONS[self.outcome]} ({ends})"
 
@@ -119,7 +119,7 @@ def molecular_graph(atoms: Atoms, *, scale: float = BOND_SCALE) -> networkx.Grap
 
 
 def same_graph(a: Atoms, b: Atoms, *, labelled: bool = True, scale: float = BOND_SCALE) -> bool:
-    """Whether two structures have the same bonds.
+    """Return whether two structures have the same bonds.
 
     Args:
         a: A structure.
@@ -139,7 +139,7 @@ def same_graph(a: Atoms, b: Atoms, *, labelled: bool = True, scale: float = BOND
 
 
 def same_structure(a: Atoms, b: Atoms) -> bool:
-    """Whether two relaxed structures are one: the same bonds, and no further apart than relaxations end."""
+    """Return whether two relaxed structures are one: the same bonds, and no further apart than relaxations end."""
     return same_graph(a, b) and rmsd(a, b) <= _ONE_STRUCTURE
 
 
@@ -177,7 +177,7 @@ def changed_bonds(before: Atoms, after: Atoms) -> tuple[tuple[str, ...], tuple[s
 def identify(
     atoms: Atoms, references: Mapping[str, Atoms], *, tolerance: float = SAME_STRUCTURE_WITHIN, floating: bool = True
 ) -> Identification:
-    """Which reference a structure is: the same bonds between the same atoms, and no further away than a tolerance.
+    """Return which reference a structure is: the same bonds between the same atoms, within a tolerance.
 
     Neither like atoms nor the two hands are exchanged: the two sides of an inversion are different references. The
     molecules of a complex float on a surface so flat that two relaxations of the same complex end far apart: where its
@@ -225,7 +225,7 @@ def _fragments_rmsd(atoms: Atoms, reference: Atoms) -> float:
 def connects(
     ends: tuple[Atoms, Atoms], reactant: Atoms, product: Atoms, *, tolerance: float = SAME_STRUCTURE_WITHIN
 ) -> Connection:
-    """Whether the two ends of a path are the reactant and the product, in either order.
+    """Return whether the two ends of a path are the reactant and the product, in either order.
 
     Args:
         ends: The backward and the forward end, relaxed.
@@ -263,7 +263,7 @@ def connects(
 def _compare(
     end: Atoms, name: str, references: Mapping[str, Atoms], tolerance: float, floating: bool
 ) -> Identification:
-    """What an end is; where it is neither, how it compares with the one that it should be."""
+    """Return what an end is; where it is neither, how it compares with the one that it should be."""
     found = identify(end, references, tolerance=tolerance, floating=floating)
     if found.name is not None:
         return found
@@ -271,7 +271,7 @@ def _compare(
 
 
 def _misfit(ends: tuple[Identification, ...], names: tuple[str, ...]) -> tuple[int, int, float]:
-    """How badly two ends fit what they should be: names, then bonds, then distance."""
+    """Return how badly two ends fit what they should be: names, then bonds, then distance."""
     return (
         sum(end.name != name for end, name in zip(ends, names, strict=True)),
         sum(not end.same_bonds for end in ends),

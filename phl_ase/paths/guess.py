@@ -33,7 +33,7 @@ _BAND_STEPS = 50
 
 @dataclass(frozen=True)
 class PathMethod:
-    """How a path from reactant to product is made.
+    """A method that makes a path from reactant to product.
 
     Attributes:
         description: What it does, in a few words.
@@ -49,7 +49,7 @@ class PathMethod:
 
     @property
     def is_installed(self) -> bool:
-        """Whether the package is there."""
+        """Return whether the package is there."""
         return not self.package or importlib.util.find_spec(self.package) is not None
 
 

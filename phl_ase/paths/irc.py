@@ -144,7 +144,7 @@ def _check(ts: Atoms, method: str, sizes: dict[str, float]) -> None:
 def _analyse(
     start: Atoms, counter: CountingCalculator, hessian: CountingHessian
 ) -> tuple[Direction, HarmonicAnalysis | None]:
-    """Whether a path can start here, and the harmonic analysis where there is one."""
+    """Return whether a path can start here, and the harmonic analysis where there is one."""
     made: list[HarmonicAnalysis] = []
     structure = start.copy()
     structure.calc = counter

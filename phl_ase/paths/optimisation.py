@@ -36,7 +36,7 @@ _TIGHTENINGS = 6
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
-    """What became of a relaxation.
+    """The result of a relaxation.
 
     Attributes:
         outcome: A name in ``RELAXATION_OUTCOMES``.
@@ -62,12 +62,12 @@ class Relaxation:
 
     @property
     def converged(self) -> bool:
-        """Whether the outcome is ``"converged"``."""
+        """Return whether the outcome is ``"converged"``."""
         return self.outcome == "converged"
 
     @property
     def sentence(self) -> str:
-        """What the outcome means, with the reason where there is one."""
+        """Return what the outcome means, with the reason where there is one."""
         return sentence_of(RELAXATION_OUTCOMES, self.outcome, self.reason)
 
 
@@ -196,7 +196,7 @@ def open_trajectory(path: str | PathLike[str], atoms: Atoms | None = None) -> An
 
 @contextlib.contextmanager
 def _trajectory(path: str | PathLike[str] | None, working: Atoms) -> Iterator[Callable[[], None] | None]:
-    """What writes the working copy to an open trajectory, or ``None``.
+    """Return what writes the working copy to an open trajectory, or ``None``.
 
     Not the optimiser's own: Sella's holds every probe of its eigensolver, and its dummy atoms.
     """
@@ -218,5 +218,5 @@ def _trajectory(path: str | PathLike[str] | None, working: Atoms) -> Iterator[Ca
 
 
 def sentence_of(table: Mapping[str, str], outcome: str, reason: str) -> str:
-    """What an outcome means, with the reason where there is one."""
+    """Return what an outcome means, with the reason where there is one."""
     return f"{table[outcome]} ({reason})" if reason else table[outcome]

@@ -90,7 +90,7 @@ def interpolated_gradient(first: Expansion, second: Expansion, x: Array) -> Arra
 
 
 def descend(gradient: Callable[[Array], Array], x: Array, length: float) -> Array:
-    """Where steepest descent from x is after an arc length, or in the minimum that comes before.
+    """Return where steepest descent from x is after an arc length, or in the minimum that comes before.
 
     Args:
         gradient: ``gradient(x)`` of a model surface, eV/(√amu·Å).

@@ -66,7 +66,7 @@ class ReactionEnd:
 
     @property
     def is_minimum(self) -> bool:
-        """Whether it relaxed to a structure without imaginary modes."""
+        """Return whether it relaxed to a structure without imaginary modes."""
         return self.relaxation.converged and self.n_imaginary == 0
 
 
@@ -99,7 +99,7 @@ class Reaction:
 
     @property
     def traceback(self) -> str:
-        """Where the first of its calculations that failed did, as Python prints it; empty where none did."""
+        """Return where the first of its calculations that failed did, as Python prints it; empty where none did."""
         places = [direction.traceback for direction in (self.path.backward, self.path.forward)]
         return next(filter(None, [*places, *(end.traceback for end in self.ends)]), "")
 
@@ -121,12 +121,12 @@ class Reaction:
 
     @property
     def converged(self) -> bool:
-        """Whether the path leads both ways to minima, two different ones."""
+        """Return whether the path leads both ways to minima, two different ones."""
         return self.outcome == "converged"
 
     @property
     def sentence(self) -> str:
-        """What became of the reaction, and what it does."""
+        """Return what became of the reaction, and what it does."""
         if not self.path.converged:
             return self.path.sentence
         reasons = [end.reason or ("" if end.relaxation.converged else end.relaxation.sentence) for end in self.ends]

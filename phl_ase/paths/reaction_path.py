@@ -1,4 +1,4 @@
-"""What following a reaction path gives: the path, and what became of each of its two directions."""
+"""Results of following a reaction path: the path, and the outcome of each of its two directions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATH_OUTCOMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Direction:
-    """What became of one direction of a path.
+    """The result of one direction of a path.
 
     Attributes:
         outcome: A name in ``PATH_OUTCOMES``.
@@ -49,12 +49,12 @@ class Direction:
 
     @property
     def converged(self) -> bool:
-        """Whether the outcome is ``"converged"``."""
+        """Return whether the outcome is ``"converged"``."""
         return self.outcome == "converged"
 
     @property
     def sentence(self) -> str:
-        """What the outcome means, with the reason where there is one."""
+        """Return what the outcome means, with the reason where there is one."""
         return f"{PATH_OUTCOMES[self.outcome]} ({self.reason})" if self.reason else PATH_OUTCOMES[self.outcome]
 
 
@@ -105,7 +105,7 @@ class ReactionPath:
 
     @property
     def converged(self) -> bool:
-        """Whether both directions converged."""
+        """Return whether both directions converged."""
         return self.backward.converged and self.forward.converged
 
     @property
@@ -115,7 +115,7 @@ class ReactionPath:
 
     @property
     def sentence(self) -> str:
-        """What became of the path."""
+        """Return what became of the path."""
         if self.backward.sentence == self.forward.sentence:
             return f"both directions: {self.backward.sentence}"
         return f"backward: {self.backward.sentence}; forward: {self.forward.sentence}"

@@ -106,7 +106,7 @@ def _record(irc: Any, points: Iterator[bool], branch: Branch, found: list[Array]
 
 
 def _is_minimum(atoms: Atoms, branch: Branch) -> bool:
-    """Whether a path may end here by its true Hessian: Sella's updated one may be wrong in the sign of a soft mode."""
+    """Return whether a path may end here by its true Hessian: Sella's may be wrong in the sign of a soft mode."""
     if np.linalg.norm(atoms.get_forces(), axis=1).max() > branch.fmax:
         return False
     return harmonic_analysis(atoms, branch.hessian(atoms)).n_imaginary == 0

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which curvature Sella is given in a search, and how often.
+    """A Sella strategy: the curvature that a search is given, and how often.
 
     Attributes:
         description: What it does, in a few words.

@@ -41,7 +41,7 @@ SEARCH_OUTCOMES: dict[str, str] = {
 
 @dataclass(frozen=True, eq=False)
 class TransitionStateSearch:
-    """What became of a transition-state search.
+    """The result of a transition-state search.
 
     What the final analysis costs (a Hessian, 3n HVPs, or 6 gradients for each free atom) is in none of the counts.
 
@@ -85,7 +85,7 @@ class TransitionStateSearch:
 
     @property
     def converged(self) -> bool:
-        """Whether the outcome is ``"converged"``."""
+        """Return whether the outcome is ``"converged"``."""
         return self.outcome == "converged"
 
     @property
@@ -95,7 +95,7 @@ class TransitionStateSearch:
 
     @property
     def sentence(self) -> str:
-        """What the outcome means, with the reason where there is one."""
+        """Return what the outcome means, with the reason where there is one."""
         return sentence_of(SEARCH_OUTCOMES, self.outcome, self.reason)
 
 
@@ -172,7 +172,7 @@ def find_transition_state(
 
 
 def _coordinates(atoms: Atoms, internal: bool | None) -> bool:
-    """Whether the coordinates are internal."""
+    """Return whether the coordinates are internal."""
     if internal is None:
         return not np.any(atoms.pbc)
     if internal and np.any(atoms.pbc):
@@ -216,7 +216,7 @@ def _sella(working: Atoms, hessians: CountingHessian | None, hvps: CountingHVP |
 def _analysed(
     search: TransitionStateSearch, hessians: CountingHessian | None, hvps: CountingHVP | None
 ) -> TransitionStateSearch:
-    """The same search with the harmonic analysis of its structure, and the outcome that follows from it."""
+    """Return the search with the harmonic analysis of its structure, and the outcome that follows from it."""
 
     def analyse() -> tuple[HarmonicAnalysis, str]:
         matrix, source = _final_hessian(search.atoms, hessians, hvps)
@@ -236,7 +236,7 @@ def _analysed(
 
 
 def _wrong_order(n_imaginary: int, steps: int) -> str:
-    """Why a stationary point is no transition state."""
+    """Return why a stationary point is no transition state."""
     if n_imaginary == 0 and steps == 0:
         return "the start is a minimum already: a search needs a guess between two minima"
     return f"{n_imaginary} imaginary modes instead of one"

@@ -129,7 +129,7 @@ def build(cell: PhonopyAtoms, matrix: Array, primitive_matrix: Any, symprec: flo
 
 
 def has_isotopes(cell: PhonopyAtoms) -> bool:
-    """Whether atoms of one element have different masses."""
+    """Return whether atoms of one element have different masses."""
     pairs = {(symbol, round(float(mass), 6)) for symbol, mass in zip(cell.symbols, cell.masses, strict=True)}
     return len(pairs) > len(set(cell.symbols))
 
@@ -180,7 +180,7 @@ def check_size(atoms: int, matrix: Array) -> None:
 
 
 def fresh(phonon: Phonopy) -> Phonopy:
-    """The same crystal and supercell without displacements or force constants."""
+    """Return the crystal and supercell without displacements or force constants."""
     from phonopy import Phonopy
 
     return Phonopy(

@@ -29,7 +29,7 @@ _WIDTH, _HEIGHT = 3.6, 3.4  # of a panel, inches
 
 @dataclass(frozen=True)
 class Against:
-    """What errors are drawn against.
+    """A quantity that errors are drawn against.
 
     Attributes:
         name: Name of its arrays in a report.
@@ -102,7 +102,7 @@ def legend(figure: Figure, names: Iterable[str], handles: Mapping[str, Any]) -> 
 
 
 def _frames(report: Report, error: str, against: Against) -> tuple[np.ndarray, np.ndarray]:
-    """Where single frames are, and their errors ``(frames,)``."""
+    """Return where single frames are, and their errors ``(frames,)``."""
     x = np.asarray(report.arrays[against.name], dtype=float)
     values = report.arrays.get(f"{error}_error")
     return x, np.full(len(x), np.nan) if values is None else np.asarray(values, dtype=float)

@@ -26,7 +26,7 @@ _PANELS = {
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """What is drawn.
+    """The content of the figure.
 
     Attributes:
         title: Name of the data set, number of frames, level of theory.

@@ -20,7 +20,7 @@ _CALLS = {"steps": "steps", "force calls": "gradients", "HVP calls": "HVPs", "He
 
 
 def draw(reports: Sequence[Report], *, first: int = 1) -> Figure:
-    """How many starts are left after each stage, and mean calls of a search, for each potential and strategy.
+    """Draw how many starts are left after each stage, and mean calls of a search, by potential and strategy.
 
     Where every search passed every stage, a sentence says so and no bars are drawn of it. A potential has the colour
     that it has in other figures; several Sella strategies with it differ in hatching. Strategies of one potential alone

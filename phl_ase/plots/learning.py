@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Convergence:
-    """What the figure of a run shows.
+    """The content of the figure of a run.
 
     Attributes:
         steps: Stage, reference gradients so far, largest force (of the path: rms error of the forces), eV/Å.

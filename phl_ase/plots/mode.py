@@ -28,7 +28,7 @@ _SHORTEST = 0.12  # Å; the head of a shorter arrow would hide its atom
 
 @dataclass(frozen=True, eq=False)
 class Mode:
-    """What one method says of the mode.
+    """A normal mode by one method.
 
     Attributes:
         atoms: The structure.

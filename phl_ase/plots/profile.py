@@ -19,7 +19,7 @@ _LEVEL = 0.07  # half the length of a level's line, as a share of the path
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What is drawn.
+    """The content of the figure.
 
     Attributes:
         arc_length: ``(m,)`` √amu·Å from the TS, the reactant's side negative.

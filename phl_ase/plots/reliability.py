@@ -1,4 +1,4 @@
-"""Whether stated uncertainties are the errors that are made: calibration curve, and error against uncertainty."""
+"""Figures of stated uncertainties: calibration curve, and error against uncertainty."""
 
 from __future__ import annotations
 

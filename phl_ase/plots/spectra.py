@@ -100,7 +100,7 @@ def _wavenumber_axis(axes: Axes, values: np.ndarray) -> None:
 
 
 def _remark(report: Report) -> str:
-    """What stands beside a lane: the error, the outcome where it is not agreement, whether the structure is relaxed."""
+    """Return what stands beside a lane: the error, an outcome other than agreement, whether it is relaxed."""
     found = {metric.name: metric.value for metric in report.metrics}
     error = found.get("frequency MAE", float("nan"))
     lines = [f"MAE {error:.0f}" if error >= 10 else f"MAE {error:.1f}"] if np.isfinite(error) else []

@@ -1,4 +1,4 @@
-"""How every figure looks: size, colours, grid, ticks, and how it becomes a file.
+"""The look of every figure: size, colours, grid, ticks; and its file.
 
 ``matplotlib.figure.Figure`` without pyplot: nothing global is touched, no display is needed. Colours are Okabe and
 Ito's, told apart with any colour vision; markers and line styles differ as well, for print.
@@ -123,7 +123,7 @@ def plain_ticks(axes: Axes) -> None:
 
 
 def plain_ticks_along(axes: Axes) -> None:
-    """The same along x, where numbers stand side by side: few enough not to touch."""
+    """Thin the ticks along x, where numbers stand side by side: few enough not to touch."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     low, high = axes.get_xlim()
@@ -138,7 +138,7 @@ def plain_ticks_along(axes: Axes) -> None:
 
 
 def to_png(draw: Callable[[Any], Figure], content: Any) -> bytes:
-    """What a function draws of its content, in the fonts of this module, as the content of a PNG file."""
+    """Return what a function draws of its content, in the fonts of this module, as the content of a PNG file."""
     return rendered(draw, content, "png")
 
 
@@ -148,7 +148,7 @@ def to_svg(draw: Callable[[Any], Figure], content: Any) -> bytes:
 
 
 def rendered(draw: Callable[[Any], Figure], content: Any, kind: str) -> bytes:
-    """What a function draws of its content as a file of a kind: png, pdf or svg."""
+    """Return what a function draws of its content as a file of a kind: png, pdf or svg."""
     import matplotlib
 
     with matplotlib.rc_context({**_FONT, "svg.hashsalt": "phl"}):

@@ -33,7 +33,7 @@ _AT_ONCE = 4_000_000  # weights held at a time
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What is drawn with replacement.
+    """Groups of values that are drawn with replacement.
 
     Attributes:
         name: ``"reactions"`` or ``"frames"``.
@@ -125,7 +125,7 @@ def group_means(
 
 
 def _weights(n_units: int, draws: int, seed: int) -> Iterator[Array]:
-    """How often each unit is in each sample, ``(some, units)`` at a time."""
+    """Return how often each unit is in each sample, ``(some, units)`` at a time."""
     random = np.random.default_rng(seed)
     left = draws
     while left:

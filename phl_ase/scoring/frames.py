@@ -1,4 +1,4 @@
-"""What scores read of a labelled structure, and the little of it that is kept when its labels are no longer needed."""
+"""Labelled structures as scores read them, and the little that is kept when labels are no longer needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from phl_ase.types import Array
 
 @runtime_checkable
 class LabelledStructure(Protocol):
-    """What is read of a labelled structure; ``phl_ase.structures.Frame``, which would bring torch, offers it.
+    """A labelled structure as scores read it; ``phl_ase.structures.Frame``, which would bring torch, is one.
 
     Attributes:
         numbers: Atomic numbers ``(n,)``.

@@ -1,4 +1,4 @@
-"""Which frames are averaged together: regions and kinds of geometry, intervals of displacement, temperatures."""
+"""Groups of frames: regions and kinds of geometry, intervals of displacement, temperatures."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _mean(values: Any) -> float:
 
 
 def intervals(x: Array, edges: Sequence[float]) -> Array:
-    """Which values lie in which interval.
+    """Return which values lie in which interval.
 
     Args:
         x: ``(frames,)``, in the unit of ``edges``; NaN lies in none, what is above the last edge in the last.

@@ -57,7 +57,7 @@ class Observations:
         return len(self.values)
 
     def chosen(self, mask: Array) -> Observations:
-        """Those where the mask ``(values,)`` holds."""
+        """Return those where the mask ``(values,)`` holds."""
         return Observations(self.seeds[mask], self.items[mask], self.reactions[mask], self.values[mask])
 
     @classmethod
@@ -94,27 +94,27 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether both limits are known."""
+        """Return whether both limits are known."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
     @property
     def decides(self) -> bool:
-        """Whether it may say anything: not where predictions were left out, nor of one seed, which varies unseen."""
+        """Return whether it may say anything: not with predictions left out, nor of one seed, which varies unseen."""
         return self.has_interval and not self.left_out and self.seeds != 1
 
     @property
     def matches(self) -> bool:
-        """Whether the whole interval lies in ``MARGIN``."""
+        """Return whether the whole interval lies in ``MARGIN``."""
         return self.decides and MARGIN[0] <= self.low and self.high <= MARGIN[1]
 
     @property
     def better(self) -> bool:
-        """Whether the interval lies below 1: smaller errors."""
+        """Return whether the interval lies below 1: smaller errors."""
         return self.decides and self.high < 1.0
 
     @property
     def worse(self) -> bool:
-        """Whether the interval lies above 1."""
+        """Return whether the interval lies above 1."""
         return self.decides and self.low > 1.0
 
     @property
@@ -165,7 +165,7 @@ def ratio_estimate(of: Observations, to: Observations, *, draws: int = DRAWS) ->
 def ratio_change(
     here: tuple[Observations, Observations], there: tuple[Observations, Observations], *, draws: int = DRAWS
 ) -> Estimate:
-    """How much an error ratio differs between two kinds of frames: ratio here over ratio there.
+    """Return how much an error ratio differs between two kinds of frames: ratio here over ratio there.
 
     Args:
         here: Two methods on some frames, for example far from equilibrium.
@@ -269,7 +269,7 @@ def _variance(statistic, sums: Array, draws: int) -> float:
 
 
 def _weights(count: int, draws: int) -> Iterator[Array]:
-    """How often each unit is drawn, ``(some, units)`` at a time; the same for every quantity and method."""
+    """Return how often each unit is drawn, ``(some, units)`` at a time; the same for every quantity and method."""
     random = np.random.default_rng(0)
     left = draws
     while left:

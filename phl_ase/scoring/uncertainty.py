@@ -1,4 +1,4 @@
-"""Whether stated uncertainties are the errors that are made: coverage, calibration curve, ranking.
+"""Stated uncertainties against errors: coverage, calibration curve, ranking.
 
 Measures of Tran et al., doi:10.1088/2632-2153/ab7e1a (miscalibration area, here of central intervals), and of Busk et
 al., doi:10.1088/2632-2153/ac3eb3 (z-scores; error against uncertainty in groups of like uncertainty).
@@ -22,7 +22,7 @@ ONE_SIGMA, TWO_SIGMA = math.erf(1 / math.sqrt(2)), math.erf(math.sqrt(2))
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How stated uncertainties compare with errors.
+    """Stated uncertainties compared with errors.
 
     Attributes:
         one_sigma: Share of the errors within one standard deviation.

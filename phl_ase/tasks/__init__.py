@@ -1,4 +1,4 @@
-"""What a chemist computes for a molecule, with any ASE calculator: frequencies, transition states, reactions.
+"""Tasks of a chemist with any ASE calculator: frequencies, transition states, reactions.
 
 Each task is one function that takes structures with a calculator and returns a result with numbers, a table and what is
 written to files. ``phl freq``, ``phl ts``, ``phl irc`` and ``phl reaction`` are these functions on the command line.

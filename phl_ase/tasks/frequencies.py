@@ -34,7 +34,7 @@ class Frequencies:
 
     @property
     def is_stationary(self) -> bool:
-        """Whether the largest force is small enough for frequencies to have a meaning."""
+        """Return whether the largest force is small enough for frequencies to have a meaning."""
         return self.largest_force <= STATIONARY_WITHIN
 
     @property

@@ -29,7 +29,7 @@ from phl_ase.paths.guess import BAND
 
 @dataclass(frozen=True, eq=False)
 class JoiningSearch:
-    """What a search between two structures found.
+    """The result of a search between two structures.
 
     Attributes:
         search: The search of the TS.
@@ -46,7 +46,7 @@ class JoiningSearch:
 
     @property
     def joins(self) -> bool:
-        """Whether the TS joins reactant and product: the same bonds at both ends."""
+        """Return whether the TS joins reactant and product: the same bonds at both ends."""
         return self.connection is not None and self.connection.outcome in ("connects", "right bonds")
 
 

@@ -294,7 +294,7 @@ def accuracy_report(
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What is averaged, over what.
+    """Errors to average, and their groups.
 
     Attributes:
         errors: Error → ``(frames,)``, energies compared as asked for.
@@ -395,7 +395,7 @@ _ABSENT = {
 
 
 def _notes(scored: ScoredFrames, known: _Known) -> list[str]:
-    """What a reader must know: what is missing, and energies that are counted from another zero."""
+    """Return what a reader must know: what is missing, and energies that are counted from another zero."""
     missing = [ERRORS[name].title for name in ("energy", "forces") if np.isnan(known.errors[name]).all()]
     if np.isnan(known.errors["hessian"]).all() and "hvp" not in known.errors:
         missing.append("Hessians or HVPs")

@@ -289,7 +289,7 @@ def _evaluate(hessian: Array | HessianFunction, atoms: Atoms) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Draft:
-    """What all reports of one validation share."""
+    """The parts that all reports of one validation share."""
 
     expected: _Expected
     system: str

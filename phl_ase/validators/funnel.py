@@ -43,7 +43,7 @@ class Funnel:
 
     @property
     def complete(self) -> int:
-        """How many passed every stage that was looked at."""
+        """Return how many passed every stage that was looked at."""
         return min(self.passed.values(), default=0)
 
 

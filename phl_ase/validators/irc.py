@@ -73,7 +73,7 @@ class ReferencePath:
         )
 
     def checked(self) -> ReferencePath:
-        """The same, from the reactant's side to the product's, without what is past a minimum.
+        """Return the path from the reactant's side to the product's, without what is past a minimum.
 
         An integrator that oversteps the minimum leaves points that go up again: they are no part of the path.
 
@@ -100,7 +100,7 @@ class ReferencePath:
         return kept if straight <= rmsd(first, product) + rmsd(last, reactant) else kept.turned()
 
     def turned(self) -> ReferencePath:
-        """The same path from its other end; which minimum is the reactant stays."""
+        """Return the path from its other end; which minimum is the reactant stays."""
         return replace(
             self,
             structures=self.structures[::-1],
@@ -241,7 +241,7 @@ def _compare(reaction: Reaction, reference: ReferencePath, tolerance: float) -> 
 
 
 def _connection(reaction: Reaction, reference: ReferencePath, tolerance: float) -> Connection | None:
-    """How the relaxed ends relate to the reference's; ``None`` where there are not two."""
+    """Return how the relaxed ends relate to the reference's; ``None`` where there are not two."""
     if reaction.backward is None or reaction.forward is None:
         return None
     ends = reaction.backward.atoms, reaction.forward.atoms
@@ -249,7 +249,7 @@ def _connection(reaction: Reaction, reference: ReferencePath, tolerance: float) 
 
 
 def _is_turned(reaction: Reaction, reference: ReferencePath) -> bool:
-    """Whether the path runs from the product's side to the reactant's, by what there is of it."""
+    """Return whether the path runs from the product's side to the reactant's, by what there is of it."""
     first, last = reaction.path.ends
     straight = rmsd(first, reference.structures[0]) + rmsd(last, reference.structures[-1])
     return rmsd(first, reference.structures[-1]) + rmsd(last, reference.structures[0]) < straight
@@ -324,7 +324,7 @@ class _Profile:
         return max(min(rmsd(image, structure) for image in images) for structure in structures)
 
     def arrays(self) -> dict[str, Array]:
-        """What the figure needs."""
+        """Return what the figure needs."""
         return {
             "arc_length": self.length,
             "energies": self.energies,

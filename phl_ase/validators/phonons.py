@@ -224,7 +224,7 @@ def _residual(phonon: Phonopy, calculator: ASECalculator) -> tuple[Metric, Metri
 
 
 def _remarks(phonon: Phonopy, calculator: ASECalculator, got: Phonons, residual: tuple[Metric, Metric]) -> list[str]:
-    """What a reader must know of how the numbers were had."""
+    """Return what a reader must know of how the numbers were had."""
     force, stress = (metric.value for metric in residual)
     remarks = []
     if force > RELAXED_FORCE or stress > RELAXED_STRESS:

@@ -1,4 +1,4 @@
-"""What a potential is scored against: stationary points and reactions of a reference, on plain ASE structures."""
+"""References that a potential is scored against: stationary points and reactions, on plain ASE structures."""
 
 from __future__ import annotations
 

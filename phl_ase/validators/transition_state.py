@@ -142,7 +142,7 @@ def validate_transition_state(
 
 
 def _connection(path: Reaction | None, reference: ReferenceReaction) -> Connection | None:
-    """How the ends of a path relate to the reference's two; ``None`` where there is nothing to relate."""
+    """Return how the ends of a path relate to the reference's two; ``None`` where there is nothing to relate."""
     if path is None or not path.converged or len(reference.ends) != 2:
         return None
     backward, forward = (end.atoms for end in path.ends)
@@ -157,7 +157,7 @@ def _stages(
     reference: ReferenceReaction,
     follow: bool,
 ) -> dict[str, bool]:
-    """Which stages were passed, of those that can be asked."""
+    """Return which stages were passed, of those that can be asked."""
     asked = {
         "converged": found.analysis is not None,
         "first order": found.converged,
@@ -188,7 +188,7 @@ def _outcome(
 
 
 def _path_sentence(path: Reaction, connection: Connection | None) -> str:
-    """What a path does, from the reactant where that is known, and whether its ends are other conformers."""
+    """Return what a path does, from the reactant where that is known, and whether its ends are other conformers."""
     straight = path.turned() if connection is not None and connection.flipped else path
     conformers = connection is not None and connection.outcome == "right bonds"
     return "; ".join([straight.sentence, *([connection.sentence] if conformers and connection else [])])

@@ -77,12 +77,12 @@ class UncertaintySamples:
 
     @property
     def exploded(self) -> bool:
-        """Whether an error or uncertainty is not finite."""
+        """Return whether an error or uncertainty is not finite."""
         return any(not np.isfinite(v).all() for parts in (self._errors, self._stds) for p in parts.values() for v in p)
 
     @property
     def inside(self) -> Array:
-        """Whether each frame was said to be in the domain; empty where nothing was said."""
+        """Return whether each frame was said to be in the domain; empty where nothing was said."""
         return np.array(self._inside, dtype=bool)
 
 

@@ -1,4 +1,4 @@
-"""What the constraints of ``ase.Atoms`` leave free to move: the one place that reads ``atoms.constraints``.
+"""Motions that the constraints of ``ase.Atoms`` leave free: the one place that reads ``atoms.constraints``.
 
 A constraint holds atoms, or functions σ of the positions (a coordinate, a bond length, an angle). Vibrations are the
 motions that change none of them to first order: those orthogonal to every gradient ∇σ. Where the force along σ is λ
@@ -61,12 +61,12 @@ class FreeMotions:
 
     @property
     def is_curved(self) -> bool:
-        """Whether the Hessian needs the forces of constraint: some held coordinate is a length or an angle."""
+        """Return whether the Hessian needs the forces of constraint: some held coordinate is a length or an angle."""
         return any(one.is_curved for one in self.held)
 
     @property
     def is_whole(self) -> bool:
-        """Whether every motion of the structure is free, but for translations."""
+        """Return whether every motion of the structure is free, but for translations."""
         return len(self.atoms) == len(self.positions) and all(one.is_centre for one in self.held)
 
     def jacobian(self) -> Array:
@@ -227,7 +227,7 @@ def count_from_zero(atoms: Atoms) -> None:
 
 
 def _read(atoms: Atoms) -> tuple[Array, list[HeldCoordinate]]:
-    """Which atoms are fixed in all directions ``(n,)``, and the coordinates that are held beside them."""
+    """Return which atoms are fixed in all directions ``(n,)``, and the coordinates that are held beside them."""
     fixed = np.zeros(len(atoms), dtype=bool)
     held: list[HeldCoordinate] = []
     for constraint in atoms.constraints:

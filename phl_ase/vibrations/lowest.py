@@ -61,7 +61,7 @@ class LowestModes:
 
     @property
     def sentence(self) -> str:
-        """Whether they are converged, and at what cost."""
+        """Return whether they are converged, and at what cost."""
         state = "converged" if self.converged else "not converged"
         largest = self.errors.max(initial=0.0)
         return f"lowest modes {state} after {self.n_hvps} HVPs, errors up to {largest:.1e} eV/(Å² amu)"
@@ -211,7 +211,7 @@ class _Basis:
 
 
 def _orthonormal(directions: Array, basis: Array | None = None) -> Array:
-    """What directions add to an orthonormal basis, orthonormal; what adds nothing but rounding is left out."""
+    """Return what directions add to an orthonormal basis, orthonormal; what adds nothing but rounding is left out."""
     basis = np.zeros((0, directions.shape[1])) if basis is None else basis
     smallest = 1e-10 * np.linalg.norm(directions, axis=1).max(initial=0.0)
     kept: list[Array] = []

@@ -1,4 +1,4 @@
-"""Which mode of one analysis is which of another: assignment by overlap, fair to degenerate modes.
+"""Matching of the modes of two analyses: assignment by overlap, fair to degenerate modes.
 
 The overlap of a mode with a reference mode is the square of their mass-weighted scalar product. Modes that are
 degenerate in the reference span a space in which any basis is as good as another, so it is the space that counts: of a

@@ -90,7 +90,7 @@ class Thermochemistry:
 
     @property
     def sentence(self) -> str:
-        """What was summed over and what was left out."""
+        """Return what was summed over and what was left out."""
         parts = [f"{self.model}, {self.shape}, {self.n_modes} modes, {self.temperature:g} K, {self.pressure:g} Pa"]
         if self.n_left_out:
             parts.append(f"{self.n_left_out} imaginary {'mode' if self.n_left_out == 1 else 'modes'} left out")
