@@ -358,7 +358,7 @@ def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
     from phl_ase.structures import atoms_from_frame
 
     def asked(frames: Sequence[Frame]) -> tuple[str, ...]:
-        return tuple(q for q in (*_DERIVATIVES, "hvp") if any(getattr(frame, q) is not None for frame in frames))
+        return tuple(q for q in (*_DERIVATIVES, "hvp") if any(frame.label(q) is not None for frame in frames))
 
     def batched(frames: Sequence[Frame]) -> list[dict[str, Any]]:
         needs = asked(frames)
@@ -385,7 +385,7 @@ def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
 
 
 def _hvps(probes: Any, atoms: Any, row: dict[str, Any], curvature: Curvature) -> Any:
-    """HVPs with recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
+    """Products with recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
     import numpy as np
 
     if "hessian" not in row:

@@ -11,11 +11,18 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from phl_ase.datasets.schema import LABELS, RAGGED, ContentHash, DatasetMeta, blocks, counts, offsets_name, plausible
+from phl_ase.datasets.schema import (
+    ContentHash,
+    DatasetMeta,
+    blocks,
+    counts,
+    offsets_name,
+    plausible,
+    ragged_groups,
+)
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
+from phl_ase.structures.label import Array, labels
 
 _PROJECTIONS = 3
 _ROWS = 2**16
@@ -86,8 +93,8 @@ class BaseDataset(ABC):
 
     @cached_property
     def coverage(self) -> dict[str, Array]:
-        """Which frames carry energy, forces, stress, hessian, hvp: label -> bool ``(frames,)``."""
-        return {label: _fixed(np.diff(self.offsets(ragged)) > 0) for label, ragged in LABELS.items()}
+        """Which frames carry a label, for every label: name -> bool ``(frames,)``."""
+        return {name: _fixed(np.diff(self.offsets(label.offsets)) > 0) for name, label in labels().items()}
 
     @abstractmethod
     def _blocks(self, column: str) -> Iterator[Array]:
@@ -180,7 +187,7 @@ class MemoryDataset(BaseDataset):
     @cached_property
     def _offsets(self) -> dict[str, Array]:  # type: ignore[override]
         table = [counts(frame) for frame in self._frames]
-        return {r: _fixed(np.concatenate([[0], np.cumsum([row[r] for row in table])])) for r in RAGGED}
+        return {r: _fixed(np.concatenate([[0], np.cumsum([row[r] for row in table])])) for r in ragged_groups()}
 
     def _text(self, column: str) -> Array:
         return np.array([getattr(frame, column) for frame in self._frames], dtype=str)
@@ -195,7 +202,7 @@ class MemoryDataset(BaseDataset):
     @cached_property
     def _hash(self) -> str:  # type: ignore[override]
         digest = ContentHash()
-        for ragged in RAGGED:
+        for ragged in ragged_groups():
             digest.update(offsets_name(ragged), self.offsets(ragged))
         for block in blocks(self._frames):
             for column, values in block.items():

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phl_ase.datasets.schema import UNITS, plausible
+from phl_ase.datasets.schema import plausible, units
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
+from phl_ase.structures.label import Array
 from phl_ase.units import canonical, convert
-
-Array = np.ndarray
 
 ROTATIONAL = 0.01
 """Largest relative residual of H·(ω × x) = ω × ∇E that is noise: exact labels come to 0.001, Hessians of other
@@ -49,7 +48,7 @@ def to_internal(label: str, unit: str) -> float:
     """
     plain = unit.strip().lstrip("-−")
     # from ours to theirs, so that an error lists the units that the label may have
-    return (-1.0 if plain != unit.strip() else 1.0) / convert(1.0, UNITS[label], plain)
+    return (-1.0 if plain != unit.strip() else 1.0) / convert(1.0, units()[label], plain)
 
 
 def rotational_rule(positions: Array, forces: Array, hessian: Array) -> tuple[Array, Array, float]:
@@ -95,13 +94,13 @@ class Consistency:
 
     Args:
         source: Name of the file, for errors.
-        units: Label -> unit in which the file is said to hold it.
+        said: Label -> unit in which the file is said to hold it.
         energy_reference: What energies are said to be relative to; only absolute ones are compared with free atoms.
     """
 
-    def __init__(self, source: str, units: Mapping[str, str], energy_reference: str) -> None:
+    def __init__(self, source: str, said: Mapping[str, str], energy_reference: str) -> None:
         self._source = source
-        self._units = {label: canonical(units.get(label, unit)) for label, unit in UNITS.items()}
+        self._units = {label: canonical(said.get(label, unit)) for label, unit in units().items()}
         self._absolute = energy_reference == "absolute"
         self._evidence: dict[str, _Evidence] = {}
         self._stiffness: list[float] = []

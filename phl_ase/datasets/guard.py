@@ -13,14 +13,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from phl_ase.datasets.schema import COLUMNS, FORMAT, NAME_BYTES, RAGGED, REQUIRED, SCHEMA, Column, offsets_name
+from phl_ase.datasets.schema import FORMAT, NAME_BYTES, REQUIRED, SCHEMA, Column, columns, offsets_name, ragged_groups
 from phl_ase.errors import PHLError
+from phl_ase.structures.label import labels
 
 # deflate cannot shrink further than this (RFC 1951: 258 bytes from two bits); no filter may stand twice
 _RATIO = 1032
 _MAX_CHUNK = 64 * 2**20
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
-_OFFSETS = {offsets_name(ragged): Column("<i8") for ragged in RAGGED}
 
 
 def open_file(path: Path) -> h5py.File:
@@ -114,12 +114,15 @@ def check_arrays(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     Raises:
         PHLError: Naming the array and what is wrong with it.
     """
-    known = COLUMNS | _OFFSETS
+    known = {**columns(), **{offsets_name(ragged): Column("<i8") for ragged in ragged_groups()}}
     total = path.stat().st_size
     arrays: dict[str, h5py.Dataset] = {}
     for name in file:
         if name not in known:
-            raise PHLError(f"{path}: holds {name[:80]!r}, which is no part of a data set; expected {', '.join(known)}")
+            raise PHLError(
+                f"{path}: holds {name[:80]!r}, which is no part of a data set; expected {', '.join(known)}: if it is a "
+                "label of another package, import that package first"
+            )
         arrays[name] = _checked_array(file, name, known[name], path, total)
     absent = [name for name in (*REQUIRED, offsets_name("atoms")) if name not in arrays]
     if absent:
@@ -210,13 +213,12 @@ def check_offsets(arrays: dict[str, h5py.Dataset], path: Path) -> dict[str, np.n
     frames = len(arrays["pbc"])
     if frames == 0:
         raise PHLError(f"{path}: the data set is empty; expected at least one frame")
-    for name, column in COLUMNS.items():
+    for name, column in columns().items():
         if not column.ragged and len(arrays[name]) != frames:
             raise PHLError(f"{path}: array {name!r} has {len(arrays[name])} rows, expected {frames}, one a frame")
-    offsets = {ragged: _read_offsets(arrays, ragged, frames, path) for ragged in RAGGED}
+    offsets = {ragged: _read_offsets(arrays, ragged, frames, path) for ragged in ragged_groups()}
     sizes = np.diff(offsets["atoms"])
-    triangle = 3 * sizes * (3 * sizes + 1) // 2
-    allowed = {"atoms": sizes > 0, "forces": sizes, "hessian": triangle}
+    allowed = {label.offsets: label.rows_for(sizes) for label in labels().values() if label.per != "probe"}
     for ragged, values in offsets.items():
         filled = np.diff(values)
         if ragged == "atoms":
@@ -236,9 +238,9 @@ def check_offsets(arrays: dict[str, h5py.Dataset], path: Path) -> dict[str, np.n
 
 def _read_offsets(arrays: dict[str, h5py.Dataset], ragged: str, frames: int, path: Path) -> np.ndarray:
     name = offsets_name(ragged)
-    columns = [column for column, spec in COLUMNS.items() if spec.ragged == ragged]
+    group = [column for column, spec in columns().items() if spec.ragged == ragged]
     if name not in arrays:
-        orphans = [column for column in columns if column in arrays]
+        orphans = [column for column in group if column in arrays]
         if orphans:
             raise PHLError(f"{path}: holds {orphans[0]!r} without {name!r}; the file is incomplete")
         return np.zeros(frames + 1, dtype=np.int64)
@@ -249,7 +251,7 @@ def _read_offsets(arrays: dict[str, h5py.Dataset], ragged: str, frames: int, pat
     falling = np.diff(values) < 0
     if values[0] != 0 or falling.any():
         raise PHLError(f"{path}: {name} do not rise from 0 (at frame {int(falling.argmax())}); the file is damaged")
-    for column in columns:
+    for column in group:
         length = len(arrays[column]) if column in arrays else 0
         if int(values[-1]) != length:
             raise PHLError(f"{path}: {name} end at row {values[-1]} but {column!r} has {length} rows; file damaged")

@@ -12,14 +12,12 @@ from typing import Any
 from phl_ase.datasets.consistency import Consistency, WrongUnits, to_internal
 from phl_ase.datasets.formats import FORMATS, Entry, Format, Options, format_of
 from phl_ase.datasets.labelled import check_keys, keys_not_read, no_such_key
-from phl_ase.datasets.schema import LABELS, DatasetMeta
+from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.spool import Spool, spooled
 from phl_ase.datasets.tally import Tally
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures.frame import Frame
-
-_CONVERTED = ("positions", "cell", "energy", "forces", "stress", "hessian", "hvp")
-_SIGNED = ("forces", "stress", "hessian", "hvp")
+from phl_ase.structures.label import labels
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,11 @@ def import_dataset(
         source: A file or folder of a format in :data:`phl_ase.datasets.formats.FORMATS`.
         output: The HDF5 file to write; one that stands there is replaced.
         format: Name of the format; recognised when empty.
-        keys: Label -> key, for files that ASE reads; see :data:`phl_ase.datasets.labelled.DEFAULT_KEYS`.
+        keys: Label -> key, for files that ASE reads; see :func:`phl_ase.datasets.labelled.default_keys`.
         level: Level of theory; that of the published data, where the format says it, when empty.
         energy_reference: What energies are relative to; likewise.
-        units: Label (positions, cell, energy, forces, stress, hessian, hvp) -> its unit in the file, where that is
-            not the format's: a name of :mod:`phl_ase.units`; the Hessian and HVPs d²E/dR². A minus sign before
+        units: Label, ``positions`` or ``cell`` -> its unit in the file, where that is
+            not the format's: a name of :mod:`phl_ase.units`; the Hessian and HVPs are d²E/dR². A minus sign before
             it turns the sign: ``-Ha/Bohr`` for forces that are stored as gradients.
         structures: Where the structures are, for formats that hold labels alone.
 
@@ -112,7 +110,7 @@ def import_dataset(
         settled = consistency.notes() if consistency is not None else ""
         meta = _counted(said, {**origin, **left}, tally, settled)
         content_hash = spool.finish(meta)
-    coverage = {label: spool.covered[ragged] for label, ragged in LABELS.items()}
+    coverage = {name: spool.covered[label.offsets] for name, label in labels().items()}
     lines = tuple(_lines(name, meta, coverage, tally, spool.frames))
     return ImportReport(str(path), name, meta, spool.frames, tally.refused, coverage, content_hash, lines)
 
@@ -149,22 +147,23 @@ def _structures(source: str | PathLike[str] | None, name: str, reader: Format, k
 
 
 def _factors(units: Mapping[str, str]) -> dict[str, float]:
-    unknown_labels = [label for label in units if label not in _CONVERTED]
-    if unknown_labels:
-        raise unknown("label with a unit", unknown_labels[0], _CONVERTED)
+    signed = {"positions": False, "cell": False} | {name: label.signed for name, label in labels().items()}
     factors = {}
     for label, text in units.items():
-        if text.strip().startswith(("-", "−")) and label not in _SIGNED:
-            raise PHLError(
-                f"the unit of {label} is {text!r}; only {', '.join(_SIGNED)} may be stored with another sign"
-            )
+        if label not in signed:
+            raise unknown("label with a unit", label, signed)
+        if text.strip().startswith(("-", "−")) and not signed[label]:
+            may = ", ".join(name for name, allowed in signed.items() if allowed)
+            raise PHLError(f"the unit of {label} is {text!r}; only {may} may be stored with another sign")
         factors[label] = to_internal(label, text)
     return factors
 
 
 def _converted(frame: Frame, factors: Mapping[str, float]) -> Frame:
-    values = {label: getattr(frame, label) for label in factors}
-    return dataclasses.replace(frame, **{k: factors[k] * value for k, value in values.items() if value is not None})
+    places = {name: factors[name] * getattr(frame, name) for name in ("positions", "cell") if name in factors}
+    values = {name: frame.label(name) for name in factors if name not in places}
+    scaled = {name: factors[name] * value for name, value in values.items() if value is not None}
+    return dataclasses.replace(frame, **places).with_labels(scaled)
 
 
 def _take(
@@ -173,8 +172,7 @@ def _take(
     tally.seen += 1
     try:
         frame, found = entry.build()
-        frame = _converted(frame, factors)
-        frame = dataclasses.replace(frame, hessian=tally.symmetric(frame, entry.name))
+        frame = tally.symmetric(_converted(frame, factors), entry.name)
         if consistency is not None:
             frame = consistency.checked(frame, entry.name)
         spool.append(frame, entry.name)

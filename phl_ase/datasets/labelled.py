@@ -1,4 +1,4 @@
-"""Labels in ``ase.Atoms``: where foreign files keep them, and how ours are handed out.
+"""Labels in ``ase.Atoms``: where foreign files keep them, and how ours are handed out; the keys are those declared.
 
 Found without being asked: the stored results of a calculator, where ASE puts the keys ``energy``, ``forces`` and
 ``stress`` of a file; ``REF_energy``, ``REF_forces``, ``REF_stress``
@@ -18,30 +18,20 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from phl_ase.datasets.schema import asymmetry, plausible, symmetrised
+from phl_ase.datasets.schema import plausible, symmetrised
 from phl_ase.errors import PHLError, shortened, unknown
 from phl_ase.structures import atoms_from_frame, frame_from_atoms
 from phl_ase.structures.frame import Frame
+from phl_ase.structures.label import arrays
 
-Array = np.ndarray
+_SAMPLING = ("kind", "reaction", "irc_s", "temperature", "charge", "multiplicity")
 
-DEFAULT_KEYS = {
-    "energy": "REF_energy",
-    "forces": "REF_forces",
-    "stress": "REF_stress",
-    "hessian": "REF_hessian",
-    "probes": "hvp_dir",
-    "hvp": "REF_hvp",
-    "kind": "kind",
-    "reaction": "reaction",
-    "irc_s": "irc_s",
-    "temperature": "temperature",
-    "charge": "charge",
-    "multiplicity": "multiplicity",
-}
-"""Label -> the key it is looked for under, in ``atoms.info`` and ``atoms.arrays``."""
 
-_CALCULATOR = ("energy", "forces", "stress")
+def default_keys() -> dict[str, str]:
+    """Return the key that each label, and each fact of a structure, is looked for under, in ``info`` and ``arrays``."""
+    return {name: label.key for name, label in arrays().items()} | {name: name for name in _SAMPLING}
+
+
 # what ASE keeps of a structure itself, and of a row of a data base
 _NO_LABELS = {"numbers", "positions", "masses", "tags", "initial_charges", "initial_magmoms", "spin"} | {
     *("data", "key_value_pairs", "unique_id")
@@ -56,8 +46,8 @@ def check_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
         PHLError: For a label that does not exist.
     """
     for label in keys or {}:
-        if label not in DEFAULT_KEYS:
-            raise unknown("label in the key mapping", label, DEFAULT_KEYS)
+        if label not in default_keys():
+            raise unknown("label in the key mapping", label, default_keys())
     return dict(keys or {})
 
 
@@ -67,7 +57,7 @@ def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
     Args:
         atoms: The structure.
         name: How an error names it.
-        keys: Label -> key, where a label stands under another key than :data:`DEFAULT_KEYS` says; only that key is then
+        keys: Label -> key, where a label stands under another key than :func:`default_keys` says; only that key is then
             looked at, in ``info``, in the arrays and in stored results (``free_energy`` stands there).
 
     Returns:
@@ -77,9 +67,7 @@ def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
         PHLError: For an unknown label, or a value of the wrong shape or type.
     """
     frame, found = frame_as_found(atoms, name, keys=keys)
-    if frame.hessian is not None and np.all(np.isfinite(frame.hessian)):
-        frame = dataclasses.replace(frame, hessian=symmetrised(frame.hessian, name))
-    return plausible(frame, name), found
+    return plausible(symmetrised(frame, name), name), found
 
 
 def frame_as_found(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = None) -> tuple[Frame, dict[str, str]]:
@@ -90,15 +78,15 @@ def frame_as_found(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
     """
     given = check_keys(keys)
     info = _everywhere(atoms)
-    results = _stored_results(atoms)
+    results, known = _stored_results(atoms), arrays()
     values: dict[str, Any] = {}
     found: dict[str, str] = {}
-    for label, key in (DEFAULT_KEYS | given).items():
+    for label, key in (default_keys() | given).items():
         value = atoms.arrays.get(key, info.get(key))
         if value is None and label in given:
             value = results.get(key)  # ASE moves what has a name of its own there: energy, free_energy, forces, …
-        elif value is None and label in _CALCULATOR:
-            key, value = "calculator", results.get(label)
+        elif value is None and label in known and known[label].result:
+            key, value = "calculator", results.get(known[label].result)
         if value is not None:
             values[label], found[label] = value, key
     bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
@@ -108,17 +96,9 @@ def frame_as_found(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
         label: _shaped(label, value, len(atoms), f"{name}: {shortened(found[label])}")
         for label, value in values.items()
     }
-    shaped = {label: value for label, value in shaped.items() if label not in ("charge", "multiplicity")}
-    return dataclasses.replace(frame, **shaped), found
-
-
-def hessian_asymmetry(atoms: Atoms, found: Mapping[str, str]) -> float:
-    """Largest |H − Hᵀ| of a Hessian as it stands in a file, eV/Å²; 0 where there is none."""
-    if "hessian" not in found:
-        return 0.0
-    key = found["hessian"]
-    value = next(place[key] for place in (atoms.arrays, _everywhere(atoms), _stored_results(atoms)) if key in place)
-    return asymmetry(np.asarray(value, dtype=float).reshape(3 * len(atoms), -1))
+    facts = {name: shaped.pop(name) for name in _SAMPLING if name in shaped}
+    facts = {name: value for name, value in facts.items() if name not in ("charge", "multiplicity")}
+    return dataclasses.replace(frame, **facts).with_labels(shaped), found
 
 
 def _everywhere(atoms: Atoms) -> ChainMap[str, Any]:
@@ -167,45 +147,36 @@ def _shaped(label: str, value: Any, n: int, where: str) -> Any:
         array = np.array(value, dtype=float)
     except (TypeError, ValueError) as error:
         raise PHLError(f"{where} is {shortened(str(value), 40)}; expected numbers for {label}") from error
-    if label in ("energy", "irc_s", "temperature", "charge", "multiplicity"):
+    known = arrays().get(label)
+    if known is None or (known.per == "system" and not known.shape):
         if array.size != 1:
             raise PHLError(f"{where} has shape {array.shape}; expected one number for {label}")
         return float(array.reshape(()))
-    if label == "stress":
-        if array.size == 6:
-            return voigt_6_to_full_3x3_stress(array.reshape(6))
-        return _reshaped(array, (3, 3), where, "stress (Voigt 6 or 3 × 3)")
-    if label == "forces":
-        return _reshaped(array, (n, 3), where, "forces")
-    if label == "hessian":
-        return _reshaped(array, (3 * n, 3 * n), where, "a Hessian (per-atom array (n, 9n) or 9n² numbers)")
-    if array.size == 0 or array.size % (3 * n) or len(array) != n:
-        raise PHLError(f"{where} has shape {array.shape}; expected (n, 3K) = ({n}, 3K) for {label}")
-    return np.ascontiguousarray(array.reshape(n, -1, 3).transpose(1, 0, 2))
-
-
-def _reshaped(array: Array, shape: tuple[int, ...], where: str, what: str) -> Array:
+    if known.per == "probe":
+        if array.size == 0 or array.size % (3 * n) or len(array) != n:
+            raise PHLError(f"{where} has shape {array.shape}; expected (n, 3K) = ({n}, 3K) for {label}")
+        return np.ascontiguousarray(array.reshape(n, -1, 3).transpose(1, 0, 2))
+    if known.voigt and array.size == 6:
+        return voigt_6_to_full_3x3_stress(array.reshape(6))
+    shape = known.shape_for(n)
     if array.size != np.prod(shape):
-        raise PHLError(f"{where} has shape {array.shape}; expected {shape} for {what}")
+        also = " (Voigt 6 or 3 × 3)" if known.voigt else ""
+        also = f" (per-atom array {(n, shape[0] * shape[1] // n)} or flat)" if known.per == "pair" else also
+        raise PHLError(f"{where} has shape {array.shape}; expected {shape} for {label}{also}")
     return array.reshape(shape)
 
 
 def labelled_atoms(frame: Frame) -> Atoms:
-    """An ``Atoms`` with the labels of a frame under :data:`DEFAULT_KEYS`: for extxyz and other formats of ASE."""
+    """Return an ``Atoms`` with the labels of a frame under :func:`default_keys`, for extxyz and the like."""
     atoms = atoms_from_frame(frame)
-    n = len(frame)
-    for label in ("kind", "reaction"):
-        if getattr(frame, label):
-            atoms.info[label] = getattr(frame, label)
-    for label in ("irc_s", "temperature", "energy", "stress"):
-        if getattr(frame, label) is not None:
-            atoms.info[DEFAULT_KEYS[label]] = getattr(frame, label)
-    if frame.forces is not None:
-        atoms.arrays[DEFAULT_KEYS["forces"]] = frame.forces.copy()
-    if frame.hessian is not None:
-        atoms.arrays[DEFAULT_KEYS["hessian"]] = frame.hessian.reshape(n, 9 * n).copy()
-    for label in ("probes", "hvp"):
-        value = getattr(frame, label)
-        if value is not None:
-            atoms.arrays[DEFAULT_KEYS[label]] = value.transpose(1, 0, 2).reshape(n, -1)
+    n, known = len(frame), arrays()
+    facts = {name: getattr(frame, name) for name in ("kind", "reaction", "irc_s", "temperature")}
+    atoms.info.update({name: value for name, value in facts.items() if value not in ("", None)})
+    for name, value in frame.labels().items():
+        per, key = known[name].per, known[name].key
+        if per == "system":
+            atoms.info[key] = value
+        else:
+            rows = value.transpose(1, 0, 2) if per == "probe" else value
+            atoms.arrays[key] = np.array(rows if per == "atom" and rows.ndim < 3 else rows.reshape(n, -1))
     return atoms

@@ -14,18 +14,18 @@ from ase import Atoms
 from phl_ase.datasets.base import BaseDataset, MemoryDataset
 from phl_ase.datasets.labelled import (
     check_keys,
-    hessian_asymmetry,
+    frame_as_found,
     keys_not_read,
     labelled_atoms,
-    labelled_frame,
     no_such_key,
     seen_keys,
 )
-from phl_ase.datasets.schema import DatasetMeta
+from phl_ase.datasets.schema import DatasetMeta, plausible, symmetrised
 from phl_ase.datasets.store import Dataset
 from phl_ase.datasets.xyz import is_xyz, parsed_xyz, xyz_texts
 from phl_ase.errors import PHLError, shortened, unknown
 from phl_ase.files import is_there, replacing
+from phl_ase.hessians import asymmetry
 from phl_ase.structures.frame import Frame
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -44,7 +44,7 @@ def open_dataset(source: str | PathLike[str], *, keys: Mapping[str, str] | None 
     Args:
         source: A bundled name (a key of :data:`BUNDLED`), an HDF5 file of ours, or any file that ASE reads.
         keys: For files that ASE reads: label -> key in ``info`` or ``arrays``, as ``{"energy": "dft_energy"}``; see
-            :data:`phl_ase.datasets.labelled.DEFAULT_KEYS` for the labels and where they are looked for otherwise.
+            :func:`phl_ase.datasets.labelled.default_keys` for the labels and where they are looked for otherwise.
 
     Returns:
         A :class:`Dataset` that reads from the file, or a :class:`MemoryDataset`; both offer the same.
@@ -171,19 +171,23 @@ def _read_images(
     path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] | None = None
 ) -> MemoryDataset:
     images = read_images(path, images_of=images_of)
-    pairs = [labelled_frame(atoms, f"{path}: frame {i}", keys=keys) for i, atoms in enumerate(images)]
-    found = Counter((label, key) for _, where in pairs for label, key in where.items())
+    frames, found, uneven = [], Counter[tuple[str, str]](), 0.0
+    for index, atoms in enumerate(images):
+        name = f"{path}: frame {index}"
+        frame, where = frame_as_found(atoms, name, keys=keys)
+        frames.append(plausible(symmetrised(frame, name), name))
+        uneven = max(uneven, 0.0 if frame.hessian is None else asymmetry(frame.hessian))
+        found.update(where.items())
     seen = set().union(*map(seen_keys, images))
     for label, key in (keys or {}).items():
         if (label, key) not in found:
             raise PHLError(no_such_key(path, label, key, seen))
-    uneven = max(hessian_asymmetry(atoms, where) for atoms, (_, where) in zip(images, pairs, strict=True))
     notes = f"Hessians of the source were asymmetric by up to {uneven:.2g} eV/Å²; averaged." if uneven else ""
     places: dict[str, str] = {}
     for label, key in sorted(found):
         places[label] = f"{places[label]}, {key}" if label in places else key
     provenance = {"source": path.name, "keys": places, "keys_not_read": keys_not_read(seen, found)}
-    return MemoryDataset([frame for frame, _ in pairs], DatasetMeta(provenance=provenance, notes=notes), name=str(path))
+    return MemoryDataset(frames, DatasetMeta(provenance=provenance, notes=notes), name=str(path))
 
 
 READERS: dict[str, Callable[[Path, Mapping[str, str] | None], BaseDataset]] = {

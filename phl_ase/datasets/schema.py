@@ -2,7 +2,7 @@
 
 Every column is one flat array over all frames. Ragged columns have an array of offsets: rows ``offsets[i]`` to
 ``offsets[i + 1]`` belong to frame i, and none means that the frame does not carry it. Hessians are kept as their upper
-triangle, row by row.
+triangle, row by row. Which columns there are follows from the labels (:mod:`phl_ase.structures.label`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError, shortened
+from phl_ase.hessians import ASYMMETRY, asymmetry, checked_hessian
 from phl_ase.lattice import check_geometry
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
+from phl_ase.structures.label import Array, Label, arrays, labels, others
 
 FORMAT = "phl_ase dataset"
 SCHEMA = 1
@@ -29,8 +29,8 @@ SUFFIXES = (".h5", ".hdf5")
 """How the name of a data set of ours ends: what it is opened by."""
 NAME_BYTES = 256
 """Longest ``kind`` or ``reaction``, UTF-8 bytes."""
-ASYMMETRY = 1e-3
-"""Largest |H − Hᵀ| that is averaged away, relative to max(1 eV/Å², max |H|); more is a mistake and an error."""
+REQUIRED = ("numbers", "positions", "pbc", "charge", "multiplicity", "kind", "reaction")
+_LARGEST_CELL = 1e7  # Å
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,25 @@ class Column:
         shape: Shape of one row.
         ragged: Name of the offsets it is read with; empty for one row a frame.
         unit: Unit of the values; empty where there is none.
+        label: The label that it holds; ``None`` for what is no label.
     """
 
     dtype: str
     shape: tuple[int, ...] = ()
     ragged: str = ""
     unit: str = ""
+    label: Label | None = None
+
+    def of(self, name: str, frame: Frame) -> Any:
+        """Return what a frame has for this column of a name; ``None`` where it has nothing."""
+        if self.label is not None:
+            return frame.label(self.label.name)
+        if name == "cell":
+            return frame.cell if np.any(frame.cell) else None
+        return getattr(frame, name)
 
 
-COLUMNS = {
+_STRUCTURE = {
     "numbers": Column("|u1", (), "atoms"),
     "positions": Column("<f8", (3,), "atoms", "Å"),
     "pbc": Column("|u1", (3,)),
@@ -59,33 +69,46 @@ COLUMNS = {
     "kind": Column("S"),
     "reaction": Column("S"),
     "cell": Column("<f8", (3, 3), "cell", "Å"),
-    "energy": Column("<f8", (), "energy", "eV"),
-    "forces": Column("<f8", (3,), "forces", "eV/Å"),
-    "stress": Column("<f8", (3, 3), "stress", "eV/Å³"),
-    "hessian": Column("<f8", (), "hessian", "eV/Å²"),
-    "probes": Column("<f8", (3,), "probes", "1"),
-    "products": Column("<f8", (3,), "probes", "eV/Å²"),
+}
+_SAMPLING = {
     "irc_s": Column("<f8", (), "irc_s", "√amu·Å"),
     "temperature": Column("<f8", (), "temperature", "K"),
 }
-FIELDS = {"products": "hvp"}
-"""Column -> attribute of a frame, where they differ."""
-REQUIRED = ("numbers", "positions", "pbc", "charge", "multiplicity", "kind", "reaction")
-RAGGED = tuple(dict.fromkeys(c.ragged for c in COLUMNS.values() if c.ragged))
-UNITS = {name: column.unit for name, column in COLUMNS.items() if column.unit}
-LARGEST = {
-    "cell": 1e7,
-    "energy": 1e7,
-    "forces": 1e7,
-    "stress": 1e7,
-    "hessian": 1e9,
-    "probes": 1e7,
-    "products": 1e9,
-}
-"""Largest value that can be meant, in the unit of the column, the energy's for each atom: all electrons of the heaviest
-atom are bound by 1.5e6 eV. What is larger is a mistake, and would overflow in squares."""
-LABELS = {"energy": "energy", "forces": "forces", "stress": "stress", "hessian": "hessian", "hvp": "probes"}
-"""Label -> the offsets that say which frames carry it."""
+
+
+def columns() -> Mapping[str, Column]:
+    """Return every array of a data set by its name in the file: the structure, then the labels, then the sampling."""
+    return _columns(tuple(arrays().values()))
+
+
+@cache
+def _columns(labels: tuple[Label, ...]) -> Mapping[str, Column]:
+    of_labels = {
+        label.column: Column("<f8", () if label.per == "pair" else label.shape, label.offsets, label.unit, label)
+        for label in labels
+    }
+    return {**_STRUCTURE, **of_labels, **_SAMPLING}
+
+
+def ragged_groups() -> tuple[str, ...]:
+    """Return the groups of columns that are read with offsets of their own."""
+    return tuple(dict.fromkeys(column.ragged for column in columns().values() if column.ragged))
+
+
+def is_own(name: str) -> bool:
+    """Return whether a column holds no label of another package."""
+    label = columns()[name].label
+    return label is None or label.name not in others()
+
+
+def units() -> dict[str, str]:
+    """Return the unit of everything that a frame holds and that has one, by its name in the frame."""
+    return {(c.label.name if c.label else name): c.unit for name, c in columns().items() if c.unit}
+
+
+def stored_units() -> dict[str, str]:
+    """Return the units that stand in the attributes of a file, by the names of its arrays."""
+    return {name: column.unit for name, column in columns().items() if column.unit}
 
 
 def check_suffix(path: Path) -> None:
@@ -121,8 +144,8 @@ class DatasetMeta:
 
     @property
     def units(self) -> dict[str, str]:
-        """Unit of each column; the same for every data set."""
-        return dict(UNITS)
+        """Unit of everything that has one, by its name in a frame; the same for every data set."""
+        return units()
 
     @property
     def schema(self) -> int:
@@ -135,45 +158,36 @@ def _upper(side: int) -> tuple[Array, Array]:
     return np.triu_indices(side)
 
 
-def pack_hessian(hessian: Array) -> Array:
-    """The upper triangle of a symmetric ``(3n, 3n)`` matrix, row by row: ``(3n (3n + 1) / 2,)``."""
-    return np.ascontiguousarray(np.asarray(hessian, dtype=np.float64)[_upper(len(hessian))])
+def pack_matrix(matrix: Array) -> Array:
+    """Return the upper triangle of a symmetric matrix ``(N, N)``, row by row: ``(N (N + 1) / 2,)``."""
+    return np.ascontiguousarray(np.asarray(matrix, dtype=np.float64)[_upper(len(matrix))])
 
 
-def unpack_hessian(packed: Array, side: int) -> Array:
-    """The symmetric ``(side, side)`` matrix of its upper triangle."""
-    hessian = np.empty((side, side))
+def unpack_matrix(packed: Array, side: int) -> Array:
+    """Return the symmetric ``(side, side)`` matrix of an upper triangle."""
+    matrix = np.empty((side, side))
     rows, columns = _upper(side)
-    hessian[rows, columns] = packed
-    hessian[columns, rows] = packed
-    return hessian
+    matrix[rows, columns] = packed
+    matrix[columns, rows] = packed
+    return matrix
 
 
-def asymmetry(hessian: Array) -> float:
-    """Largest |H − Hᵀ|, eV/Å²."""
-    return float(np.abs(hessian - hessian.T).max())
-
-
-def symmetrised(hessian: Array, name: str) -> Array:
-    """A Hessian with its noise of asymmetry averaged away; a symmetric one is returned unchanged, bit for bit.
+def symmetrised(frame: Frame, name: str) -> Frame:
+    """Return a frame whose matrices of pairs of atoms, the Hessian among them, are symmetric; noise is averaged away.
 
     Args:
-        hessian: ``(3n, 3n)`` eV/Å².
-        name: How an error names the frame.
+        frame: One that is symmetric, or holds NaN (which other checks tell), is returned unchanged, bit for bit.
+        name: How an error names it.
 
     Raises:
         PHLError: When the asymmetry is larger than noise, as of a wrong layout.
     """
-    worst = asymmetry(hessian)
-    if worst == 0.0:
-        return hessian
-    allowed = ASYMMETRY * max(1.0, float(np.abs(hessian).max()))
-    if worst > allowed:
-        raise PHLError(
-            f"{name}: the Hessian is asymmetric by {worst:.3g} eV/Å², expected at most {allowed:.3g}; check its layout "
-            "(rows and columns are x1 y1 z1 x2 …) or symmetrise it as (H + H.T) / 2"
-        )
-    return 0.5 * (hessian + hessian.T)
+    changed = {}
+    for label in labels().values():
+        value = frame.label(label.name) if label.per == "pair" else None
+        if value is not None and np.all(np.isfinite(value)) and asymmetry(value):
+            changed[label.name] = checked_hessian(value, name, tolerance=ASYMMETRY, what=label.title, unit=label.unit)
+    return frame.with_labels(changed) if changed else frame
 
 
 def checked(frame: Frame, name: str) -> Frame:
@@ -213,15 +227,16 @@ def plausible(frame: Frame, name: str) -> Frame:
         raise PHLError(
             f"{name}: multiplicity {frame.multiplicity:.6g}; expected 2S+1 of at most {2 * nuclei} electrons"
         )
-    for label, limit in LARGEST.items():
-        field = FIELDS.get(label, label)
-        value = getattr(frame, field)
-        largest = 0.0 if value is None else float(np.max(np.abs(value), initial=0.0))
-        if largest > (limit * len(frame) if label == "energy" else limit):
-            of = " an atom" if label == "energy" else ""
+    limits = {"cell": (frame.cell, _LARGEST_CELL, "Å", "")}
+    for label, value in frame.labels().items():
+        known = arrays()[label]
+        limits[label] = (value, known.largest, known.unit, " an atom" if known.extensive else "")
+    for label, (value, limit, unit, each) in limits.items():
+        largest = float(np.max(np.abs(value), initial=0.0))
+        if largest > limit * (len(frame) if each else 1):
             raise PHLError(
-                f"{name}: {field} as large as {largest:.3g} {UNITS[label]}; expected at most {limit:.0e} {UNITS[label]}"
-                f"{of}: is it in another unit?"
+                f"{name}: {label} as large as {largest:.3g} {unit}; expected at most {limit:.0e} {unit}{each}: "
+                "is it in another unit?"
             )
     return frame
 
@@ -249,48 +264,37 @@ def check_name(label: str, text: str, name: str = "") -> None:
 
 
 def storable(frame: Frame, name: str) -> Frame:
-    """Check what only writing demands: a Hessian that is symmetric.
+    """Return a frame as it can be written: plausible, its matrices symmetric.
 
     Raises:
         PHLError: Naming the frame and what is wrong with it.
     """
-    plausible(frame, name)
-    if frame.hessian is not None:
-        symmetrised(frame.hessian, name)
-    return frame
+    return symmetrised(plausible(frame, name), name)
 
 
 def counts(frame: Frame) -> dict[str, int]:
-    """Rows that a frame fills in each group of ragged columns."""
-    n = len(frame)
-    return {
-        "atoms": n,
-        "cell": int(np.any(frame.cell)),
-        "energy": int(frame.energy is not None),
-        "forces": 0 if frame.forces is None else n,
-        "stress": int(frame.stress is not None),
-        "hessian": 0 if frame.hessian is None else 3 * n * (3 * n + 1) // 2,
-        "probes": 0 if frame.probes is None else len(frame.probes) * n,
-        "irc_s": int(frame.irc_s is not None),
-        "temperature": int(frame.temperature is not None),
-    }
+    """Return the rows that a frame fills in each group of ragged columns."""
+    n, known = len(frame), arrays()
+    filled = dict.fromkeys(ragged_groups(), 0) | {"atoms": n, "cell": int(np.any(frame.cell))}
+    filled |= {name: int(getattr(frame, name) is not None) for name in _SAMPLING}
+    for name in frame.labels():
+        filled[known[name].offsets] = known[name].rows_for(n, 0 if frame.probes is None else len(frame.probes))
+    return filled
 
 
-def rows(frame: Frame, name: str) -> dict[str, Array]:
-    """A frame as rows of the columns it carries."""
-    values: dict[str, Any] = {column: getattr(frame, FIELDS.get(column, column)) for column in COLUMNS}
-    values["cell"] = frame.cell if np.any(frame.cell) else None
-    if frame.hessian is not None:
-        values["hessian"] = pack_hessian(symmetrised(frame.hessian, name))
+def rows(frame: Frame) -> dict[str, Array]:
+    """Return a storable frame as rows of the columns it carries."""
     filled = {}
-    for column, value in values.items():
-        spec = COLUMNS[column]
+    for name, column in columns().items():
+        value = column.of(name, frame)
         if value is None:
             continue
-        if spec.dtype == "S":
-            filled[column] = np.array([value.encode()], dtype=f"S{NAME_BYTES}")
+        if column.label is not None and column.label.per == "pair":
+            value = pack_matrix(value)
+        if column.dtype == "S":
+            filled[name] = np.array([value.encode()], dtype=f"S{NAME_BYTES}")
         else:
-            filled[column] = np.asarray(value, dtype=spec.dtype).reshape(-1, *spec.shape)
+            filled[name] = np.asarray(value, dtype=column.dtype).reshape(-1, *column.shape)
     return filled
 
 
@@ -299,10 +303,10 @@ def blocks(frames: Iterable[Frame], size: int = 256) -> Iterator[dict[str, Array
     waiting: list[dict[str, Array]] = []
 
     def joined() -> dict[str, Array]:
-        return {c: np.concatenate(parts) for c in COLUMNS if (parts := [r[c] for r in waiting if c in r])}
+        return {c: np.concatenate(parts) for c in columns() if (parts := [r[c] for r in waiting if c in r])}
 
     for index, frame in enumerate(frames):
-        waiting.append(rows(frame, f"frame {index}"))
+        waiting.append(rows(symmetrised(frame, f"frame {index}")))
         if len(waiting) == size:
             yield joined()
             waiting = []
@@ -313,23 +317,29 @@ def blocks(frames: Iterable[Frame], size: int = 256) -> Iterator[dict[str, Array
 class ContentHash:
     """A sha256 of what a data set says: columns, offsets, level of theory, energy reference.
 
-    Compression, order of writing, notes and provenance do not enter.
+    Compression, order of writing, notes and provenance do not enter, nor other packages' labels that no frame carries.
     """
 
     def __init__(self) -> None:
-        self._digests = {name: hashlib.sha256() for name in (*COLUMNS, *map(offsets_name, RAGGED))}
+        own = [(name, column.ragged) for name, column in columns().items() if is_own(name)]
+        names = [*(name for name, _ in own), *(offsets_name(ragged) for _, ragged in own if ragged)]
+        self._digests = {name: hashlib.sha256() for name in names}
 
     def update(self, name: str, values: Array) -> None:
         """Add rows of a column (or a whole array of offsets), in frame order."""
         if values.dtype.kind == "S":  # the width of the text field is no content
             data = b"".join(text + b"\0" for text in values.tolist())
         else:
-            dtype = COLUMNS[name].dtype if name in COLUMNS else "<i8"
+            dtype = columns()[name].dtype if name in columns() else "<i8"
             data = np.ascontiguousarray(values, dtype=dtype).tobytes()
+        if name not in self._digests:
+            if name not in columns() and not values[-1]:
+                return
+            self._digests[name] = hashlib.sha256()
         self._digests[name].update(data)
 
     def hexdigest(self, meta: DatasetMeta) -> str:
-        """The hash of everything added so far."""
+        """Return the hash of everything added so far."""
         content = {
             "format": [FORMAT, SCHEMA],
             "level": [meta.level_of_theory, meta.energy_reference],

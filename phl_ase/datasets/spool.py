@@ -14,13 +14,21 @@ from typing import BinaryIO
 
 import numpy as np
 
-from phl_ase.datasets.schema import COLUMNS, RAGGED, DatasetMeta, check_suffix, counts, offsets_name, rows, storable
+from phl_ase.datasets.schema import (
+    DatasetMeta,
+    check_suffix,
+    columns,
+    counts,
+    offsets_name,
+    ragged_groups,
+    rows,
+    storable,
+)
 from phl_ase.datasets.writer import write_columns
 from phl_ase.errors import PHLError
 from phl_ase.files import replacing
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
+from phl_ase.structures.label import Array
 
 _BLOCK = 2**22
 _BUFFER = 2**16
@@ -37,13 +45,13 @@ class Spool:
 
     def __init__(self, folder: Path, path: Path) -> None:
         self.frames = 0
-        self.covered = dict.fromkeys(RAGGED, 0)
+        self.covered = dict.fromkeys(ragged_groups(), 0)
         self._folder = folder
         self._file = path
         self._files: dict[str, BinaryIO] = {}
-        self._ends = dict.fromkeys(RAGGED, 0)
-        self._widths = {name: 1 for name, column in COLUMNS.items() if column.dtype == "S"}
-        for ragged in RAGGED:
+        self._ends = dict.fromkeys(ragged_groups(), 0)
+        self._widths = {name: 1 for name, column in columns().items() if column.dtype == "S"}
+        for ragged in ragged_groups():
             self._put(offsets_name(ragged), np.zeros(1, dtype="<i8").tobytes())
 
     def append(self, frame: Frame, name: str) -> None:
@@ -56,8 +64,8 @@ class Spool:
         Raises:
             PHLError: When the frame is broken.
         """
-        storable(frame, name)
-        filled = rows(frame, name)
+        frame = storable(frame, name)
+        filled = rows(frame)
         for column, values in filled.items():
             if column in self._widths:
                 text = values[0]
@@ -84,7 +92,8 @@ class Spool:
             raise PHLError("there are no frames to write; a data set holds at least one")
         for file in self._files.values():
             file.flush()
-        offsets = {ragged: np.memmap(self._path(offsets_name(ragged)), dtype="<i8", mode="r") for ragged in RAGGED}
+        files = {ragged: self._path(offsets_name(ragged)) for ragged in ragged_groups()}
+        offsets = {ragged: np.memmap(file, dtype="<i8", mode="r") for ragged, file in files.items()}
         return write_columns(
             self._file, self._blocks(), meta, offsets=offsets, widths=self._widths, compression=compression
         )
@@ -104,7 +113,7 @@ class Spool:
         self._files[name].write(data)
 
     def _blocks(self) -> Iterator[dict[str, Array]]:
-        for name, column in COLUMNS.items():
+        for name, column in columns().items():
             if name in self._files:
                 with self._path(name).open("rb") as file:
                     read = self._texts(file, name) if column.dtype == "S" else _numbers(file, name)
@@ -120,7 +129,7 @@ class Spool:
 
 
 def _numbers(file: BinaryIO, name: str) -> Iterator[Array]:
-    column = COLUMNS[name]
+    column = columns()[name]
     width = np.dtype(column.dtype).itemsize * int(np.prod(column.shape))
     while data := file.read(max(1, _BLOCK // width) * width):
         yield np.frombuffer(data, dtype=column.dtype).reshape(-1, *column.shape)

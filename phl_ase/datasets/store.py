@@ -27,19 +27,18 @@ from phl_ase.datasets.guard import (
     text_attribute,
 )
 from phl_ase.datasets.schema import (
-    COLUMNS,
-    FIELDS,
-    UNITS,
     ContentHash,
     DatasetMeta,
     checked,
+    columns,
+    is_own,
     offsets_name,
-    unpack_hessian,
+    stored_units,
+    unpack_matrix,
 )
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
+from phl_ase.structures.label import Array, arrays
 
 
 class Dataset(BaseDataset):
@@ -96,7 +95,7 @@ class Dataset(BaseDataset):
 
     def _scalars(self, column: str) -> Array:
         values = np.full(len(self), np.nan)
-        filled = np.diff(self._offsets[COLUMNS[column].ragged]) > 0
+        filled = np.diff(self._offsets[columns()[column].ragged]) > 0
         if filled.any():
             values[filled] = self._read(column)
         return values
@@ -104,49 +103,52 @@ class Dataset(BaseDataset):
     @cached_property
     def _columns(self) -> dict[str, Array]:
         """The small columns, one entry a frame."""
-        columns = {name: self._read(name) for name in ("pbc", "charge", "multiplicity")}
-        columns["energy"] = self._scalars("energy")
-        columns["pbc"] = columns["pbc"].astype(bool)
-        return columns
+        small = {name: self._read(name) for name in ("pbc", "charge", "multiplicity")}
+        small["energy"] = self._scalars("energy")
+        small["pbc"] = small["pbc"].astype(bool)
+        return small
 
     def _rows(self, column: str, index: int) -> Array | None:
-        offsets = self._offsets[COLUMNS[column].ragged]
+        offsets = self._offsets[columns()[column].ragged]
         start, stop = int(offsets[index]), int(offsets[index + 1])
         return None if start == stop else self._read(column, start, stop)
 
     def _scalar(self, column: str, values: Array, index: int) -> float | None:
-        offsets = self._offsets[COLUMNS[column].ragged]
+        offsets = self._offsets[columns()[column].ragged]
         # a NaN that was stored is returned as NaN, to be refused with the frame's number
         return None if offsets[index] == offsets[index + 1] else float(values[index])
 
     def _frame(self, index: int) -> Frame:
         start, stop = (int(offset) for offset in self._offsets["atoms"][index : index + 2])
         n = stop - start
-        columns = self._columns
-        packed = self._rows("hessian", index)
-        values: dict[str, Any] = {name: self._rows(name, index) for name in ("stress", "cell")}
-        values = {name: value[0] for name, value in values.items() if value is not None}
-        for name in ("probes", "products"):
-            rows = self._rows(name, index)
-            if rows is not None:
-                values[FIELDS.get(name, name)] = rows.reshape(-1, n, 3)
+        small = self._columns
+        cell = self._rows("cell", index)
         frame = Frame(
             numbers=self._read("numbers", start, stop).astype(np.int64),
             positions=self._read("positions", start, stop),
-            pbc=columns["pbc"][index].copy(),
-            charge=int(columns["charge"][index]),
-            multiplicity=int(columns["multiplicity"][index]),
-            energy=self._scalar("energy", columns["energy"], index),
-            forces=self._rows("forces", index),
-            hessian=None if packed is None else unpack_hessian(packed, 3 * n),
+            **({} if cell is None else {"cell": cell[0]}),
+            pbc=small["pbc"][index].copy(),
+            charge=int(small["charge"][index]),
+            multiplicity=int(small["multiplicity"][index]),
+            energy=self._scalar("energy", small["energy"], index),
             kind=str(self.kinds[index]),
             reaction=str(self.reactions[index]),
             irc_s=self._scalar("irc_s", self.irc_s, index),
             temperature=self._scalar("temperature", self.temperatures, index),
             frame_id=index,
-            **values,
         )
-        return checked(frame, f"{self.name}: frame {index}")
+        values: dict[str, Any] = {}
+        for name, label in arrays().items():
+            rows = None if name == "energy" else self._rows(label.column, index)
+            if rows is None:
+                continue
+            if label.per == "pair":
+                values[name] = unpack_matrix(rows, label.shape_for(n)[0])
+            elif label.per == "system":
+                values[name] = rows[0] if label.shape else float(rows[0])
+            else:
+                values[name] = rows.reshape(-1, n, *label.shape) if label.per == "probe" else rows
+        return checked(frame.with_labels(values), f"{self.name}: frame {index}")
 
     def _blocks(self, column: str) -> Iterator[Any]:
         total = len(self._arrays[column])
@@ -172,7 +174,7 @@ class Dataset(BaseDataset):
         for ragged, values in self._offsets.items():
             digest.update(offsets_name(ragged), values)
         for name, array in self._arrays.items():
-            if name in COLUMNS:
+            if name in columns():
                 block = max(1, 2**22 // max(1, array.dtype.itemsize * int(np.prod(array.shape[1:]))))
                 for start in range(0, len(array), block):
                     digest.update(name, self._read(name, start, start + block))
@@ -193,8 +195,8 @@ def _read_meta(file: h5py.File, path: Path) -> DatasetMeta:
             raise PHLError(f"{path}: the attribute {name!r} is not JSON; the file is damaged") from error
         if not isinstance(parsed[name], dict):
             raise PHLError(f"{path}: the attribute {name!r} is no JSON object; the file is damaged")
-    wrong = [name for name, unit in UNITS.items() if parsed["units"].get(name) != unit]
-    if wrong:
-        got = parsed["units"].get(wrong[0])
-        raise PHLError(f"{path}: {wrong[0]} is in {got!r}, expected {UNITS[wrong[0]]!r}; convert the data set")
+    for name, unit in stored_units().items():
+        # of labels that another package declares, older files and those without them say nothing
+        if (got := parsed["units"].get(name)) != unit and (name in file or is_own(name)):
+            raise PHLError(f"{path}: {name} is in {got!r}, expected {unit!r}; convert the data set")
     return DatasetMeta(**texts, provenance=parsed["provenance"])

@@ -11,10 +11,9 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from phl_ase.datasets.base import BaseDataset
-from phl_ase.datasets.schema import asymmetry
+from phl_ase.hessians import asymmetry
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
+from phl_ase.structures.label import Array, label_of, others
 
 OUTLIERS = {
     "energy_above_lowest": (">", 2.0, "eV/atom", "energy above the lowest of the same composition and charge"),
@@ -46,7 +45,7 @@ def measures(dataset: BaseDataset) -> dict[str, Array]:
     Returns:
         Measure -> ``(frames,)``, NaN where a frame does not carry what it is taken from; units in :data:`MEASURES`.
     """
-    table = {name: np.full(len(dataset), np.nan) for name in MEASURES}
+    table = {name: np.full(len(dataset), np.nan) for name in (*MEASURES, *(f"{label}_max" for label in others()))}
     number_of: dict[tuple, int] = {}
     composition = np.empty(len(dataset), dtype=int)
     for index, frame in enumerate(dataset):
@@ -78,6 +77,8 @@ def _measured(frame: Frame) -> Iterator[tuple[str, float | None]]:
         yield "stress_max", float(np.abs(frame.stress).max())
     if frame.hvp is not None:
         yield "hvp_max", float(np.abs(frame.hvp).max())
+    for label, value in frame.extra.items():
+        yield f"{label}_max", float(np.abs(value).max())
     if frame.hessian is not None:
         yield "hessian_max", float(np.abs(frame.hessian).max())
         yield "hessian_asymmetry", asymmetry(frame.hessian)
@@ -128,7 +129,8 @@ def summarise(dataset: BaseDataset) -> dict[str, Any]:
 
 
 def _range(name: str, values: Array) -> dict[str, Any]:
-    unit, meaning = MEASURES[name]
+    label = name.removesuffix("_max")
+    unit, meaning = MEASURES.get(name) or (label_of(label).unit, f"largest element of {label}")
     low, mean, high = (float(f(values)) for f in (np.nanmin, np.nanmean, np.nanmax))
     return {"min": low, "mean": mean, "max": high, "unit": unit, "meaning": meaning}
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from phl_ase.datasets.consistency import ROTATIONAL, rotational_residual
-from phl_ase.datasets.schema import asymmetry, symmetrised
+from phl_ase.datasets.schema import symmetrised
 from phl_ase.datasets.summary import OUTLIERS
+from phl_ase.hessians import asymmetry
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
 
 ROUNDING = 1e-4
 """Positions are the same when they are the same after rounding to this, Å."""
@@ -54,17 +53,16 @@ class Tally:
         if len(self.refusals) < LISTED:
             self.refusals.append(Refusal(name, " ".join(reason.split())[:300]))
 
-    def symmetric(self, frame: Frame, name: str) -> Array | None:
-        """The Hessian of a frame with its asymmetry averaged away and recorded.
+    def symmetric(self, frame: Frame, name: str) -> Frame:
+        """Return a frame with the asymmetry of its Hessian averaged away and recorded.
 
         Raises:
             PHLError: When it is too asymmetric to be noise.
         """
-        if frame.hessian is None or not np.all(np.isfinite(frame.hessian)):
-            return frame.hessian
-        averaged = symmetrised(frame.hessian, name)
-        self.asymmetric = max(self.asymmetric, (asymmetry(frame.hessian), name))
-        return averaged
+        found = symmetrised(frame, name)
+        if found is not frame and frame.hessian is not None:
+            self.asymmetric = max(self.asymmetric, (asymmetry(frame.hessian), name))
+        return found
 
     def add(self, frame: Frame, name: str, found: Mapping[str, str]) -> None:
         """Count a frame that was taken."""

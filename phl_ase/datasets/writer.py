@@ -13,18 +13,18 @@ import numpy as np
 
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.schema import (
-    COLUMNS,
     FORMAT,
-    RAGGED,
     SCHEMA,
-    UNITS,
     ContentHash,
     DatasetMeta,
     blocks,
     check_suffix,
+    columns,
     counts,
     offsets_name,
+    ragged_groups,
     storable,
+    stored_units,
 )
 from phl_ase.datasets.sink import Sink
 from phl_ase.errors import PHLError
@@ -87,7 +87,7 @@ def attributes(meta: DatasetMeta) -> dict[str, Any]:
         "schema": SCHEMA,
         "level_of_theory": meta.level_of_theory,
         "energy_reference": meta.energy_reference,
-        "units": json.dumps(UNITS, ensure_ascii=False),
+        "units": json.dumps(stored_units(), ensure_ascii=False),
         "provenance": provenance,
         "notes": meta.notes,
     }
@@ -95,21 +95,21 @@ def attributes(meta: DatasetMeta) -> dict[str, Any]:
 
 def _measure(frames: Iterable[Frame], path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Check every frame and find where each will stand, and how wide the columns of text must be."""
-    table = []
-    widths = {name: 1 for name, column in COLUMNS.items() if column.dtype == "S"}
+    table, groups = [], ragged_groups()
+    widths = {name: 1 for name, column in columns().items() if column.dtype == "S"}
     for index, frame in enumerate(frames):
         filled = counts(storable(frame, f"frame {index}"))
-        table.append(tuple(filled[ragged] for ragged in RAGGED))
+        table.append(tuple(filled[ragged] for ragged in groups))
         widths = {name: max(width, len(getattr(frame, name).encode())) for name, width in widths.items()}
     if not table:
         raise PHLError(f"cannot write {path}: there are no frames; a data set holds at least one")
     ends = np.cumsum(np.array(table, dtype=np.int64), axis=0)
-    return {ragged: np.concatenate([[0], ends[:, i]]) for i, ragged in enumerate(RAGGED)}, widths
+    return {ragged: np.concatenate([[0], ends[:, i]]) for i, ragged in enumerate(groups)}, widths
 
 
 def write_columns(
     path: Path,
-    columns: Iterable[Mapping[str, np.ndarray]],
+    parts: Iterable[Mapping[str, np.ndarray]],
     meta: DatasetMeta,
     *,
     offsets: Mapping[str, np.ndarray],
@@ -120,7 +120,7 @@ def write_columns(
 
     Args:
         path: A file that does not exist.
-        columns: Blocks: column -> rows; those of one column in the order of the frames.
+        parts: Blocks: column -> rows; those of one column in the order of the frames.
         meta: Level of theory and the like.
         offsets: Group of ragged columns -> offsets ``(frames + 1,)``.
         widths: Column of text -> bytes of its longest entry.
@@ -138,7 +138,7 @@ def write_columns(
         with h5py.File(sink, "w") as file:
             for name, value in attributes(meta).items():
                 _set_attribute(file, name, value)
-            digest = _fill(file, columns, offsets, widths, compression, sink)
+            digest = _fill(file, parts, offsets, widths, compression, sink)
             _set_attribute(file, "content_hash", digest.hexdigest(meta))
         sink.check()
     finally:
@@ -154,10 +154,10 @@ def _set_attribute(file: h5py.File, name: str, value: Any) -> None:
         file.attrs[name] = value
 
 
-def _fill(file, columns, offsets, widths, compression, sink) -> ContentHash:
+def _fill(file, parts, offsets, widths, compression, sink) -> ContentHash:
     digest = ContentHash()
     arrays = {}
-    for name, column in COLUMNS.items():
+    for name, column in columns().items():
         rows = int(offsets[column.ragged][-1]) if column.ragged else len(offsets["atoms"]) - 1
         if rows:
             dtype = h5py.string_dtype("utf-8", widths[name]) if column.dtype == "S" else np.dtype(column.dtype)
@@ -168,7 +168,7 @@ def _fill(file, columns, offsets, widths, compression, sink) -> ContentHash:
             array = _create(file, offsets_name(ragged), values.shape, np.dtype("<i8"), compression)
             array[...] = values
     written = dict.fromkeys(arrays, 0)
-    for block in columns:
+    for block in parts:
         for name, values in block.items():
             # HDF5 converts no ASCII text, NumPy's own, to UTF-8
             fitting = values.astype(arrays[name].dtype) if values.dtype.kind == "S" else values

@@ -13,9 +13,8 @@ from phl_ase.derivatives.hessian import hessians
 from phl_ase.derivatives.memory import default_budget
 from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError, unknown
-from phl_ase.structures import Batch, Potential, Predictions, energies_of, in_faster_form
-
-EVALUATED = ("energy", "forces", "stress", "hvp", "hessian")
+from phl_ase.structures import Batch, Potential, Predictions, energies_of, in_faster_form, predicted
+from phl_ase.structures.label import OWN, labels
 
 
 def evaluate(
@@ -32,7 +31,8 @@ def evaluate(
     Args:
         potential: Any potential.
         batch: Systems of any size, periodic or not.
-        needs: Which of energy, forces, stress, hvp, hessian to compute; nothing else is paid for.
+        needs: Labels to compute: energy, forces, stress, hvp, hessian, or another that the potential predicts; nothing
+            else is paid for.
         probes: Vectors for the Hessian-vector products, dimensionless; needed for ``"hvp"``.
         create_graph: Keep the graph, so that a loss of the result can be differentiated in the parameters.
         memory_budget: Bytes that Hessian rows taken together may use; by default half of what a GPU has free, 3/4 of
@@ -46,13 +46,15 @@ def evaluate(
             element that the potential does not know, or a potential that returns something else than energies.
     """
     for need in needs:
-        if need not in EVALUATED:
-            raise unknown("quantity", need, EVALUATED)
+        if need not in labels():
+            raise unknown("quantity", need, labels())
+    others = [need for need in needs if need not in OWN]
     batch, place = without_inference_tensors(batch), None
     with own_modes(batch.positions.device):
-        if not set(needs) - {"energy"}:
-            with torch.set_grad_enabled(create_graph):
-                return Predictions(energy=energies_of(potential, batch))
+        with torch.set_grad_enabled(create_graph):
+            extra = predicted(potential, batch, others)
+            if set(needs) <= {"energy", *others}:
+                return Predictions(energy=energies_of(potential, batch), extra=extra)
         if "hvp" in needs and probes is None:
             raise PHLError("Hessian-vector products were asked for without probes; give vectors of shape (K, atoms, 3)")
         if "hvp" not in needs:  # probes stand as the atoms do
@@ -78,4 +80,5 @@ def evaluate(
             stress=None if graph.strain_gradient is None else keep(stress_of(batch, graph.strain_gradient)),
             hvp=graph.hvp(probes, budget) if "hvp" in needs and probes is not None else None,
             hessian=hessians(potential, batch, graph, budget) if "hessian" in needs and budget is not None else None,
+            extra=extra,
         )

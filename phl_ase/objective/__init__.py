@@ -3,7 +3,7 @@
 from phl_ase.objective.compiled import CompiledLoss
 from phl_ase.objective.displaced import predictions_by_differences
 from phl_ase.objective.schemes import REGIMES, SCHEMES, Scheme, check_regime, scheme, with_curvature_targets
-from phl_ase.objective.terms import TERMS, LossTerm
+from phl_ase.objective.terms import TERMS, LossTerm, mean_square, register_term
 
 __all__ = [
     "REGIMES",
@@ -13,7 +13,9 @@ __all__ = [
     "LossTerm",
     "Scheme",
     "check_regime",
+    "mean_square",
     "predictions_by_differences",
+    "register_term",
     "scheme",
     "with_curvature_targets",
 ]

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from phl_ase.derivatives.compiled import CompileFailure, compiled
 from phl_ase.derivatives.graph import GradientGraph, stress_of
 from phl_ase.objective.displaced import predictions_by_differences
-from phl_ase.objective.terms import TERMS
+from phl_ase.objective.terms import TERMS, needs_beside_energy
 from phl_ase.structures import (
     Batch,
     BlockedNeighbours,
@@ -24,12 +24,10 @@ from phl_ase.structures import (
     Predictions,
     require_known_elements,
 )
+from phl_ase.structures.label import arrays
 
-_ATOMS = {"batch": ("positions", "numbers", "system", "slot", "atom_mask"), "labels": ("forces", "probes", "hvp")}
-_SYSTEMS = {
-    "batch": ("cell", "pbc", "charge", "multiplicity"),
-    "labels": ("energy", "stress", "has_energy", "has_forces", "has_stress", "has_hessian", "n_probes", "frame_id"),
-}
+_ATOMS = ("positions", "numbers", "system", "slot", "atom_mask")
+_SYSTEMS = ("cell", "pbc", "charge", "multiplicity")
 _CHECKS = 2
 """Of each function the results for this many batches of different size are compared with eager ones."""
 
@@ -70,7 +68,7 @@ class CompiledLoss:
             PHLError: For an element that the model does not know.
         """
         require_known_elements(self.model.species, batch)  # what is compiled does not ask
-        if self.failure is not None:
+        if self.failure is not None or needs_beside_energy(list(weights)):  # a call of the module is one of its energy
             return None
         values, axes = _named(batch, labels)
         if any(size < 2 for name, kinds in axes.items() for size in values[name].shape[: len(kinds)]):
@@ -168,22 +166,23 @@ def _predictions(
 def _named(batch: Batch, labels: Labels) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
     """Every tensor of a batch and its labels by name, and the axes that change; atoms of blocks as (systems, rows)."""
     blocked = any(isinstance(pairs, BlockedNeighbours) for pairs in batch.neighbours.values())
+    kinds = {name: label.per for name, label in arrays().items()}
+    per_atom = {f"batch.{name}": value for name in _ATOMS if (value := getattr(batch, name)) is not None}
+    per_system = {f"batch.{name}": getattr(batch, name) for name in _SYSTEMS}
+    per_system |= {f"present.{name}": mask for name, mask in labels.present.items()}
+    per_system |= {"labels.n_probes": labels.n_probes, "labels.frame_id": labels.frame_id}
+    for name, value in labels.values.items():
+        if kinds[name] == "system":
+            per_system[f"values.{name}"] = value
+        elif kinds[name] != "pair":
+            per_atom[f"values.{name}"] = value.squeeze(0) if kinds[name] == "probe" else value
     values: dict[str, Tensor] = {}
     axes: dict[str, tuple[str, ...]] = {}
-    for kind, source in (("batch", batch), ("labels", labels)):
-        for field in (*_ATOMS[kind], *_SYSTEMS[kind]):
-            value = getattr(source, field)
-            if value is None:
-                continue
-            name = f"{kind}.{field}"
-            if field in ("probes", "hvp"):
-                value = value.squeeze(0)
-            if field in _SYSTEMS[kind]:
-                axes[name] = ("systems",)
-            else:
-                axes[name] = ("systems", "rows") if blocked else ("atoms",)
-                value = value.unflatten(0, (batch.n_systems, -1)) if blocked else value
-            values[name] = value.contiguous()
+    for name, value in per_atom.items():
+        values[name] = (value.unflatten(0, (batch.n_systems, -1)) if blocked else value).contiguous()
+        axes[name] = ("systems", "rows") if blocked else ("atoms",)
+    for name, value in per_system.items():
+        values[name], axes[name] = value.contiguous(), ("systems",)
     for number, pairs in enumerate(batch.neighbours.values()):
         for field in ("i", "j", "shifts"):
             if (value := getattr(pairs, field)) is not None:
@@ -195,25 +194,22 @@ def _named(batch: Batch, labels: Labels) -> tuple[dict[str, Tensor], dict[str, t
 def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tuple[Batch, Labels]:
     """The batch and labels of these tensors; the inverse of :func:`_named`."""
     blocked = values["batch.numbers"].dim() == 2
-
-    def fields(kind: str) -> dict[str, Any]:
-        found = {}
-        for field in (*_ATOMS[kind], *_SYSTEMS[kind]):
-            value = values.get(f"{kind}.{field}")
-            if value is None:
-                continue
-            if blocked and field in _ATOMS[kind]:
-                value = value.flatten(0, 1)
-            found[field] = value.unsqueeze(0) if field in ("probes", "hvp") else value
-        return found
-
+    kinds = {name: label.per for name, label in arrays().items()}
+    found: dict[str, dict[str, Any]] = {"batch": {}, "values": {}, "present": {}, "labels": {}}
+    for full, value in values.items():
+        group, _, name = full.partition(".")
+        if group not in found:
+            continue
+        per_atom = name in _ATOMS if group == "batch" else group == "values" and kinds[name] != "system"
+        filled = value.flatten(0, 1) if blocked and per_atom else value
+        found[group][name] = filled.unsqueeze(0) if group == "values" and kinds[name] == "probe" else filled
     neighbours: dict[float, Neighbours] = {
         cutoff: type(pairs)(*[values.get(f"pairs{number}.{field}") for field in ("i", "j", "shifts")])  # type: ignore[arg-type]
         for number, (cutoff, pairs) in enumerate(batch.neighbours.items())
     }
     return (
-        dataclasses.replace(batch, **fields("batch"), neighbours=neighbours),
-        dataclasses.replace(labels, **fields("labels"), hessian=None),
+        dataclasses.replace(batch, **found["batch"], neighbours=neighbours),
+        Labels(values=found["values"], present=found["present"], **found["labels"]),
     )
 
 

@@ -76,7 +76,7 @@ def with_curvature_targets(
     seed: int = 0,
     epoch: int = 0,
 ) -> Labels:
-    """Labels whose ``probes``, ``hvp`` and ``n_probes`` are the curvature targets of this step.
+    """Return labels whose ``probes``, ``hvp`` and ``n_probes`` are the curvature targets of this step.
 
     Frames with a Hessian get probes drawn for (seed, epoch, frame), or (seed, frame) in the fixed regime, and their
     HVPs with it. Frames that carry recorded HVPs and no Hessian keep those. Others carry no curvature label.
@@ -98,18 +98,17 @@ def with_curvature_targets(
     )
     n_max = labels.hessian.shape[-1] // 3
     dtype = labels.hessian.dtype
-    has_hessian = labels.has_hessian.index_select(0, batch.system).unsqueeze(-1)
-    probes = torch.where(has_hessian, drawn.vectors.to(dtype), 0.0)
-    hvps = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, probes, n_max))
-    counts = torch.where(labels.has_hessian, drawn.n_probes, 0)
-    flat = to_flat(batch, hvps, n_max)
-    if labels.probes is not None and labels.hvp is not None:
-        recorded = (labels.n_probes > 0) & ~labels.has_hessian
+    has_hessian = labels.carried("hessian")
+    probes = torch.where(has_hessian.index_select(0, batch.system).unsqueeze(-1), drawn.vectors.to(dtype), 0.0)
+    dense = torch.einsum("sab,ksb->ksa", labels.hessian, to_dense(batch, probes, n_max))
+    targets = {"probes": probes, "hvp": to_flat(batch, dense, n_max)}
+    counts = torch.where(has_hessian, drawn.n_probes, 0)
+    if labels.probes is not None:
+        recorded = (labels.n_probes > 0) & ~has_hessian
         own = recorded[batch.system].unsqueeze(-1)
-        probes = _overlay(probes, labels.probes, own)
-        flat = _overlay(flat, labels.hvp, own)
+        targets = {name: _overlay(value, labels[name], own) for name, value in targets.items()}
         counts = torch.where(recorded, labels.n_probes, counts)
-    return dataclasses.replace(labels, probes=probes, hvp=flat, n_probes=counts)
+    return dataclasses.replace(labels.replaced(**targets), n_probes=counts)
 
 
 def _overlay(drawn: Tensor, recorded: Tensor, own: Tensor) -> Tensor:

@@ -23,13 +23,12 @@ from phl_ase.datasets.schema import check_suffix
 from phl_ase.errors import PHLError
 from phl_ase.jobs import Failure, Record, Store, Task, cluster, digest, open_store, processes, run, serial
 from phl_ase.probes import check_family
-from phl_ase.reference.labels import FAILURES, LabelRequest, Make
+from phl_ase.reference.labels import FAILURES, LabelRequest, Make, without_labels
 from phl_ase.reference.methods import METHODS, energy_reference, level_of_theory
 from phl_ase.results import provenance
 from phl_ase.structures import Frame
 
 _SCHEMA = 1  # of what a task keeps
-_LABELS = ("energy", "forces", "stress", "hessian", "probes", "hvp")
 _LISTED_FAILURES, _REASON = 150, 200  # the provenance of a data set is at most 60,000 bytes
 
 
@@ -214,7 +213,7 @@ def _labeller(request: LabelRequest, make: Make) -> Callable[[tuple[Frame, bool]
         labelled = request.label(task[0], calculator, estimate_error=task[1])
         if labelled.failure is not None:
             return labelled.failure
-        labels = {name: getattr(labelled.frame, name) for name in _LABELS}
+        labels = labelled.frame.labels()
         return {"gradients": labelled.gradients, "hvp_error": labelled.hvp_error, "labels": labels}
 
     return label
@@ -240,7 +239,7 @@ class _Finished(Sequence):
     def __getitem__(self, place: Any) -> Any:
         index, key = self._keys[place]
         labels = self._record(key).value["labels"]
-        return dataclasses.replace(self._structures[index], **labels).check(f"frame {index}")
+        return without_labels(self._structures[index]).with_labels(labels).check(f"frame {index}")
 
     def _record(self, key: str) -> Record:
         record = self._store.get(key)
@@ -253,7 +252,7 @@ class _Finished(Sequence):
         counted = set[str]()  # frames may be alike
         for index, key in self._keys:
             record = self._record(key)
-            stresses += record.value["labels"]["stress"] is not None
+            stresses += record.value["labels"].get("stress") is not None
             if key not in counted:
                 gradients, seconds = gradients + record.value["gradients"], seconds + record.seconds
                 counted.add(key)

@@ -164,15 +164,15 @@ def label_frame(
     """
     check_request(hessian, probes, step, estimate_error=estimate_error)
     start = time.monotonic()
-    bare = _bare(structure)
+    frame = without_labels(structure)
     try:
-        atoms = atoms_from_frame(plausible(bare, "the structure"))  # extreme cells would hang ASE's neighbour lists
+        atoms = atoms_from_frame(plausible(frame, "the structure"))  # extreme cells would hang ASE's neighbour lists
         check_distances(atoms, atoms.get_chemical_formula())
         # stated even where they are the usual: what the frame says is what must be computed
-        atoms.info.update(charge=bare.charge, multiplicity=bare.multiplicity)
+        atoms.info.update(charge=frame.charge, multiplicity=frame.multiplicity)
         atoms.calc = GuardedCalculator(calculator)
-        labels, gradients, hvp_error = _labels(bare, atoms, hessian, probes, step, estimate_error)
-        labelled = dataclasses.replace(bare, **labels).check(atoms.get_chemical_formula())
+        labels, gradients, hvp_error = _labels(frame, atoms, hessian, probes, step, estimate_error)
+        labelled = dataclasses.replace(frame, **labels).check(atoms.get_chemical_formula())
     except Exception as error:  # whatever a method raises about one structure must not end the others
         if is_defect(error):
             raise
@@ -180,7 +180,7 @@ def label_frame(
         outcome = next(name for cause, name in _CAUSES if isinstance(problem, cause))
         reason = " ".join(str(problem).split()) or type(problem).__name__
         failure = Failure(outcome, reason, traceback_of(problem))
-        return LabelledFrame(bare, failure, 0, time.monotonic() - start)
+        return LabelledFrame(frame, failure, 0, time.monotonic() - start)
     return LabelledFrame(labelled, None, gradients, time.monotonic() - start, hvp_error)
 
 
@@ -298,7 +298,7 @@ def choose_step(
     """
     if len(steps) < 3 or not all(0 < a < b for a, b in pairwise(steps)):
         raise PHLError(f"steps are {list(steps)}; expected at least three ascending positive displacements in Å")
-    frame = _bare(structure)
+    frame = without_labels(structure)
     atoms = atoms_from_frame(frame)
     atoms.calc = calculator
     vectors = Probes(seed=seed).draw(frame)
@@ -314,11 +314,11 @@ def _hvp_error(hvps: Array, coarser: Array) -> float:
     return float(np.sqrt(np.mean((coarser - hvps) ** 2)) / 3.0)
 
 
-def _bare(structure: Atoms | Frame) -> Frame:
-    """A frame without labels; of an ``Atoms``, what it says about itself and not what its calculator says."""
+def without_labels(structure: Atoms | Frame) -> Frame:
+    """Return a frame without labels; of an ``Atoms``, what it says about itself and not what its calculator says."""
     if isinstance(structure, Atoms):
         structure = _frame_of(structure)
-    return dataclasses.replace(structure, energy=None, forces=None, stress=None, hessian=None, probes=None, hvp=None)
+    return structure.with_labels(dict.fromkeys(structure.labels()))
 
 
 def _frame_of(atoms: Atoms) -> Frame:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
         in_blocks,
         in_faster_form,
     )
-    from phl_ase.structures.contracts import Potential, energies_of, require_known_elements, symbols_of
+    from phl_ase.structures.contracts import Potential, energies_of, predicted, require_known_elements, symbols_of
     from phl_ase.structures.frame import Frame
+    from phl_ase.structures.label import Label, labels, register_label
     from phl_ase.structures.neighbours import neighbour_list
     from phl_ase.structures.packing import PackedFrames, collate
 
@@ -24,6 +25,7 @@ __all__ = [
     "Batch",
     "BlockedNeighbours",
     "Frame",
+    "Label",
     "Labels",
     "Neighbours",
     "PackedFrames",
@@ -37,7 +39,10 @@ __all__ = [
     "frame_from_atoms",
     "in_blocks",
     "in_faster_form",
+    "labels",
     "neighbour_list",
+    "predicted",
+    "register_label",
     "require_known_elements",
     "symbols_of",
     "to_dense",
@@ -48,8 +53,9 @@ _HOMES = {
     "atoms": ("atoms_from_frame", "charge_and_multiplicity", "frame_from_atoms"),
     "batch": ("Batch", "Labels", "Neighbours", "Predictions", "to_dense", "to_flat"),
     "blocks": ("BlockedNeighbours", "blocks_pay", "in_blocks", "in_faster_form"),
-    "contracts": ("Potential", "energies_of", "require_known_elements", "symbols_of"),
+    "contracts": ("Potential", "energies_of", "predicted", "require_known_elements", "symbols_of"),
     "frame": ("Frame",),
+    "label": ("Label", "labels", "register_label"),
     "neighbours": ("neighbour_list",),
     "packing": ("PackedFrames", "collate"),
 }

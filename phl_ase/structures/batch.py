@@ -7,11 +7,14 @@ Axis names used in every annotation: ``atoms`` (all systems together), ``systems
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from phl_ase.errors import PHLError
+from phl_ase.structures.label import OWN, arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,47 +107,94 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Reference values of a batch; a mask says which systems carry a label (absent ones are zero-filled).
+    """Reference values of a batch, each declared in :mod:`phl_ase.structures.label`; masks say which systems carry it.
+
+    Labels per system and per atom are always there, zero where a system carries none. Those per pair of atoms and per
+    probe are large, and are there where one system carries them: matrices in the upper left corner of a square of the
+    largest, HVPs beside their ``"probes"``, zero-padded in K where systems carry different numbers.
 
     Attributes:
-        energy: eV, float64 (absolute energies do not fit float32).
-        forces: eV/Å.
-        stress: eV/Å³.
-        hessian: eV/Å², each system in the upper left corner of a square of the largest, zero elsewhere.
-        probes: Probe vectors, zero-padded in K where systems carry different numbers.
-        hvp: H·probe, eV/Å².
+        values: Name -> ``(systems, …)``, ``(atoms, …)``, ``(systems, dense, dense)`` or ``(probes, atoms, 3)``, in the
+            unit of the declaration. Another shape is a ``PHLError``.
+        present: Name -> systems that carry it; of HVPs ``n_probes`` says it.
         n_probes: Number of probes of each system; 0 where it carries none.
         frame_id: Identity of each frame in its data set.
     """
 
-    energy: Float[Tensor, " systems"]
-    forces: Float[Tensor, "atoms 3"]
-    stress: Float[Tensor, "systems 3 3"]
-    has_energy: Bool[Tensor, " systems"]
-    has_forces: Bool[Tensor, " systems"]
-    has_stress: Bool[Tensor, " systems"]
-    has_hessian: Bool[Tensor, " systems"]
+    values: dict[str, Float[Tensor, ...]]
+    present: dict[str, Bool[Tensor, " systems"]]
     n_probes: Int[Tensor, " systems"]
     frame_id: Int[Tensor, " systems"]
-    hessian: Float[Tensor, "systems dense dense"] | None = None
-    probes: Float[Tensor, "probes atoms 3"] | None = None
-    hvp: Float[Tensor, "probes atoms 3"] | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.n_probes) is not Tensor:  # traced: sizes are symbols, which comparing would make constants
+            return
+        declared, systems, atoms = arrays(), len(self.n_probes), None
+        for name, value in self.values.items():
+            label, shape = declared[name], tuple(value.shape)
+            if label.per in ("atom", "probe"):
+                axis = 0 if label.per == "atom" else 1
+                atoms = shape[axis] if atoms is None else atoms
+                fits = shape[axis:] == (atoms, *label.shape)
+            else:
+                side = shape[-1:] * 2 if label.per == "pair" else label.shape
+                fits = shape == (systems, *side)
+            if not fits:
+                raise PHLError(
+                    f"labels of {systems} systems hold {name} of shape {shape}, which does not fit the others"
+                )
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[name]
+
+    @property
+    def hessian(self) -> Float[Tensor, "systems dense dense"] | None:
+        """Hessians, eV/Å²; ``None`` where no system carries one."""
+        return self.values.get("hessian")
+
+    @property
+    def probes(self) -> Float[Tensor, "probes atoms 3"] | None:
+        """Probe vectors of the HVPs; ``None`` where no system carries any."""
+        return self.values.get("probes")
+
+    @property
+    def hvp(self) -> Float[Tensor, "probes atoms 3"] | None:
+        """Hessian-vector products, eV/Å²; ``None`` where no system carries any."""
+        return self.values.get("hvp")
+
+    def carried(self, name: str) -> Bool[Tensor, " systems"]:
+        """Return which systems carry a label."""
+        return self.n_probes > 0 if name == "hvp" else self.present[name]
+
+    def replaced(self, **values: Tensor | None) -> Labels:
+        """Return labels with other values; ``None`` takes one away. Masks stay."""
+        kept = {name: value for name, value in {**self.values, **values}.items() if value is not None}
+        return dataclasses.replace(self, values=kept)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Labels:
-        """The labels on a device and in a dtype; energies stay float64."""
-        energy = self.energy.to(device=device)
-        return dataclasses.replace(_convert(self, device, dtype), energy=energy)
+        """The labels on a device and in a dtype; those declared ``double`` (energies) stay in double precision."""
+        double = {name: value.to(device) for name, value in self.values.items() if arrays()[name].double}
+        return _convert(self, device, dtype).replaced(**double)
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What an evaluator fills; what was not asked for is ``None``. Units as in :class:`Labels`."""
+    """What an evaluator fills; what was not asked for is ``None``. Units as in :class:`Labels`.
+
+    Attributes:
+        extra: Labels that other packages declare, by name, where they were asked for.
+    """
 
     energy: Float[Tensor, " systems"]
     forces: Float[Tensor, "atoms 3"] | None = None
     stress: Float[Tensor, "systems 3 3"] | None = None
     hvp: Float[Tensor, "probes atoms 3"] | None = None
     hessian: Float[Tensor, "systems dense dense"] | None = None
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def get(self, name: str) -> Tensor | None:
+        """Return the prediction of a label by name; ``None`` where it was not asked for."""
+        return getattr(self, name) if name in OWN else self.extra.get(name)
 
 
 def _convert(value, device, dtype):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from phl_ase.structures.batch import Batch, Labels, Neighbours
 from phl_ase.structures.contracts import Potential
+from phl_ase.structures.label import arrays
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,18 @@ def in_blocks(batch: Batch, labels: Labels) -> tuple[Batch, Labels]:
         labels: Their labels.
 
     Returns:
-        The batch as :func:`blocked` makes it, and the labels, zero where atoms are padded. The labels' dense Hessians
-        are left as they are.
+        The batch as :func:`blocked` makes it, and the labels, zero where atoms are padded. Matrices of pairs of
+        atoms are left as they are.
     """
     spread, place = blocked(batch)
     total = len(spread.numbers)
-    return spread, dataclasses.replace(
-        labels,
-        forces=_spread(labels.forces, place, total),
-        probes=None if labels.probes is None else _spread(labels.probes, place, total, 1),
-        hvp=None if labels.hvp is None else _spread(labels.hvp, place, total, 1),
+    axes = {"atom": 0, "probe": 1}
+    return spread, labels.replaced(
+        **{
+            name: _spread(value, place, total, axes[per])
+            for name, value in labels.values.items()
+            if (per := arrays()[name].per) in axes
+        }
     )
 
 

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from phl_ase.errors import PHLError
 from phl_ase.structures.batch import Batch
+from phl_ase.structures.label import label_of
 
 
 @runtime_checkable
 class Potential(Protocol):
     """Energy only: forces, stress, HVPs and Hessians come from ``phl_ase.derivatives`` for every potential.
+
+    A potential that also predicts labels of another kind (see :func:`phl_ase.structures.register_label`) has a method
+    ``predict(batch, names)`` that returns them by name: ``(systems, …)``, ``(atoms, …)``, ``(systems, dense, dense)``.
 
     Attributes:
         species: Atomic numbers it knows, ascending; empty when it takes any.
@@ -75,6 +79,32 @@ def energies_of(potential: Potential, batch: Batch) -> Float[Tensor, " systems"]
         f"{type(potential).__name__} returned {got}; expected a floating-point tensor with one energy for each system, "
         f"({batch.n_systems},): sum the energies of atoms by batch.system"
     )
+
+
+def predicted(potential: Potential, batch: Batch, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return what a potential predicts of labels that other packages declare.
+
+    Args:
+        potential: One with a method ``predict`` where names are given.
+        batch: The systems.
+        names: The labels; without any, nothing is computed.
+
+    Raises:
+        PHLError: For a potential that does not predict one of them, or predicts it in another shape.
+    """
+    names = list(names)
+    if not names:
+        return {}
+    found = getattr(potential, "predict", lambda batch, names: {})(batch, names)
+    for name in names:
+        label = label_of(name)
+        if name not in found:
+            raise PHLError(f"{type(potential).__name__} does not predict {name}; give it a method predict that does")
+        shape = found[name].shape
+        expected = (batch.n_systems, *label.shape) if label.per == "system" else (len(batch.numbers), *label.shape)
+        if label.per != "pair" and shape != expected:
+            raise PHLError(f"{type(potential).__name__} predicts {name} of shape {tuple(shape)}; expected {expected}")
+    return {name: found[name] for name in names}
 
 
 def symbols_of(numbers: Iterable[int]) -> str:

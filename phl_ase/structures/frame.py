@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError
-
-Array = np.ndarray
-
-# label -> trailing shape, with n atoms and K probes (a scalar has no shape)
-_SHAPES = {
-    "forces": ("n", 3),
-    "stress": (3, 3),
-    "hessian": ("3n", "3n"),
-    "probes": ("K", "n", 3),
-    "hvp": ("K", "n", 3),
-}
-
-
-def _no_cell() -> Array:
-    return np.zeros((3, 3))
-
-
-def _no_pbc() -> Array:
-    return np.zeros(3, dtype=bool)
+from phl_ase.structures.label import OWN, Array, arrays, label_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +34,13 @@ class Frame:
         irc_s: Signed arc length from the TS, √amu·Å.
         temperature: Sampling temperature, K.
         frame_id: Index in its data set: the identity that probes are drawn from.
+        extra: Labels that other packages declare, by name; see :func:`phl_ase.structures.register_label`.
     """
 
     numbers: Array
     positions: Array
-    cell: Array = field(default_factory=_no_cell)
-    pbc: Array = field(default_factory=_no_pbc)
+    cell: Array = field(default_factory=lambda: np.zeros((3, 3)))
+    pbc: Array = field(default_factory=lambda: np.zeros(3, dtype=bool))
     charge: int = 0
     multiplicity: int = 1
     energy: float | None = None
@@ -69,9 +54,32 @@ class Frame:
     irc_s: float | None = None
     temperature: float | None = None
     frame_id: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def label(self, name: str) -> Any:
+        """Return a label (or the probes) by name; ``None`` where the frame does not carry it."""
+        return self.extra.get(name) if name not in (*OWN, "probes") else getattr(self, name)
+
+    def labels(self) -> dict[str, Any]:
+        """Return what the frame carries of every label and of the probes, by name."""
+        return {name: value for name in arrays() if (value := self.label(name)) is not None}
+
+    def with_labels(self, values: Mapping[str, Any]) -> Frame:
+        """Return a copy with other labels; ``None`` takes one away.
+
+        Args:
+            values: By name of a label, or ``"probes"``.
+
+        Raises:
+            PHLError: For a label that nobody declared.
+        """
+        own = {name: value for name, value in values.items() if name in (*OWN, "probes")}
+        others = {label_of(name).name: value for name, value in values.items() if name not in own}
+        extra = {name: value for name, value in {**self.extra, **others}.items() if value is not None}
+        return replace(self, **own, extra=extra)
 
     def check(self, name: str = "frame") -> Frame:
         """Check shapes and finiteness of everything the frame holds.
@@ -83,7 +91,7 @@ class Frame:
             The frame itself.
 
         Raises:
-            PHLError: For an empty structure, a wrong shape, or probes without ``hvp``.
+            PHLError: For an empty structure, a wrong shape, probes without HVPs, or a label that nobody declared.
             NonFiniteError: For a NaN or an infinity, naming the array.
         """
         n = len(self.numbers)
@@ -93,15 +101,12 @@ class Frame:
             raise PHLError(f"{name}: positions have shape {np.shape(self.positions)}, expected {(n, 3)} for {n} atoms")
         if (self.probes is None) != (self.hvp is None):
             raise PHLError(f"{name}: probes and hvp come together; one of them is missing")
-        count = 0 if self.probes is None else len(self.probes)
-        sizes = {"n": n, "3n": 3 * n, "K": count}
-        for label, axes in _SHAPES.items():
-            value = getattr(self, label)
-            expected = tuple(sizes[a] if isinstance(a, str) else a for a in axes)
-            if value is not None and np.shape(value) != expected:
-                raise PHLError(f"{name}: {label} has shape {np.shape(value)}, expected {expected} for {n} atoms")
-        for label in ("positions", "cell", "energy", *_SHAPES):
-            value = getattr(self, label)
-            if value is not None and not np.all(np.isfinite(value)):
+        for label in ("positions", "cell"):
+            if not np.all(np.isfinite(getattr(self, label))):
                 raise NonFiniteError(f"{name}: {label} holds NaN or infinity; remove or mend the frame")
+        for label in self.extra:
+            label_of(label)
+        known, count = arrays(), 0 if self.probes is None else len(self.probes)
+        for label, value in self.labels().items():
+            known[label].check(value, n, count, name)
         return self

@@ -14,6 +14,7 @@ from torch import Tensor
 from phl_ase.errors import PHLError
 from phl_ase.structures.batch import Batch, Labels, Neighbours
 from phl_ase.structures.frame import Frame
+from phl_ase.structures.label import Label, arrays
 from phl_ase.structures.neighbours import neighbour_list
 
 _CPU = "cpu"
@@ -57,24 +58,31 @@ class PackedFrames:
         return len(self.sizes)
 
     def _pack_labels(self, frames: Sequence[Frame]) -> None:
-        absent = float("nan")
-        energies = torch.tensor(
-            [absent if f.energy is None else f.energy for f in frames], dtype=torch.float64, device=_CPU
-        )
-        self.has_energy = ~energies.isnan()
-        self.energy = energies.nan_to_num(0.0)
-        self.has_forces = torch.tensor([f.forces is not None for f in frames], device=_CPU)
-        self.forces = _flat_or_zero(frames, "forces", lambda n: (n, 3))
-        self.has_stress = torch.tensor([f.stress is not None for f in frames], device=_CPU)
-        stresses = [np.zeros((3, 3)) if f.stress is None else f.stress for f in frames]
-        self.stress = torch.tensor(np.array(stresses), dtype=torch.float64, device=_CPU)
-        self.has_hessian = torch.tensor([f.hessian is not None for f in frames], device=_CPU)
-        self.hessian = _ragged([f.hessian for f in frames])
-        self.hessian_offsets = _offsets(torch.where(self.has_hessian, 9 * self.sizes**2, 0))
         self.n_probes = torch.tensor([0 if f.probes is None else len(f.probes) for f in frames], device=_CPU)
-        self.probes = _ragged([f.probes for f in frames]).reshape(-1, 3)
-        self.hvp = _ragged([f.hvp for f in frames]).reshape(-1, 3)
-        self.probe_offsets = _offsets(self.n_probes * self.sizes)
+        self._present: dict[str, Tensor] = {}
+        self._values: dict[str, Tensor] = {}
+        self._offsets: dict[str, Tensor] = {}
+        for name, label in arrays().items():
+            given = [f.label(name) for f in frames]
+            if label.per == "probe":
+                counts = self.n_probes * self.sizes
+            else:
+                self._present[name] = torch.tensor([value is not None for value in given], device=_CPU)
+            if label.per == "pair":
+                sides = torch.tensor([label.shape_for(len(f))[0] for f in frames], device=_CPU)
+                counts = torch.where(self._present[name], sides**2, 0)
+            if label.per in ("system", "atom"):
+                filled = [
+                    np.zeros(label.shape_for(len(f))) if value is None else value
+                    for f, value in zip(frames, given, strict=True)
+                ]
+                joined = np.concatenate(filled) if label.per == "atom" else np.array(filled)
+            else:
+                self._offsets[name] = _offsets(counts)
+                row = label.shape if label.per == "probe" else ()
+                rows = [np.reshape(value, (-1, *row)) for value in given if value is not None]
+                joined = np.concatenate(rows) if rows else np.zeros((0, *row))
+            self._values[name] = torch.tensor(joined, dtype=torch.float64, device=_CPU)
 
     def _pack_neighbours(self, frames: Sequence[Frame], names: Sequence[str]) -> None:
         self.pairs: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
@@ -112,20 +120,18 @@ class PackedFrames:
             multiplicity=self.multiplicity[chosen],
             neighbours={cutoff: self._select_pairs(cutoff, chosen, starts) for cutoff in self.cutoffs},
         )
-        probes, hvps = self._select_probes(chosen, sizes, starts, len(atoms))
+        values = {}
+        for name, label in arrays().items():
+            if label.per in ("system", "atom"):
+                values[name] = self._values[name][chosen if label.per == "system" else atoms]
+            elif label.per == "pair" and self._present[name][chosen].any():
+                values[name] = self._select_matrices(name, label, chosen)
+        values |= self._select_probes(chosen, sizes, starts, len(atoms))
         labels = Labels(
-            energy=self.energy[chosen],
-            forces=self.forces[atoms],
-            stress=self.stress[chosen],
-            has_energy=self.has_energy[chosen],
-            has_forces=self.has_forces[chosen],
-            has_stress=self.has_stress[chosen],
-            has_hessian=self.has_hessian[chosen],
+            values=values,
+            present={name: mask[chosen] for name, mask in self._present.items()},
             n_probes=self.n_probes[chosen],
             frame_id=self.frame_id[chosen],
-            hessian=self._select_hessians(chosen, sizes),
-            probes=probes,
-            hvp=hvps,
         )
         return batch, labels
 
@@ -137,35 +143,32 @@ class PackedFrames:
         periodic = bool(self.pbc[chosen].any())
         return Neighbours(i[edges] + shift_of_edge, j[edges] + shift_of_edge, shifts[edges] if periodic else None)
 
-    def _select_hessians(self, chosen: Tensor, sizes: Tensor) -> Tensor | None:
-        carried = self.has_hessian[chosen]
-        if not carried.any():
-            return None
-        width = 3 * int(sizes.max())
-        dense = torch.zeros(len(chosen), width, width, dtype=torch.float64, device=_CPU)
-        # elements of each Hessian in row-major order, placed at (system, row, column) of the padded block
-        side = torch.where(carried, 3 * sizes, 0)
+    def _select_matrices(self, name: str, label: Label, chosen: Tensor) -> Tensor:
+        width = label.shape[0] if label.shape else 1
+        sides = width * self.sizes[chosen]
+        largest = int(sides.max())
+        dense = torch.zeros(len(chosen), largest, largest, dtype=torch.float64, device=_CPU)
+        # elements of each matrix in row-major order, placed at (system, row, column) of the padded block
+        side = torch.where(self._present[name][chosen], sides, 0)
         owner = torch.arange(len(chosen), device=_CPU).repeat_interleave(side**2)
         element = torch.arange(len(owner), device=_CPU) - _offsets(side**2)[owner]
-        source = self.hessian_offsets[chosen][owner] + element
-        dense[owner, element // side[owner], element % side[owner]] = self.hessian[source]
+        source = self._offsets[name][chosen][owner] + element
+        dense[owner, element // side[owner], element % side[owner]] = self._values[name][source]
         return dense
 
-    def _select_probes(self, chosen: Tensor, sizes: Tensor, starts: Tensor, n_atoms: int):
+    def _select_probes(self, chosen: Tensor, sizes: Tensor, starts: Tensor, n_atoms: int) -> dict[str, Tensor]:
         counts = self.n_probes[chosen]
         if not counts.any():
-            return None, None
-        rows = _ragged_index(self.probe_offsets[chosen], counts * sizes)
+            return {}
+        rows = _ragged_index(self._offsets["probes"][chosen], counts * sizes)
         owner = torch.arange(len(chosen), device=_CPU).repeat_interleave(counts * sizes)
         element = torch.arange(len(owner), device=_CPU) - _offsets(counts * sizes)[owner]
         k, atom = element // sizes[owner], element % sizes[owner] + starts[owner]
-        shape = (int(counts.max()), n_atoms, 3)
-        probes, hvps = (
-            torch.zeros(shape, dtype=torch.float64, device=_CPU),
-            torch.zeros(shape, dtype=torch.float64, device=_CPU),
-        )
-        probes[k, atom], hvps[k, atom] = self.probes[rows], self.hvp[rows]
-        return probes, hvps
+        found = {}
+        for name in ("probes", "hvp"):
+            found[name] = torch.zeros(int(counts.max()), n_atoms, 3, dtype=torch.float64, device=_CPU)
+            found[name][k, atom] = self._values[name][rows]
+        return found
 
 
 def collate(
@@ -186,13 +189,3 @@ def _ragged_index(offsets: Tensor, counts: Tensor) -> Tensor:
 
 def _flat(frames: Sequence[Frame], name: str, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.tensor(np.concatenate([getattr(f, name) for f in frames]), dtype=dtype, device=_CPU)
-
-
-def _flat_or_zero(frames: Sequence[Frame], name: str, shape) -> Tensor:
-    arrays = [np.zeros(shape(len(f))) if getattr(f, name) is None else getattr(f, name) for f in frames]
-    return torch.tensor(np.concatenate(arrays), dtype=torch.float64, device=_CPU)
-
-
-def _ragged(arrays) -> Tensor:
-    present = [np.ravel(a) for a in arrays if a is not None]
-    return torch.tensor(np.concatenate(present) if present else np.zeros(0), dtype=torch.float64, device=_CPU)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 from phl_ase.errors import PHLError
 
@@ -79,13 +80,35 @@ class SchemeSection(_Section):
 
 
 class LossSection(_Section):
-    """Weights of the mean square errors (design: w_E, w_F, w_σ, w_H)."""
+    """Weights of the mean square errors (design: w_E, w_F, w_σ, w_H), and of terms that other packages register."""
 
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Annotated[float, Field(ge=0)]]
     energy: float = Field(40.0, ge=0, description="of (eV/atom)²")
     forces: float = Field(1.0, ge=0, description="of (eV/Å)²")
     stress: float = Field(0.0, ge=0, description="of (eV/Å³)²")
     curvature: float = Field(0.2, ge=0, description="of (eV/Å²)², where the scheme has curvature")
     curvature_ramp: int = Field(0, ge=0, description="epochs over which the curvature weight grows from 0")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _terms_exist(cls, values: Any) -> Any:
+        strange = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
+        if strange:  # only then is it worth torch
+            from phl_ase.objective import TERMS
+
+            wrong: list[InitErrorDetails] = [
+                {"type": "extra_forbidden", "loc": (name,), "input": values[name]}
+                for name in strange
+                if name not in TERMS
+            ]
+            if wrong:
+                raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return values
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of every term by its name."""
+        return {name: weight for name, weight in self if name != "curvature_ramp"}
 
 
 class TrainingSection(_Section):

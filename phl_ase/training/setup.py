@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from phl_ase.adapters import is_foreign
 from phl_ase.datasets import BaseDataset, open_dataset, split
 from phl_ase.errors import PHLError
-from phl_ase.objective import check_regime, scheme
+from phl_ase.objective import TERMS, check_regime, scheme
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.references import fit_reference_energies, fit_scale, species_of
 from phl_ase.potentials.registry import build_model
@@ -94,8 +94,8 @@ def _check_keys(config: TrainConfig, dataset: BaseDataset) -> None:
     Raises:
         PHLError: When a weighted label is on no frame, but the file has keys that were not read.
     """
-    terms = ("energy", "forces", "stress")
-    absent = [term for term in terms if getattr(config.loss, term) > 0 and not dataset.coverage[term].any()]
+    weighted = [name for name, weight in config.loss.weights().items() if weight > 0 and name != "curvature"]
+    absent = [name for name in weighted if not dataset.coverage[TERMS[name].label].any()]
     if absent and dataset.keys_not_read:
         raise PHLError(
             f"no frame of {dataset.name} has a known key for {absent[0]}; keys that were not read: "
@@ -167,16 +167,13 @@ def term_weights(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, floa
     Raises:
         PHLError: When a weighted term has no label on any frame, or no term is left.
     """
-    weights = {
-        name: weight
-        for name in ("energy", "forces", "stress", "curvature")
-        if (weight := getattr(config.loss, name)) > 0
-    }
+    weights = {name: weight for name, weight in config.loss.weights().items() if weight > 0}
     if scheme(config.scheme.name).probes is None:
         weights.pop("curvature", None)
     for name in weights:
-        if name != "curvature" and all(getattr(f, name) is None for f in frames):
-            raise PHLError(f"loss.{name} is {weights[name]}, but no training frame carries {name}; set it to 0")
+        if name != "curvature" and all(f.label(TERMS[name].label) is None for f in frames):
+            label = TERMS[name].label
+            raise PHLError(f"loss.{name} is {weights[name]}, but no training frame carries {label}; set it to 0")
     if not weights:
         raise PHLError("every loss weight is 0: there is nothing to learn")
     return weights

@@ -14,8 +14,9 @@ from torch import Tensor
 from phl_ase.derivatives import GradientGraph, rows_per_chunk, stress_of
 from phl_ase.errors import NonFiniteError
 from phl_ase.objective import TERMS, CompiledLoss, predictions_by_differences
+from phl_ase.objective.terms import needs_beside_energy
 from phl_ase.potentials import Model
-from phl_ase.structures import Batch, Labels, Potential, Predictions, blocks_pay, in_blocks
+from phl_ase.structures import Batch, Labels, Potential, Predictions, blocks_pay, in_blocks, predicted
 
 # graphs of an HVP that is differentiated again keep about this many times what the gradient's graph keeps
 _TRAINING_FACTOR = 3
@@ -136,13 +137,12 @@ def _compiled_sums(
 
     That is also the case where a loss is not finite: eager mode says which frame's.
     """
-    has_hvps = "curvature" in mean and labels.probes is not None and labels.hvp is not None
     sums = dict.fromkeys(mean, 0.0)
     gradients: list[Tensor] | None = None
-    for row in range(len(labels.probes)) if has_hvps and labels.probes is not None else [None]:
+    for row in range(len(labels.probes)) if "curvature" in mean and labels.probes is not None else [None]:
         if row and stop():
             raise Abandoned
-        one = _one_probe(labels, row)
+        one = _some_probes(labels, None if row is None else slice(row, row + 1))
         # one function for every row: after the first the other terms weigh nothing
         weights = mean if not row else {name: w if name == "curvature" else 0.0 for name, w in mean.items()}
         done = compiled(batch, one, weights)
@@ -158,10 +158,10 @@ def _compiled_sums(
     return sums
 
 
-def _one_probe(labels: Labels, row: int | None) -> Labels:
-    if row is None or labels.probes is None or labels.hvp is None:
-        return dataclasses.replace(labels, probes=None, hvp=None)
-    return dataclasses.replace(labels, probes=labels.probes[row : row + 1], hvp=labels.hvp[row : row + 1])
+def _some_probes(labels: Labels, rows: slice | None) -> Labels:
+    if rows is None or labels.probes is None:
+        return labels.replaced(probes=None, hvp=None)
+    return labels.replaced(probes=labels.probes[rows], hvp=labels["hvp"][rows])
 
 
 _Part = tuple[Predictions, Labels, list[str], bool]
@@ -174,8 +174,12 @@ def _by_differences(
     """A part for each probe, from gradients at two places; the first gives the other terms too."""
     assert labels.probes is not None  # the term of curvature is there where systems carry HVPs
     for row in range(len(labels.probes)):
-        one = _one_probe(labels, row)
-        predictions = predictions_by_differences(potential, batch, labels.probes[row : row + 1], stress=stress)
+        rows = slice(row, row + 1)
+        one = _some_probes(labels, rows)
+        predictions = predictions_by_differences(potential, batch, labels.probes[rows], stress=stress)
+        if not row:
+            extra = predicted(potential, batch, needs_beside_energy(list(names)))
+            predictions = dataclasses.replace(predictions, extra=extra)
         yield predictions, one, ["curvature"] if row else list(names), True
 
 
@@ -195,8 +199,9 @@ def _predictions(
         energy=graph.energy,
         forces=-graph.gradient,
         stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
+        extra=predicted(potential, batch, needs_beside_energy(list(names))),
     )
-    if "curvature" not in names or labels.probes is None or labels.hvp is None:
+    if "curvature" not in names or labels.probes is None:
         yield predictions, labels, list(names), True
         return
     chunk = rows_per_chunk(_TRAINING_FACTOR * graph.saved_bytes, memory_budget)
@@ -204,8 +209,7 @@ def _predictions(
     for start in starts:
         rows = slice(start, start + chunk)
         part = dataclasses.replace(predictions, hvp=graph.hvp(labels.probes[rows]))
-        part_labels = dataclasses.replace(labels, probes=labels.probes[rows], hvp=labels.hvp[rows])
-        yield part, part_labels, list(names) if start == 0 else ["curvature"], start == starts[-1]
+        yield part, _some_probes(labels, rows), list(names) if start == 0 else ["curvature"], start == starts[-1]
 
 
 def _blame(name: str, batch: Batch, predictions: Predictions, labels: Labels) -> str:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from phl_ase.cli.app import app
 from phl_ase.datasets import Dataset, import_dataset, open_dataset
 from phl_ase.datasets.formats import format_of, openreact
-from phl_ase.datasets.schema import UNITS
+from phl_ase.datasets.schema import units as inside
 from phl_ase.errors import PHLError
 from phl_ase.scoring import geometries
 from phl_ase.structures.frame import Frame
@@ -51,7 +51,7 @@ def write_openreact(path: Path, groups: dict[str, list[Frame]], **units: str) ->
             for label, unit in stored.items():
                 plain = unit.lstrip("-")
                 values = np.stack([np.asarray(getattr(frame, label)) for frame in members])
-                values = convert(values, UNITS[label], plain) * (-1 if plain != unit else 1)
+                values = convert(values, inside()[label], plain) * (-1 if plain != unit else 1)
                 group.create_dataset(NAMES[label], data=values, compression="gzip", compression_opts=6)
     return path
 

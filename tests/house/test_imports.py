@@ -21,12 +21,25 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "phl_ase"
 
 # Every subpackage may import these; they are left out of the table below.
-GROUND = {"errors", "files", "lattice", "lazy", "pages", "progress", "tables", "types", "units", "unpickling"}
+GROUND = {
+    "errors",
+    "files",
+    "hessians",
+    "lattice",
+    "lazy",
+    "pages",
+    "progress",
+    "tables",
+    "types",
+    "units",
+    "unpickling",
+}
 
 # subpackage -> the subpackages that it may import, at the top of a module or inside a function.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "hessians": set(),
     "lattice": set(),
     "lazy": set(),
     "pages": set(),

@@ -67,7 +67,7 @@ def drawn(model, frames, scheme="E-F-HVP-random", n_probes=1, dtype=torch.float6
 
 def gradient(model, batch, labels, loss=None, **options):
     model.zero_grad(set_to_none=True)
-    absent = {"curvature": labels.probes is None, "stress": not labels.has_stress.any()}
+    absent = {"curvature": labels.probes is None, "stress": not labels.carried("stress").any()}
     weights = {name: w for name, w in WEIGHTS.items() if not absent.get(name)}
     result = accumulate_gradients(model, batch, labels, weights, memory_budget=2**31, compiled=loss, **options)
     return result, torch.cat([p.grad.ravel() for p in model.parameters()])

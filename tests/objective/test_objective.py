@@ -9,11 +9,11 @@ import pytest
 import torch
 from surfaces import cluster, mixed, painn
 
-from phl_ase.derivatives import EVALUATED, evaluate
+from phl_ase.derivatives import evaluate
 from phl_ase.errors import PHLError
 from phl_ase.objective import REGIMES, SCHEMES, TERMS, check_regime, scheme, with_curvature_targets
 from phl_ase.probes import FAMILIES, draw_probes
-from phl_ase.structures import Frame, Labels, Predictions, collate
+from phl_ase.structures import Frame, Labels, Predictions, collate, labels
 
 CURVATURE = [s.probes for s in SCHEMES.values() if s.probes]
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -123,7 +123,7 @@ def test_terms_do_not_see_what_carries_no_label(frames, rng):
 def test_a_term_without_labels_has_neither_value_nor_count(name, rng):
     batch, labels = collate([cluster(rng, 2), cluster(rng, 3)], ())
     p = dataclasses.replace(predicted(batch, labels, rng), hvp=torch.zeros(1, 5, 3).double())
-    labels = dataclasses.replace(labels, probes=torch.zeros(1, 5, 3).double(), hvp=torch.zeros(1, 5, 3).double())
+    labels = labels.replaced(probes=torch.zeros(1, 5, 3).double(), hvp=torch.zeros(1, 5, 3).double())
     assert TERMS[name].total(batch, p, labels).item() == 0
     assert not TERMS[name].present(labels).any()
 
@@ -154,8 +154,8 @@ def test_energies_keep_their_digits_in_single_precision(rng):
     model = model.float()
     model.set_references(torch.tensor([-5e5]), 1.0)
     energy = evaluate(model, batch, ("energy",)).energy
-    labels = dataclasses.replace(labels, energy=energy - 0.01).to(dtype=torch.float32)
-    assert labels.energy.dtype == torch.float64
+    labels = labels.replaced(energy=energy - 0.01).to(dtype=torch.float32)
+    assert labels["energy"].dtype == torch.float64
     value = TERMS["energy"].total(batch, Predictions(energy=energy), labels)
     assert value.item() == pytest.approx(0.005**2, rel=1e-6)
 
@@ -163,7 +163,7 @@ def test_energies_keep_their_digits_in_single_precision(rng):
 def test_every_term_names_a_quantity_an_evaluator_fills():
     for name, term in TERMS.items():
         assert term.name == name
-        assert term.needs in EVALUATED
+        assert term.needs in labels()
         assert term.unit
 
 
@@ -271,10 +271,10 @@ def test_mixed_supervision(family, frames, rng):
 
 def test_targets_leave_the_labels_alone(frames):
     batch, labels = collate(frames, ())
-    before = {f.name: getattr(labels, f.name) for f in dataclasses.fields(labels)}
-    copies = {name: value.clone() for name, value in before.items() if value is not None}
+    before = {**labels.values, "n_probes": labels.n_probes}
+    copies = {name: value.clone() for name, value in before.items()}
     with_curvature_targets(batch, labels, "rademacher", n_probes=7)
-    assert all(getattr(labels, name) is value for name, value in before.items())
+    assert all({**labels.values, "n_probes": labels.n_probes}[name] is value for name, value in before.items())
     assert all(torch.equal(before[name], value) for name, value in copies.items())
 
 

@@ -18,7 +18,9 @@ every_potential = pytest.mark.parametrize("name", POTENTIALS)
 
 def of_differences(potential, batch, probes, **options) -> Predictions:
     found = predictions_by_differences(potential, batch, probes, **options)
-    return Predictions(**{name: value.detach() for name, value in vars(found).items() if value is not None})
+    return Predictions(
+        **{name: value.detach() for name, value in vars(found).items() if isinstance(value, torch.Tensor)}
+    )
 
 
 def random_probes(batch, generator):

@@ -2,7 +2,8 @@
 
 A system is a folder with ``type.raw`` (a number for each atom), ``type_map.raw`` (their elements) and ``set.*`` folders
 with one row a frame: ``coord`` (3n, Å), ``energy`` (eV), ``force`` (3n, eV/Å), ``virial`` (9, eV: −volume × stress),
-``box`` (9, Å), ``hessian`` (9n², eV/Å²). A file ``nopbc`` says that nothing is periodic.
+``box`` (9, Å), ``hessian`` (9n², eV/Å²), labels of other packages under their own names. A file ``nopbc`` says that
+nothing is periodic.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.datasets.formats.npy import Rows, opened
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
+from phl_ase.structures.label import Array, Label, labels
 
-Array = np.ndarray
+_OWN_NAMES = {"forces": "force", "stress": "virial"}
 
-_FILES = ("coord", "energy", "force", "virial", "box", "hessian")
-_LABELS = {"energy": "energy", "force": "forces", "virial": "stress", "hessian": "hessian"}
+
+def kept_labels() -> dict[str, Label]:
+    """Return the labels that the format has a place for, by the names of their files: a row for each frame."""
+    return {_OWN_NAMES.get(name, name): label for name, label in labels().items() if label.per != "probe"}
 
 
 def _systems(path: Path) -> list[Path]:
@@ -86,8 +90,9 @@ def _set(folder: Path, numbers: Array, *, periodic: bool) -> Iterator[Entry]:
     if (folder / "real_atom_types.npy").exists():
         raise PHLError(f"{folder}: is in DeePMD's mixed-type format; write it as deepmd/npy with dpdata first")
     n = len(numbers)
-    widths = {"coord": 3 * n, "energy": 1, "force": 3 * n, "virial": 9, "box": 9, "hessian": 9 * n * n}
-    with opened({name: folder / f"{name}.npy" for name in _FILES}) as arrays:
+    widths = {name: int(np.prod(label.shape_for(n))) for name, label in kept_labels().items()}
+    widths |= {"coord": 3 * n, "box": 9}
+    with opened({name: folder / f"{name}.npy" for name in widths}) as arrays:
         absent = [name for name in ("coord", *(["box"] if periodic else [])) if name not in arrays]
         if absent:
             raise PHLError(
@@ -108,29 +113,28 @@ def _set(folder: Path, numbers: Array, *, periodic: bool) -> Iterator[Entry]:
 def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: bool) -> tuple[Frame, Found]:
     n = len(numbers)
     row = {name: array.row(index).reshape(-1) for name, array in arrays.items()}
-    values: dict[str, Any] = {"positions": row["coord"].reshape(n, 3)}
+    structure: dict[str, Any] = {"positions": row.pop("coord").reshape(n, 3)}
     if periodic:
-        values.update(cell=row["box"].reshape(3, 3), pbc=np.ones(3, dtype=bool))
-    if "energy" in row:
-        values["energy"] = float(row["energy"][0])
-    if "force" in row:
-        values["forces"] = row["force"].reshape(n, 3)
-    if "virial" in row and periodic:
-        volume = abs(np.linalg.det(values["cell"]))
-        if volume > 0:  # a frame without one is refused for its cell
-            values["stress"] = -row["virial"].reshape(3, 3) / volume
-    if "hessian" in row:
-        values["hessian"] = row["hessian"].reshape(3 * n, 3 * n)
-    found = {label: f"{name}.npy" for name, label in _LABELS.items() if label in values}
-    return Frame(numbers=numbers, **values), found
+        structure |= {"cell": row["box"].reshape(3, 3), "pbc": np.ones(3, dtype=bool)}
+        volume = abs(np.linalg.det(structure["cell"]))
+        row["virial"] = -row["virial"] / volume if "virial" in row and volume > 0 else None
+    else:
+        row.pop("virial", None)
+    values, found = {}, {}
+    for name, label in kept_labels().items():
+        if row.get(name) is not None:  # a frame without a volume is refused for its cell
+            shaped = row[name].reshape(label.shape_for(n))
+            values[label.name] = shaped if shaped.shape else float(shaped)
+            found[label.name] = f"{name}.npy"
+    return Frame(numbers=numbers, **structure).with_labels(values), found
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
 def _group(frame: Frame) -> tuple[Any, ...]:
-    labels = tuple(getattr(frame, label) is not None for label in _LABELS.values())
-    return (tuple(frame.numbers.tolist()), bool(np.any(frame.pbc)), labels)
+    carried = tuple(frame.label(label.name) is not None for label in kept_labels().values())
+    return (tuple(frame.numbers.tolist()), bool(np.any(frame.pbc)), carried)
 
 
 def write(dataset: BaseDataset, folder: Path) -> None:
@@ -164,7 +168,7 @@ def _write_set(folder: Path, dataset: BaseDataset, indices: list[int]) -> None:
             for name, values in _columns(dataset[index]).items():
                 if name not in files:
                     files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
-                    shape = (len(indices),) if name == "energy" else (len(indices), values.size)
+                    shape = (len(indices),) if values.shape == () else (len(indices), values.size)
                     header = {"descr": "<f8", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(files[name], header)
                 files[name].write(np.ascontiguousarray(values, dtype="<f8").tobytes())
@@ -173,7 +177,7 @@ def _write_set(folder: Path, dataset: BaseDataset, indices: list[int]) -> None:
 def _columns(frame: Frame) -> dict[str, Array]:
     periodic = bool(np.any(frame.pbc))
     columns: dict[str, Any] = {"coord": frame.positions, "box": frame.cell if periodic else None}
-    columns.update(energy=frame.energy, force=frame.forces, hessian=frame.hessian)
-    if frame.stress is not None and periodic:
-        columns["virial"] = -abs(np.linalg.det(frame.cell)) * frame.stress
+    columns |= {name: frame.label(label.name) for name, label in kept_labels().items()}
+    if frame.stress is not None:
+        columns["virial"] = -abs(np.linalg.det(frame.cell)) * frame.stress if periodic else None
     return {name: np.asarray(values, dtype=float) for name, values in columns.items() if values is not None}

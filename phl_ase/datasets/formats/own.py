@@ -10,9 +10,10 @@ import h5py
 
 from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.datasets.guard import open_file
-from phl_ase.datasets.schema import LABELS, DatasetMeta
+from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.store import Dataset
 from phl_ase.structures.frame import Frame
+from phl_ase.structures.label import labels
 
 
 def recognises(path: Path) -> bool:
@@ -46,4 +47,4 @@ def read(path: Path, options: Options) -> Iterator[Entry]:
 
 def _frame(dataset: Dataset, index: int) -> tuple[Frame, Found]:
     frame = dataset[index]
-    return frame, {label: label for label in LABELS if getattr(frame, label) is not None}
+    return frame, {name: label.column for name, label in labels().items() if frame.label(name) is not None}
