@@ -95,7 +95,8 @@ def predicted(potential: Potential, batch: Batch, names: Iterable[str]) -> dict[
     names = list(names)
     if not names:
         return {}
-    found = getattr(potential, "predict", lambda batch, names: {})(batch, names)
+    predict = getattr(potential, "predict", None)
+    found: dict[str, Tensor] = predict(batch, names) if predict is not None else {}
     for name in names:
         label = label_of(name)
         if name not in found:

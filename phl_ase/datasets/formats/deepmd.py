@@ -112,7 +112,7 @@ def _set(folder: Path, numbers: Array, *, periodic: bool) -> Iterator[Entry]:
 
 def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: bool) -> tuple[Frame, Found]:
     n = len(numbers)
-    row = {name: array.row(index).reshape(-1) for name, array in arrays.items()}
+    row: dict[str, Any] = {name: array.row(index).reshape(-1) for name, array in arrays.items()}
     structure: dict[str, Any] = {"positions": row.pop("coord").reshape(n, 3)}
     if periodic:
         structure |= {"cell": row["box"].reshape(3, 3), "pbc": np.ones(3, dtype=bool)}
