@@ -8,13 +8,11 @@ import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError
 
-Array = np.ndarray
-
 ASYMMETRY = 1e-3
 """Largest |H − Hᵀ| that is noise, relative to max(1 eV/Å², max |H|); more is a wrong layout."""
 
 
-def asymmetry(hessian: Array) -> float:
+def asymmetry(hessian: np.ndarray) -> float:
     """Return the largest |H − Hᵀ|, eV/Å²."""
     return float(np.abs(hessian - hessian.T).max(initial=0.0))
 
@@ -27,7 +25,7 @@ def checked_hessian(
     tolerance: float | None = None,
     what: str = "Hessian",
     unit: str = "eV/Å²",
-) -> Array:
+) -> np.ndarray:
     """Return a Hessian in double precision, symmetric; one that is symmetric is returned unchanged, bit for bit.
 
     Args:

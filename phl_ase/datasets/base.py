@@ -22,7 +22,8 @@ from phl_ase.datasets.schema import (
 )
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array, labels
+from phl_ase.structures.label import labels
+from phl_ase.types import Array
 
 _PROJECTIONS = 3
 _ROWS = 2**16

@@ -16,7 +16,7 @@ import numpy as np
 from phl_ase.datasets.schema import plausible, units
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array
+from phl_ase.types import Array
 from phl_ase.units import canonical, convert
 
 ROTATIONAL = 0.01

@@ -21,7 +21,8 @@ from phl_ase.errors import NonFiniteError, PHLError, shortened
 from phl_ase.hessians import ASYMMETRY, asymmetry, checked_hessian
 from phl_ase.lattice import check_geometry
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array, Label, arrays, labels, others
+from phl_ase.structures.label import Label, arrays, labels, others
+from phl_ase.types import Array
 
 FORMAT = "phl_ase dataset"
 SCHEMA = 1

@@ -28,7 +28,7 @@ from phl_ase.datasets.writer import write_columns
 from phl_ase.errors import PHLError
 from phl_ase.files import replacing
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array
+from phl_ase.types import Array
 
 _BLOCK = 2**22
 _BUFFER = 2**16

@@ -38,7 +38,8 @@ from phl_ase.datasets.schema import (
 )
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array, arrays
+from phl_ase.structures.label import arrays
+from phl_ase.types import Array
 
 
 class Dataset(BaseDataset):

@@ -13,7 +13,8 @@ from ase.data import chemical_symbols
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.hessians import asymmetry
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array, label_of, others
+from phl_ase.structures.label import label_of, others
+from phl_ase.types import Array
 
 OUTLIERS = {
     "energy_above_lowest": (">", 2.0, "eV/atom", "energy above the lowest of the same composition and charge"),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.structures.label import OWN, Array, arrays, label_of
+from phl_ase.structures.label import OWN, arrays, label_of
+from phl_ase.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,6 @@ import numpy as np
 
 from phl_ase.errors import NonFiniteError, PHLError, shortened, unknown
 
-Array = np.ndarray
-"""A NumPy array."""
-
 
 @dataclass(frozen=True)
 class Label:

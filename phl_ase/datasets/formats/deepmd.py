@@ -23,7 +23,8 @@ from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.datasets.formats.npy import Rows, opened
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Array, Label, labels
+from phl_ase.structures.label import Label, labels
+from phl_ase.types import Array
 
 _OWN_NAMES = {"forces": "force", "stress": "virial"}
 
