@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -87,15 +86,25 @@ def follow_irc(
     sides = [_Side(verdict), _Side(verdict)]
     with _images(trajectory, start, energy) as images:
         if verdict.converged and analysis is not None:
-            forward, matrix = _oriented(analysis.modes[0]), counted(start)
+            mode = analysis.modes[0]
+            # the largest component positive: the same direction is forward in every run
+            forward, matrix = mode * np.sign(mode.flat[np.argmax(np.abs(mode))]), counted(start)
             for side, mode in enumerate((-forward, forward)):
                 branch = Branch(start, counter, counted, energy, matrix, mode, step, fmax, max_points)
                 sides[side] = _follow_by_any(branch, method, images)
-    path = _joined(start, energy, sides)
-    if trajectory is not None:
-        _write_in_order(Path(trajectory), path)
+    back, ahead = sides
+    structures = (*reversed(back.structures), start, *ahead.structures)
+    energies = np.array([*reversed(back.energies), energy, *ahead.energies])
+    lengths = arc_length(structures, len(back.structures))
+    if trajectory is not None:  # in order, in place of the order of the steps
+        with replacing(Path(trajectory)) as temporary, Trajectory(str(temporary), "w") as images:
+            for structure, value, length in zip(structures, energies, lengths, strict=True):
+                images.write(_labelled(structure, float(value), irc_s=float(length)))
     return ReactionPath(
-        **path,
+        structures=structures,
+        energies=energies,
+        arc_length=lengths,
+        ts_index=len(back.structures),
         backward=sides[0].direction,
         forward=sides[1].direction,
         method=method,
@@ -113,18 +122,6 @@ class _Side:
     direction: Direction
     structures: tuple[Atoms, ...] = ()
     energies: tuple[float, ...] = ()
-
-
-def _joined(start: Atoms, energy: float, sides: Sequence[_Side]) -> dict[str, Any]:
-    """Both sides and the TS between them in order: the fields of a path that describe its points."""
-    back, ahead = sides
-    structures = (*reversed(back.structures), start, *ahead.structures)
-    return {
-        "structures": structures,
-        "energies": np.array([*reversed(back.energies), energy, *ahead.energies]),
-        "arc_length": arc_length(structures, len(back.structures)),
-        "ts_index": len(back.structures),
-    }
 
 
 def _check(ts: Atoms, method: str, sizes: dict[str, float]) -> None:
@@ -163,11 +160,6 @@ def _analyse(
     elif outcome == "no transition state":
         reason = f"{made[0].n_imaginary} imaginary modes"
     return Direction(outcome, reason=reason, traceback=judged.traceback), made[0] if made else None
-
-
-def _oriented(mode: Array) -> Array:
-    """A mode with its largest component positive: the forward direction, the same in every run."""
-    return mode * np.sign(mode.flat[np.argmax(np.abs(mode))])
 
 
 def _follow_by_any(branch: Branch, method: str, images: TrajectoryWriter | None) -> _Side:
@@ -213,26 +205,22 @@ def _follow(branch: Branch, method: str, images: TrajectoryWriter | None) -> tup
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(sella|jax|jaxlib)\b")
         followed = attempt(lambda: "converged" if INTEGRATORS[method](branch) else "not converged")
+    overlap = float("nan")
+    if branch.calculator.first_away is not None:
+        first = branch.weights * (branch.calculator.first_away - branch.start.positions).ravel()
+        overlap = float(first @ branch.mode.ravel() / np.linalg.norm(first))
     direction = Direction(
         outcome=followed.value or followed.outcome,
         steps=len(structures),
         force_calls=branch.calculator.calls - force_calls,
         hessian_calls=branch.hessian.calls - hessian_calls,
         seconds=time.perf_counter() - started,
-        first_step_overlap=_along(branch),
+        first_step_overlap=overlap,
         reason=followed.reason,
         traceback=followed.traceback,
         method=method,
     )
     return _Side(direction, tuple(structures), tuple(energies)), not followed.of_calculator
-
-
-def _along(branch: Branch) -> float:
-    """Cosine between the mode and the way to the first geometry beside the TS that was asked for."""
-    if branch.calculator.first_away is None:
-        return float("nan")
-    first = branch.weights * (branch.calculator.first_away - branch.start.positions).ravel()
-    return float(first @ branch.mode.ravel() / np.linalg.norm(first))
 
 
 @contextlib.contextmanager
@@ -244,13 +232,6 @@ def _images(path: str | PathLike[str] | None, start: Atoms, energy: float) -> It
     with open_trajectory(path) as images:
         images.write(_labelled(start, energy))
         yield images
-
-
-def _write_in_order(target: Path, path: Mapping[str, Any]) -> None:
-    """Replace a trajectory by the points in order."""
-    with replacing(target) as temporary, Trajectory(str(temporary), "w") as images:
-        for structure, energy, length in zip(path["structures"], path["energies"], path["arc_length"], strict=True):
-            images.write(_labelled(structure, float(energy), irc_s=float(length)))
 
 
 def _labelled(structure: Atoms, energy: float, **info: float) -> Atoms:

@@ -143,7 +143,10 @@ def find_transition_state(
         KeyboardInterrupt: Where the user stops the search.
     """
     check_start(atoms, fmax, max_steps, "a transition state", n_least=2)
-    internal = _coordinates(atoms, internal)
+    if internal is None:
+        internal = not np.any(atoms.pbc)
+    if internal and np.any(atoms.pbc):
+        raise PHLError("internal coordinates are for molecules, and the structure is periodic: take internal=False")
     if not internal:
         atoms = _off_the_line(atoms)
     hessians = None if hessian is None else CountingHessian(hessian, atoms.calc)
@@ -169,15 +172,6 @@ def find_transition_state(
         return search
     known = hessians if analysis_hessian is None else CountingHessian(analysis_hessian, atoms.calc)
     return _analysed(search, known, hvps)
-
-
-def _coordinates(atoms: Atoms, internal: bool | None) -> bool:
-    """Return whether the coordinates are internal."""
-    if internal is None:
-        return not np.any(atoms.pbc)
-    if internal and np.any(atoms.pbc):
-        raise PHLError("internal coordinates are for molecules, and the structure is periodic: take internal=False")
-    return internal
 
 
 def _off_the_line(atoms: Atoms) -> Atoms:
@@ -232,14 +226,10 @@ def _analysed(
     analysed = replace(search, analysis=analysis, curvature=source)
     if analysis.n_imaginary == 1:
         return analysed
-    return replace(analysed, outcome="wrong order of saddle", reason=_wrong_order(analysis.n_imaginary, search.steps))
-
-
-def _wrong_order(n_imaginary: int, steps: int) -> str:
-    """Return why a stationary point is no transition state."""
-    if n_imaginary == 0 and steps == 0:
-        return "the start is a minimum already: a search needs a guess between two minima"
-    return f"{n_imaginary} imaginary modes instead of one"
+    reason = f"{analysis.n_imaginary} imaginary modes instead of one"
+    if analysis.n_imaginary == 0 and search.steps == 0:
+        reason = "the start is a minimum already: a search needs a guess between two minima"
+    return replace(analysed, outcome="wrong order of saddle", reason=reason)
 
 
 def _final_hessian(atoms: Atoms, hessians: CountingHessian | None, hvps: CountingHVP | None) -> tuple[Array, str]:

@@ -78,7 +78,8 @@ def _finish_errors(axes: Axes, quantity: str) -> None:
     name, unit, of = _QUANTITIES[quantity]
     axes.set_xlabel(f"stated {name} uncertainty / ({unit})")
     axes.set_ylabel(f"{name} error, rms / ({unit})")
-    values = [np.concatenate([np.asarray(v, dtype=float) for v in vs]) for vs in _coordinates(axes)]
+    coordinates = [[line.get_xdata() for line in axes.lines], [line.get_ydata() for line in axes.lines]]
+    values = [np.concatenate([np.asarray(v, dtype=float) for v in vs]) for vs in coordinates]
     values = [v[np.isfinite(v) & (v > 0)] for v in values]
     if not all(len(v) for v in values):
         empty(axes, "no uncertainties")
@@ -93,7 +94,3 @@ def _finish_errors(axes: Axes, quantity: str) -> None:
     axes.text(
         0.03, 0.97, f"dots: frames; markers: {of}\nof like uncertainty", transform=axes.transAxes, va="top", fontsize=9
     )
-
-
-def _coordinates(axes: Axes) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    return [np.asarray(line.get_xdata()) for line in axes.lines], [np.asarray(line.get_ydata()) for line in axes.lines]

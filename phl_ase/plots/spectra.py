@@ -35,6 +35,8 @@ def draw(reports: Sequence[Report]) -> Figure:
     Raises:
         PHLError: For reports of another validator.
     """
+    from matplotlib.lines import Line2D
+
     foreign = sorted({report.validator for report in reports if report.validator != "frequencies"})
     if foreign:
         raise PHLError(f"spectra are drawn of reports on frequencies; got {', '.join(map(repr, foreign))}")
@@ -42,7 +44,8 @@ def draw(reports: Sequence[Report]) -> Figure:
     for report in reports:
         if "reference_wavenumbers" in report.arrays:
             systems.setdefault(report.system, []).append(report)
-    colours = _colours(report for chosen in systems.values() for report in chosen)
+    styles = styles_of(report.potential for chosen in systems.values() for report in chosen)
+    colours = {name: colour for name, (colour, _, _) in styles.items()}
     shown = dict(list(systems.items())[:_MOST_PANELS])
     columns = min(_COLUMNS, max(len(shown), 1))
     rows = max(-(-len(shown) // columns), 1)
@@ -55,13 +58,16 @@ def draw(reports: Sequence[Report]) -> Figure:
         axes.set_axis_off()
     if not shown:
         empty(panels[0], "no report holds wavenumbers")
-    _legend(figure, colours, _remarks(reports, len(systems) - len(shown)))
+    remarks = list(_NOTES)
+    if len(systems) > len(shown):
+        remarks.append(f"systems not shown: {len(systems) - len(shown)}")
+    if without := sum("reference_wavenumbers" not in report.arrays for report in reports):
+        remarks.append(f"reports off stationary points, without wavenumbers: {without}")
+    entries = {"reference": STYLES[0][0], **colours}
+    handles = [Line2D([], [], color=colour, linewidth=2.2, label=name) for name, colour in entries.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 4), frameon=False)
+    figure.supxlabel("\n".join(remarks), fontsize=9, color="0.35", x=0.01, ha="left")
     return figure
-
-
-def _colours(reports) -> dict[str, str]:
-    """Potential -> colour; black is the reference's."""
-    return {name: colour for name, (colour, _, _) in styles_of(report.potential for report in reports).items()}
 
 
 def _panel(axes: Axes, system: str, reports: Sequence[Report], colours: dict[str, str]) -> None:
@@ -109,22 +115,3 @@ def _remark(report: Report) -> str:
     if "RMSD to the reference" in found:
         lines.append("relaxed")
     return "\n".join(lines)
-
-
-def _remarks(reports: Sequence[Report], left_out: int) -> list[str]:
-    remarks = list(_NOTES)
-    without = sum("reference_wavenumbers" not in report.arrays for report in reports)
-    if left_out:
-        remarks.append(f"systems not shown: {left_out}")
-    if without:
-        remarks.append(f"reports off stationary points, without wavenumbers: {without}")
-    return remarks
-
-
-def _legend(figure: Figure, colours: dict[str, str], remarks: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    entries = {"reference": STYLES[0][0], **colours}
-    handles = [Line2D([], [], color=colour, linewidth=2.2, label=name) for name, colour in entries.items()]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 4), frameon=False)
-    figure.supxlabel("\n".join(remarks), fontsize=9, color="0.35", x=0.01, ha="left")

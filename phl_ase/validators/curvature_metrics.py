@@ -15,7 +15,7 @@ from ase import Atoms
 from phl_ase.results import Metric
 from phl_ase.types import Array
 from phl_ase.units import convert
-from phl_ase.vibrations import FreeMotions, HarmonicAnalysis, ModeMatch, free_motions, match_modes, thermochemistry
+from phl_ase.vibrations import HarmonicAnalysis, ModeMatch, free_motions, match_modes, thermochemistry
 from phl_ase.vibrations.rigid import complement, removed_motions
 from phl_ase.vibrations.selection import vibrating_block
 
@@ -122,13 +122,17 @@ def hessian_scores(
     """
     free = free_motions(atoms)
     raw = [vibrating_block(matrix, len(atoms), free.atoms) for matrix in (hessian, reference_hessian)]
-    basis = complement(_removed(atoms, free, gradient))
+    removed, _ = removed_motions(atoms, free, np.ones(len(free.atoms)))
+    if gradient is not None:
+        removed = np.linalg.qr(np.column_stack([removed, gradient[free.atoms].ravel()]))[0]
+    basis = complement(removed)
     solved = [np.linalg.eigh(basis.T @ matrix @ basis) for matrix in raw]
     (values, vectors), (reference_values, reference_vectors) = solved
     projected = basis @ (basis.T @ (raw[0] - raw[1]) @ basis) @ basis.T
     raw_values, reference_raw_values = (np.linalg.eigvalsh(matrix) for matrix in raw)
     directions: tuple[Metric, ...] = ()
     if len(values):
+        errors = float(np.mean(np.abs(values - reference_values)))
         negative, reference_negative = (int(np.sum(v < -NEGATIVE_THRESHOLD)) for v in (values, reference_values))
         directions = (
             Metric("lowest eigenvalue", float(values[0]), "eV/Å²", float(reference_values[0])),
@@ -140,21 +144,9 @@ def hessian_scores(
             Metric("Hessian MAE", float(np.mean(np.abs(raw[0] - raw[1]))), "eV/Å²"),
             Metric("projected Hessian MAE", float(np.mean(np.abs(projected))), "eV/Å²"),
             Metric("eigenvalue MAE", float(np.mean(np.abs(raw_values - reference_raw_values))), "eV/Å²"),
-            *([_projected_eigenvalues(values, reference_values)] if len(values) else []),
+            *([Metric("projected eigenvalue MAE", errors, "eV/Å²")] if len(values) else []),
         ),
         directions=directions,
         eigenvalues=values,
         reference_eigenvalues=reference_values,
     )
-
-
-def _projected_eigenvalues(values: Array, reference: Array) -> Metric:
-    return Metric("projected eigenvalue MAE", float(np.mean(np.abs(values - reference))), "eV/Å²")
-
-
-def _removed(atoms: Atoms, free: FreeMotions, gradient: Array | None) -> Array:
-    """Unweighted rigid motions, what constraints hold, and the direction of the gradient; orthonormal columns."""
-    removed, _ = removed_motions(atoms, free, np.ones(len(free.atoms)))
-    if gradient is None:
-        return removed
-    return np.linalg.qr(np.column_stack([removed, gradient[free.atoms].ravel()]))[0]

@@ -130,8 +130,14 @@ def thermochemistry(
     """
     if model not in THERMOCHEMISTRY_MODELS:
         raise unknown("model of thermochemistry", model, THERMOCHEMISTRY_MODELS)
-    _check_positive(temperature=temperature, pressure=pressure, symmetry_number=symmetry_number)
-    electronic = _spin(analysis.atoms, spin)
+    given = {"temperature": temperature, "pressure": pressure, "symmetry_number": symmetry_number}
+    for name, value in given.items():
+        if not (np.isfinite(value) and value > 0):
+            raise PHLError(f"{name} is {value!r}; expected a positive number")
+    multiplicity: Any = analysis.atoms.info.get("multiplicity", analysis.atoms.info.get("spin", 1))
+    electronic = (float(multiplicity) - 1) / 2 if spin is None else float(spin)
+    if not (electronic >= 0 and (2 * electronic).is_integer()):
+        raise PHLError(f"spin is {electronic!r}; expected S, a non-negative multiple of ½")
     gas = _without_vibrations(analysis, energy, symmetry_number, electronic)
     energies = [float(value) * invcm for value in real_wavenumbers(analysis.wavenumbers, analysis.imaginary_threshold)]
     enthalpy = gas.get_enthalpy(temperature, verbose=False)
@@ -197,18 +203,3 @@ def _shape(analysis: HarmonicAnalysis) -> Shape:
     else:
         reason = "translations and rotations are not projected out: harmonic_analysis(atoms, hessian, project=True)"
     raise PHLError(f"thermochemistry needs the analysis of a free molecule, but {reason}")
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
-            raise PHLError(f"{name} is {value!r}; expected a positive number")
-
-
-def _spin(atoms: Atoms, given: float | None) -> float:
-    """The spin that was given, else that of the multiplicity (2S+1) in ``atoms.info``."""
-    multiplicity: Any = atoms.info.get("multiplicity", atoms.info.get("spin", 1))
-    spin = (float(multiplicity) - 1) / 2 if given is None else float(given)
-    if not (spin >= 0 and (2 * spin).is_integer()):
-        raise PHLError(f"spin is {spin!r}; expected S, a non-negative multiple of ½")
-    return spin
