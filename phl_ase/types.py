@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ Array = np.ndarray
 """A NumPy array; its shape and unit stand in the docstring."""
 
 
+@runtime_checkable
 class ASECalculator(Protocol):
     """An ASE calculator: energies in eV, forces ``(n, 3)`` in eV/Å.
 

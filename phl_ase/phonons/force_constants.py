@@ -55,7 +55,7 @@ class ForceConstants:
 
 
 def force_constants(
-    phonon: Phonopy, calculator: ASECalculator, *, compact: bool = True, symmetrise: bool = False
+    phonon: Phonopy, calculator: ASECalculator | Curvature, *, compact: bool = True, symmetrise: bool = False
 ) -> ForceConstants:
     """Force constants from Hessian-vector products: 3 for each atom of the primitive cell.
 
@@ -97,7 +97,9 @@ def force_constants(
     return found if compact else replace(found, values=_full(phonon, found.values))
 
 
-def displaced_force_constants(phonon: Phonopy, calculator: ASECalculator, *, distance: float = 0.01) -> ForceConstants:
+def displaced_force_constants(
+    phonon: Phonopy, calculator: ASECalculator | Curvature, *, distance: float = 0.01
+) -> ForceConstants:
     """Force constants by phonopy's own finite displacements and symmetry; what users of phonopy do.
 
     Args:

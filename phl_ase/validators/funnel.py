@@ -56,26 +56,19 @@ def funnels(reports: Iterable[Report]) -> list[Funnel]:
     for report in reports:
         if report.metrics:
             groups.setdefault((report.potential, str(report.provenance["strategy"])), []).append(report)
-    return [_funnel(potential, strategy, group) for (potential, strategy), group in groups.items()]
-
-
-def _funnel(potential: str, strategy: str, reports: list[Report]) -> Funnel:
-    values = [{metric.name: metric.value for metric in report.metrics} for report in reports]
-    passed: dict[str, int] = {}
-    left = values
-    for stage in FUNNEL_STAGES:
-        if all(stage in one for one in values):
-            left = [one for one in left if one[stage] == 1]
-            passed[stage] = len(left)
-    errors = [abs(v) for one in left for name, v in one.items() if name.startswith("barrier error")]
-    return Funnel(
-        potential=potential,
-        strategy=strategy,
-        starts=len(reports),
-        passed=passed,
-        barrier_error=_mean(errors),
-        counts={name: _mean([one[name] for one in values]) for name in COUNTS},
-    )
+    found = []
+    for (potential, strategy), group in groups.items():
+        values = [{metric.name: metric.value for metric in report.metrics} for report in group]
+        passed: dict[str, int] = {}
+        left = values
+        for stage in FUNNEL_STAGES:
+            if all(stage in one for one in values):
+                left = [one for one in left if one[stage] == 1]
+                passed[stage] = len(left)
+        error = _mean([abs(v) for one in left for name, v in one.items() if name.startswith("barrier error")])
+        counts = {name: _mean([one[name] for one in values]) for name in COUNTS}
+        found.append(Funnel(potential, strategy, len(group), passed, error, counts))
+    return found
 
 
 def _mean(values: list[float]) -> float:

@@ -18,7 +18,7 @@ from scipy.interpolate import PchipInterpolator
 from phl_ase.curvature import HessianFunction
 from phl_ase.errors import PHLError
 from phl_ase.paths.arc_length import arc_length, mass_weighted_path
-from phl_ase.paths.end_points import CONNECTIONS, SAME_STRUCTURE_WITHIN, Connection, connects
+from phl_ase.paths.end_points import CONNECTIONS, SAME_STRUCTURE_WITHIN, connects
 from phl_ase.paths.geometry import rmsd
 from phl_ase.paths.reaction import REACTION_OUTCOMES, Reaction, find_reaction
 from phl_ase.results import Metric, Report, provenance
@@ -223,43 +223,36 @@ def _alone(reaction: Reaction) -> dict[str, Any]:
 
 def _compare(reaction: Reaction, reference: ReferencePath, tolerance: float) -> dict[str, Any]:
     """Outcome, sentence, metrics and arrays of the report."""
-    connection = _connection(reaction, reference, tolerance)
-    turned = _is_turned(reaction, reference) if connection is None else connection.flipped
+    connection, names = None, ("reactant", "product")
+    distances = dict.fromkeys(names, float("nan"))
+    if reaction.backward is not None and reaction.forward is not None:
+        atoms = reaction.backward.atoms, reaction.forward.atoms
+        connection = connects(atoms, reference.reactant.atoms, reference.product.atoms, tolerance=tolerance)
+        turned = connection.flipped
+        ends = (connection.backward, connection.forward)
+        distances = dict(zip(reversed(names) if turned else names, (end.rmsd for end in ends), strict=True))
+    else:  # which side is the reactant's, by what there is of the path
+        first, last = reaction.path.ends
+        straight = rmsd(first, reference.structures[0]) + rmsd(last, reference.structures[-1])
+        turned = rmsd(first, reference.structures[-1]) + rmsd(last, reference.structures[0]) < straight
     profile = _Profile.of(reaction, reference, turned)
-    outcome, sentence = _verdict(reaction, connection)
+    if reaction.converged and connection is not None:
+        outcome = "connects" if connection.connected else connection.outcome
+        sentence = connection.sentence
+    else:
+        outcome = reaction.outcome
+        sentence = reaction.sentence + ("" if connection is None else f"; {connection.sentence}")
     return {
         "outcome": outcome,
         "sentence": sentence,
         "metrics": (
             *profile.metrics(),
             *_energies(reaction, reference, turned),
-            *_ends(connection),
+            *(Metric(f"RMSD of {name}", distances[name], "Å") for name in names),
             *_counts(reaction),
         ),
         "arrays": profile.arrays(),
     }
-
-
-def _connection(reaction: Reaction, reference: ReferencePath, tolerance: float) -> Connection | None:
-    """Return how the relaxed ends relate to the reference's; ``None`` where there are not two."""
-    if reaction.backward is None or reaction.forward is None:
-        return None
-    ends = reaction.backward.atoms, reaction.forward.atoms
-    return connects(ends, reference.reactant.atoms, reference.product.atoms, tolerance=tolerance)
-
-
-def _is_turned(reaction: Reaction, reference: ReferencePath) -> bool:
-    """Return whether the path runs from the product's side to the reactant's, by what there is of it."""
-    first, last = reaction.path.ends
-    straight = rmsd(first, reference.structures[0]) + rmsd(last, reference.structures[-1])
-    return rmsd(first, reference.structures[-1]) + rmsd(last, reference.structures[0]) < straight
-
-
-def _verdict(reaction: Reaction, connection: Connection | None) -> tuple[str, str]:
-    if not reaction.converged or connection is None:
-        more = "" if connection is None else f"; {connection.sentence}"
-        return reaction.outcome, reaction.sentence + more
-    return "connects" if connection.connected else connection.outcome, connection.sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +289,9 @@ class _Profile:
         error = deviation = nan
         if np.any(common):
             expected = self.reference_energies[common]
-            got = PchipInterpolator(*self._distinct())(self.reference_length[common])
+            # without points that fall on one another
+            kept = np.concatenate([[True], np.diff(self.length) > 1e-9])
+            got = PchipInterpolator(self.length[kept], self.energies[kept])(self.reference_length[common])
             error = float(np.sqrt(np.mean((got - expected) ** 2)))
             deviation = self._deviation([self.reference.structures[i] for i in np.nonzero(common)[0]])
         whole = float(np.ptp(self.reference_length))
@@ -306,11 +301,6 @@ class _Profile:
             Metric("compared length", float(max(compared, 0.0)), "√amu·Å", whole),
             Metric("largest deviation", deviation, "Å"),
         )
-
-    def _distinct(self) -> tuple[Array, Array]:
-        """Arc lengths and energies without points that fall on one another."""
-        kept = np.concatenate([[True], np.diff(self.length) > 1e-9])
-        return self.length[kept], self.energies[kept]
 
     def _deviation(self, structures: list[Atoms]) -> float:
         """Largest distance of structures from the path, Å."""
@@ -352,14 +342,6 @@ def _energies(reaction: Reaction, reference: ReferencePath, turned: bool) -> lis
             Metric(f"{name} error", got - expected, "kcal/mol"),
         ]
     return metrics
-
-
-def _ends(connection: Connection | None) -> list[Metric]:
-    if connection is None:
-        return [Metric(f"RMSD of {name}", float("nan"), "Å") for name in ("reactant", "product")]
-    ends = (connection.backward, connection.forward)
-    reactant, product = reversed(ends) if connection.flipped else ends
-    return [Metric("RMSD of reactant", reactant.rmsd, "Å"), Metric("RMSD of product", product.rmsd, "Å")]
 
 
 def _counts(reaction: Reaction) -> list[Metric]:

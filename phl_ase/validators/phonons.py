@@ -65,7 +65,7 @@ class _Settings:
 
 def validate_phonons(
     crystal: Atoms | Phonopy,
-    calculator: ASECalculator,
+    calculator: ASECalculator | Curvature,
     reference: Any,
     *,
     system: str,
@@ -209,7 +209,7 @@ def _reference(phonon: Phonopy, reference: Any, settings: _Settings) -> Phonons:
         raise PHLError(f"the reference gave no force constants ({reason}); expected a calculator that does") from error
 
 
-def _residual(phonon: Phonopy, calculator: ASECalculator) -> tuple[Metric, Metric]:
+def _residual(phonon: Phonopy, calculator: ASECalculator | Curvature) -> tuple[Metric, Metric]:
     """Largest force (eV/Å) and stress (GPa) of the potential in the structure; NaN where it gives none."""
     force = stress = float("nan")
     if not isinstance(calculator, Curvature):
@@ -223,7 +223,9 @@ def _residual(phonon: Phonopy, calculator: ASECalculator) -> tuple[Metric, Metri
     return Metric("largest force", force, "eV/Å"), Metric("largest stress", stress, "GPa")
 
 
-def _remarks(phonon: Phonopy, calculator: ASECalculator, got: Phonons, residual: tuple[Metric, Metric]) -> list[str]:
+def _remarks(
+    phonon: Phonopy, calculator: ASECalculator | Curvature, got: Phonons, residual: tuple[Metric, Metric]
+) -> list[str]:
     """Return what a reader must know of how the numbers were had."""
     force, stress = (metric.value for metric in residual)
     remarks = []

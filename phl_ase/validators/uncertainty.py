@@ -13,7 +13,6 @@ from phl_ase.scoring.uncertainty import (
     CONFIDENCES,
     ONE_SIGMA,
     TWO_SIGMA,
-    Reliability,
     like_uncertainty,
     reliability,
 )
@@ -131,7 +130,15 @@ def uncertainty_report(
     for name, unit in UNCERTAINTY_UNITS.items():
         errors, stds = samples.values(name)
         found = reliability(errors, stds, zero=1e3 * _ZERO)
-        metrics += _metrics(name, unit, found)
+        metrics += [
+            Metric(f"{name} within 1 std", 100.0 * found.one_sigma, "%", 100.0 * ONE_SIGMA),
+            Metric(f"{name} within 2 std", 100.0 * found.two_sigma, "%", 100.0 * TWO_SIGMA),
+            Metric(f"{name} scale", found.scale, "", 1.0),
+            Metric(f"{name} rank correlation", found.rank_correlation),
+            Metric(f"{name} miscalibration area", found.miscalibration_area, "", 0.0),
+            Metric(f"{name} RMSE", found.rmse, unit),
+            Metric(f"{name} mean std", found.mean_std, unit),
+        ]
         arrays[f"{name}_observed"] = found.observed
         arrays[f"{name}_error"], arrays[f"{name}_std"] = samples.of_frames(name)
         arrays[f"{name}_group_std"], arrays[f"{name}_group_error"] = like_uncertainty(errors, stds, _GROUPS)
@@ -150,15 +157,3 @@ def uncertainty_report(
         provenance=provenance(units=dict(UNCERTAINTY_UNITS), **dict(details or {})),
         validator="uncertainty",
     )
-
-
-def _metrics(name: str, unit: str, found: Reliability) -> list[Metric]:
-    return [
-        Metric(f"{name} within 1 std", 100.0 * found.one_sigma, "%", 100.0 * ONE_SIGMA),
-        Metric(f"{name} within 2 std", 100.0 * found.two_sigma, "%", 100.0 * TWO_SIGMA),
-        Metric(f"{name} scale", found.scale, "", 1.0),
-        Metric(f"{name} rank correlation", found.rank_correlation),
-        Metric(f"{name} miscalibration area", found.miscalibration_area, "", 0.0),
-        Metric(f"{name} RMSE", found.rmse, unit),
-        Metric(f"{name} mean std", found.mean_std, unit),
-    ]
