@@ -1,7 +1,6 @@
-"""Where curvature comes from: a calculator's own Hessians and Hessian-vector products, or differences of its forces.
+"""Curvature of any ASE calculator: its own Hessians and Hessian-vector products, or differences of its forces.
 
-Everything downstream (searches, paths, frequencies, phonons) asks here, so that any ASE calculator can be scored, and
-so that reports can say which it was.
+Searches, paths, frequencies and phonons ask here: any ASE calculator can be scored, and reports say which it was.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ HVPFunction = Callable[[Array, Atoms], Array]
 EXACT = "the calculator's own"
 DIFFERENCES = "finite differences of forces"
 
-_STEP = 0.005  # Å, the largest displacement of an atom along a vector
+_DISPLACEMENT = 0.005  # Å, the largest displacement of an atom along a vector
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """How a calculator gives second derivatives.
+    """Second derivatives of a calculator.
 
     Attributes:
         hessian: ``hessian(atoms)``.
         hvp: ``hvp(vectors, atoms)``.
         source: ``EXACT`` or ``DIFFERENCES``, for reports.
-        gradients_per_hessian: What one Hessian of n atoms costs in gradient calls; 0 where it is exact.
+        gradients_per_hessian: Gradients behind one Hessian of n atoms; 0 where it is exact.
         gradients_per_hvp: Gradients behind one HVP.
     """
 
@@ -51,7 +50,7 @@ class Curvature:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the calculator has curvature of its own."""
+        """Return whether the calculator has curvature of its own."""
         return self.source == EXACT
 
 
@@ -113,7 +112,7 @@ def _own_hvp(calculator: Any) -> Callable[[Array, Atoms], Any] | None:
     return of_aimnet
 
 
-_LAYOUTS: dict[str, tuple[Callable[[int], tuple[int, ...]], Callable[[Array], Array]]] = {
+_FOREIGN_LAYOUTS: dict[str, tuple[Callable[[int], tuple[int, ...]], Callable[[Array], Array]]] = {
     "(3n, 3n)": (lambda n: (3 * n, 3 * n), lambda h: h),
     "(3n, n, 3)": (lambda n: (3 * n, n, 3), lambda h: h),
     "(n, 3, n, 3)": (lambda n: (n, 3, n, 3), lambda h: h),
@@ -121,10 +120,10 @@ _LAYOUTS: dict[str, tuple[Callable[[int], tuple[int, ...]], Callable[[Array], Ar
 }
 """Layout -> its shape for n atoms, and how it is brought into ASE's order. Of three atoms the last two look alike."""
 
-_TOLERANCE = 0.1
+_LARGEST_DISAGREEMENT = 0.1
 """Largest relative difference from the forces: a wrong layout, sign or unit is off by all of it."""
 
-_NOISE = 0.05  # eV/Å²: differences of single-precision forces are as uncertain as this
+_FORCE_NOISE = 0.05  # eV/Å²: differences of single-precision forces are as uncertain as this
 
 _OWN = "the calculator's own HVP"
 
@@ -133,18 +132,18 @@ _MISTAKES = {
     Bohr**2 / Hartree: "it is in Hartree/Bohr²: multiply by 97.17",
     mol / kcal: "it is in kcal/mol/Å²: divide by 23.06",
 }
-"""What a Hessian is multiples of a right one -> the mistake."""
+"""Ratio of a wrong Hessian to the right one -> the mistake."""
 
 
 @dataclass
-class _Known:
+class _Agreement:
     """The layout of a calculator's Hessians, and whether its HVPs agree with its forces; once checked."""
 
     layout: str | None = None
     hvps_agree: bool = False
 
 
-_KNOWN: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
+_AGREEMENTS: WeakKeyDictionary[Any, _Agreement] = WeakKeyDictionary()
 
 
 class _Checked:
@@ -158,9 +157,9 @@ class _Checked:
     ) -> None:
         self._calculator, self._own_hessian, self._own_hvp = calculator, own_hessian, own_hvp
         try:
-            self._known = _KNOWN.setdefault(calculator, _Known())
+            self._known = _AGREEMENTS.setdefault(calculator, _Agreement())
         except TypeError:  # it cannot be looked up
-            self._known = _Known()
+            self._known = _Agreement()
 
     def hessian(self, atoms: Atoms) -> Array:
         """The Hessian ``(3n, 3n)``, symmetrised."""
@@ -175,21 +174,22 @@ class _Checked:
             return checked_hessian(self.hvp(np.eye(3 * n).reshape(3 * n, n, 3), atoms).reshape(3 * n, 3 * n), n)
         found = {
             layout: np.ascontiguousarray(ordered(given)).reshape(3 * n, 3 * n)
-            for layout, (shape, ordered) in _LAYOUTS.items()
+            for layout, (shape, ordered) in _FOREIGN_LAYOUTS.items()
             if given.shape == shape(n)
         }
         if not found:
             raise PHLError(
                 f"the calculator's Hessian has shape {given.shape}, expected {(3 * n, 3 * n)} for {n} atoms in eV/Å² "
-                f"(or {', '.join(list(_LAYOUTS)[1:])}): give it a get_hessian that returns that"
+                f"(or {', '.join(list(_FOREIGN_LAYOUTS)[1:])}): give it a get_hessian that returns that"
             )
         if self._known.layout not in found:
             vector, hvp = self._by_forces(atoms)
             errors = {name: _error((h @ vector.ravel()).reshape(n, 3), hvp) for name, h in found.items()}
             best = min(errors, key=lambda name: errors[name])
-            if errors[best] > _TOLERANCE:
+            if errors[best] > _LARGEST_DISAGREEMENT:
                 raise _disagreement("Hessian", (found[best] @ vector.ravel()).reshape(n, 3), hvp)
-            if sum(error <= _TOLERANCE for error in errors.values()) > 1:  # the next structure may tell them apart
+            # the next structure may tell them apart
+            if sum(error <= _LARGEST_DISAGREEMENT for error in errors.values()) > 1:
                 return checked_hessian(found[best], n)
             self._known.layout = best
         return checked_hessian(found[self._known.layout], n)
@@ -202,7 +202,7 @@ class _Checked:
         if not self._known.hvps_agree:
             vector, hvp = self._by_forces(atoms)
             own = checked_hvps(_as_array(self._own_hvp(vector, atoms)), vector, _OWN)
-            if _error(own, hvp) > _TOLERANCE:
+            if _error(own, hvp) > _LARGEST_DISAGREEMENT:
                 raise _disagreement("Hessian-vector product", own, hvp)
             self._known.hvps_agree = True
         return checked_hvps(_as_array(self._own_hvp(given, atoms)), given, _OWN)
@@ -215,13 +215,14 @@ class _Checked:
 
 
 def _error(own: Array, by_forces: Array) -> float:
-    """How far an HVP is from that of forces, relative to the longer one."""
-    scale = max(np.linalg.norm(own), np.linalg.norm(by_forces)) + _NOISE / _TOLERANCE
+    """Return how far an HVP is from that of forces, relative to the longer one."""
+    scale = max(np.linalg.norm(own), np.linalg.norm(by_forces)) + _FORCE_NOISE / _LARGEST_DISAGREEMENT
     return float(np.linalg.norm(own - by_forces) / scale)
 
 
 def _disagreement(what: str, own: Array, by_forces: Array) -> PHLError:
-    guess = next((f" ({said})" for k, said in _MISTAKES.items() if _error(own / k, by_forces) <= _TOLERANCE), "")
+    fitting = (mistake for k, mistake in _MISTAKES.items() if _error(own / k, by_forces) <= _LARGEST_DISAGREEMENT)
+    guess = f" ({mistake})" if (mistake := next(fitting, "")) else ""
     sizes = f"{np.linalg.norm(own):.4g} against {np.linalg.norm(by_forces):.4g} eV/Å²"
     return PHLError(
         f"the calculator's {what} disagrees with differences of its forces{guess}: along one direction {sizes}, "
@@ -243,8 +244,8 @@ def _as_array(values: Any) -> Array:
     return array
 
 
-def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP) -> Array:
-    """H·v by central differences of the forces of the attached calculator: two gradient calls a vector.
+def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _DISPLACEMENT) -> Array:
+    """Return H·v by central differences of the forces of the attached calculator: two gradient calls a vector.
 
     Args:
         vectors: ``(n, 3)`` or ``(K, n, 3)``; a vector of zeros has an HVP of zeros.
@@ -261,7 +262,7 @@ def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _STEP)
     if atoms.calc is None:
         raise PHLError("the atoms have no calculator; expected one that gives forces: set atoms.calc")
     if not delta > 0:
-        raise PHLError(f"delta is {delta!r} Å; expected a positive displacement, for example {_STEP}")
+        raise PHLError(f"delta is {delta!r} Å; expected a positive displacement, for example {_DISPLACEMENT}")
     given = checked_vectors(vectors, len(atoms))
     moved = atoms.copy()
     moved.calc = atoms.calc

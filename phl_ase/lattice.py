@@ -1,4 +1,4 @@
-"""Which positions and lattice vectors are those of matter: what others are hangs or kills neighbour lists."""
+"""Checks of positions and lattice vectors: others than those of matter hang or kill neighbour lists."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from phl_ase.reference.methods import METHODS as REFERENCE_METHODS
 
 @dataclass(frozen=True)
 class CalculatorOptions:
-    """What every method is given besides its own text.
+    """Options of every method besides its own text.
 
     Attributes:
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; for methods that run on torch.
@@ -29,7 +29,7 @@ class CalculatorOptions:
 
 
 def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64", trust: bool = False) -> Any:
-    """The ASE calculator that a MODEL or METHOD stands for.
+    """Return the ASE calculator that a MODEL or METHOD stands for.
 
     Args:
         text: A bundled model, a ``.safetensors`` file, or a key of ``CALCULATORS``, some followed by ``:`` and more:

@@ -1,4 +1,4 @@
-"""What a model has seen: the structures that it was trained on, as its card records them.
+"""Structures that a model was trained on, as its card records them.
 
 Errors on these are training errors, whatever the data set is called now and however it is split. A card keeps them by
 content (:mod:`phl_ase.structures.fingerprints`), so that a renamed, merged or exported copy is the same structure.
@@ -89,7 +89,7 @@ def _merged(parts: Iterable[TrainedOn]) -> TrainedOn:
 
 
 def _of_card(card: Mapping[str, Any]) -> TrainedOn:
-    """What a single model has seen, the model that it started from included."""
+    """Return what a single model has seen, the model that it started from included."""
     record = card.get(KEY)
     if record is None:
         here = _by_split(card)
@@ -103,7 +103,7 @@ def _of_card(card: Mapping[str, Any]) -> TrainedOn:
 
 
 def _by_split(card: Mapping[str, Any]) -> TrainedOn:
-    """What a card without a record has seen: frames that its split numbers, of a bundled data set that is unchanged."""
+    """Return the frames of a card without a record: those of its split, where its data set is bundled and unchanged."""
     from phl_ase.datasets import BUNDLED, Split, open_dataset
 
     split, name = card.get("split"), card.get("data")

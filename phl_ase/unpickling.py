@@ -24,7 +24,7 @@ class ListedUnpickler(pickle.Unpickler):
     purpose: str
 
     def look_up(self, module: str, name: str) -> Any:
-        """What stands for a name.
+        """Return the stand-in for a name.
 
         Raises:
             KeyError: When nothing does.
@@ -32,7 +32,7 @@ class ListedUnpickler(pickle.Unpickler):
         raise KeyError(name)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name.
+        """Return the stand-in for a name.
 
         Raises:
             NotListed: When nothing does.

@@ -62,7 +62,7 @@ ADAPTERS: dict[str, Adapter] = {
 
 
 def is_foreign(text: str) -> bool:
-    """Whether a text begins with the prefix of an adapter."""
+    """Return whether a text begins with the prefix of an adapter."""
     return text.partition(":")[0] in ADAPTERS and ":" in text
 
 

@@ -48,7 +48,7 @@ class AimnetEnergy(Foreign):
             self.cutoffs = (cutoff, _EVERYTHING)
 
     def ready(self, dtype: str, device: str) -> Foreign:
-        """As elsewhere; AIMNet2 casts its input to a dtype of its own, which is set to the one asked for."""
+        """Prepare the potential; AIMNet2 casts its input to a dtype of its own, which is set to the one asked for."""
         made = super().ready(dtype, device)
         module: Any = made.module
         wanted = next(module.parameters()).dtype

@@ -1,4 +1,4 @@
-"""What every adapter is: a module of another package behind the Potential protocol, energy only."""
+"""Base class of adapters: a module of another package behind the Potential protocol, energy only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from phl_ase.adapters.containment import contained
 from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
-from phl_ase.potentials.model import Model
+from phl_ase.potentials.model import DTYPES, Model
 from phl_ase.structures import Batch
-
-_DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 class Foreign(Model):
@@ -58,7 +56,7 @@ class Foreign(Model):
 
     def ready(self, dtype: str, device: str) -> Foreign:
         """The potential for use: in a dtype, on a device, gradients of parameters off."""
-        return self.to(device=device, dtype=_DTYPES[dtype]).requires_grad_(False).eval()
+        return self.to(device=device, dtype=DTYPES[dtype]).requires_grad_(False).eval()
 
     def write(self, path: str | Path) -> Path:
         """Write the module in the vendor's own format, for the vendor's own tools to load.
@@ -92,7 +90,7 @@ class Foreign(Model):
         write_atomic(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
 
     def card(self) -> dict[str, Any]:
-        """That it is foreign, and of whom."""
+        """Return the architecture and species of the card."""
         return {"architecture": self.vendor, "config": {"species": list(self.species)}}
 
     @property

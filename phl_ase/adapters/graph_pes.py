@@ -70,7 +70,7 @@ class GraphPesEnergy(Foreign):
         return self._energy(self.module, graph).double()
 
     def _energy(self, module: Any, graph: Any) -> Tensor:
-        """As ``GraphPESModel.predict`` and ``AdditionModel.predict`` put it together, without detaching anything."""
+        """Return energies as ``GraphPESModel.predict`` and ``AdditionModel.predict`` do, without detaching anything."""
         if hasattr(module, "models"):
             parts: Tensor = sum(self._energy(part, graph) for part in module.models.values())  # type: ignore[assignment]
             return parts

@@ -28,7 +28,7 @@ _PACKAGE, _EXTRA = "mace-torch", "mace"
 _GENERATED = ("_compiled_main", "graph_opt_", "_zeroed")
 
 # no published model comes near; beyond, the tables that the constructor makes would exhaust memory
-_LARGEST = {"max_ell": 6, "correlation": 5, "num_interactions": 8, "num_bessel": 256, "num_elements": 120}
+_LARGEST_SETTINGS = {"max_ell": 6, "correlation": 5, "num_interactions": 8, "num_bessel": 256, "num_elements": 120}
 
 _CHARGE, _SPIN = "total_charge", "total_spin"
 
@@ -58,7 +58,7 @@ class MaceEnergy(Foreign):
         self.takes_charge = _CHARGE in self.features
 
     def write(self, path: str | Path) -> Path:
-        """As :meth:`Foreign.write`: a module of MACE's own parts alone."""
+        """Write the module as :meth:`Foreign.write` does, of MACE's own parts alone."""
         with own_products(self.module):
             return super().write(path)
 
@@ -171,7 +171,7 @@ def _settings(record: Any) -> dict[str, Any]:
     gate = settings["gate"]
     settings["gate"] = None if gate is None else modules.gate_dict[gate.__name__]
     settings["atomic_numbers"] = settings["atomic_numbers"].tolist()
-    for name, largest in _LARGEST.items():
+    for name, largest in _LARGEST_SETTINGS.items():
         if not 0 <= settings[name] <= largest:
             raise ValueError(f"{name} is {settings[name]}")
     return settings

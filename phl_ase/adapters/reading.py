@@ -114,7 +114,7 @@ _DATA: dict[tuple[str, str], Any] = {
     **{("torch", str(dtype)[6:]): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
     **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, slice)},
 }
-"""What every file may name: containers and tensors."""
+"""Names allowed in every file: containers and tensors."""
 
 LookUp = Callable[[str, str], Any]
 
@@ -187,7 +187,7 @@ _OWN_UNPICKLING = ("__setstate__", "__reduce__", "__reduce_ex__", "__new__")
 
 
 def is_plain(kind: Any, base: type = nn.Module) -> bool:
-    """Whether something is a class that unpickles as torch modules and plain objects do: by filling its attributes."""
+    """Return whether a class unpickles as torch modules and plain objects do: by filling its attributes."""
     return (
         isinstance(kind, type)
         and issubclass(kind, base)
@@ -270,7 +270,7 @@ def _require(path: Path) -> None:
 
 
 def called(loaded: Any) -> str:
-    """What an object of a file is, for an error."""
+    """Return the name of a file's object, for an error."""
     if isinstance(loaded, Mapping):
         return "a dictionary (a state dict says nothing of the architecture)"
     return f"a {type(loaded).__name__}"

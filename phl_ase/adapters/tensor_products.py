@@ -19,7 +19,7 @@ from phl_ase.adapters.containment import vendor
 
 
 class MatrixProducts:
-    """What stands for the ``forward`` of an e3nn ``TensorProduct`` whose paths are all of the kind ``uvu``.
+    """Replacement of the ``forward`` of an e3nn ``TensorProduct`` whose paths are all of the kind ``uvu``.
 
     message[e, u, k] = weight[e, p(k), u] Σ_i features[e, u, i] Σ_j C[i, j, k] harmonics[e, j]
     with Wigner's 3j symbols C times e3nn's normalisation, k over the components of every path p.
@@ -85,7 +85,7 @@ class MatrixProducts:
 
 
 def can_be_matrices(product: Any) -> bool:
-    """Whether a module is a tensor product that :class:`MatrixProducts` computes."""
+    """Return whether a module is a tensor product that :class:`MatrixProducts` computes."""
     if not isinstance(product, vendor("e3nn.o3", "e3nn", "mace").TensorProduct):
         return False
     paths = product.instructions

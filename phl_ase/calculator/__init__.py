@@ -4,4 +4,12 @@ from phl_ase.calculator.ase_calculator import CALCULATED, PHLCalculator
 from phl_ase.calculator.hessians import LAYOUTS, HessianOperator
 from phl_ase.errors import DomainError, DomainWarning, ExplodedError
 
-__all__ = ["CALCULATED", "LAYOUTS", "DomainError", "DomainWarning", "ExplodedError", "HessianOperator", "PHLCalculator"]
+__all__ = [
+    "CALCULATED",
+    "LAYOUTS",
+    "DomainError",
+    "DomainWarning",
+    "ExplodedError",
+    "HessianOperator",
+    "PHLCalculator",
+]

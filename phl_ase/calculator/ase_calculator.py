@@ -27,23 +27,24 @@ from phl_ase.calculator.hessians import (
     coordinates_of,
     in_layout,
 )
-from phl_ase.calculator.models import DTYPES, checked_frame, label_of, load_potential
+from phl_ase.calculator.models import checked_frame, label_of, load_potential
 from phl_ase.calculator.state import Geometry, changes_between, one_at_a_time
 from phl_ase.calculator.uncertainty import IN_DOMAIN, committee_tables, results_of_spread, watch_of
 from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, to_numpy
 from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, own_modes, sparse_hessian
 from phl_ase.errors import PHLError, shortened, unknown
 from phl_ase.potentials import Committee
+from phl_ase.potentials.model import DTYPES
 from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
 from phl_ase.vibrations import checked_vectors, free_atoms, free_motions, lowest_modes
 
 Array = np.ndarray
 
 CALCULATED = ("energy", "forces", "stress", "hessian")
-"""What ``PHLCalculator.evaluate`` can be asked for."""
+"""Quantities of ``PHLCalculator.evaluate``."""
 
-_SMALL = 2**26
-"""Bytes that HVPs may keep without anybody asking how much memory is free."""
+_UNBUDGETED_BYTES = 2**26
+"""Bytes that HVPs may keep without a look at how much memory is free."""
 
 # relative, of the eigenvalues of the lowest modes: what HVPs in a dtype can tell
 _MODE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -141,7 +142,7 @@ class PHLCalculator(Calculator):
         return super().get_property(name, self._atoms_or_last(atoms), allow_calculation)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation; charge and multiplicity in ``atoms.info`` count."""
+        """Return what has changed since the last calculation; charge and multiplicity in ``atoms.info`` count."""
         _require_atoms(atoms, "the structure")
         return changes_between(self.atoms, atoms, tol, self.ignored_changes)
 
@@ -176,7 +177,7 @@ class PHLCalculator(Calculator):
         self.results.update(found, free_energy=found["energy"])
 
     def export_properties(self) -> Properties:
-        """The results that ASE has a definition of."""
+        """Return the results that ASE has a definition of."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -204,7 +205,7 @@ class PHLCalculator(Calculator):
         layout: str = "3n3n",
         indices: Sequence[int] | Array | str | None = None,
     ) -> Array:
-        """The Hessian of the energy; what Sella's ``hessian_function`` wants.
+        """Return the Hessian of the energy; Sella takes this method as its ``hessian_function``.
 
         By default that of all atoms, whatever constraints hold them (Sella and
         :func:`phl_ase.vibrations.harmonic_analysis` take it so and see to the constraints themselves).
@@ -242,7 +243,7 @@ class PHLCalculator(Calculator):
 
     @one_at_a_time
     def get_hvp(self, vectors: Any, atoms: Atoms | None = None) -> Array:
-        """Hessian-vector products, without the Hessian. The graph of a geometry is kept for the next ones.
+        """Return Hessian-vector products, without the Hessian. The graph of a geometry is kept for the next ones.
 
         Args:
             vectors: ``(n, 3)`` or ``(K, n, 3)``.
@@ -262,7 +263,7 @@ class PHLCalculator(Calculator):
 
     @one_at_a_time
     def hessian_operator(self, atoms: Atoms | None = None) -> HessianOperator:
-        """The Hessian as a ``scipy.sparse.linalg.LinearOperator`` ``(3n, 3n)``, eV/Å², matrix-free.
+        """Return the Hessian as a ``scipy.sparse.linalg.LinearOperator`` ``(3n, 3n)``, eV/Å², matrix-free.
 
         It stays that of this geometry, whatever is calculated afterwards.
 
@@ -277,7 +278,7 @@ class PHLCalculator(Calculator):
 
     @one_at_a_time
     def get_sparse_hessian(self, atoms: Atoms | None = None) -> sparse.csr_array:
-        """The Hessian as a sparse matrix ``(3n, 3n)``, eV/Å²: time and size grow with n alone in a large system.
+        """Return the Hessian as a sparse matrix ``(3n, 3n)``, eV/Å²: time and size grow with n alone in a large system.
 
         Exact: what is left out is zero, since no atom's energy depends on both atoms of the pair. :meth:`get_hessian`
         uses the same zeros by itself where they save HVPs, but returns 9n² numbers.
@@ -300,7 +301,7 @@ class PHLCalculator(Calculator):
     def get_lowest_modes(
         self, atoms: Atoms | None = None, k: int = 3, *, tolerance: float | None = None, max_hvps: int | None = None
     ) -> tuple[Array, Array]:
-        """The k modes of lowest curvature from HVPs alone, translations and rotations projected out.
+        """Return the k modes of lowest curvature from HVPs alone, translations and rotations projected out.
 
         A geometry of the same atoms as the last one asked for starts from the modes found there. Constraints are
         projected out, as in :func:`phl_ase.vibrations.harmonic_analysis`;
@@ -447,7 +448,7 @@ class PHLCalculator(Calculator):
             with self._lock:  # an operator may be at work in another thread
                 tensor = torch.as_tensor(vectors, dtype=self._dtype, device=self.device)
                 # free memory is looked up where HVPs might not fit, not at each of them
-                small = self.memory_budget is None and graph.saved_bytes * len(vectors) < _SMALL
+                small = self.memory_budget is None and graph.saved_bytes * len(vectors) < _UNBUDGETED_BYTES
                 rows = graph.hvp(tensor, None if small else self._budget())
             return finite(to_numpy(rows), "Hessian-vector products", name)
 

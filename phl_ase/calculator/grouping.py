@@ -1,4 +1,4 @@
-"""Which structures to evaluate together: of like size, so that none waits for a larger one, and within the memory."""
+"""Batches of structures of like size, so that none waits for a larger one, within the memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from phl_ase.derivatives import CPU_CHUNK, GradientGraph
 from phl_ase.structures import PackedFrames, Potential
 
-_MANY = 64
+_MEASURED_FROM = 64
 """Structures from which on energies and forces alone are worth measuring what they keep in memory."""
 
 _ALIKE = 1.25
 """Atoms of the largest structure of a group, as a multiple of the smallest's, when Hessians are wanted: the rows of the
 largest are taken of all."""
 
-_ROWS = 8
+_GPU_ROWS = 8
 """Rows of a Hessian that a GPU should find room for beside each other."""
 
 
@@ -30,7 +30,7 @@ def groups_of(
     device: torch.device,
     memory_budget: int,
 ) -> list[list[int]]:
-    """Indices of the structures of each batch, every structure in one of them.
+    """Return the indices of the structures of each batch, every structure in one of them.
 
     Args:
         packed: The structures.
@@ -42,7 +42,7 @@ def groups_of(
     """
     wants_rows = "hessian" in needs
     sizes = packed.sizes.numpy()
-    if len(sizes) == 1 or not (wants_rows or len(sizes) >= _MANY):
+    if len(sizes) == 1 or not (wants_rows or len(sizes) >= _MEASURED_FROM):
         return [list(range(len(sizes)))]
     # what a graph keeps is proportional to atoms and pairs; how much of each, one middling structure tells
     elements = sizes + sum(counts.numpy() for counts in packed.pair_counts.values())
@@ -51,7 +51,7 @@ def groups_of(
     batch = packed.select([int(middle)])[0].to(device, dtype)
     graph = GradientGraph(potential, batch, curvature=True)
     each = elements * max(graph.saved_bytes, 1) / max(elements[middle], 1)
-    limit = memory_budget / _ROWS if device.type != "cpu" else float(min(memory_budget, CPU_CHUNK))
+    limit = memory_budget / _GPU_ROWS if device.type != "cpu" else float(min(memory_budget, CPU_CHUNK))
     return _split(order, sizes, each, limit, _ALIKE if wants_rows else np.inf)
 
 

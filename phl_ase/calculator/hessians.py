@@ -1,4 +1,4 @@
-"""Shapes of Hessians and of the vectors they are multiplied with, and the Hessian that is never made."""
+"""Layouts and parts of Hessians, and the matrix-free Hessian."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 
 
 def in_layout(hessian: Array, layout: str) -> Array:
-    """A Hessian ``(3n, 3n)`` in another layout, C-contiguous.
+    """Return a Hessian ``(3n, 3n)`` in another layout, C-contiguous.
 
     Raises:
         PHLError: For a layout that is not in ``LAYOUTS``.
@@ -33,7 +33,7 @@ def in_layout(hessian: Array, layout: str) -> Array:
 
 
 def checked_indices(indices: Sequence[int] | Array, n_atoms: int) -> Array:
-    """Atoms of a partial Hessian, counted from the start.
+    """Return the atoms of a partial Hessian, counted from the start.
 
     Raises:
         PHLError: For anything but whole numbers below the number of atoms, each once and ascending (ASE takes masses in
@@ -54,12 +54,12 @@ def checked_indices(indices: Sequence[int] | Array, n_atoms: int) -> Array:
 
 
 def coordinates_of(indices: Array) -> Array:
-    """Rows of a Hessian ``(3m,)`` that belong to atoms ``(m,)``."""
+    """Return the rows of a Hessian ``(3m,)`` that belong to atoms ``(m,)``."""
     return (3 * indices[:, None] + np.arange(3)).ravel()
 
 
 class HessianOperator(LinearOperator):
-    """The Hessian ``(3n, 3n)`` as a linear operator in float64, eV/Å²; it is never made.
+    """The Hessian ``(3n, 3n)`` as a matrix-free linear operator in float64, eV/Å².
 
     It stays that of the geometry it was made for.
 

@@ -1,4 +1,4 @@
-"""What a calculator can be made of: names, files, potentials, lists of these; and what a potential will answer for."""
+"""Potentials of a calculator, from names, files, potentials or lists of these; and structures checked against them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from ase import Atoms
 from phl_ase.adapters import is_foreign, load_foreign
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials import Committee
+from phl_ase.potentials.model import DTYPES
 from phl_ase.potentials.model_file import load_saved
 from phl_ase.structures import Frame, Potential, frame_from_atoms, symbols_of
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 def load_potential(model: Any, dtype: str, device: torch.device, *, trust: bool = False) -> Potential:
-    """The potential of a model, on a device and in a dtype.
+    """Return the potential of a model, on a device and in a dtype.
 
     Args:
         model: A bundled name, a ``.safetensors`` file, a foreign model (``mace:FILE``, …), a potential (modules are
@@ -55,14 +54,14 @@ def load_potential(model: Any, dtype: str, device: torch.device, *, trust: bool 
 
 
 def label_of(model: Any) -> Any:
-    """What a model is called in a calculator's parameters: plain values, so that trajectories can hold them."""
+    """Return the name of a model in a calculator's parameters: plain values, so that trajectories can hold them."""
     if isinstance(model, (list, tuple)):
         return [label_of(member) for member in model]
     return os.fspath(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
 
 
 def checked_frame(atoms: Atoms, potential: Potential, name: str) -> Frame:
-    """The frame of a structure that a potential can answer for.
+    """Return the frame of a structure that a potential can answer for.
 
     Args:
         atoms: The structure.

@@ -1,4 +1,4 @@
-"""The last structure asked about, and when another one is no longer the same."""
+"""The last structure of a calculator, and what changes make another one of it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def one_at_a_time(method: F) -> F:
 
 @dataclass
 class Geometry:
-    """A structure and what was made of it.
+    """A structure, its batch and its gradient graph.
 
     Attributes:
         atoms: The structure, a copy.
-        frame: The same, checked.
+        frame: The structure, checked.
         batch: What the potential takes.
         graph: Its gradient, once HVPs were asked for.
     """
@@ -45,7 +45,7 @@ class Geometry:
 
 
 def changes_between(before: Atoms | None, atoms: Atoms, tolerance: float, ignored: Collection[str]) -> list[str]:
-    """What ASE calls changes, and those of charge and multiplicity.
+    """Return the changes that ASE finds, and those of charge and multiplicity.
 
     The structure's own are read first and always: a mistake in them is an error before anything is remembered.
     """

@@ -28,13 +28,13 @@ IN_DOMAIN = "in_domain"
 
 
 ACTIONS = ("warn", "ignore", "error")
-"""What to do about a structure outside of the domain."""
+"""Actions for a structure outside of the domain."""
 
 
 def committee_tables(
     committee: Committee, batch: Batch, needs: Collection[str], memory_budget: int | None
 ) -> dict[str, Array]:
-    """Means over the members and, of energy and forces, their sample standard deviations (calibrated where known).
+    """Return means over the members and, of energy and forces, sample standard deviations (calibrated where known).
 
     The spread costs nothing beside the mean: the forces of every member are computed for either.
 
@@ -48,7 +48,7 @@ def committee_tables(
         Quantity, ``energy_std`` or ``forces_std`` → what belongs to the whole batch, in the shape of ``Predictions``.
     """
     count = len(committee.members)
-    # rows of a Hessian keep a processor busy by themselves: side by side they took as long
+    # rows of a Hessian keep a processor busy by themselves
     if committee.together is not None and "hessian" not in needs and committee.suits(batch):
         found = evaluate(committee.together, side_by_side(batch, count), needs, memory_budget=memory_budget)
         values = {name: _by_member(to_numpy(getattr(found, name)), count) for name in needs}
@@ -108,7 +108,7 @@ class DomainWatch:
         *,
         refuse_atoms: bool = False,
     ) -> list[bool]:
-        """Whether each system of a batch is inside.
+        """Return whether each system of a batch is inside the domain.
 
         Args:
             batch: The systems.
@@ -151,7 +151,7 @@ class DomainWatch:
         return [system not in reasons for system in range(len(frames))]
 
     def _misplaced(self, pairs: Pairs, cutoff: float) -> str:
-        """Why the distances of a structure are outside of those seen; empty where they are not."""
+        """Return why the distances of a structure are outside of those seen; empty where they are not."""
         numbers, i, j = pairs.numbers, pairs.i, pairs.j
         nearest = np.full(len(numbers), np.inf)
         np.minimum.at(nearest, i, pairs.distances)
@@ -176,7 +176,7 @@ class DomainWatch:
         return f"{named} are {pairs.distances[pair]:.2f} Å apart (at least {shortest:.2f} Å in the training data)"
 
     def _strange(self, pairs: Pairs) -> str:
-        """Why the molecules of a structure are unknown; looked for again only when a bond has changed."""
+        """Return why the molecules of a structure are unknown; looked for again only when a bond has changed."""
         if self.domain is None or not self.domain.molecules:
             return ""
         loose, tight = (pairs.bonded(scale) for scale in BOND_SCALES)
@@ -233,7 +233,7 @@ def _uncertain(value: float, limit: float) -> str:
 
 
 def watch_of(potential: Potential, action: str) -> DomainWatch | None:
-    """What watches over the domain of a potential; ``None`` where every atom is a neighbour of every other.
+    """Return the watch over the domain of a potential; ``None`` where every atom is a neighbour of every other.
 
     Raises:
         PHLError: For an action that is not in ``ACTIONS``, or a card whose domain is broken.
@@ -247,6 +247,6 @@ def watch_of(potential: Potential, action: str) -> DomainWatch | None:
 
 
 def results_of_spread(potential: Potential) -> list[str]:
-    """Names of the results that a potential gives beside its mean."""
+    """Return the names of the results that a potential gives beside its mean."""
     spread = isinstance(potential, Committee) and len(potential.members) > 1
     return [f"{name}_std" for name in WITH_SPREAD] if spread else []

@@ -17,7 +17,7 @@ Array = np.ndarray
 
 
 def has_volume(frame: Frame) -> bool:
-    """Whether a frame has a cell of three independent lattice vectors."""
+    """Return whether a frame has a cell of three independent lattice vectors."""
     return bool(abs(np.linalg.det(frame.cell)) > 1e-10)
 
 
@@ -31,17 +31,17 @@ def require_volume(frames: Sequence[Frame], names: Sequence[str]) -> None:
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """A float64 array."""
+    """Return a float64 array."""
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
 
 
 def stacked(predictions: Sequence[Predictions], name: str) -> Array:
-    """A quantity of every member of a committee, the members first."""
+    """Return a quantity of every member of a committee, the members first."""
     return np.stack([to_numpy(getattr(prediction, name)) for prediction in predictions])
 
 
 def part_of(name: str, table: Array, system: int, atoms: slice) -> Any:
-    """What belongs to one system of a batch, in the shape that ASE gives it.
+    """Return the part of one system of a batch, in the shape that ASE gives it.
 
     Args:
         name: A quantity, or its spread.
@@ -60,7 +60,7 @@ def part_of(name: str, table: Array, system: int, atoms: slice) -> Any:
 
 
 def finite(value: Any, what: str, name: str) -> Any:
-    """The value itself.
+    """Return a value that is finite.
 
     Args:
         value: A number or an array.

@@ -1,4 +1,4 @@
-"""Which ways to second derivatives a potential allows, declared or not, and what each costs."""
+"""Modes of second derivatives that a potential allows, declared or not, and their costs."""
 
 from __future__ import annotations
 

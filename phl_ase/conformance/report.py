@@ -1,4 +1,4 @@
-"""What a conformance check returns: one row for each thing that was measured."""
+"""Report of a conformance check: one row for each thing that was measured."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way to a derivative takes.
+    """Cost of one derivative mode.
 
     Attributes:
         name: Of the way.
@@ -68,7 +68,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class ConformanceReport:
-    """What was checked of one potential; a check that does not apply (no parameters, no cell) has no row.
+    """Checks of one potential; a check that does not apply (no parameters, no cell) has no row.
 
     Attributes:
         potential: Its name.
@@ -82,7 +82,7 @@ class ConformanceReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
+        """Return whether every check passed."""
         return all(row.passed for row in self.rows)
 
     def row(self, name: str) -> Check:
@@ -122,7 +122,7 @@ class ConformanceReport:
         return "\n".join(lines)
 
     def summary(self) -> dict[str, str]:
-        """What works, a word for each use: ``yes``, ``nearly``, ``no``, or ``–`` where it does not apply.
+        """Return a verdict for each use: ``yes``, ``nearly``, ``no``, or ``–`` where it does not apply.
 
         Beside ``nearly`` (all below 1e-2) and ``no`` stands the largest number of those that should be smaller, where
         there is one.
@@ -158,7 +158,7 @@ _USES: dict[str, tuple[str, ...]] = {
     "smooth Hessian": ("smooth along a path", "smooth at symmetry", "curvature jumps", "cutoff: Hessian"),
     "training on HVPs": ("parameter gradient", "zero vectors", "curvature jumps"),
 }
-"""What a user may want -> the checks that it rests on."""
+"""Use of a potential -> the checks that it rests on."""
 
 
 def markdown(reports: Sequence[ConformanceReport]) -> str:

@@ -18,7 +18,7 @@ from phl_ase.potentials import Model
 from phl_ase.structures import Batch, Frame, Potential, collate
 
 TINY = 1e-300
-"""What a scale is at least, so that nothing is divided by zero."""
+"""Smallest scale, so that nothing is divided by zero."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Subject:
         return max((self.energies(self.frames).cpu() - rest).abs().max().item(), TINY)
 
     def change(self, frames: Sequence[Frame], mapped: Callable[[int, Tensor], Tensor]) -> float:
-        """How far energies and forces of transformed frames are from the transformed ones of the frames, relative.
+        """Return the relative error of energies and forces of transformed frames against the transformed originals.
 
         Args:
             frames: All frames, transformed.
@@ -179,7 +179,7 @@ def default_frames(species: Sequence[int]) -> list[Frame]:
 
 
 def filled(value: Tensor | None) -> Tensor:
-    """What an evaluator filled because it was asked for."""
+    """Return a value that an evaluator was asked for."""
     if value is None:
         raise RuntimeError("the evaluator did not fill what was asked for")
     return value

@@ -1,4 +1,4 @@
-"""Which device derivatives are computed on."""
+"""Devices that derivatives are computed on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TYPES = ("cpu", "cuda")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; ``"auto"`` takes a CUDA device where there is one.
+    """Return the device of a name; ``"auto"`` takes a CUDA device where there is one.
 
     Raises:
         PHLError: For CUDA without a CUDA device, a device that the machine lacks, or an unknown name.

@@ -5,20 +5,14 @@ Inference never keeps a graph of second derivatives; training asks for it with `
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from phl_ase.derivatives.memory import (
-    CPU_CHUNK,
-    SavedBytes,
-    counting_saved_bytes,
-    keep_freed_memory,
-    rows_per_chunk,
-)
+from phl_ase.derivatives.memory import CPU_CHUNK, counting_saved_bytes, keep_freed_memory, rows_per_chunk
 from phl_ase.derivatives.modes import own_modes, without_inference_tensors
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Potential, energies_of
@@ -66,25 +60,35 @@ class GradientGraph:
         self._batched = "batched" in potential.derivative_modes
         if curvature and measured:
             keep_freed_memory()
-        with own_modes(batch.positions.device), _count(curvature and measured) as saved:
-            self.positions = batch.positions.detach().requires_grad_()
-            strain = torch.zeros_like(batch.cell).requires_grad_() if stress else None
-            moved = batch.moved(self.positions) if strain is None else _strained(batch, self, strain)
+        saved_bytes = counting_saved_bytes() if curvature and measured else nullcontext()
+        with own_modes(batch.positions.device), saved_bytes as saved:
+            inputs = [batch.positions.detach().requires_grad_()]
+            self.positions = inputs[0]
+            if stress:
+                inputs.append(torch.zeros_like(batch.cell).requires_grad_())
+                # out of place; the antisymmetric part of the strain is a rotation and takes no part in the stress
+                strain = 0.5 * (inputs[1] + inputs[1].transpose(-1, -2))
+                shifts = torch.einsum("na,nab->nb", self.positions, strain.index_select(0, batch.system))
+                moved = batch.moved(self.positions + shifts, batch.cell + torch.bmm(batch.cell, strain))
+            else:
+                moved = batch.moved(self.positions)
             self.energy = energies_of(potential, moved)
-            gradient, strain_gradient = _gradients(self.energy, self.positions, strain, create_graph or curvature)
+            found: Sequence[Tensor | None] = [None] * len(inputs)
+            if self.energy.requires_grad:
+                keep = create_graph or curvature
+                found = torch.autograd.grad(self.energy.sum(), inputs, create_graph=keep, allow_unused=True)
             # isolated atoms: nothing depends on where they are; a constant field: the gradient does not
-            if gradient is None:
-                _check_constant(potential, batch, _energies, self.energy)
-            elif curvature and not gradient.requires_grad:
-                _check_constant(potential, batch, _gradient_of, gradient)
-            self.gradient = torch.zeros_like(self.positions) if gradient is None else gradient
-            if strain is not None and strain_gradient is None:
-                strain_gradient = torch.zeros_like(strain)
-        self.strain_gradient = strain_gradient
-        self.saved_bytes = saved.total if saved is not None else 0
+            if found[0] is None:
+                _check_constant(potential, batch, "energies", self.energy)
+            elif curvature and not found[0].requires_grad:
+                _check_constant(potential, batch, "forces", found[0])
+            filled = [torch.zeros_like(x) if y is None else y for x, y in zip(inputs, found, strict=True)]
+        self.gradient = filled[0]
+        self.strain_gradient = filled[1] if stress else None
+        self.saved_bytes = 0 if saved is None else saved.total
 
     def rows_together(self, memory_budget: int | None = None) -> int:
-        """How many HVPs to vectorise: all on a GPU, on a CPU as many as gain by it; within the budget.
+        """Return how many HVPs to vectorise: all on a GPU, on a CPU as many as gain by it; within the budget.
 
         Args:
             memory_budget: Bytes that they may use; ``None`` for no bound, where the caller sees to it.
@@ -103,7 +107,7 @@ class GradientGraph:
     def hvp(
         self, vectors: Float[Tensor, "probes atoms 3"], memory_budget: int | None = None
     ) -> Float[Tensor, "probes atoms 3"]:
-        """H·v of K vectors, eV/Å² per unit of vector; systems do not mix.
+        """Return H·v of K vectors, eV/Å² per unit of vector; systems do not mix.
 
         Args:
             vectors: Dimensionless.
@@ -118,56 +122,30 @@ class GradientGraph:
             return torch.zeros_like(vectors)
         with own_modes(vectors.device):
             vectors = vectors.clone() if vectors.is_inference() else vectors
-            chunks = vectors.split(min(self.rows_together(memory_budget), len(vectors)))
-            return torch.cat([self._chunk(chunk) for chunk in chunks])
-
-    def _chunk(self, vectors: Tensor) -> Tensor:
-        single = len(vectors) == 1
-        (rows,) = torch.autograd.grad(
-            self.gradient,
-            self.positions,
-            grad_outputs=vectors[0] if single else vectors,
-            is_grads_batched=not single,
-            create_graph=self.create_graph,
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return rows.unsqueeze(0) if single else rows
-
-
-def _gradients(
-    energy: Tensor, positions: Tensor, strain: Tensor | None, create_graph: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """∂E/∂R and ∂E/∂ε; ``None`` where the energy's graph does not lead there."""
-    if not energy.requires_grad:
-        return None, None
-    inputs = [positions] if strain is None else [positions, strain]
-    found = torch.autograd.grad(energy.sum(), inputs, create_graph=create_graph, allow_unused=True)
-    return found[0], None if strain is None else found[1]
+            rows = []
+            for chunk in vectors.split(min(self.rows_together(memory_budget), len(vectors))):
+                single = len(chunk) == 1
+                (found,) = torch.autograd.grad(
+                    self.gradient,
+                    self.positions,
+                    grad_outputs=chunk[0] if single else chunk,
+                    is_grads_batched=not single,
+                    create_graph=self.create_graph,
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+                rows.append(found.unsqueeze(0) if single else found)
+            return torch.cat(rows)
 
 
-def _energies(potential: Potential, batch: Batch) -> Tensor:
-    with torch.no_grad():
-        return energies_of(potential, batch)
-
-
-def _gradient_of(potential: Potential, batch: Batch) -> Tensor:
-    positions = batch.positions.requires_grad_()
-    with torch.enable_grad():
-        (found,) = torch.autograd.grad(energies_of(potential, batch).sum(), positions, materialize_grads=True)
-    return found
-
-
-def _check_constant(
-    potential: Potential, batch: Batch, values: Callable[[Potential, Batch], Tensor], before: Tensor
-) -> None:
-    """Check that what has no derivatives does not change when atoms move.
+def _check_constant(potential: Potential, batch: Batch, name: str, before: Tensor) -> None:
+    """Check that values without derivatives do not change when atoms move.
 
     Args:
-        potential: Whose values they are.
+        potential: The potential.
         batch: The systems.
-        values: Energies or gradients of a batch.
-        before: Those of the systems where they are.
+        name: ``"energies"`` or ``"forces"``.
+        before: Energies or gradients of the systems where they are.
 
     Raises:
         PHLError: For a potential that hides its derivatives.
@@ -176,28 +154,21 @@ def _check_constant(
         return
     generator = torch.Generator("cpu").manual_seed(0)
     steps = 0.01 * torch.randn(batch.positions.shape, generator=generator, dtype=torch.float64, device="cpu")
-    after = values(potential, batch.moved(batch.positions.detach() + steps.to(batch.positions)))
+    positions = (batch.positions.detach() + steps.to(batch.positions)).requires_grad_(name == "forces")
+    with torch.set_grad_enabled(name == "forces"):
+        after = energies_of(potential, batch.moved(positions))
+        if name == "forces":
+            (after,) = torch.autograd.grad(after.sum(), positions, materialize_grads=True)
     if torch.allclose(after, before.detach(), rtol=100 * torch.finfo(before.dtype).eps, atol=1e-10):
         return
-    what, again = ("energies", "") if values is _energies else ("forces", " again")
+    again = " again" if name == "forces" else ""
     raise PHLError(
-        f"{type(potential).__name__}: its {what} change when atoms move, but cannot be differentiated{again} in the "
+        f"{type(potential).__name__}: its {name} change when atoms move, but cannot be differentiated{again} in the "
         "positions; expected torch operations on batch.positions alone, without detach(), .item(), NumPy or no_grad()"
     )
 
 
-def _count(wanted: bool) -> AbstractContextManager[SavedBytes | None]:
-    return counting_saved_bytes() if wanted else nullcontext()
-
-
-def _strained(batch: Batch, graph: GradientGraph, strain: Tensor) -> Batch:
-    # out of place; the antisymmetric part is a rotation and takes no part in the stress
-    symmetric = 0.5 * (strain + strain.transpose(-1, -2))
-    positions = graph.positions + torch.einsum("na,nab->nb", graph.positions, symmetric.index_select(0, batch.system))
-    return batch.moved(positions, batch.cell + torch.bmm(batch.cell, symmetric))
-
-
 def stress_of(batch: Batch, strain_gradient: Float[Tensor, "systems 3 3"]) -> Float[Tensor, "systems 3 3"]:
-    """∂E/∂ε / V, eV/Å³, ASE's sign; zero for a system without a volume."""
+    """Return the stress ∂E/∂ε / V, eV/Å³, ASE's sign; zero for a system without a volume."""
     volume = torch.linalg.det(batch.cell).abs().reshape(-1, 1, 1)
     return torch.where(volume > 0, strain_gradient / torch.where(volume > 0, volume, 1.0), 0.0)

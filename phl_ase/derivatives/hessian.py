@@ -25,7 +25,7 @@ FEW_ATOMS = 64
 def hessians(
     potential: Potential, batch: Batch, graph: GradientGraph, memory_budget: int
 ) -> Float[Tensor, "systems dense dense"]:
-    """The Hessians of a batch, eV/Å², each in the upper left corner of a square of the largest, zero elsewhere.
+    """Return the Hessians of a batch, eV/Å², each in the upper left corner of a square of the largest, zero elsewhere.
 
     Symmetrised: reverse mode rounds H_ab and H_ba differently. Of small systems HVPs along rigid motions are not
     computed, but for one that says whether the potential does have these symmetries.
@@ -42,8 +42,18 @@ def hessians(
     n_max = int(batch.sizes().max())
     sparsity = worthwhile_sparsity(potential, batch)
     if sparsity is None:
-        small = n_max <= FEW_ATOMS and not graph.create_graph
-        dense = (_beside_rigid_motions if small else _row_by_row)(batch, graph, n_max, memory_budget)
+        if n_max <= FEW_ATOMS and not graph.create_graph:
+            # H = (H·Q) Qᵀ + (H·R) Rᵀ with rigid motions R, whose HVPs are known, and Q orthogonal to them
+            rigid = RigidMotions.of(batch, graph.gradient, n_max)
+            hvps = rigid.hvps_of(graph, torch.cat([rigid.others, rigid.trial], dim=-1), memory_budget)
+            hvps, tried = hvps[..., :-1], hvps[..., -1]
+            # a field or a wall: the potential knows places or directions
+            known = rigid.hvps if rigid.agree(tried, hvps) else rigid.hvps_of(graph, rigid.motions, memory_budget)
+            dense = hvps @ rigid.others.transpose(1, 2) + known @ rigid.motions.transpose(1, 2)
+            dense = dense.to(batch.positions.dtype)
+        else:
+            rows = torch.cat([part for _, part in _hvps(batch, graph, batch.slot, n_max, memory_budget)])
+            dense = to_dense(batch, rows, n_max).transpose(0, 1)
         return 0.5 * (dense + dense.transpose(1, 2))
     blocks = _blocks(batch, graph, sparsity, memory_budget)
     rows, columns = (torch.as_tensor(a, device=blocks.device).long() for a in (sparsity.rows, sparsity.columns))
@@ -53,7 +63,7 @@ def hessians(
 
 
 def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) -> sparse.csr_array:
-    """The Hessian of all atoms of a batch ``(3 atoms, 3 atoms)`` as a sparse matrix, float64, eV/Å².
+    """Return the Hessian of all atoms of a batch ``(3 atoms, 3 atoms)`` as a sparse matrix, float64, eV/Å².
 
     Its cost and size grow with the number of atoms, not with its square; no dense matrix is made on the way.
 
@@ -79,27 +89,6 @@ def sparse_hessian(potential: Potential, batch: Batch, *, memory_budget: int) ->
     size = 3 * len(batch.numbers)
     matrix = sparse.bsr_array((blocks, sparsity.columns, sparsity.pattern.indptr), shape=(size, size))
     return matrix.tocsr()
-
-
-def _row_by_row(
-    batch: Batch, graph: GradientGraph, n_max: int, memory_budget: int
-) -> Float[Tensor, "systems dense dense"]:
-    rows = torch.cat([part for _, part in _hvps(batch, graph, batch.slot, n_max, memory_budget)])
-    return to_dense(batch, rows, n_max).transpose(0, 1)
-
-
-def _beside_rigid_motions(
-    batch: Batch, graph: GradientGraph, n_max: int, memory_budget: int
-) -> Float[Tensor, "systems dense dense"]:
-    """H = (H·Q) Qᵀ + (H·R) Rᵀ with rigid motions R, whose HVPs are known, and Q beside them."""
-    rigid = RigidMotions.of(batch, graph.gradient, n_max)
-    hvps = rigid.hvps_of(graph, torch.cat([rigid.others, rigid.trial], dim=-1), memory_budget)
-    hvps, tried = hvps[..., :-1], hvps[..., -1]
-    known = rigid.hvps
-    if not rigid.agree(tried, hvps):  # a field, a wall: the potential knows places or directions
-        known = rigid.hvps_of(graph, rigid.motions, memory_budget)
-    dense = hvps @ rigid.others.transpose(1, 2) + known @ rigid.motions.transpose(1, 2)
-    return dense.to(batch.positions.dtype)
 
 
 def directions(

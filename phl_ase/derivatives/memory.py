@@ -1,4 +1,4 @@
-"""How many Hessian rows fit together: measured from the graph they are taken of, held to a budget.
+"""Memory of Hessian rows that are taken together: measured from the graph they are taken of, held to a budget.
 
 Memory that HVPs free stays with the process for the next ones.
 """
@@ -55,7 +55,7 @@ def counting_saved_bytes() -> Iterator[SavedBytes]:
 
 
 def default_budget(device: torch.device) -> int:
-    """Bytes: half of what is free on a GPU; of a CPU's memory, as the operating system and the container say, 3/4.
+    """Return a budget in bytes: 1/2 of what is free on a GPU, 3/4 of what the system and the container leave a CPU.
 
     Rows on a CPU are few at a time (``CPU_CHUNK``): there the budget only says whether one of a large system fits.
     """
@@ -84,8 +84,8 @@ def _available_memory() -> int:
 def keep_freed_memory() -> bool:
     """Let the C library keep up to 512 MiB that tensors free, for the tensors that come next.
 
-    By itself glibc gives memory back at once, and every HVP fetches the same pages again: a fifth to a third of the
-    time of a Hessian. This holds for the process from then on; whoever sets glibc's own variables for it is left alone.
+    By itself glibc gives memory back at once, and every HVP fetches the same pages again. This holds for the
+    process from then on; variables of glibc's own that the user has set are respected.
 
     Returns:
         Whether it was asked to: not without glibc.
@@ -99,7 +99,7 @@ def keep_freed_memory() -> bool:
 
 
 def rows_per_chunk(bytes_per_row: int, memory_budget: int) -> int:
-    """How many Hessian rows to take together.
+    """Return how many Hessian rows to take together.
 
     Args:
         bytes_per_row: What one row needs: at most the tensors saved by the graph of the gradient.

@@ -1,4 +1,4 @@
-"""What rigid motions say of a Hessian without an HVP: translating or turning a molecule turns its gradient along.
+"""HVPs along rigid motions, known without computing them: translating or turning a molecule turns its gradient along.
 
 E(x + t) = E(x) and E(Ux) = E(x) for every translation t and rotation U; differentiated twice, H·t = 0 and
 H·(ω × x) = ω × ∇E, at any structure, stationary or not.
@@ -19,7 +19,7 @@ _SHORT_LEVER = 0.1
 """Å, root of the sum of squared distances from an axis: rotations about shorter levers are left to HVPs, since
 rounding errors of the gradient would be divided by the lever."""
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+_SYMMETRY_ERROR = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Largest error of what is known, in terms of the Hessian: 100 to 1000 times the rounding of an HVP."""
 
 
@@ -88,7 +88,7 @@ class RigidMotions:
         return to_dense(self.batch, hvps, self.n_max).permute(1, 2, 0)
 
     def agree(self, tried: Float[Tensor, "systems dense"], others: Float[Tensor, "systems dense columns"]) -> bool:
-        """Whether the HVPs are those of the potential.
+        """Return whether the known HVPs are those of the potential.
 
         Args:
             tried: The HVP of the trial, computed.
@@ -96,7 +96,7 @@ class RigidMotions:
         """
         largest = torch.cat([others, tried.unsqueeze(-1)], dim=-1).abs().amax()
         error = (tried - self.hvps.sum(-1)).abs().amax()
-        return bool(error <= _TOLERANCE[self.batch.positions.dtype] * largest)
+        return bool(error <= _SYMMETRY_ERROR[self.batch.positions.dtype] * largest)
 
 
 def _axes(like: Tensor) -> Float[Tensor, "3 3"]:

@@ -1,4 +1,4 @@
-"""Which blocks of a Hessian can differ from zero, and which of its columns can share an HVP.
+"""Sparsity of Hessians: blocks that can differ from zero, and columns that can share an HVP.
 
 An atom's energy depends on the atoms that messages reach it from: those within ``receptive_field`` / cutoff hops on the
 neighbour graph. Two atoms have a second derivative only where a third one depends on both. Columns without a common row
@@ -20,8 +20,8 @@ from phl_ase.structures import Batch, Potential
 
 Array = np.ndarray
 
-SMALLEST = 48
-"""Atoms of the largest system below which nobody looks for zeros: the HVPs saved would not pay for the search."""
+SPARSE_FROM = 48
+"""Atoms of the largest system from which zeros are looked for; below, the search costs more than the HVPs it saves."""
 
 WORTHWHILE = 0.8
 """A colouring is taken where its HVPs are at most this part of all."""
@@ -63,15 +63,15 @@ class Sparsity:
 
 
 def sparsity_of(potential: Potential, batch: Batch) -> Sparsity | None:
-    """The sparsity of a batch's Hessians; ``None`` for a potential without a finite receptive field."""
+    """Return the sparsity of a batch's Hessians; ``None`` for a potential without a finite receptive field."""
     pattern = _pattern(potential, batch)
     return None if pattern is None else Sparsity(pattern, _colours(pattern))
 
 
 def worthwhile_sparsity(potential: Potential, batch: Batch) -> Sparsity | None:
-    """The sparsity where it saves HVPs, else ``None``."""
+    """Return the sparsity where it saves HVPs, else ``None``."""
     n_max = int(batch.sizes().max())
-    pattern = _pattern(potential, batch) if n_max >= SMALLEST else None
+    pattern = _pattern(potential, batch) if n_max >= SPARSE_FROM else None
     # every column of the fullest row needs a colour of its own
     if pattern is None or np.diff(pattern.indptr).max() > WORTHWHILE * n_max:
         return None
@@ -87,23 +87,17 @@ def _pattern(potential: Potential, batch: Batch) -> sparse.csr_array | None:
         return _sorted(sum(found[1:], start=found[0])) if len(found) == len(patterns) else None
     if not potential.cutoffs or not 0 < potential.receptive_field < math.inf:
         return None
-    adjacency = _adjacency(batch, potential.cutoffs)
+    atoms, pairs = len(batch.numbers), [batch.neighbours[cutoff] for cutoff in potential.cutoffs]
+    i, j = (
+        np.concatenate([np.arange(atoms), *(getattr(part, end).cpu().numpy() for part in pairs)]) for end in ("i", "j")
+    )
+    adjacency = sparse.coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(atoms, atoms)).tocsr()
     # hops from an atom to what its energy depends on: none is shorter than the smallest cutoff allows
     hops = max(1, math.ceil(potential.receptive_field / min(potential.cutoffs) - 1e-9))
     reach = adjacency
     for _ in range(hops - 1):
         reach = reach @ adjacency
     return _sorted(reach @ reach)
-
-
-def _adjacency(batch: Batch, cutoffs: tuple[float, ...]) -> sparse.csr_array:
-    atoms = len(batch.numbers)
-    own = np.arange(atoms)
-    i, j = (
-        np.concatenate([own, *(getattr(batch.neighbours[cutoff], name).cpu().numpy() for cutoff in cutoffs)])
-        for name in ("i", "j")
-    )
-    return sparse.coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(atoms, atoms)).tocsr()
 
 
 def _sorted(pattern: sparse.csr_array) -> sparse.csr_array:

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise missing_package("torch-sim-atomistic", "torch-sim", "PHLTorchSimModel") from error
 
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_DTYPE_NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class PHLTorchSimModel(_interface.ModelInterface):
@@ -66,9 +66,9 @@ class PHLTorchSimModel(_interface.ModelInterface):
         trust: bool = False,
     ) -> None:
         super().__init__()
-        if dtype not in _DTYPES:
-            raise unknown("dtype", dtype, _DTYPES)
-        calculator = PHLCalculator(model, str(device), _DTYPES[dtype], trust=trust)
+        if dtype not in _DTYPE_NAMES:
+            raise unknown("dtype", dtype, _DTYPE_NAMES)
+        calculator = PHLCalculator(model, str(device), _DTYPE_NAMES[dtype], trust=trust)
         self.potential: Potential = calculator.potential
         if charge and not self.potential.takes_charge:
             raise PHLError(f"charge is {charge:+d}, but the model does not take charge; use one that does, or charge=0")
@@ -79,7 +79,7 @@ class PHLTorchSimModel(_interface.ModelInterface):
 
     @property
     def compute_forces(self) -> bool:
-        """Whether forces are computed."""
+        """Return whether forces are computed."""
         return self._compute_forces
 
     @compute_forces.setter
@@ -88,7 +88,7 @@ class PHLTorchSimModel(_interface.ModelInterface):
 
     @property
     def compute_stress(self) -> bool:
-        """Whether stresses are computed."""
+        """Return whether stresses are computed."""
         return self._compute_stress
 
     @compute_stress.setter

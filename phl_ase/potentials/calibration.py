@@ -1,4 +1,4 @@
-"""What the spread of a committee means: factors that turn it into errors, and what lies outside of what it saw.
+"""Calibration of a committee: factors that turn its spread into errors, and the limits of its training data.
 
 The factor is the 68.27th percentile of |error| / spread over frames that no member has seen: one standard deviation
 covers there what it covers of a normal distribution, whatever the tails are (for scaling by one factor, by variances,
@@ -33,13 +33,13 @@ _ZERO = 1e-8  # eV/Å: components below are zero by symmetry
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of a committee's uncertainty.
+    """Uncertainty of a committee, calibrated.
 
     Attributes:
         energy: Factor of ``energy_std``.
         forces: Factor of ``forces_std``.
         forces_limit: Uncertainty of an atom (root mean square of the calibrated ``forces_std`` of its components)
-            above which a structure is outside of what was seen, eV/Å.
+            above which a structure is outside of the training data, eV/Å.
         rest_limit: The same of a structure without forces, eV/Å; by default it has no limit of its own.
         forces_exponent: How that grows with the forces, see :meth:`limit`.
         domain: Distances and molecules that were seen.
@@ -104,7 +104,7 @@ class Calibration:
         return cls(energy, forces, limit, Domain.fit(seen), len(rows), rest_limit, exponent)
 
     def limit(self, largest_force: float) -> float:
-        """Uncertainty of an atom above which a structure is outside of what was seen, eV/Å.
+        """Uncertainty of an atom above which a structure is outside of the training data, eV/Å.
 
         The lower of ``forces_limit`` and ``rest_limit`` · (1 + F)^``forces_exponent``.
 
@@ -123,7 +123,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: Any) -> Calibration:
-        """What :meth:`to_json` wrote.
+        """Return the calibration that :meth:`to_json` wrote.
 
         Raises:
             PHLError: For anything else.

@@ -13,7 +13,7 @@ from phl_ase.structures import Batch, Potential, energies_of, require_known_elem
 
 
 class Combination(nn.Module):
-    """What sums and committees share; members that are modules bring their parameters along.
+    """Base class of sums and committees; members that are modules bring their parameters along.
 
     Attributes:
         members: The potentials, in the order given.

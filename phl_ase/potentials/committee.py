@@ -67,7 +67,7 @@ class Committee(Combination):
         return {**self.__dict__, "_modules": modules, "together": None}
 
     def suits(self, batch: Batch) -> bool:
-        """Whether a batch is evaluated with the members side by side."""
+        """Return whether a batch is evaluated with the members side by side."""
         if self.together is None:
             return False
         # a GPU waits for operations at sizes where a processor has long been busy

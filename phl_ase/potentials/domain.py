@@ -30,7 +30,7 @@ Molecules = tuple[str, ...]
 """Formulas of the molecules of a structure; ``[CuO]`` for one that periodic images continue without end."""
 
 DOMAIN_MARGIN = 0.97
-"""Of the shortest distance seen, below which a pair counts as closer than any; its inverse of the farthest.
+"""Factor on the shortest distance seen, below which a pair counts as closer than any; its inverse on the farthest.
 
 Of single held-out frames of the reactions that were trained on, 3.1 % have a pair below the shortest seen itself, and
 1.1 % one below this share of it.
@@ -51,7 +51,7 @@ _ENTRY = re.compile(r"(\d{1,6} )?(\[[A-Za-z]{1,240}\]|[A-Z][A-Za-z0-9]{0,240})")
 
 @dataclass(frozen=True)
 class Domain:
-    """What a model has seen in training.
+    """Distances and molecules in the training data of a model.
 
     Attributes:
         shortest: Shortest distance of each pair of elements, lower atomic number first, Å.

@@ -1,4 +1,4 @@
-"""What a potential that is trained here and stored in our model files offers beyond energies."""
+"""Base class of potentials that are trained here and stored in our model files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from phl_ase.structures import Batch, require_known_elements
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+"""Name of a dtype that potentials are evaluated in -> torch's."""
 
 
 class KeepsFloat64(torch.nn.Module):

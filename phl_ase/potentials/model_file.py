@@ -107,7 +107,7 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float64, device
 
 
 def load_saved(source: str | Path, *, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Model | Committee:
-    """What a file holds: a model, or a committee ready for evaluation; arguments and errors as :func:`load_model`."""
+    """Return the model of a file, or its committee ready for evaluation; arguments and errors as :func:`load_model`."""
     path, card, tensors = _read(source)
     if card["architecture"] != COMMITTEE:
         return _built(path.name, card, tensors, dtype=dtype, device=device)

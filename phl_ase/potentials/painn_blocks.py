@@ -76,7 +76,7 @@ def later_messages(
     v: Float[Tensor, "atoms 3 channels"],
     weight: Float[Tensor, "basis width"],
 ) -> tuple[Tensor, Tensor]:
-    """The same from the features of atoms: scalars, scalars along the unit vector, and vectors let through."""
+    """Return messages from the features of atoms: scalars, scalars along the unit vector, and vectors let through."""
     scalar, vector = blocks
     (systems, n, _), channels, atoms = scalar.shape, v.shape[-1], x.shape[0]
     x_scalar, x_along, x_through = x.split(channels, dim=-1)

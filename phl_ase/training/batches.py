@@ -1,4 +1,4 @@
-"""Which frames go into which minibatch: a function of (seed, epoch), so that a resumed run draws the same ones."""
+"""Frames of each minibatch: a function of (seed, epoch), so that a resumed run draws the same ones."""
 
 from __future__ import annotations
 

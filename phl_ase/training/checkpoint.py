@@ -34,7 +34,7 @@ FOREIGN = "best.model"
 # what may change when a run is resumed: where it runs and how, not what comes out of it
 _FREE = {("training", "device"), ("training", "memory_budget_mb"), ("training", "checkpoint_seconds")}
 
-_PARTS = {"config", "data", "position", "model", "averaged", "optimiser", "records"}
+_ENTRIES = {"config", "data", "position", "model", "averaged", "optimiser", "records"}
 
 
 @contextmanager
@@ -83,13 +83,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # reading a damaged file raises anything at all
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise PHLError(f"{path}: not a readable checkpoint ({reason}); train anew into another folder") from None
-    if not isinstance(state, dict) or not _PARTS.issubset(state):
+    if not isinstance(state, dict) or not _ENTRIES.issubset(state):
         raise PHLError(f"{path}: is no checkpoint of phl_ase; train anew into another folder")
     return state
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between the configuration of a run and the one it is resumed with: keys, empty where nothing does.
+    """Return the keys that differ between the configuration of a run and the one it is resumed with; empty for none.
 
     The order of a table counts too: of the patterns in it the first that fits holds.
     """

@@ -45,7 +45,7 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class CommitteeResult:
-    """What the training of a committee leaves.
+    """Result of the training of a committee.
 
     Attributes:
         folder: Its folder: ``committee.safetensors``, and ``member-1``, ``member-2``, … with the run of each.
@@ -264,7 +264,7 @@ def _record(config: TrainConfig, data: RunData, folder: Path, members: int, *, r
 
 
 def _started_from(source: str, member: int) -> str:
-    """What a member goes on from: of a committee one of its members, each in turn."""
+    """Return the model that a member starts from: of a committee one of its members, each in turn."""
     if find_model(source)[1] is not None or (count := members_of(read_card(source))) is None:
         return source
     return f"{source}#{(member - 1) % count + 1}"

@@ -13,7 +13,7 @@ from pydantic_core import InitErrorDetails
 from phl_ase.errors import PHLError
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""What NumPy, torch and the probes all take."""
+"""A seed that NumPy, torch and the probes all take."""
 
 
 class _Section(BaseModel):
@@ -21,7 +21,7 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """Which frames train, choose and test the model."""
+    """Frames that train, choose and test the model."""
 
     source: str = Field("reactions-wb97xd-631gd", description="bundled name, our HDF5, or anything ase.io reads")
     split: str = Field("random", description="random, stationary or by-reaction")
@@ -52,7 +52,7 @@ class PotentialSection(_Section):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What the configuration sets of the architecture."""
+        """Return the settings of the architecture that the configuration gives."""
         return dict(self.model_extra or {})
 
 
@@ -68,7 +68,7 @@ class ReplaySection(_Section):
 
 
 class SchemeSection(_Section):
-    """How curvature is supervised."""
+    """Supervision of curvature."""
 
     name: str = Field("E-F-HVP-random", description="E-F, E-F-HVP-onehot, E-F-HVP-random or E-F-H")
     regime: str = Field("fresh", description="fresh: new probes every minibatch; fixed: the same ones throughout")

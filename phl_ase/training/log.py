@@ -1,4 +1,4 @@
-"""What a run writes as it goes: JSON lines and CSV."""
+"""The log of a run: JSON lines and CSV."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def rate_of(optimiser: torch.optim.Optimizer) -> float:
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """How averaged weights follow: exponentially, faster during the first steps, which are soon to be forgotten."""
+    """Return the update of averaged weights: exponential, faster during the first steps, soon to be forgotten."""
 
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
         steps = float(count)

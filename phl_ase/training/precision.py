@@ -1,4 +1,4 @@
-"""How float32 matrices are multiplied in training: in float32, or rounded to what a GPU multiplies faster."""
+"""Precision of float32 matrix products in training: float32, or rounded to what a GPU multiplies faster."""
 
 from __future__ import annotations
 

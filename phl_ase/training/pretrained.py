@@ -18,7 +18,7 @@ from phl_ase.structures import Frame, collate
 from phl_ase.training.config import PotentialSection
 from phl_ase.training.optimiser import named_like
 
-_AT_ONCE = 64  # frames in a batch
+_BATCH_SIZE = 64  # frames in a batch
 
 
 def pretrained_model(
@@ -78,15 +78,15 @@ def _choose_trainable(model: Model, patterns: Sequence[str]) -> None:
 
 
 def references_missing(model: Model, frames: Sequence[Frame]) -> np.ndarray:
-    """What the energies of frames differ from a model's, in the mean, per species ``(species,)``, eV.
+    """Return the mean difference per species between the energies of frames and a model's ``(species,)``, eV.
 
     The least-squares fit, and the smallest where compositions do not determine it.
     """
     labelled = [frame for frame in frames if frame.energy is not None]
     rests = []
     with torch.no_grad():
-        for start in range(0, len(labelled), _AT_ONCE):
-            some = labelled[start : start + _AT_ONCE]
+        for start in range(0, len(labelled), _BATCH_SIZE):
+            some = labelled[start : start + _BATCH_SIZE]
             batch, _ = collate(some, model.cutoffs)
             energies = zip(some, model(batch).tolist(), strict=True)
             rests += [dataclasses.replace(frame, energy=frame.energy - energy) for frame, energy in energies]

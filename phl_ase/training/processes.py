@@ -22,7 +22,7 @@ from phl_ase.errors import PHLError
 T = TypeVar("T")
 
 
-class Processes:
+class ProcessGroup:
     """The processes of a run; alone, every method is a matter of course and costs nothing.
 
     Attributes:
@@ -36,7 +36,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process keeps the run's files and shows its progress."""
+        """Return whether this process keeps the run's files and shows its progress."""
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
@@ -69,7 +69,7 @@ class Processes:
             parameter.grad = summed.view_as(parameter)
 
     def first_says(self, action: Callable[[], T]) -> T:
-        """What the first process gets from an action, for all of them.
+        """Return the result of an action of the first process, in all of them.
 
         Raises:
             PHLError: In every process, where the action raises it in the first.
@@ -104,12 +104,12 @@ class Processes:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that shows what a run has come to; so it is where ``torchrun`` did not start it."""
+    """Return whether this process shows the run's progress; true where ``torchrun`` did not start it."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def processes_of_run() -> Iterator[Processes]:
+def processes_of_run() -> Iterator[ProcessGroup]:
     """The processes that ``torchrun`` started, connected; this process alone where it did not.
 
     Raises:
@@ -117,7 +117,7 @@ def processes_of_run() -> Iterator[Processes]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or torch.distributed.is_initialized():
-        yield Processes() if count == 1 else _connected()
+        yield ProcessGroup() if count == 1 else _connected()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
@@ -141,7 +141,7 @@ def processes_of_run() -> Iterator[Processes]:
         torch.distributed.destroy_process_group()
 
 
-def _connected() -> Processes:
-    return Processes(
+def _connected() -> ProcessGroup:
+    return ProcessGroup(
         torch.distributed.get_rank(), torch.distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0"))
     )

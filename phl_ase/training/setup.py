@@ -1,4 +1,4 @@
-"""What a run is made of: frames of each part, device, model, and the terms its labels and scheme call for."""
+"""Parts of a run: frames of each part of the split, device, model, and the loss terms of its labels and scheme."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunData:
 
     @property
     def content(self) -> str | None:
-        """What tells these data, those to replay included, from others; ``None`` where nothing is known of them."""
+        """Identity of these data, those to replay included; ``None`` where nothing is known of them."""
         hashes = [part.get("data_hash") for part in (self.provenance, self.provenance.get("replay", {}))]
         return " + ".join(known) if (known := [one for one in hashes if one]) else None
 

@@ -26,10 +26,6 @@ class Abandoned(Exception):
     """A step was left unfinished because the run is to stop; its gradients are worth nothing."""
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class StepResult:
     """Sums and counts of each term over a batch.
@@ -61,7 +57,7 @@ def accumulate_gradients(
     counts: Mapping[str, int] | None = None,
     compiled: CompiledLoss | None = None,
     differences: bool = False,
-    stop: Callable[[], bool] = _never,
+    stop: Callable[[], bool] = lambda: False,
 ) -> StepResult:
     """Add the gradient of the loss to the ``.grad`` of the potential's parameters.
 
@@ -111,11 +107,13 @@ def _eager_sums(
             # towards the parameters only: what leads back to the positions alone is not differentiated a third time
             loss.backward(retain_graph=not last, inputs=parameters)
         # read after everything has been asked for, and in one transfer: a GPU is not waited for in between
-        values = torch.stack([value.detach().double() for value in terms.values()]).tolist()
-        for name, value in zip(terms, values, strict=True):
+        totals = torch.stack([value.detach().double() for value in terms.values()]).tolist()
+        for name, value in zip(terms, totals, strict=True):
             sums[name] += value
             if not math.isfinite(value):
-                raise NonFiniteError(_blame(name, batch, predictions, part_labels))
+                values = TERMS[name].values(batch, predictions, part_labels)
+                frames = part_labels.frame_id[~torch.isfinite(values)].tolist()
+                raise NonFiniteError(f"the {name} loss is not finite for frames {frames[:8]}")
         if not last and stop():
             raise Abandoned
     return sums
@@ -210,9 +208,3 @@ def _predictions(
         rows = slice(start, start + chunk)
         part = dataclasses.replace(predictions, hvp=graph.hvp(labels.probes[rows]))
         yield part, _some_probes(labels, rows), list(names) if start == 0 else ["curvature"], start == starts[-1]
-
-
-def _blame(name: str, batch: Batch, predictions: Predictions, labels: Labels) -> str:
-    values = TERMS[name].values(batch, predictions, labels)
-    frames = labels.frame_id[~torch.isfinite(values)].tolist()
-    return f"the {name} loss is not finite for frames {frames[:8]}"

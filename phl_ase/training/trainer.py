@@ -25,6 +25,7 @@ from phl_ase.errors import NonFiniteError, PHLError, Stopped
 from phl_ase.files import write_atomic
 from phl_ase.objective import TERMS, CompiledLoss, with_curvature_targets
 from phl_ase.potentials import Domain, Model, save_model
+from phl_ase.potentials.model import DTYPES
 from phl_ase.progress import Progress
 from phl_ase.structures import Frame, PackedFrames
 from phl_ase.trained_on import training_record
@@ -44,7 +45,7 @@ from phl_ase.training.config import TrainConfig
 from phl_ase.training.log import RunLog
 from phl_ase.training.optimiser import moving_average, new_optimiser, rate_of, set_rate
 from phl_ase.training.precision import check_precision, matmul_precision
-from phl_ase.training.processes import Processes, processes_of_run
+from phl_ase.training.processes import ProcessGroup, processes_of_run
 from phl_ase.training.replay import frames_to_replay
 from phl_ase.training.schedule import curvature_weight, learning_rate
 from phl_ase.training.setup import (
@@ -59,12 +60,10 @@ from phl_ase.training.setup import (
 from phl_ase.training.signals import signals_noticed
 from phl_ase.training.step import Abandoned, StepResult, accumulate_gradients, label_counts
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves.
+    """Result of a run.
 
     Attributes:
         folder: Its folder: ``best.safetensors``, ``last.ckpt``, ``log.jsonl``, ``log.csv``, ``config.json``.
@@ -117,7 +116,7 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
         stack.enter_context(own_modes(choose_device(config.training.device)))
         processes = stack.enter_context(processes_of_run())
         path = processes.first_says(lambda: stack.enter_context(run_folder(folder, resume=resume)))
-        run = _Run(config, data, path, processes)
+        run = _Trainer(config, data, path, processes)
         if resume:
             run.restore()
         else:
@@ -133,12 +132,12 @@ def train(config: TrainConfig, data: RunData, folder: str | Path, *, resume: boo
         return TrainResult(path, loss, epoch, tuple(run.log.records))
 
 
-class _Run:
-    def __init__(self, config: TrainConfig, data: RunData, folder: Path, processes: Processes) -> None:
+class _Trainer:
+    def __init__(self, config: TrainConfig, data: RunData, folder: Path, processes: ProcessGroup) -> None:
         self.config, self.data, self.folder, self.processes = config, data, folder, processes
         training = config.training
         self.device = processes.device(choose_device(training.device))
-        self.dtype = _DTYPES[training.dtype]
+        self.dtype = DTYPES[training.dtype]
         check_replay(config, data)
         check_precision(config)
         self.family = curvature_family(config, [*data.train, *data.replay])
@@ -165,7 +164,7 @@ class _Run:
 
     @cached_property
     def seen(self) -> dict[str, Any]:
-        """What the card says of the structures that the model has learnt from and was chosen by."""
+        """Record for the card of the structures that the model was trained on and chosen by."""
         data = self.data
         return training_record([*data.train, *data.replay], data.valid)
 
@@ -447,7 +446,7 @@ class _Run:
 
     @cached_property
     def domain(self) -> dict[str, Any]:
-        """What the model saw in this run, and how near atoms came in the training of the model it started from."""
+        """The domain of this run's frames, and the distances in the training of the model it started from."""
         seen = Domain.fit([*self.data.train, *self.data.replay])
         if self.known_before is not None:
             seen = seen.joined(Domain.from_json(self.known_before), with_molecules=False)

@@ -12,7 +12,7 @@ from surfaces import POTENTIALS, cluster, crystal, mixed, painn
 from phl_ase.derivatives import GradientGraph, evaluate
 from phl_ase.derivatives import hessian as hessian_module
 from phl_ase.derivatives.rigid import RigidMotions
-from phl_ase.structures import Frame, collate, in_faster_form
+from phl_ase.structures import Frame, collate, in_faster_form, to_dense
 
 
 def molecule(positions) -> Frame:
@@ -34,7 +34,9 @@ SHAPES = {
 def by_rows(potential, batch) -> torch.Tensor:
     """Every row of the Hessians computed, none symmetrised."""
     graph = GradientGraph(potential, batch, curvature=True)
-    return hessian_module._row_by_row(batch, graph, int(batch.sizes().max()), 2**30)
+    n_max = int(batch.sizes().max())
+    rows = graph.hvp(hessian_module.directions(batch.slot, 0, 3 * n_max, batch.positions.dtype))
+    return to_dense(batch, rows, n_max).transpose(0, 1)
 
 
 @pytest.fixture
@@ -148,7 +150,7 @@ def test_a_graph_that_is_kept_and_large_systems_take_every_row(rng, computed, mo
     hessian.square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in potential.parameters() if p.grad is not None)
     computed.clear()
-    monkeypatch.setattr(hessian_module, "SMALL", 3)
+    monkeypatch.setattr(hessian_module, "FEW_ATOMS", 3)
     alone = evaluate(potential, batch, ("hessian",)).hessian
     assert computed == [12]
     torch.testing.assert_close(alone, hessian.detach(), rtol=0, atol=1e-12)

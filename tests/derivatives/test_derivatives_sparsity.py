@@ -63,7 +63,7 @@ def batch_of(potential, *frames, device="cpu"):
 def dense_rows(potential, batch, monkeypatch):
     """The Hessian from all of its rows."""
     with monkeypatch.context() as patch:
-        patch.setattr(sparsity_module, "SMALLEST", math.inf)
+        patch.setattr(sparsity_module, "SPARSE_FROM", math.inf)
         return evaluate(potential, batch, ("hessian",)).hessian
 
 

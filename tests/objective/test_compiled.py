@@ -209,7 +209,7 @@ def test_hvps_of_a_calculator_take_blocks(members, rng, monkeypatch, forms):
     atoms = molecule("isobutane")
     models = [painn(layers=2, seed=seed) for seed in range(members)]
     vectors = rng.normal(size=(3, len(atoms), 3))
-    monkeypatch.setattr(committee, "SMALL", 0)  # members one by one
+    monkeypatch.setattr(committee, "FEW_BYTES", 0)  # members one by one
     blocked = PHLCalculator(models).get_hvp(vectors, atoms)
     assert forms == [BlockedNeighbours] * members
     monkeypatch.setattr(type(models[0]), "takes_blocks", False)

@@ -878,7 +878,7 @@ def never_better(monkeypatch):
         run._judge(1.0)
         return {"valid_loss": 1.0}
 
-    monkeypatch.setattr(trainer._Run, "_validate", validate)
+    monkeypatch.setattr(trainer._Trainer, "_validate", validate)
 
 
 @pytest.mark.usefixtures("never_better")
@@ -902,7 +902,7 @@ def test_a_validation_that_is_not_finite_is_not_kept(tmp_path, data, monkeypatch
     def mean_terms(run, frames):
         return {"energy": next(losses) / run.weights["energy"]}
 
-    monkeypatch.setattr(trainer._Run, "_mean_terms", mean_terms)
+    monkeypatch.setattr(trainer._Trainer, "_mean_terms", mean_terms)
     result = train(configuration(training={"epochs": 3, "keep": "last"}), data, tmp_path / "run")
     assert (result.best_epoch, result.best_loss) == (2, pytest.approx(3.0))
     assert load_model(result.model).provenance["validation_loss"] == pytest.approx(3.0)
