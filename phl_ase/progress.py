@@ -23,16 +23,16 @@ class Progress:
         self, description: str, total: float, done: float = 0, *, shown: bool = True, counted: bool = True
     ) -> None:
         if shown and sys.stderr.isatty():
+            from rich import progress as rich
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
 
-            self._bars = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn() if counted else TaskProgressColumn(),
-                *((TimeRemainingColumn(),) if counted else ()),
-                TextColumn("{task.fields[note]}"),  # what is long stands last: a narrow terminal cuts it off
+            self._bars = rich.Progress(
+                rich.TextColumn("{task.description}"),
+                rich.BarColumn(),
+                rich.MofNCompleteColumn() if counted else rich.TaskProgressColumn(),
+                rich.TimeElapsedColumn(),  # moves where there are few steps
+                *((rich.TextColumn("left"), rich.TimeRemainingColumn()) if counted else ()),
+                rich.TextColumn("{task.fields[note]}"),  # what is long stands last: a narrow terminal cuts it off
                 console=Console(stderr=True),
             )
             self._task = self._bars.add_task(description, total=total, completed=done, note="")

@@ -79,7 +79,8 @@ def check_method(text: str, *, trust: bool = False) -> None:
         try:
             card_of(find_model(text)[0])
         except UnknownModelError as error:  # perhaps a method was meant
-            raise UnknownModelError(f"{error}; methods: {', '.join(sorted(CALCULATORS))}") from None
+            hint = " (tblite is GFN2-xTB)" if "xtb" in text.lower() or "gfn" in text.lower() else ""
+            raise UnknownModelError(f"{error}; methods: {', '.join(sorted(CALCULATORS))}{hint}") from None
 
 
 def _reference(name: str) -> Callable[[str, CalculatorOptions], Any]:

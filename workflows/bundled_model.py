@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from phl_ase.calculator import PHLCalculator
-from phl_ase.cli.stopping import nothing_is_lost
+from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.datasets import BaseDataset, MemoryDataset, Split, open_dataset, split
 from phl_ase.errors import PHLError
 from phl_ase.jobs import Task, digest, open_store, processes, run

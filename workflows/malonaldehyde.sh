@@ -20,13 +20,12 @@ phl label frames.xyz --with tblite --hvp 1 -o mine.h5             # 450 gradient
 phl label more.xyz --with tblite -o more.h5                       # 450 gradients
 phl label test.xyz --with tblite --hessian differences -o test.h5
 
-printf '[data]\nsource = "mine.h5"\n\n[scheme]\nregime = "fixed"\n' > mine.toml
 for seed in 0 1; do
     seeds="--set training.seed=$seed --set data.split_seed=$seed"
-    phl train mine.toml -o "hvp$seed" $seeds
-    phl train mine.toml -o "ef$seed" $seeds --set scheme.name=E-F
+    phl train mine.h5 -o "hvp$seed" $seeds
+    phl train mine.h5 -o "ef$seed" $seeds --set scheme.name=E-F
     # as many gradients as with HVPs, as many optimiser steps
-    phl train mine.toml -o "more$seed" $seeds --set scheme.name=E-F --set data.source=more.h5 --set training.epochs=100
+    phl train more.h5 -o "more$seed" $seeds --set training.epochs=100
 done
 
 phl freq mine.xyz --with tblite --relax -o tblite_freq

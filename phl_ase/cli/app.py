@@ -26,7 +26,7 @@ from phl_ase.cli import (
     train,
     validate,
 )
-from phl_ase.cli.mistakes import MISTAKE, reported
+from phl_ase.cli.error_handling import MISTAKE, reported
 from phl_ase.cli.streams import is_full_output, prepare_streams
 from phl_ase.errors import DomainWarning
 

@@ -1,4 +1,4 @@
-"""``phl check``: whether a potential keeps the laws that its users rely on."""
+"""``phl check``: a potential is smooth, invariant and correctly differentiated."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import Trust
 from phl_ase.errors import PHLError
 
 Models = Annotated[
@@ -23,7 +23,7 @@ Models = Annotated[
 def check(
     models: Models,
     markdown: Annotated[bool, typer.Option("--markdown", help="One table, potential × what works.")] = False,
-    trust: Trust = False,
+    trust: opt.Trust = False,
 ) -> None:
     """Check a potential: invariances, forces and Hessian-vector products against finite differences, smoothness, costs.
 
@@ -36,26 +36,21 @@ def check(
     check_inputs(methods=models, trust=trust)
     from phl_ase.conformance import check_potential
     from phl_ase.conformance import markdown as table_of
+    from phl_ase.resolver import resolve_calculator
 
     reports = []
     for model in models:
-        reports.append(check_potential(_potential(model, trust)))
+        calculator = resolve_calculator(model, device="cpu", dtype="float64", trust=trust)
+        potential = getattr(calculator, "potential", None)
+        if potential is None:
+            raise PHLError(
+                f"{model} is an ASE calculator ({type(calculator).__name__}); expected a potential, which gives "
+                "energies that can be differentiated: a bundled name, a .safetensors file or an adapter"
+            )
+        reports.append(check_potential(potential))
         if not markdown:
             typer.echo(reports[-1].table())
     if markdown:
         typer.echo(table_of(reports))
     if not all(report.passed for report in reports):
         raise typer.Exit(1)
-
-
-def _potential(model: str, trust: bool):
-    from phl_ase.resolver import resolve_calculator
-
-    calculator = resolve_calculator(model, device="cpu", dtype="float64", trust=trust)
-    potential = getattr(calculator, "potential", None)
-    if potential is None:
-        raise PHLError(
-            f"{model} is an ASE calculator ({type(calculator).__name__}); expected a potential, which gives energies "
-            "that can be differentiated: a bundled name, a .safetensors file or an adapter"
-        )
-    return potential

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Keys, pairs
+from phl_ase.cli import options as opt
 from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json, table
 
 _COUNTED = 30
@@ -26,7 +26,6 @@ Units = Annotated[
         help="The unit of a label in the file, as hessian=Ha/Bohr^2; forces=-Ha/Bohr for gradients.",
     ),
 ]
-NewDataset = Annotated[Path, typer.Option("--output", "-o", metavar="DATASET.h5", help="The data set to write.")]
 
 
 def info(
@@ -41,9 +40,9 @@ def info(
             help="Draw how energies (eV/atom), forces (eV/Å) and Hessians (eV/Å²) spread.",
         ),
     ] = None,
-    key: Keys = None,
+    key: opt.Keys = None,
 ) -> None:
-    """What a data set holds: frames, kinds of geometry, labels, ranges with units, outliers.
+    """Show what a data set holds: frames, kinds of geometry, labels, ranges with units, outliers.
 
     phl data info reactions-wb97xd-631gd
     phl data info mine.extxyz --key energy=dft_energy --json mine.json --plot mine.png
@@ -51,32 +50,29 @@ def info(
     check_outputs(json, plot)
     from phl_ase.datasets import open_dataset, summarise
 
-    with open_dataset(file, keys=pairs(key)) as dataset:
+    with open_dataset(file, keys=opt.pairs(key)) as dataset:
         summary = summarise(dataset)
         typer.echo(_shown(summary))
         save_json(json, summary)
         if plot is not None:
-            _draw(dataset, plot)
+            import numpy as np
 
+            from phl_ase.datasets import measures
+            from phl_ase.plots import frames
 
-def _draw(dataset: Any, path: Path) -> None:
-    import numpy as np
-
-    from phl_ase.datasets import measures
-    from phl_ase.plots import frames
-
-    title = f"{Path(dataset.name).name}: {len(dataset)} frames, {dataset.meta.level_of_theory or 'level unknown'}"
-    kinds = np.array([kind or "unknown" for kind in dataset.kinds.tolist()])
-    save_figure(path, frames.draw, frames.Spread(title, kinds, measures(dataset)))
+            level = dataset.meta.level_of_theory or "level unknown"
+            title = f"{Path(dataset.name).name}: {len(dataset)} frames, {level}"
+            kinds = np.array([kind or "unknown" for kind in dataset.kinds.tolist()])
+            save_figure(plot, frames.draw, frames.Spread(title, kinds, measures(dataset)))
 
 
 def import_(
     file: Annotated[Path, typer.Argument(help="A foreign file, or a folder of DeePMD's or LMDB's.")],
-    output: NewDataset,
+    output: opt.NewDataset,
     format: Annotated[
         str, typer.Option("--format", metavar="NAME", help="extxyz, horm, openreact, deepmd, …; recognised by default.")
     ] = "",
-    key: Keys = None,
+    key: opt.Keys = None,
     unit: Units = None,
     level: Annotated[str, typer.Option("--level", metavar="TEXT", help="Level of theory, as 'wB97X-D/6-31G(d)'.")] = "",
     energy_reference: Annotated[
@@ -107,8 +103,8 @@ def import_(
         file,
         output,
         format=format,
-        keys=pairs(key),
-        units=pairs(unit, "--unit", "energy=Ha"),
+        keys=opt.pairs(key),
+        units=opt.pairs(unit, "--unit", "energy=Ha"),
         level=level,
         energy_reference=energy_reference,
         structures=structures,
@@ -125,7 +121,7 @@ def export(
     format: Annotated[
         str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, deepmd; by the suffix of FILE otherwise.")
     ] = "",
-    key: Keys = None,
+    key: opt.Keys = None,
 ) -> None:
     """Write a data set in a foreign format: energies in eV, forces in eV/Å, Hessians and HVPs in eV/Å².
 
@@ -137,7 +133,7 @@ def export(
     from phl_ase.datasets import EXPORTERS, exporter_of, open_dataset
 
     name = exporter_of(output, format)
-    with open_dataset(dataset, keys=pairs(key)) as source:
+    with open_dataset(dataset, keys=opt.pairs(key)) as source:
         EXPORTERS[name].write(source, output)
         typer.echo(f"{output}: {len(source)} frames as {name}")
         lost = ", ".join(["level of theory", "energy reference", *EXPORTERS[name].loses])
@@ -146,12 +142,12 @@ def export(
 
 def merge(
     datasets: Annotated[list[str], typer.Argument(metavar="DATASET…", help="Two or more data sets.")],
-    output: NewDataset,
+    output: opt.NewDataset,
     allow_mixed: Annotated[
         bool,
         typer.Option("--allow-mixed", help="Merge different levels of theory or energy references (eV) all the same."),
     ] = False,
-    key: Keys = None,
+    key: opt.Keys = None,
 ) -> None:
     """Put data sets of one level of theory one after another into one file; frames that stand twice are counted.
 
@@ -162,7 +158,7 @@ def merge(
     from phl_ase.datasets import open_dataset
 
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(open_dataset(name, keys=pairs(key))) for name in datasets]
+        sources = [stack.enter_context(open_dataset(name, keys=opt.pairs(key))) for name in datasets]
         content_hash, tally = merged(sources, output, allow_mixed=allow_mixed)
     typer.echo(f"{output}: {tally.seen} frames of {len(datasets)} data sets, content hash {content_hash}")
     typer.echo("\n".join(tally.lines()))
@@ -179,7 +175,7 @@ def split(
     mild: Annotated[
         float, typer.Option("--mild", help="Highest temperature of a mild sample, K (stationary).")
     ] = 600.0,
-    key: Keys = None,
+    key: opt.Keys = None,
 ) -> None:
     """Split a data set into the files train.h5, valid.h5 and test.h5, and record the split in split.json.
 
@@ -189,7 +185,7 @@ def split(
     from phl_ase.datasets import open_dataset, write_split
     from phl_ase.datasets import split as divided
 
-    with open_dataset(dataset, keys=pairs(key)) as source:
+    with open_dataset(dataset, keys=opt.pairs(key)) as source:
         counts = write_split(source, divided(source, by, seed, fractions=fractions, mild=mild), output)
     typer.echo(f"{output}: {', '.join(f'{part} {count}' for part, count in counts.items())} frames, split {by!r}")
 
@@ -213,7 +209,7 @@ def _shown(summary: dict[str, Any]) -> str:
         f"elements: {_counted(summary['elements'])}",
         f"kinds: {_counted(summary['by_kind'])}",
         f"charges: {_counted(summary['charges'])}; periodic frames: {summary['periodic']}",
-        f"reactions: {len(summary['by_reaction'])}",
+        f"reactions: {len(summary['by_reaction'].keys() - {'unknown'})}",
         f"content hash: {summary['content_hash']}",
     ]
     if summary["notes"]:
@@ -226,14 +222,10 @@ def _shown(summary: dict[str, Any]) -> str:
         [(r["meaning"], r["unit"], r["min"], r["mean"], r["max"]) for r in summary["ranges"].values()],
         words=2,
     )
-    return "\n\n".join(["\n".join(head), labels, ranges, _outliers(summary["outliers"])])
-
-
-def _outliers(outliers: dict[str, Any]) -> str:
-    if not outliers:
-        return "outliers: none"
-    rows = [(o["meaning"], o["limit"], o["count"], ", ".join(map(str, o["frames"][:8]))) for o in outliers.values()]
-    return table(("outliers", "limit", "count", "first frames"), rows, words=2)
+    found = summary["outliers"].values()
+    rows = [(o["meaning"], o["limit"], o["count"], ", ".join(map(str, o["frames"][:8]))) for o in found]
+    outliers = table(("outliers", "limit", "count", "first frames"), rows, words=2) if rows else "outliers: none"
+    return "\n\n".join(["\n".join(head), labels, ranges, outliers])
 
 
 def _counted(counts: dict[str, int], form: str = "{0} {1}") -> str:

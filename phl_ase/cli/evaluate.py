@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import Device, Dtype, Keys, Model, Trust, pairs
 from phl_ase.cli.output import check_outputs, save_json, save_plot, table
 from phl_ase.errors import DomainWarning, PHLError, unknown
 
@@ -32,7 +32,7 @@ Predict = Callable[[Sequence["Frame"]], list[dict[str, Any]]]
 
 
 def evaluate(
-    model: Model,
+    model: opt.Model,
     dataset: Annotated[str, typer.Argument(help="A bundled name, our HDF5, or anything ase.io reads.")],
     json: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the report: errors, intervals, curves.")
@@ -62,12 +62,12 @@ def evaluate(
         typer.Option("--include-trained", help="Score the frames of a test part that the model was trained on, too."),
     ] = False,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave systems of more atoms out.")] = None,
-    key: Keys = None,
-    device: Device = "auto",
-    dtype: Dtype = "float64",
-    trust: Trust = False,
+    key: opt.Keys = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float64",
+    trust: opt.Trust = False,
 ) -> None:
-    """Errors of energies (meV/atom), forces (meV/Å), Hessians and HVPs (eV/Å²) by kind of geometry.
+    """Score energies (meV/atom), forces (meV/Å), Hessians and HVPs (eV/Å²) by kind of geometry.
 
     'near' are stationary points and mild samples (up to 600 K), 'far' are IRC points, randomly displaced structures and
     hot samples. Eigenvalues are without translations and rotations; u·H·u is the curvature along a recorded probe. Of a
@@ -91,25 +91,27 @@ def evaluate(
 
     if energies not in ENERGIES:
         raise unknown("way to compare energies", energies, ENERGIES)
-    with open_dataset(dataset, keys=pairs(key)) as opened:
+    with open_dataset(dataset, keys=opt.pairs(key)) as opened:
         indices = [
             i for i in _chosen(opened, split, part, split_seed) if max_atoms is None or opened.sizes[i] <= max_atoms
         ]
         if not indices:
             raise PHLError(f"no frame of {opened.name} is left to evaluate: choose another part or more atoms")
+        labels = opened.meta.level_of_theory
         calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
         if reliability is not None and "forces_std" not in calculator.implemented_properties:
             raise PHLError(f"{model} states no uncertainty; --reliability takes a committee")
         chosen = {"name": split, "part": part, "seed": split_seed} if split else None
         drop = part in _HELD_OUT and split is not None and not include_trained
-        scored, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
-        if seen.sentence:
-            typer.echo(seen.sentence + "\n")
+        scored, said, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
+        if said:
+            typer.echo(said + "\n")
         samples = UncertaintySamples()
         report = _report(
-            opened, scored, calculator, samples, name=model, energies=energies, split=chosen, trained_on=seen.facts
+            opened, scored, calculator, samples, name=model, energies=energies, split=chosen, trained_on=seen
         )
     typer.echo(_shown(report))
+    typer.echo(_levels(model, calculator, labels))
     stated = _uncertainty(samples, report)
     save_json(json, [report, *stated] if stated else report)
     save_plot(plot, "accuracy", [report])
@@ -128,6 +130,7 @@ def _report(
     trained_on: dict[str, Any] | None,
 ) -> Report:
     from phl_ase.curvature import curvature_of
+    from phl_ase.scoring import STATIONARY
     from phl_ase.validators import accuracy_report
 
     curvature = curvature_of(calculator)
@@ -135,7 +138,8 @@ def _report(
         _scored(dataset, indices, _predictor(calculator, curvature, name), samples),
         system=dataset.name,
         potential=name,
-        stationary=_stationary(dataset),
+        # of the whole data set, whatever part is evaluated; one at a time, for their Hessians
+        stationary=(dataset[index] for index, kind in enumerate(dataset.kinds) if kind in STATIONARY),
         energies=energies,
         details={
             "data_hash": dataset.content_hash(),
@@ -148,7 +152,7 @@ def _report(
 
 
 def _shown(report: Report) -> str:
-    """Means by kind of geometry with their intervals, and what a reader must know of them."""
+    """Return means by kind of geometry with their intervals, and what a reader must know of them."""
     import numpy as np
 
     from phl_ase.scoring import ALL_ERRORS, HVP_ERRORS
@@ -163,7 +167,11 @@ def _shown(report: Report) -> str:
         for name in compared
     ]
     kinds = [ALL_ERRORS[name] for name in compared]
-    headings = ("geometries", "frames", *(f"{kind.title} / {_in_brackets(kind.unit)}" for kind in kinds))
+    headings = (
+        "geometries",
+        "frames",
+        *(f"{kind.title} / {f'({kind.unit})' if '/' in kind.unit else kind.unit}" for kind in kinds),
+    )
     rows = list(zip(arrays["groups"].tolist(), arrays["group_frames"].tolist(), *columns, strict=True))
     facts = report.provenance
     lines = [table(headings, rows), f"in brackets: {facts['intervals']}", f"energies: {facts['energies']}"]
@@ -175,25 +183,24 @@ def _shown(report: Report) -> str:
     return "\n".join([*lines, *explosion, *(f"note: {note}" for note in facts["notes"])])
 
 
-def _in_brackets(unit: str) -> str:
-    return f"({unit})" if "/" in unit else unit
+def _levels(model: str, calculator: Any, labels: str) -> str:
+    """Name the level of theory of the labels, and that of the model where it is another."""
+    from phl_ase.reference import level_of_theory
 
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is said of the frames that a model was trained on: a sentence, empty where nothing is, and its numbers."""
-
-    sentence: str
-    facts: dict[str, Any] | None
+    card = getattr(getattr(calculator, "potential", None), "provenance", None) or {}
+    own = card.get("level_of_theory") or level_of_theory(calculator)
+    if not labels or own == labels:
+        return f"labels: {labels or 'level of theory unknown'}"
+    return f"labels: {labels}; {model}: {own}: errors include the difference of the two methods"
 
 
 def _unseen(
     dataset: BaseDataset, indices: Sequence[int], calculator: Any, model: str, part: str, *, leave_out: bool
-) -> tuple[Sequence[int], _Seen]:
-    """The frames to score, without those that the model has seen where these are to be left out.
+) -> tuple[Sequence[int], str, dict[str, Any] | None]:
+    """Return the frames to score, what is said of those that the model was trained on, and its numbers.
 
     Raises:
-        PHLError: When no frame is left.
+        PHLError: When these are to be left out, and no frame is left.
     """
     import numpy as np
 
@@ -201,7 +208,7 @@ def _unseen(
 
     known = trained_on(calculator)
     if not known:  # a method
-        return indices, _Seen("", None)
+        return indices, "", None
     # what chose the model is no test of it either
     chosen = leave_out and part == "test"
     parts = [indices[k : k + _LOOKED_UP] for k in range(0, len(indices), _LOOKED_UP)]
@@ -211,12 +218,12 @@ def _unseen(
     facts = {"seen": number, "of": total, "left_out": leave_out, "recorded": known.known}
     if not known.known:
         but = f", but for {number} of these {total} frames" if number else ""
-        return indices, _Seen(f"what {model} was trained on is not recorded{but}: these may be training errors", facts)
+        return indices, f"what {model} was trained on is not recorded{but}: these may be training errors", facts
     if not number:
-        return indices, _Seen(f"{model} {how} none of these {total} frames", facts)
+        return indices, f"{model} {how} none of these {total} frames", facts
     if not leave_out:
         said = f"{model} {how} {number} of these {total} frames: errors on new structures are larger"
-        return indices, _Seen(said, facts)
+        return indices, said, facts
     if number == total:
         raise PHLError(
             f"{model} {how} each of these {total} frames: nothing is left to test it on; choose another split or part, "
@@ -225,7 +232,7 @@ def _unseen(
     left = [index for index, seen in zip(indices, found.tolist(), strict=True) if not seen]
     learnt = f"{model} was trained on{' or chosen by' if chosen else ''} the other {number}, or copies of them"
     said = f"{len(left)} of {total} frames are scored: {learnt}"
-    return left, _Seen(said, facts)
+    return left, said, facts
 
 
 def _chosen(dataset: BaseDataset, name: str | None, part: str, seed: int) -> Sequence[int]:
@@ -233,44 +240,25 @@ def _chosen(dataset: BaseDataset, name: str | None, part: str, seed: int) -> Seq
         raise unknown("part of a split", part, _PARTS)
     if name is None or part == "all":
         return range(len(dataset))
-    from phl_ase.datasets import split
-
-    if Path(name).suffix == ".json":
-        return getattr(_recorded(Path(name), dataset), part)
-    if (own := _of_model(name)) is not None:
-        return getattr(_checked(own, name, dataset), part)
-    return getattr(split(dataset, name, seed), part)
-
-
-def _recorded(path: Path, dataset: BaseDataset) -> Any:
-    import json
-
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PHLError(f"{path} cannot be read ({error}); expected the split.json of a run") from None
-    return _checked(values, str(path), dataset)
-
-
-def _of_model(name: str) -> Any:
-    """The split that the card of a model tells; ``None`` for what is no model."""
+    from phl_ase.datasets import Split, split
     from phl_ase.potentials.cards import bundled_models, read_card
 
-    if name not in bundled_models() and Path(name).suffix != ".safetensors":
-        return None
-    return read_card(name)["provenance"].get("split", "nothing")
-
-
-def _checked(values: Any, name: str, dataset: BaseDataset) -> Any:
-    from phl_ase.datasets import Split
-
+    if Path(name).suffix == ".json":
+        try:
+            values = json.loads(Path(name).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise PHLError(f"{name} cannot be read ({error}); expected the split.json of a run") from None
+    elif name in bundled_models() or Path(name).suffix == ".safetensors":
+        values = read_card(name)["provenance"].get("split")
+    else:
+        return getattr(split(dataset, name, seed), part)
     if not isinstance(values, dict):
         raise PHLError(f"{name} holds no split; expected the split.json of a run, or a model whose card has one")
-    return Split.from_json(values).check(dataset)
+    return getattr(Split.from_json(values).check(dataset), part)
 
 
 def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
-    """The report on the uncertainties of a potential that states them, shown; empty for others."""
+    """Return the report on the uncertainties of a potential that states them, shown; empty for others."""
     from phl_ase.validators.uncertainty import UNCERTAINTY_UNITS, uncertainty_report
 
     if not samples:
@@ -299,7 +287,7 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
 def _scored(
     dataset: BaseDataset, indices: Sequence[int], predict: Predict, samples: UncertaintySamples
 ) -> ScoredFrames:
-    """Errors of some frames, never holding more than one batch of Hessians; uncertainties go to the samples."""
+    """Return errors of some frames, never holding more than one batch of Hessians; uncertainties go to the samples."""
     import warnings
 
     import numpy as np
@@ -321,28 +309,20 @@ def _scored(
     with Progress("evaluate", len(indices)) as progress:
         scored = score_batches(batches())
     if all(np.isnan(values).all() for values in scored.errors.values()):
+        left = ", ".join(dataset.keys_not_read)
         raise PHLError(
             f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare"
-            + _keys(dataset)
+            + (
+                f"; keys that were not read: {left}: a label under one of them is read by --key LABEL=KEY"
+                if left
+                else ""
+            )
         )
     return scored
 
 
-def _keys(dataset: BaseDataset) -> str:
-    """Where labels may have been missed."""
-    left = ", ".join(dataset.keys_not_read)
-    return f"; keys that were not read: {left}: a label under one of them is read by --key LABEL=KEY" if left else ""
-
-
-def _stationary(dataset: BaseDataset) -> Iterator[Frame]:
-    """Stationary points of the whole data set, whatever part is evaluated; one at a time, for their Hessians."""
-    from phl_ase.scoring import STATIONARY
-
-    return (dataset[index] for index, kind in enumerate(dataset.kinds) if kind in STATIONARY)
-
-
 def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
-    """Frames of like size together, few atoms at a time; a large one alone."""
+    """Yield frames of like size together, few atoms at a time; a large one alone."""
     batch: list[int] = []
     for index in sorted(indices, key=lambda i: sizes[i]):
         if batch and (len(batch) + 1) * sizes[index] > _ATOMS_TOGETHER:
@@ -354,7 +334,7 @@ def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
 
 
 def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
-    """How to ask a calculator: in one batched pass where it can, frame by frame otherwise."""
+    """Return what asks a calculator: in one batched pass where it can, frame by frame otherwise."""
     from phl_ase.structures import atoms_from_frame
 
     def asked(frames: Sequence[Frame]) -> tuple[str, ...]:
@@ -385,7 +365,7 @@ def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
 
 
 def _hvps(probes: Any, atoms: Any, row: dict[str, Any], curvature: Curvature) -> Any:
-    """Products with recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
+    """Return HVPs with recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
     import numpy as np
 
     if "hessian" not in row:
@@ -396,7 +376,7 @@ def _hvps(probes: Any, atoms: Any, row: dict[str, Any], curvature: Curvature) ->
 def _ask(
     frame: Frame, quantities: Sequence[str], *, calculator: Any, curvature: Curvature, name: str
 ) -> dict[str, Any]:
-    """What any ASE calculator gives for one frame."""
+    """Return what any ASE calculator gives for one frame."""
     from phl_ase.structures import atoms_from_frame
 
     atoms = atoms_from_frame(frame)

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
+from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.labelling import (
-    EstimateError,
-    Family,
-    HessianKind,
-    HVPs,
-    JsonFile,
-    Out,
-    Seed,
-    Settings,
-    Step,
-    TimeLimit,
-    With,
-    Work,
-    Workers,
-    label_method,
-    label_request,
-)
-from phl_ase.cli.options import Device, Keys, Trust, pairs
+from phl_ase.cli.labelling import label_method, label_request
 from phl_ase.cli.output import check_target, save_json, table
-from phl_ase.cli.stopping import nothing_is_lost
 
 if TYPE_CHECKING:
     from phl_ase.reference import LabelResult
@@ -46,25 +31,25 @@ Retry = Annotated[bool, typer.Option("--retry", help="Try frames again that fail
 
 def label(
     structures: Input,
-    method: With,
-    out: Out,
-    settings: Settings = None,
-    hessian: HessianKind = None,
-    hvp: HVPs = None,
-    family: Family = None,
-    seed: Seed = None,
-    step: Step = None,
-    estimate_error: EstimateError = 0,
-    workers: Workers = 1,
-    time_limit: TimeLimit = None,
+    method: opt.With,
+    out: opt.NewDataset,
+    settings: opt.Settings = None,
+    hessian: opt.HessianKind = None,
+    hvp: opt.HVPs = None,
+    family: opt.Family = None,
+    seed: opt.ProbeSeed = None,
+    step: opt.Step = None,
+    estimate_error: opt.EstimateError = 0,
+    workers: opt.Workers = 1,
+    time_limit: opt.TimeLimit = None,
     scheduler: Scheduler = None,
     keep_going: KeepGoing = True,
     retry: Retry = False,
-    work: Work = None,
-    key: Keys = None,
-    json: JsonFile = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    work: opt.Work = None,
+    key: opt.Keys = None,
+    json: opt.JsonFile = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Label structures with energy, forces, stress and curvature of a reference method.
 
@@ -95,7 +80,7 @@ def label(
     }
     labels_by = label_method(method, settings or [], device, trust)
     folder = work or out.with_name(f"{out.name}.work")
-    with open_dataset(structures, keys=pairs(key)) as frames, nothing_is_lost(folder):
+    with open_dataset(structures, keys=opt.pairs(key)) as frames, nothing_is_lost(folder):
         result = label_dataset(frames, labels_by, out, request=request, work=folder, **how)
     written = None if result.path is None else str(result.path)
     kept = None if result.work is None else str(result.work)
@@ -127,6 +112,7 @@ def _shown(result: LabelResult) -> str:
         lines.append(f"no data set was written: {why}; finished work is in {result.work}")
     else:
         lines.append(f"data set: {result.path}")
+        lines.append(f"next:    {shlex.join(['phl', 'train', str(result.path), '-o', f'runs/{result.path.stem}'])}")
         if result.work is not None:
             lines.append(f"the same command with --retry tries the failed frames again, from {result.work}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What ``phl label`` and ``phl reactions`` are told alike: a method, the labels wanted of it, where the work goes."""
+"""Methods and labels as the options of ``phl label``, ``phl reactions`` and the tasks name them."""
 
 from __future__ import annotations
 
@@ -6,60 +6,12 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
     from phl_ase.reference import LabelMethod, LabelRequest
-
-With = Annotated[
-    str,
-    typer.Option(
-        "--with",
-        metavar="METHOD",
-        help="pyscf (wB97X-D/6-31G(d)), pyscf:FUNCTIONAL/BASIS, tblite, emt, a model, ase:package.module:factory.",
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DATASET", help="The data set to write, .h5.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Setting of the method. pyscf: cartesian=yes|no, grid_level=4…9, threads, max_memory (MB); tblite: "
-        "accuracy, electronic_temperature (K), max_iterations. Repeat as needed.",
-    ),
-]
-HessianKind = Annotated[
-    str | None,
-    typer.Option("--hessian", metavar="HOW", help="Hessians too: own (the method's) or differences (6n gradients)."),
-]
-HVPs = Annotated[
-    int | None, typer.Option("--hvp", metavar="K", help="HVPs (H·v) along K probes a frame: 2K gradients.")
-]
-Family = Annotated[
-    str | None, typer.Option("--probes", metavar="FAMILY", help="rademacher by default; onehot, gaussian, ….")
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the probes; 0 by default.")]
-Step = Annotated[
-    float | None,
-    typer.Option("--step", metavar="Å", help="Displacement in differences; by default 0.002 Å, of tblite 0.0005."),
-]
-EstimateError = Annotated[
-    int, typer.Option("--estimate-error", metavar="N", help="Repeat the HVPs of N frames with twice the step.")
-]
-Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Processes of one thread each.")]
-TimeLimit = Annotated[
-    float | None,
-    typer.Option("--time-limit", metavar="SECONDS", min=0.0, help="What takes longer has failed; in worker processes."),
-]
-Work = Annotated[
-    Path | None, typer.Option("--work", metavar="FOLDER", help="Work in progress; DATASET.work by default.")
-]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what was done as JSON.")]
 
 
 def label_request(
@@ -72,7 +24,7 @@ def label_request(
     step: float | None,
     estimate_error: int,
 ) -> LabelRequest:
-    """The labels that options ask for, with the step of the method where none is given.
+    """Return the labels that options ask for, with the step of the method where none is given.
 
     Raises:
         PHLError: For options of HVPs without any, and what the request itself refuses.
@@ -90,7 +42,7 @@ def label_request(
 
 
 def label_method(text: str, settings: Sequence[str], device: str, trust: bool) -> LabelMethod:
-    """What makes the calculator, as workers receive it, and what its labels depend on.
+    """Return what makes the calculator, as workers receive it, and what its labels depend on.
 
     Raises:
         PHLError: For a setting that cannot be read, or that the method does not take.
@@ -109,9 +61,6 @@ def label_method(text: str, settings: Sequence[str], device: str, trust: bool) -
             raise PHLError(f"--set is for {', '.join(sorted(METHODS))}; {text!r} takes no settings")
         return LabelMethod(functools.partial(make_method, text, chosen), text, chosen)
     make = functools.partial(resolve_calculator, text, device=device, trust=trust)
-    return LabelMethod(make, text, _content(Path(text)))
-
-
-def _content(path: Path) -> dict[str, str]:
-    """Of a model in a file: labels depend on what is in it, not on its name."""
-    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()} if path.is_file() else {}
+    # labels depend on what is in a model's file, not on its name
+    content = {"sha256": hashlib.sha256(Path(text).read_bytes()).hexdigest()} if Path(text).is_file() else {}
+    return LabelMethod(make, text, content)

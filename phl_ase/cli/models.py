@@ -1,4 +1,4 @@
-"""``phl models``: what comes with the package, and what a model file says of itself."""
+"""``phl models``: the bundled models, and the card of any model file."""
 
 from __future__ import annotations
 
@@ -37,11 +37,17 @@ def models(
     if not names:
         typer.echo("no models come with this version; 'phl demo' or 'phl train' makes one")
         return
-    typer.echo(table(("model", "elements", "level of theory", "scheme", "architecture"), _facts(names), words=5))
+    rows = []
+    for name in names:
+        card = read_card(name)
+        made, elements = card["provenance"], _elements(card["config"]["species"])
+        scheme = _table(made.get("scheme")).get("name")
+        rows.append((name, elements, made.get("level_of_theory"), scheme, card["architecture"]))
+    typer.echo(table(("model", "elements", "level of theory", "scheme", "architecture"), rows, words=5))
 
 
 def _json(model: str, card: dict[str, Any]) -> str:
-    """A card as JSON; members of a committee by name, whole numbers of a list in one line."""
+    """Return a card as JSON; members of a committee by name, whole numbers of a list in one line."""
     from phl_ase.potentials.cards import members_of
 
     if (count := members_of(card)) is not None:
@@ -51,7 +57,7 @@ def _json(model: str, card: dict[str, Any]) -> str:
 
 
 def _summary(model: str, card: dict[str, Any]) -> str:
-    """A card in ten lines; what it does not say is left out."""
+    """Return a card in ten lines; what it does not say is left out."""
     from phl_ase.potentials.cards import find_model
 
     made = card["provenance"]
@@ -82,7 +88,7 @@ def _summary(model: str, card: dict[str, Any]) -> str:
 
 
 def _table(value: Any) -> dict[str, Any]:
-    """A table of a card; of an older card, where a name stands in its place, that name."""
+    """Return a table of a card; of an older card, where a name stands in its place, that name."""
     return value if isinstance(value, dict) else {"name": value} if isinstance(value, str) else {}
 
 
@@ -104,7 +110,7 @@ def _elements(species: Any) -> str:
 
 
 def _molecules(card: dict[str, Any]) -> list[str]:
-    """Formulas of what a model was trained on, as its card lists them or as the bundled data have them."""
+    """Return formulas of what a model was trained on, as its card lists them or as the bundled data have them."""
     from phl_ase.datasets import BUNDLED, open_dataset
     from phl_ase.structures import atoms_from_frame
 
@@ -123,7 +129,7 @@ def _molecules(card: dict[str, Any]) -> list[str]:
 
 
 def _errors(made: dict[str, Any]) -> str | None:
-    """Errors on frames that were held out; of a run that tested none, its validation loss."""
+    """Return errors on frames that were held out; of a run that tested none, its validation loss."""
     test, units = _table(_table(made.get("test_errors")).get("all")), _table(made.get("error_units"))
     shown = [
         f"{name} {test[name]:.3g} {units.get(name, '')}"
@@ -134,22 +140,3 @@ def _errors(made: dict[str, Any]) -> str | None:
         return f"{', '.join(shown)} (mean absolute, {test.get('frames')} held-out structures)"
     loss = made.get("validation_loss")
     return f"validation loss {loss:.3g}" if isinstance(loss, float) else None
-
-
-def _facts(names: list[str]) -> list[tuple[Any, ...]]:
-    from phl_ase.potentials.cards import read_card
-
-    rows = []
-    for name in names:
-        card = read_card(name)
-        made = card["provenance"]
-        rows.append(
-            (
-                name,
-                _elements(card["config"]["species"]),
-                made.get("level_of_theory"),
-                _table(made.get("scheme")).get("name"),
-                card["architecture"],
-            )
-        )
-    return rows

@@ -1,4 +1,4 @@
-"""What commands show and write: plain tables, files and figures checked before the work starts."""
+"""Output of commands: plain tables, files and figures checked before the work starts."""
 
 from __future__ import annotations
 

@@ -7,31 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
+from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.labelling import (
-    EstimateError,
-    Family,
-    HessianKind,
-    HVPs,
-    JsonFile,
-    Out,
-    Settings,
-    Step,
-    TimeLimit,
-    With,
-    Work,
-    Workers,
-    label_method,
-    label_request,
-)
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.labelling import label_method, label_request
 from phl_ase.cli.output import check_target, save_json, table
-from phl_ase.cli.stopping import nothing_is_lost
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
     from phl_ase.cli.validate.inputs import Structure
-    from phl_ase.reactions import BuildResult, ReactionGuess, ReactionResult
+    from phl_ase.reactions import BuildResult, ReactionGuess
 
 Input = Annotated[
     str,
@@ -42,7 +27,10 @@ Product = Annotated[
     Path | None, typer.Option("--product", metavar="FILE", help="INPUT holds reactants, this file their products.")
 ]
 Guess = Annotated[
-    str, typer.Option("--guess", metavar="METHOD", help="The path between two ends: auto, geodesic, idpp, neb.")
+    str | None,
+    typer.Option(
+        "--guess", metavar="METHOD", help="The path between two ends: auto (by default), geodesic, idpp, neb."
+    ),
 ]
 Strategies = Annotated[
     list[str] | None,
@@ -70,31 +58,32 @@ Retry = Annotated[bool, typer.Option("--retry", help="Try stages again that fail
 
 def reactions(
     structures: Input,
-    method: With,
-    out: Out,
+    method: opt.With,
+    out: opt.NewDataset,
     pairs: Pairs = False,
     product: Product = None,
-    guess: Guess = "auto",
+    guess: Guess = None,
     strategies: Strategies = None,
     irc_points: IrcPoints = 6,
     temperatures: Temperatures = "300,600,900,1200,1600,2000",
     displacements: Displacements = "",
     samples: Count = 1,
     sample_seed: SampleSeed = 0,
-    settings: Settings = None,
-    hessian: HessianKind = None,
-    hvp: HVPs = None,
-    family: Family = None,
+    key: opt.Keys = None,
+    settings: opt.Settings = None,
+    hessian: opt.HessianKind = None,
+    hvp: opt.HVPs = None,
+    family: opt.Family = None,
     seed: ProbeSeed = None,
-    step: Step = None,
-    estimate_error: EstimateError = 0,
-    workers: Workers = 1,
-    time_limit: TimeLimit = None,
+    step: opt.Step = None,
+    estimate_error: opt.EstimateError = 0,
+    workers: opt.Workers = 1,
+    time_limit: opt.TimeLimit = None,
     retry: Retry = False,
-    work: Work = None,
-    json: JsonFile = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    work: opt.Work = None,
+    json: opt.JsonFile = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Build a data set of reactions: TS, path, minima, points between, normal-mode samples, labels of all.
 
@@ -111,6 +100,8 @@ def reactions(
     check_target(json, "JSON file")
     if pairs and product is not None:
         raise PHLError("got both --pairs and --product; expected the products in one place")
+    if guess is not None and not pairs and product is None:
+        raise PHLError(f"--guess {guess} is a path between two structures: give --pairs or --product FILE")
     check_inputs(methods=[method], files=[structures, product], trust=trust)
     from phl_ase.reactions import ReactionSettings, build_reactions, read_strategy
 
@@ -119,14 +110,14 @@ def reactions(
     )
     how = ReactionSettings(
         strategies=tuple(read_strategy(strategy) for strategy in strategies or ()),
-        guess=guess,
+        guess=guess or "auto",
         irc_points=irc_points,
         temperatures=_numbers("--temperatures", temperatures, "K, for example 300,600,1200"),
         displacements=_numbers("--displacements", displacements, "Å, for example 0.05,0.1,0.2"),
         samples=samples,
         seed=sample_seed,
     )
-    guesses = _guesses(structures, pairs=pairs, product=product)
+    guesses = _guesses(structures, pairs=pairs, product=product, keys=opt.pairs(key))
     labels_by = label_method(method, settings or [], device, trust)
     folder = work or out.with_name(f"{out.name}.work")
     options: dict[str, Any] = {
@@ -152,11 +143,11 @@ def _numbers(option: str, text: str, expected: str) -> tuple[float, ...]:
         raise PHLError(f"{option} is {text!r}; expected numbers in {expected}") from None
 
 
-def _guesses(text: str, *, pairs: bool, product: Path | None) -> list[ReactionGuess]:
-    """The reactions of INPUT: each frame a guess, two frames a reaction, or one frame here and one in another file."""
+def _guesses(text: str, *, pairs: bool, product: Path | None, keys: dict[str, str]) -> list[ReactionGuess]:
+    """Return the reactions of INPUT: a frame each (a guess), two frames each, or one here and one in another file."""
     from phl_ase.reactions import ReactionGuess
 
-    groups = _groups(text, pairs=pairs, product=product)
+    groups = _groups(text, pairs=pairs, product=product, keys=keys)
     unnamed = [Path(text).stem] if len(groups) == 1 else [f"{Path(text).stem}-{i}" for i in range(len(groups))]
     return [
         ReactionGuess(
@@ -168,12 +159,12 @@ def _guesses(text: str, *, pairs: bool, product: Path | None) -> list[ReactionGu
     ]
 
 
-def _groups(text: str, *, pairs: bool, product: Path | None) -> list[tuple[Structure, ...]]:
-    """The structures of each reaction."""
+def _groups(text: str, *, pairs: bool, product: Path | None, keys: dict[str, str]) -> list[tuple[Structure, ...]]:
+    """Return the structures of each reaction."""
     from phl_ase.cli.validate.inputs import read_structures
 
     if pairs:
-        ends = read_structures(text, ("reactant", "product"), None)
+        ends = read_structures(text, ("reactant", "product"), None, keys)
         if len(ends) % 2:
             raise PHLError(f"{text} holds {len(ends)} structures; expected pairs: reactant, product, …")
         for one, other in zip(ends[::2], ends[1::2], strict=True):
@@ -182,19 +173,27 @@ def _groups(text: str, *, pairs: bool, product: Path | None) -> list[tuple[Struc
                 raise PHLError(f"{text}: got {one.name}, then {other.name}; expected a reactant, then its product")
         return [*zip(ends[::2], ends[1::2], strict=True)]
     if product is not None:
-        first, second = read_structures(text, ("reactant",), None), read_structures(str(product), ("product",), None)
+        first = read_structures(text, ("reactant",), None, keys)
+        second = read_structures(str(product), ("product",), None, keys)
         if len(first) != len(second):
             raise PHLError(f"{text} holds {len(first)} structures, {product} {len(second)}; expected one for one")
         return [*zip(first, second, strict=True)]
-    return [(one,) for one in read_structures(text, ("ts",), None)]
+    return [(one,) for one in read_structures(text, ("ts",), None, keys)]
 
 
 def _shown(result: BuildResult) -> str:
+    from phl_ase.reactions import BUILD_OUTCOMES
+
     headings = ("reaction", "outcome", "atoms", "imaginary / cm⁻¹", "barrier → / (kcal/mol)", "← / (kcal/mol)")
-    rows = [_row(reaction) for reaction in result.reactions]
+    rows = []
+    for reaction in result.reactions:
+        barriers = [None if value is None else f"{value:.1f}" for value in reaction.barriers_kcal]
+        imaginary = None if reaction.imaginary is None else f"{-reaction.imaginary:.0f}i"
+        counts = (reaction.frames, reaction.gradients, reaction.hessians)
+        rows.append((reaction.name, reaction.outcome, reaction.atoms, imaginary, *barriers, *counts))
     lines = [table((*headings, "frames", "gradients", "Hessians"), rows, words=2), ""]
     failed = [reaction for reaction in result.reactions if not reaction.is_finished]
-    lines += [f"{reaction.name}: {reaction.outcome}: {_reason(reaction)}" for reaction in failed]
+    lines += [f"{one.name}: {one.outcome}: {one.sentence or BUILD_OUTCOMES[one.outcome]}" for one in failed]
     done = len(result.reactions) - len(failed)
     lines.append(f"{done} of {len(result.reactions)} reactions finished, {result.level_of_theory}")
     lines.append(f"logs and calculations: {result.work}")
@@ -205,16 +204,3 @@ def _shown(result: BuildResult) -> str:
     if failed:
         lines.append("the same command with --retry tries again what failed")
     return "\n".join(lines)
-
-
-def _row(reaction: ReactionResult) -> tuple[Any, ...]:
-    barriers = [None if value is None else f"{value:.1f}" for value in reaction.barriers_kcal]
-    imaginary = None if reaction.imaginary is None else f"{-reaction.imaginary:.0f}i"
-    counts = (reaction.frames, reaction.gradients, reaction.hessians)
-    return (reaction.name, reaction.outcome, reaction.atoms, imaginary, *barriers, *counts)
-
-
-def _reason(reaction: ReactionResult) -> str:
-    from phl_ase.reactions import BUILD_OUTCOMES
-
-    return reaction.sentence or BUILD_OUTCOMES[reaction.outcome]

@@ -16,7 +16,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
     title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Its heading.")] = "Validation",
 ) -> None:
-    """One HTML page of figures and tables from the results of validators; it needs no network and runs nothing.
+    """Write one HTML page of figures and tables from the results of validators; it needs no network and runs nothing.
 
     Results of several models become one figure for each validator.
 

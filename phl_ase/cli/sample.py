@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.labelling import Settings, With, label_method
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli.labelling import label_method
 from phl_ase.cli.output import check_target, table
-from phl_ase.cli.stopping import terminated_as_interrupted
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from phl_ase.cli.validate.inputs import Structure
 
 Input = Annotated[str, typer.Argument(metavar="STRUCTURES", help="Structures that ase.io reads, or a data set.")]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The samples, .xyz or .extxyz.")]
@@ -54,7 +49,7 @@ Amplitude = Annotated[
 
 def sample(
     structures: Input,
-    method: With,
+    method: opt.With,
     out: Out,
     how: How = "normal-mode",
     relax: Relax = False,
@@ -69,9 +64,10 @@ def sample(
     mode: Mode = None,
     amplitude: Amplitude = None,
     displacement: Displacement = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    key: opt.Keys = None,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Sample structures: harmonic at a temperature, molecular dynamics, along a mode, or displaced at random.
 
@@ -91,7 +87,10 @@ def sample(
         raise PHLError(f"cannot write {out}: expected a name ending in .xyz or .extxyz")
     check_inputs(methods=[method], files=[structures], trust=trust)
     from phl_ase.cli.validate.inputs import read_structures
+    from phl_ase.paths import relax as relaxed
     from phl_ase.progress import Progress
+    from phl_ase.reactions import SAMPLERS
+    from phl_ase.reactions import sample as draw
 
     given = {"count": count, "seed": seed, "softest": softest, "time_step": time_step, "friction": friction}
     given |= {"interval": interval, "equilibration": equilibration, "mode": mode, "amplitude": amplitude}
@@ -99,61 +98,53 @@ def sample(
     runs = [chosen]
     for name, values in (("temperature", temperature), ("displacement", displacement)):
         runs = [{**run, name: value} for run in runs for value in values] if values else runs
-    sources = read_structures(structures, None, None)
+    if how not in SAMPLERS:
+        raise unknown("sampler", how, SAMPLERS)
+    wanted = SAMPLERS[how].settings
+    sources = read_structures(structures, None, None, opt.pairs(key))
     calculator = label_method(method, settings or [], device, trust).make()
     frames: list[Atoms] = []
     rows, said = [], []
-    with Progress("sample", len(sources) * len(runs)) as progress, terminated_as_interrupted(), _writing(out, frames):
-        for place, source in enumerate(sources):
-            for number, options in enumerate(runs, start=place * len(runs)):
-                progress.note(source.name)
-                drawn, refused = _drawn(source, calculator, how, options, number, relax=relax)
-                frames += drawn
-                rows.append((source.name, *map(options.get, ("temperature", "displacement")), len(drawn), len(refused)))
-                said += [f"{source.name}: {reason}" for reason in refused]
-                progress.advance()
+    total = len(sources) * len(runs) * max(count or wanted["count"], 1)
+    with Progress("sample", total) as progress:
+
+        def taken(frame: Atoms) -> None:
+            frames.append(frame)
+            progress.advance(note=source.name)
+
+        try:
+            for place, source in enumerate(sources):
+                atoms = source.atoms.copy()
+                if source.labels.reaction:
+                    atoms.info["reaction"] = source.labels.reaction
+                atoms.calc = calculator
+                failed = ""
+                if relax:
+                    progress.note(f"{source.name}: relaxing")
+                    end = relaxed(atoms, 1e-3)
+                    atoms, failed = end.atoms, "" if end.converged else f"could not be relaxed: {end.sentence}"
+                for number, options in enumerate(runs, start=place * len(runs)):
+                    before = len(frames)
+                    # every structure, at every temperature, its own random numbers
+                    own = {"seed": options.get("seed", 0) + number} if "seed" in wanted else {}
+                    try:
+                        refused = (failed,) if failed else draw(atoms, how, taken, **(options | own)).refused
+                    except PHLError as error:
+                        raise PHLError(f"{source.name}: {error}") from None
+                    done = (*map(options.get, ("temperature", "displacement")), len(frames) - before, len(refused))
+                    rows.append((source.name, *done))
+                    said += [f"{source.name}: {reason}" for reason in refused]
+        except (KeyboardInterrupt, PHLError):
+            # a Ctrl-C, or a structure that cannot be sampled: what there is took time
+            _write(out, frames)
+            if frames:
+                typer.echo(f"{len(frames)} of {total} frames were finished: {out}", err=True)
+            raise
+    _write(out, frames)
     typer.echo(table(("structure", "T / K", "Δ / Å", "frames", "drawn again or lost"), rows))
     typer.echo("\n".join([*said, f"{len(frames)} frames: {out}" if frames else "no frames, nothing was written"]))
     if not all(row[3] for row in rows):
         raise typer.Exit(1)
-
-
-def _drawn(
-    source: Structure, calculator: Any, how: str, options: dict[str, Any], number: int, *, relax: bool
-) -> tuple[list[Atoms], list[str]]:
-    """The samples of one structure, and what could not be taken."""
-    from phl_ase.paths import relax as relaxed
-    from phl_ase.reactions import SAMPLERS, sample
-
-    atoms = source.atoms.copy()
-    if source.labels.reaction:
-        atoms.info["reaction"] = source.labels.reaction
-    atoms.calc = calculator
-    if relax:
-        found = relaxed(atoms, 1e-3)
-        if not found.converged:
-            return [], [f"could not be relaxed: {found.sentence}"]
-        atoms = found.atoms
-    # every structure, at every temperature, its own random numbers
-    if "seed" in (SAMPLERS[how].settings if how in SAMPLERS else ()):
-        options = {**options, "seed": options.get("seed", 0) + number}
-    try:
-        drawn = sample(atoms, how, **options)
-    except PHLError as error:
-        raise PHLError(f"{source.name}: {error}") from None
-    return list(drawn.frames), list(drawn.refused)
-
-
-@contextmanager
-def _writing(path: Path, frames: list[Atoms]) -> Iterator[None]:
-    """Write the frames that there are when the block ends or is stopped."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(f"{len(frames)} frames were finished{f': {path}' if frames else ''}", err=True)
-        _write(path, frames)
-        raise
-    _write(path, frames)
 
 
 def _write(path: Path, frames: list[Atoms]) -> None:

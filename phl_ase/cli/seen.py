@@ -1,4 +1,4 @@
-"""Whether a model was trained on the structures that it is about to be scored on."""
+"""Structures that a model was trained on, told before it is scored on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SeenStructures:
-    """What a model has seen of some structures.
+    """Structures that a model has seen among some.
 
     Attributes:
         sentence: For the first line; empty of a method, which was not trained.

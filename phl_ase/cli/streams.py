@@ -1,4 +1,4 @@
-"""What the command line writes to: a terminal of any encoding, a pipe, a full disk, or nothing at all."""
+"""Streams that the command line writes to: a terminal of any encoding, a pipe, a full disk, or nothing at all."""
 
 from __future__ import annotations
 

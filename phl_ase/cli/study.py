@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from phl_ase.cli.stopping import nothing_is_lost
+from phl_ase.cli import options as opt
+from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.errors import PHLError
 
 _DEFAULT_CONFIG = Path("study.toml")
@@ -19,10 +20,7 @@ def study(
         "phl-study"
     ),
     processes: Annotated[int, typer.Option(min=1, help="Runs at once, one thread each.")] = 2,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override the configuration. Repeat as needed."),
-    ] = None,
+    settings: opt.Overrides = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show the runs and how long they take, do nothing else.")
     ] = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import warnings
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.output import table
 from phl_ase.errors import PHLError
@@ -19,26 +21,25 @@ if TYPE_CHECKING:
     from phl_ase.training import CommitteeResult, TrainConfig, TrainResult
 
 _DEFAULT_CONFIG = Path("train.toml")
+_DATA = (".h5", ".hdf5", ".xyz", ".extxyz", ".db", ".traj")
 
 
 def train(
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIG.toml]", help="Configuration; with --resume, by default the run's own."),
+        typer.Argument(
+            metavar="[CONFIG.toml|DATASET]",
+            help="Configuration, or data to train on with the defaults; with --resume, the run's folder.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FOLDER", help="Where the run keeps model, checkpoint and logs."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in FOLDER, to the same result.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Override the configuration: --set training.epochs=50 --set scheme.name=E-F-H. Repeat as needed.",
-        ),
-    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run, to the same result: phl train --resume FOLDER.")
+    ] = False,
+    settings: opt.Overrides = None,
     members: Annotated[
         int | None,
         typer.Option(
@@ -54,15 +55,18 @@ def train(
 ) -> None:
     """Train a potential on energies, forces and curvature.
 
+    phl train mine.h5 --out run                   trains on these data with the defaults
     phl train --init                              writes train.toml, every key with its default, unit and meaning
     phl train train.toml --out run                trains; leaves run/best.safetensors, log.csv, log.jsonl
-    phl train --resume --out run                  goes on after Ctrl-C, SIGTERM or a crash, to the same result
+    phl train --resume run                        goes on after Ctrl-C, SIGTERM or a crash, to the same result
     phl train train.toml -o run2 --set data.source=mine.extxyz --set scheme.name=E-F
     phl train train.toml -o run3 --members 4      leaves run3/committee.safetensors, and each run in run3/member-1, …
     """
     if init:
         typer.echo(f"wrote {_write_default(config or _DEFAULT_CONFIG)}")
         return
+    if resume and out is None and config is not None and config.suffix != ".toml":
+        out, config = config, None
     if out is None:
         raise PHLError("no output folder: add --out FOLDER, where the run keeps its model and logs")
     configuration = _configuration(config, out, resume, settings or [])
@@ -88,7 +92,7 @@ def train(
 
 
 def _committee(result: CommitteeResult) -> str:
-    """What each member was watched with, and what the spread of the committee means."""
+    """Return the table of a committee's members, and what their spread means."""
     rows = [(f"member {k}", one.best_epoch, len(one.records), one.best_loss) for k, one in enumerate(result.members, 1)]
     known = result.calibration
     return (
@@ -105,6 +109,8 @@ def _say(message: Warning | str, *_: Any, **__: Any) -> None:
 def _configuration(config: Path | None, out: Path, resume: bool, settings: list[str]) -> TrainConfig:
     from phl_ase.training import parse_config, read_config
 
+    if config is not None and config.is_file() and config.suffix.lower() in _DATA:
+        return _of_data(config, settings)
     if config is not None:
         return read_config(config, settings)
     if not resume:
@@ -121,6 +127,31 @@ def _configuration(config: Path | None, out: Path, resume: bool, settings: list[
     return parse_config(values if isinstance(values, dict) else {"config.json": values}, str(recorded))
 
 
+def _of_data(data: Path, settings: list[str]) -> TrainConfig:
+    """Return the default configuration for a data set, with a scheme that learns from all of its labels."""
+    from phl_ase.datasets import open_dataset
+    from phl_ase.training import parse_config
+    from phl_ase.training.config import apply_override
+
+    values: dict[str, Any] = {"data": {"source": str(data)}}
+    for setting in settings:
+        apply_override(values, setting)
+    with open_dataset(data, keys=parse_config(values, "--set").data.keys) as dataset:
+        carried = [label for label, frames in dataset.coverage.items() if frames.any()]
+    if not {"energy", "forces"} & set(carried):
+        raise PHLError(
+            f"{data} carries neither energies nor forces; 'phl label' makes them, or --set data.keys={{energy='KEY'}} "
+            "names the keys that they are under ('phl data info' lists what a file holds)"
+        )
+    scheme = {} if "hessian" in carried else {"regime": "fixed"} if "hvp" in carried else {"name": "E-F"}
+    values["scheme"] = {**scheme, **values.get("scheme", {})}
+    configuration = parse_config(values, "--set")
+    probes = f", {configuration.scheme.regime} probes" if "HVP" in configuration.scheme.name else ""
+    chosen = f"scheme {configuration.scheme.name}{probes}"
+    _say(f"{data} carries {', '.join(carried)}: {chosen}; 'phl train --init' writes all settings")
+    return configuration
+
+
 def _write_default(path: Path) -> Path:
     from phl_ase.training import default_toml
 
@@ -135,7 +166,7 @@ def _write_default(path: Path) -> Path:
 
 
 def _summary(result: TrainResult) -> str:
-    """The validation of what was kept in words and numbers."""
+    """Return the validation of what was kept in words and numbers."""
     from phl_ase.objective import TERMS
 
     best = next(r for r in result.records if r["epoch"] == result.best_epoch)
@@ -146,11 +177,12 @@ def _summary(result: TrainResult) -> str:
     ]
     shown = table(("root mean square error", "train", "valid", "unit"), rows)
     kept = f"epoch kept: {result.best_epoch} of {len(result.records)}{_how_close(best, result.records[-1])}"
-    return f"{shown}\n{kept}\nmodel: {result.model}"
+    following = shlex.join(["phl", "freq", "MOLECULE.xyz", "--with", str(result.model), "--relax"])
+    return f"{shown}\n{kept}\nmodel: {result.model}\nnext:    {following}"
 
 
 def _how_close(best: dict[str, Any], last: dict[str, Any]) -> str:
-    """How much worse the last epoch was, where it is not the one that was kept: often a single frame decides."""
+    """Return how much worse the last epoch was, where it is not the one that was kept: often a single frame decides."""
     if best is last or not math.isfinite(last.get("valid_loss", math.nan)):
         return ""
     low, high = best["valid_loss"], last["valid_loss"]

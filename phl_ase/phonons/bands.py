@@ -187,6 +187,8 @@ def band_path(
     """
     if points < 2:
         raise PHLError(f"points is {points}; expected at least 2 on the path")
+    if path is not None and not path.strip():
+        raise PHLError("the path is empty; expected special points such as 'GXWG', or None for that of the lattice")
     try:
         band = Cell(np.array(phonon.primitive.cell)).bandpath(path, npoints=points)
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:

@@ -64,8 +64,9 @@ def _curves(reports: Sequence[Report]) -> Iterator[tuple[str, str, Report, tuple
     if referenced:
         yield "reference", "reference_", referenced[0], STYLES[0]
     present = [report for report in reports if "frequencies" in report.arrays]
+    alone = len(present) == 1 and not referenced  # nothing to tell apart: the first style, a full line
     for place, report in enumerate(present):
-        yield report.potential, "", report, STYLES[1 + place % (len(STYLES) - 1)]
+        yield report.potential, "", report, STYLES[0 if alone else 1 + place % (len(STYLES) - 1)]
 
 
 def _with_gaps(report: Report, prefix: str) -> tuple[Array, Array]:

@@ -26,6 +26,8 @@ from phl_ase.units import wavenumbers
 from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis
 
 Array = np.ndarray
+Taken = Callable[[Atoms], object]
+"""Is called with each sample as soon as it is taken: for progress, and to keep what a stop would lose."""
 
 # times the sum of covalent radii; nearer atoms are on a wall that no reaction climbs
 _CLOSEST = 0.65
@@ -33,6 +35,10 @@ _CLOSEST = 0.65
 _HOTTEST = 3.0
 # draws for one sample: of a loose complex at 2000 K the harmonic distribution is nine times in ten far too high
 _DRAWS = 30
+
+
+def _ignored(_: Atoms) -> None:
+    pass
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +93,7 @@ def around_stationary_point(
     *,
     count: int = 1,
     softest: float = SOFTEST_SAMPLED,
+    taken: Taken = _ignored,
 ) -> Samples:
     """Normal-mode samples fit to be labelled: no atoms run into each other, no energy far above the temperature's.
 
@@ -98,6 +105,7 @@ def around_stationary_point(
         rng: Random numbers.
         count: Samples wanted; each is drawn up to thirty times.
         softest: See :func:`draw_normal_modes`.
+        taken: Is called with each sample.
     """
 
     def draw() -> Atoms:
@@ -109,10 +117,12 @@ def around_stationary_point(
     def unfit(atoms: Atoms) -> str:
         return _unfit(atoms, calculator, energy, temperature, len(analysis.modes))
 
-    return _drawn(draw, unfit, count, f"{temperature:g} K")
+    return _drawn(draw, unfit, count, f"{temperature:g} K", taken)
 
 
-def _drawn(draw: Callable[[], Atoms], unfit: Callable[[Atoms], str], count: int, where: str) -> Samples:
+def _drawn(
+    draw: Callable[[], Atoms], unfit: Callable[[Atoms], str], count: int, where: str, taken: Taken = _ignored
+) -> Samples:
     """So many structures, each drawn until there is no reason against it, or too often."""
     frames, refused = [], []
     for _ in range(count):
@@ -121,6 +131,7 @@ def _drawn(draw: Callable[[], Atoms], unfit: Callable[[Atoms], str], count: int,
             reason = unfit(atoms)
             if not reason:
                 frames.append(atoms)
+                taken(atoms)
                 break
             refused.append(f"{where}: {reason}")
     return Samples(tuple(frames), tuple(refused))
@@ -148,12 +159,19 @@ def _clash(atoms: Atoms) -> str:
 
 
 def sample_normal_modes(
-    atoms: Atoms, *, temperature: float = 300.0, count: int = 20, seed: int = 0, softest: float = SOFTEST_SAMPLED
+    atoms: Atoms,
+    taken: Taken = _ignored,
+    *,
+    temperature: float = 300.0,
+    count: int = 20,
+    seed: int = 0,
+    softest: float = SOFTEST_SAMPLED,
 ) -> Samples:
     """Samples of the classical harmonic distribution around a stationary point.
 
     Args:
         atoms: The stationary point, with a calculator; at a TS the imaginary mode is sampled by its absolute value.
+        taken: Is called with each sample.
         temperature: K.
         count: Samples.
         seed: Of the random numbers.
@@ -165,11 +183,13 @@ def sample_normal_modes(
     _check_positive(temperature=temperature, count=count, softest=softest)
     analysis, energy = _stationary(atoms)
     rng = np.random.default_rng(seed)
-    return around_stationary_point(analysis, atoms.calc, energy, temperature, rng, count=count, softest=softest)
+    options: dict[str, Any] = {"count": count, "softest": softest, "taken": taken}
+    return around_stationary_point(analysis, atoms.calc, energy, temperature, rng, **options)
 
 
 def sample_dynamics(
     atoms: Atoms,
+    taken: Taken = _ignored,
     *,
     temperature: float = 300.0,
     count: int = 20,
@@ -183,6 +203,7 @@ def sample_dynamics(
 
     Args:
         atoms: The start, with a calculator.
+        taken: Is called with each frame.
         temperature: K.
         count: Frames.
         seed: Of velocities and noise.
@@ -226,14 +247,18 @@ def sample_dynamics(
             time = (equilibration + len(frames) * interval) * time_step
             frame.info.update(kind="md", temperature=temperature, time=time)
             frames.append(frame)
+            taken(frame)
     return Samples(tuple(frames))
 
 
-def scan_mode(atoms: Atoms, *, mode: int = 0, amplitude: float = 0.3, count: int = 11) -> Samples:
+def scan_mode(
+    atoms: Atoms, taken: Taken = _ignored, *, mode: int = 0, amplitude: float = 0.3, count: int = 11
+) -> Samples:
     """Structures along a normal mode, evenly from one side to the other.
 
     Args:
         atoms: A stationary point, with a calculator.
+        taken: Is called with each structure.
         mode: Which mode, ascending from 0: of a TS that is the imaginary one. Negative numbers count from the end.
         amplitude: Largest displacement of an atom, Å.
         count: Structures, the outermost at ± the amplitude.
@@ -260,10 +285,13 @@ def scan_mode(atoms: Atoms, *, mode: int = 0, amplitude: float = 0.3, count: int
         known = {"mode": number, "wavenumber": float(analysis.wavenumbers[number]), "amplitude": round(float(size), 12)}
         frame.info.update(kind="scan", **known)
         frames.append(frame)
+        taken(frame)
     return Samples(tuple(frames))
 
 
-def sample_displacements(atoms: Atoms, *, displacement: float = 0.1, count: int = 20, seed: int = 0) -> Samples:
+def sample_displacements(
+    atoms: Atoms, taken: Taken = _ignored, *, displacement: float = 0.1, count: int = 20, seed: int = 0
+) -> Samples:
     """Every atom moved at random, all directions alike: what a search meets that starts from a rough guess.
 
     Normal-mode samples of a few hundred kelvin leave stiff directions almost where they were; a structure 0.1 Å off in
@@ -271,6 +299,7 @@ def sample_displacements(atoms: Atoms, *, displacement: float = 0.1, count: int 
 
     Args:
         atoms: The structure, stationary or not; nothing is computed.
+        taken: Is called with each structure.
         displacement: √mean‖Δr‖² over the atoms, Å, without translation and rotation (``phl_ase.paths.displaced``).
         count: Structures; each is drawn up to thirty times until no two atoms run into each other.
         seed: Of the random numbers.
@@ -282,10 +311,12 @@ def sample_displacements(atoms: Atoms, *, displacement: float = 0.1, count: int 
         PHLError: For numbers that are not positive, or a structure that has no shape to change.
     """
     _check_positive(displacement=displacement, count=count)
-    return displaced_structures(atoms, displacement, np.random.default_rng(seed), count=count)
+    return displaced_structures(atoms, displacement, np.random.default_rng(seed), count=count, taken=taken)
 
 
-def displaced_structures(atoms: Atoms, displacement: float, rng: np.random.Generator, *, count: int = 1) -> Samples:
+def displaced_structures(
+    atoms: Atoms, displacement: float, rng: np.random.Generator, *, count: int = 1, taken: Taken = _ignored
+) -> Samples:
     """Random displacements fit to be labelled: no atoms run into each other.
 
     Args:
@@ -293,6 +324,7 @@ def displaced_structures(atoms: Atoms, displacement: float, rng: np.random.Gener
         displacement: See :func:`sample_displacements`, Å.
         rng: Random numbers.
         count: Structures wanted; each is drawn up to thirty times.
+        taken: Is called with each structure.
     """
 
     def draw() -> Atoms:
@@ -300,7 +332,7 @@ def displaced_structures(atoms: Atoms, displacement: float, rng: np.random.Gener
         frame.info.update(kind="displaced", displacement=displacement)
         return frame
 
-    return _drawn(draw, _clash, count, f"{displacement:g} Å")
+    return _drawn(draw, _clash, count, f"{displacement:g} Å", taken)
 
 
 @dataclass(frozen=True)
@@ -309,7 +341,7 @@ class Sampler:
 
     Attributes:
         description: What it does, in a few words.
-        draw: ``draw(atoms, **settings)``; its keyword arguments are the settings.
+        draw: ``draw(atoms, taken, **settings)``; its keyword arguments are the settings.
     """
 
     description: str
@@ -331,12 +363,13 @@ SAMPLERS: Mapping[str, Sampler] = {
 """Name -> sampler."""
 
 
-def sample(atoms: Atoms, how: str = "normal-mode", **settings: Any) -> Samples:
+def sample(atoms: Atoms, how: str = "normal-mode", taken: Taken = _ignored, **settings: Any) -> Samples:
     """Sample structures around a given one.
 
     Args:
         atoms: The structure, with a calculator where the sampler needs one; it is not changed.
         how: A key of ``SAMPLERS``.
+        taken: Is called with each sample as soon as it is there, for progress.
         **settings: Of the sampler, see there.
 
     Raises:
@@ -347,7 +380,7 @@ def sample(atoms: Atoms, how: str = "normal-mode", **settings: Any) -> Samples:
     for name in settings:
         if name not in SAMPLERS[how].settings:
             raise unknown(f"setting of the sampler {how}", name, SAMPLERS[how].settings)
-    return SAMPLERS[how].draw(atoms, **settings)
+    return SAMPLERS[how].draw(atoms, taken, **settings)
 
 
 def _stationary(atoms: Atoms) -> tuple[HarmonicAnalysis, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -103,6 +104,7 @@ def search_between(
     integrator: str = "sella",
     fmax: float = 0.01,
     max_steps: int = 200,
+    note: Callable[[str], object] = lambda text: None,
 ) -> JoiningSearch:
     """Search the TS that joins two structures.
 
@@ -118,6 +120,7 @@ def search_between(
         integrator: Of the path.
         fmax: Largest force at the TS, eV/Å.
         max_steps: Most steps of a search.
+        note: Is told what is tried, for progress.
 
     Returns:
         The first that joins them; else the TS whose path comes nearest to that, else the first search.
@@ -131,6 +134,7 @@ def search_between(
     said: list[str] = []
 
     def attempt(how: str, start: Atoms, name: str, internal: bool | None) -> JoiningSearch:
+        note(f"{how} guess, {name}")
         found = search(start, name, curvature, fmax=fmax, max_steps=max_steps, internal=internal)
         path = find_reaction(found.atoms, curvature.hessian, method=integrator) if found.converged else None
         connection = None

@@ -235,7 +235,7 @@ def read_toml(path: str | Path, overrides: Sequence[str], *, command: str) -> di
     except RecursionError:
         raise PHLError(f"{path.name}: not a readable TOML file: nested too deeply") from None
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return values
 
 
@@ -287,7 +287,7 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one value of a configuration in place.
 
     Args:

@@ -16,6 +16,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+import typer
 from ase.build import fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -236,7 +237,7 @@ def test_summary_says_what_the_last_epoch_would_have_been(tmp_path, losses, kept
     records = tuple(
         {"epoch": n + 1, "train_energy": 1.0, "valid_energy": 1.0, "valid_loss": loss} for n, loss in enumerate(losses)
     )
-    line = _summary(TrainResult(tmp_path, losses[kept - 1], kept, records)).splitlines()[-2]
+    line = _summary(TrainResult(tmp_path, losses[kept - 1], kept, records)).splitlines()[-3]
     assert line.startswith(said)
     assert ("(" in line) == ("(" in said)
 
@@ -585,3 +586,22 @@ def test_training_on_structures_without_labels_says_what_is_missing(tmp_path):
     result = CliRunner().invoke(app, ["train", str(tmp_path / "bare.toml"), "-o", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "no training frame carries energies or forces; 'phl label' makes them" in result.stderr
+
+
+def test_a_signal_within_an_import_ends_with_one_line(capsys):
+    """Imports turn an interruption into errors of their own."""
+    from phl_ase.cli.error_handling import reported
+
+    def command():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            raise ImportError("numpy could not be imported") from None
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(typer.Exit) as stopped:
+        reported(command)()
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is before

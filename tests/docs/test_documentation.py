@@ -532,8 +532,6 @@ def test_the_story_runs_as_it_stands(changes, tmp_path, monkeypatch):
     """The README's commands for one's own molecule, from two structures to a TS of the model trained."""
     monkeypatch.chdir(tmp_path)
     told = [code for code in ALL_BLOCKS if code.page == "README.md" and code.heading == STORY]
-    (config,) = (code.text for code in told if code.language == "toml")
-    (tmp_path / "mine.toml").write_text(config, encoding="utf-8")
     lines = [line for code in told if code.language == "sh" for line in code.text.splitlines()]
     copies = [shlex.split(line) for line in lines if line.startswith("cp ")]
     assert [words[2] for words in copies] == ["mine.xyz", "guess.xyz"]

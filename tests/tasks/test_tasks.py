@@ -13,6 +13,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.units import Bohr, invcm
 from typer.testing import CliRunner
 
@@ -232,6 +233,27 @@ def test_reaction_from_a_transition_state(phl):
         (["freq", "water.xyz", "--charge", "1"], "does not know about charge"),
         (["freq", "water.xyz", "--pressure", "0"], "expected a positive number"),
         (["freq", "water.xyz", "-o", "nowhere/out"], "the folder nowhere does not exist"),
+        (["freq", "nan.xyz", "--with", "tblite"], "positions that are NaN or infinite"),
+        (["freq", "water.xyz", "--with", "xtb"], "tblite is GFN2-xTB"),
+        (["freq", "water.xyz", "--with", "tblite", "--set", "acuracy=1"], "valid: accuracy, "),
+        (["freq", "near.xyz", "--with", "tblite"], "0.050 Å apart"),
+        (["freq", "short.xyz"], "the file ends after 3 of 4 atoms"),
+        (["freq", "comma.xyz"], "could not convert string to float: '0,0'"),
+        (["freq", "."], "no file .: give a file of a structure"),
+        (["ts", "hcn.xyz", "--guess", "neb"], "give the reactant and --product FILE"),
+        (["ts", "hcn.xyz", "--product", "two.xyz"], "holds 2 structures; expected one"),
+        (["reaction", "hcn.xyz", "--guess", "idpp"], "give the reactant and --product FILE"),
+        (["reactions", "hcn.xyz", "--with", "tblite", "-o", "r.h5", "--guess", "neb"], "give --pairs or --product"),
+        (["validate", "ts", "default", "hcn.xyz", "--guess", "neb"], "give the reactant and --product FILE"),
+        (["validate", "frequencies", "default", "water.xyz", "--key", "hessian=H"], "no frame has 'H' for hessian"),
+        (["sample", "water.xyz", "--with", "tblite", "-o", "s.xyz", "--how", "nms"], "unknown sampler 'nms'; valid: "),
+        (["sample", "water.xyz", "--with", "tblite", "-o", "s.xyz", "--key", "enrgy=E"], "unknown label"),
+        (["phonons", "copper.cif", "--with", "emt", "--supercell", "1", "1", "1", "--path", ""], "the path is empty"),
+        (["phonons", "copper.cif", "--with", "emt"], "give its supercell"),
+        (["train", "water.xyz", "-o", "run"], "carries neither energies nor forces"),
+        (["train", "--resume", "run"], "holds no run to resume"),
+        (["label", "water.xyz", "--with", "tblite", "--hvp", "0", "-o", "w.h5"], "expected at least 1"),
+        (["evaluate", "default", "water.xyz"], "there is nothing to compare"),
     ],
 )
 def test_mistakes_are_one_clear_line(phl, words, message):
@@ -241,6 +263,14 @@ def test_mistakes_are_one_clear_line(phl, words, message):
     hcn = molecule("HCN")
     ase.io.write("hcn.xyz", hcn)
     ase.io.write("cnh.xyz", hcn[[0, 2, 1]])
+    ase.io.write("copper.cif", bulk("Cu", cubic=True))
+    for name, rows in {
+        "nan": ["O 0 0 0", "H 0 0 nan", "H 0 0.9 0"],
+        "near": ["O 0 0 0", "H 0 0 0.05", "H 0 0.9 0"],
+        "comma": ["O 0,0 0,0 0,0", "H 0,0 0,0 0,96", "H 0,0 0,93 0,2"],
+    }.items():
+        Path(f"{name}.xyz").write_text("\n".join(["3", "", *rows, ""]))
+    Path("short.xyz").write_text("4\n\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
     code, said = phl(*words)
     assert code == 2
     (line,) = [one for one in said.splitlines() if one.startswith("error:")]
@@ -316,6 +346,76 @@ def test_a_reaction_that_joins_other_ends_is_no_success(phl, monkeypatch):
 
 def test_a_guess_that_is_a_minimum(phl):
     ase.io.write("water.xyz", molecule("H2O"))
-    code, _ = phl("ts", "water.xyz", "--with", "tblite", "--steps", "3")
+    code, said = phl("ts", "water.xyz", "--with", "tblite", "--steps", "3")
     assert code == 1
+    assert "the guess has no imaginary mode" in said
     assert json.loads(Path("water_ts.json").read_text())["searches"][0]["outcome"] != "converged"
+
+
+def test_a_relaxation_that_keeps_a_symmetry_is_told(phl):
+    ase.io.write("planar.xyz", Atoms("NH3", [[0, 0, 0], [1.0, 0, 0], [-0.5, 0.866025, 0], [-0.5, -0.866025, 0]]))
+    code, said = phl("freq", "planar.xyz", "--with", "tblite", "--relax")
+    assert code == 0
+    assert "note: no minimum" in said
+    # the frame that it names leads to the pyramid
+    ase.io.write("off.xyz", ase.io.read("planar_freq_mode0.xyz", index=5))
+    code, said = phl("freq", "off.xyz", "--with", "tblite", "--relax")
+    assert code == 0
+    assert "H3N: minimum" in said
+
+
+def test_what_to_type_next_keeps_the_settings_and_replaced_results_are_announced(phl):
+    ase.io.write("my water.xyz", molecule("H2O"))
+    words = ("relax", "my water.xyz", "--with", "tblite", "--set", "accuracy=0.1")
+    code, said = phl(*words)
+    assert code == 0
+    assert "next:    phl freq 'my water_relax.xyz' --with tblite --set accuracy=0.1" in said
+    assert "replaced" not in said
+    assert "note: my water_relax.json and the files beside it will be replaced" in phl(*words)[1]
+
+
+def test_frequencies_of_several_structures(phl):
+    ase.io.write("two.xyz", [molecule("H2O"), molecule("NH3")])
+    code, said = phl("freq", "two.xyz", "--with", "tblite", "--relax")
+    assert code == 0
+    assert "structure 0, H2O: minimum" in said
+    assert "structure 1, H3N: minimum" in said
+    natures = [one["nature"] for one in json.loads(Path("two_freq.json").read_text())["structures"]]
+    assert natures == ["minimum", "minimum"]
+    _, said = phl("freq", "two.xyz", "--with", "tblite")
+    assert "next:    phl freq two.xyz --with tblite --relax" in said
+
+
+def test_a_calculator_that_fails_is_one_line(phl):
+    ase.io.write("chloride.xyz", molecule("CH3Cl"))
+    code, said = phl("freq", "chloride.xyz", "--with", "emt")
+    assert code == 1
+    assert said.splitlines()[-1] == "error: the calculation failed: NotImplementedError: No EMT-potential for Cl"
+
+
+def test_constraints_do_not_act_on_phonons(phl):
+    cell = bulk("Cu", cubic=True)
+    cell.set_constraint(FixAtoms([0]))
+    ase.io.write("POSCAR", cell, format="vasp")
+    code, said = phl("phonons", "POSCAR", "--with", "emt", "--supercell", "1", "1", "1", "--mesh", "2", "2", "2")
+    assert code == 0
+    assert "note: phonons move every atom" in said
+
+
+def test_samples_are_kept_when_a_structure_is_stopped(phl, monkeypatch):
+    from phl_ase.progress import Progress
+
+    taken = []
+
+    def advance(self, note=""):
+        taken.append(note)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "advance", advance)
+    ase.io.write("water.xyz", molecule("H2O"))
+    words = ["--with", "tblite", "--how", "md", "--interval", "2", "--equilibration", "2", "-o", "s.xyz"]
+    code, said = phl("sample", "water.xyz", *words)
+    assert code == 130
+    assert "3 of 20 frames were finished: s.xyz" in said
+    assert len(ase.io.read("s.xyz", index=":")) == 3

@@ -1,10 +1,11 @@
-"""What the commands that compute something for a molecule share: options, reading the input, naming the output."""
+"""Reading of the input, checks and naming of the output for the commands that compute something for a molecule."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,36 +16,6 @@ from phl_ase.errors import PHLError, unknown
 if TYPE_CHECKING:
     from ase import Atoms
 
-Structure = Annotated[
-    Path, typer.Argument(metavar="INPUT", help="Structure, any format that ASE reads (.xyz, .cif, .gjf, .out, …).")
-]
-With = Annotated[
-    str,
-    typer.Option(
-        "--with",
-        metavar="MODEL|METHOD",
-        help="What computes: default, a .safetensors file, mace:FILE, tblite (GFN2-xTB), pyscf, "
-        "pyscf:FUNCTIONAL/BASIS, ase:package.module:factory.",
-    ),
-]
-Out = Annotated[
-    str | None, typer.Option("--out", "-o", metavar="PREFIX", help="Of the files written; INPUT_COMMAND by default.")
-]
-Charge = Annotated[int | None, typer.Option("--charge", help="Total charge; else the file's, else 0.")]
-Multiplicity = Annotated[
-    int | None, typer.Option("--multiplicity", min=1, help="2S+1; else the file's, else 1 (a closed shell).")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting of the method; repeat as needed.")
-]
-Fixed = Annotated[
-    str | None, typer.Option("--fix", metavar="ATOMS", help="Atoms held in place, numbered from 0: 0,1,5-8.")
-]
-Temperature = Annotated[float, typer.Option("--temperature", metavar="K", help="For H, S and G.")]
-Pressure = Annotated[float, typer.Option("--pressure", metavar="atm", help="For S and G.")]
-Thermo = Annotated[
-    str, typer.Option("--thermo", metavar="MODEL", help="Soft modes: ideal gas, quasi-harmonic or quasi-RRHO.")
-]
 
 _PASCAL = 101325.0
 
@@ -103,7 +74,10 @@ def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources:
         prefix = prefix / default
     if (not out and out is not None) or prefix.name in ("", ".", ".."):
         raise PHLError(f"got --out {out!r}; expected the beginning of a file name, for example results/{default}")
-    check_target(prefix.with_name(prefix.name + ".json"), "results")
+    results = file_of(prefix, ".json")
+    check_target(results, "results")
+    if results.exists():
+        typer.echo(f"note: {results} and the files beside it will be replaced; --out PREFIX names others", err=True)
     return prefix
 
 
@@ -118,12 +92,13 @@ def read_structures(source: Path, charge: int | None, multiplicity: int | None, 
     Raises:
         PHLError: For a file that cannot be read, or atoms to fix that there are not.
     """
+    import numpy as np
     from ase.constraints import FixAtoms
 
     from phl_ase.datasets import read_images
     from phl_ase.structures.atoms import charge_and_multiplicity
 
-    found = []
+    found: list[Atoms] = []
     for atoms in read_images(source):
         copy = atoms.copy()
         # free text in the comment of an XYZ file comes as keys: what is written would carry them on
@@ -132,6 +107,8 @@ def read_structures(source: Path, charge: int | None, multiplicity: int | None, 
             copy.info["charge"] = charge
         if multiplicity is not None:
             copy.info["multiplicity"] = multiplicity
+        if not np.isfinite(copy.positions).all():
+            raise PHLError(f"{source}: structure {len(found)} has positions that are NaN or infinite; mend them first")
         q, spin = charge_and_multiplicity(copy)
         copy.info.update(charge=q, multiplicity=spin)
         if fixed is not None:
@@ -229,11 +206,8 @@ def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> bool:
     found = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     outside = [str(k) for k, one in enumerate(found) if one.get("in_domain") is False]
     if outside:
-        typer.echo(
-            f"warning: {len(outside)} of {len(found)} structures are outside of what this model was trained on "
-            f"(number {', '.join(outside)}): check them with another method",
-            err=True,
-        )
+        which = "this structure is" if len(found) == 1 else f"structures {', '.join(outside)} are"
+        typer.echo(f"warning: {which} outside of what the model was trained on; check with another method", err=True)
     return bool(outside)
 
 
@@ -260,8 +234,14 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def command_line(command: str, source: Path, method: str, settings: Sequence[str], *more: str) -> str:
+    """Return what to type for a command on a file: the same method with the same settings."""
+    settings = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["phl", command, str(source), "--with", method, *settings, *more])
+
+
 def say_files(files: Sequence[Path], following: str) -> None:
     """Say what was written and what to type next."""
-    typer.echo("\nwritten: " + "  ".join(map(str, files)))
+    typer.echo("\nwritten: " + "  ".join(map(str, files)) if files else "")
     if following:
         typer.echo(f"next:    {following}")

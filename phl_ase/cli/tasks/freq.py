@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from shlex import quote
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
-    Charge,
-    Fixed,
-    Multiplicity,
-    Out,
-    Pressure,
-    Settings,
-    Structure,
-    Temperature,
-    Thermo,
-    With,
     atom_numbers,
     calculator_of,
     check_thermochemistry,
+    command_line,
     file_of,
     pascal,
     prefix_of,
@@ -41,15 +32,15 @@ if TYPE_CHECKING:
 
 
 def freq(
-    structure: Structure,
-    method: With = "default",
-    out: Out = None,
+    structure: opt.Structure,
+    method: opt.With = "default",
+    out: opt.Prefix = None,
     relax: Annotated[
         bool, typer.Option("--relax", help="Relax to the minimum of the method first (largest force 0.001 eV/Å).")
     ] = False,
-    temperature: Temperature = 298.15,
-    pressure: Pressure = 1.0,
-    thermo: Thermo = "ideal gas",
+    temperature: opt.Temperature = 298.15,
+    pressure: opt.Pressure = 1.0,
+    thermo: opt.Thermo = "ideal gas",
     symmetry: Annotated[
         int | None,
         typer.Option("--symmetry-number", min=1, help="Rotational; found from the geometry if not given."),
@@ -62,12 +53,12 @@ def freq(
         list[int] | None,
         typer.Option("--animate", metavar="MODE", help="Write this mode as a movie; imaginary ones always are."),
     ] = None,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    fixed: Fixed = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    charge: opt.Charge = None,
+    multiplicity: opt.Multiplicity = None,
+    fixed: opt.Fixed = None,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Compute harmonic frequencies, normal modes, and H, S and G.
 
@@ -88,45 +79,65 @@ def freq(
     for atoms in structures:
         set_isotopes(atoms, isotopes or [])
     calculator = calculator_of(method, structures, settings or [], device, trust)
-    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import relax as relaxed
+    from phl_ase.plots.sticks import draw
+    from phl_ase.progress import Progress
     from phl_ase.results import provenance
     from phl_ase.tasks import frequencies
     from phl_ase.vibrations import mode_trajectory, molden_text
 
-    files, records, outside = [], [], False
-    with terminated_as_interrupted():
+    files: list[Path] = []
+    saddles: list[Path] = []
+    ends: list[Atoms] = []
+    texts: list[str] = []
+    records: list[dict[str, Any]] = []
+    results = file_of(prefix, ".json")
+    with Progress("freq", len(structures)) as progress:
         for place, atoms in enumerate(structures):
-            name = prefix if len(structures) == 1 else prefix.with_name(f"{prefix.name}_{place}")
+            one = len(structures) == 1
+            name = prefix if one else prefix.with_name(f"{prefix.name}_{place}")
+            formula = atoms.get_chemical_formula()
             atoms.calc = calculator
             if relax:
+                progress.note(f"{formula}: relaxing")
                 end = relaxed(atoms, 1e-3)
                 if not end.converged:
-                    typer.echo(f"structure {place} could not be relaxed: {end.sentence}")
-                    records.append({"formula": atoms.get_chemical_formula(), "nature": "not relaxed"})
+                    texts.append(f"structure {place} could not be relaxed: {end.sentence}")
+                    records.append({"formula": formula, "nature": "not relaxed"})
                     continue
                 atoms = end.atoms
+            progress.note(formula)
             found = frequencies(atoms, temperature=temperature, pressure=bar, symmetry=symmetry, model=thermo)
-            typer.echo(shown(found) if len(structures) == 1 else f"structure {place}, {shown(found)}\n")
-            outside |= warn_outside(calculator, [atoms])
             records.append(found.to_dict())
+            ends.append(atoms)
+            texts.append(shown(found) if one else f"structure {place}, {shown(found)}\n")
             files.append(write_structures(file_of(name, ".xyz"), [atoms.copy()]))
+            if found.nature == "transition state":
+                saddles.append(files[-1])
+            if relax and found.analysis.n_imaginary:
+                texts.append(
+                    "note: no minimum: relaxing keeps the symmetry of the start; relax a frame of "
+                    f"{file_of(name, '_mode0.xyz')}, which leads off the saddle point"
+                )
             files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
-            wanted = dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])])
-            for mode in wanted:
+            for mode in dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])]):
                 movie = mode_trajectory(found.analysis, mode, amplitude=0.35)
                 files.append(write_structures(file_of(name, f"_mode{mode}.xyz"), movie))
-            from phl_ase.plots.sticks import draw
-
-            figure = file_of(name, ".pdf")
-            save_figure(figure, draw, (f"{records[-1]['formula']}, {method}", found.analysis.wavenumbers.tolist()))
-            files.append(figure)
-    results = file_of(prefix, ".json")
+            files.append(file_of(name, ".pdf"))
+            save_figure(files[-1], draw, (f"{formula}, {method}", found.analysis.wavenumbers.tolist()))
+            # as the work goes on: a stop loses nothing
+            save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
+            progress.advance()
     save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
-    ts = any(record["nature"] == "transition state" for record in records)
-    one = file_of(prefix, ".xyz") if len(structures) == 1 else structure
-    following = f"phl reaction {quote(str(one))} --with {method}" if ts else ""
-    say_files([*files, results], f"phl freq {quote(str(structure))} --with tblite" if outside else following)
+    typer.echo("\n".join(texts))
+    following = ""
+    if warn_outside(calculator, ends):
+        following = command_line("freq", structure, "tblite", [], *(["--relax"] if relax else []))
+    elif not relax and any(record["nature"] == "not a stationary point" for record in records):
+        following = command_line("freq", structure, method, settings or [], "--relax")
+    elif saddles and not relax:
+        following = command_line("reaction", saddles[0], method, settings or [])
+    say_files([*files, results], following)
     if any(record["nature"] == "not relaxed" for record in records):
         raise typer.Exit(1)
 

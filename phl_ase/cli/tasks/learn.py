@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Trust
-from phl_ase.cli.output import check_target, save_figure, save_json, table
-from phl_ase.cli.tasks.common import (
+from phl_ase.cli.options import (
     Charge,
+    Device,
     Multiplicity,
-    Out,
     Pressure,
+    Product,
     Settings,
     Structure,
     Temperature,
     Thermo,
+    Trust,
+)
+from phl_ase.cli.options import Prefix as Out
+from phl_ase.cli.output import check_target, save_figure, save_json, table
+from phl_ase.cli.tasks.common import (
     check_electrons,
     check_thermochemistry,
     file_of,
@@ -29,7 +33,6 @@ from phl_ase.cli.tasks.common import (
     write_structures,
 )
 from phl_ase.cli.tasks.reaction import annotated, drawn, shown_profile
-from phl_ase.cli.tasks.ts import Product
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
@@ -111,7 +114,6 @@ def learn(
         raise PHLError(f"{structure} holds atoms in place; 'phl learn' moves all: remove the constraints")
     check_electrons(atoms, atoms.info["charge"], atoms.info["multiplicity"])
     from phl_ase.cli.labelling import label_method
-    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.jobs import cluster, open_store, processes, serial
     from phl_ase.learning import LabelStore, LearnedCalculator, LearnOptions, learn_reaction, make_start
     from phl_ase.reference import difference_step
@@ -124,7 +126,7 @@ def learn(
     options = LearnOptions(**chosen)
     executor = cluster(scheduler) if scheduler else processes(workers) if workers > 1 else serial
     work = file_of(prefix, ".work")
-    with open_store(work) as kept, terminated_as_interrupted():
+    with open_store(work) as kept:
         store = LabelStore(
             kept,
             atoms,

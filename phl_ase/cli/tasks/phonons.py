@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import (
-    MESH,
-    BandPath,
-    Crystal,
-    Device,
-    Mesh,
-    PhononTemperature,
-    Supercell,
-    SupercellMatrix,
-    Trust,
-)
+from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
-from phl_ase.cli.tasks.common import Out, Settings, With, file_of, prefix_of, say_files, warn_outside
+from phl_ase.cli.tasks.common import file_of, prefix_of, say_files, warn_outside
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
 from phl_ase.cli.validate.running import make_folder
 
@@ -28,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def phonons(
-    crystal: Crystal,
-    method: With = "default",
-    out: Out = None,
-    supercell: Supercell = None,
-    matrix: SupercellMatrix = None,
+    crystal: opt.Crystal,
+    method: opt.With = "default",
+    out: opt.Prefix = None,
+    supercell: opt.Supercell = None,
+    matrix: opt.SupercellMatrix = None,
     relax: Annotated[bool, typer.Option("--relax", help="Relax the unit cell first, shape and volume too.")] = False,
-    path: BandPath = None,
-    mesh: Mesh = MESH,
-    temperature: PhononTemperature = 298.15,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    path: opt.BandPath = None,
+    mesh: opt.Mesh = opt.MESH,
+    temperature: opt.PhononTemperature = 298.15,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Compute phonons from Hessian-vector products: 3 for each atom of the primitive cell, no displaced supercells.
 
@@ -56,18 +46,19 @@ def phonons(
     make_folder(folder, "files of phonopy")
     import numpy as np
 
-    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.phonons import force_constants, phonons_of
-    from phl_ase.phonons.bands import THERMAL_TEMPERATURES
+    from phl_ase.phonons.bands import THERMAL_TEMPERATURES, band_path
     from phl_ase.plots.phonons import draw
+    from phl_ase.progress import Progress
     from phl_ase.results import Report, plain, provenance
 
-    with terminated_as_interrupted():
-        phonon = crystal_of(str(crystal), supercell or matrix, calculator if relax else None)
-        say_if_not_relaxed(phonon, calculator)
+    phonon = crystal_of(crystal, supercell or matrix, calculator if relax else None)
+    band_path(phonon, path)  # a path that the lattice does not have costs nothing yet
+    say_if_not_relaxed(phonon, calculator)
+    with Progress("phonons", 1):
         constants = force_constants(phonon, calculator)
-        kelvin = sorted({*THERMAL_TEMPERATURES, temperature})
-        found = phonons_of(phonon, constants, path=path, mesh=mesh, temperatures=kelvin)
+    kelvin = sorted({*THERMAL_TEMPERATURES, temperature})
+    found = phonons_of(phonon, constants, path=path, mesh=mesh, temperatures=kelvin)
     milli = {name: 1e3 * found.at_temperature(getattr(found, name), temperature) for name in _THERMAL}
     rows = [
         ("highest frequency", "THz", float(found.mesh_frequencies.max())),

@@ -5,25 +5,16 @@ from __future__ import annotations
 from math import isnan
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
-    Charge,
-    Fixed,
-    Multiplicity,
-    Out,
-    Pressure,
-    Settings,
-    Structure,
-    Temperature,
-    Thermo,
-    With,
     calculator_of,
     check_thermochemistry,
+    command_line,
     file_of,
     pascal,
     prefix_of,
@@ -32,7 +23,7 @@ from phl_ase.cli.tasks.common import (
     warn_outside,
     write_structures,
 )
-from phl_ase.cli.tasks.ts import FMax, Guess, MaxSteps, Product, Strategy, check_names, said_of
+from phl_ase.cli.tasks.ts import check_names, said_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,17 +38,17 @@ _MOVIE_FRAMES = 60
 
 
 def irc(
-    structure: Structure,
-    method: With = "default",
-    out: Out = None,
+    structure: opt.Structure,
+    method: opt.With = "default",
+    out: opt.Prefix = None,
     integrator: Integrator = "sella",
     step: Annotated[float, typer.Option("--step", metavar="√amu·Å", help="Length of the path's steps.")] = 0.1,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    fixed: Fixed = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    charge: opt.Charge = None,
+    multiplicity: opt.Multiplicity = None,
+    fixed: opt.Fixed = None,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Follow the reaction path (IRC) from a transition state both ways, and relax its ends to minima.
 
@@ -68,12 +59,16 @@ def irc(
     prefix = prefix_of("irc", out, method, trust, structure)
     atoms = read_one(structure, charge, multiplicity, fixed)
     atoms.calc = calculator_of(method, [atoms], settings or [], device, trust)
-    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import find_reaction
+    from phl_ase.progress import Progress
     from phl_ase.results import provenance
 
-    with terminated_as_interrupted():
+    with Progress("irc", 1):
         found = find_reaction(atoms, method=integrator, step=step)
+    if not found.ends:
+        typer.echo(f"no path: {found.sentence}")
+        say_files([], command_line("ts", structure, method, settings or []))
+        raise typer.Exit(1)
     typer.echo(shown_path(found))
     files = path_files(prefix, found)
     results = file_of(prefix, ".json")
@@ -91,30 +86,30 @@ def irc(
         "provenance": provenance(method=method),
     }
     save_json(results, content)
-    say_files([*files, results], f"phl reaction {quote(str(structure))} --with {method}")
+    say_files([*files, results], command_line("reaction", structure, method, settings or []))
     if not found.converged:
         raise typer.Exit(1)
 
 
 def reaction(
-    structure: Structure,
-    method: With = "default",
-    out: Out = None,
-    product: Product = None,
-    guess: Guess = "auto",
-    strategy: Strategy = None,
+    structure: opt.Structure,
+    method: opt.With = "default",
+    out: opt.Prefix = None,
+    product: opt.Product = None,
+    guess: opt.Guess = None,
+    strategy: opt.Strategy = None,
     integrator: Integrator = "sella",
-    temperature: Temperature = 298.15,
-    pressure: Pressure = 1.0,
-    thermo: Thermo = "ideal gas",
-    fmax: FMax = 0.01,
-    steps: MaxSteps = 200,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    fixed: Fixed = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    temperature: opt.Temperature = 298.15,
+    pressure: opt.Pressure = 1.0,
+    thermo: opt.Thermo = "ideal gas",
+    fmax: opt.FMax = 0.01,
+    steps: opt.MaxSteps = 200,
+    charge: opt.Charge = None,
+    multiplicity: opt.Multiplicity = None,
+    fixed: opt.Fixed = None,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Compute a whole reaction: TS, path, both minima, barriers, frequencies and Gibbs energies.
 
@@ -127,12 +122,12 @@ def reaction(
     """
     prefix = prefix_of("reaction", out, method, trust, structure, product)
     settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
-    check_names(strategy, guess)
+    check_names(strategy, guess, product)
     check_thermochemistry(temperature, thermo)
     atoms = read_one(structure, charge, multiplicity, fixed)
     end = None if product is None else read_one(product, charge, multiplicity, fixed)
-    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import find_reaction
+    from phl_ase.progress import Progress
     from phl_ase.results import provenance
     from phl_ase.tasks import check_ends, reaction_profile, search_between, search_from
 
@@ -140,31 +135,30 @@ def reaction(
         check_ends(atoms, end)
     calculator = calculator_of(method, [atoms], settings or [], device, trust)
     connection, joins = "", True
-    with terminated_as_interrupted():
+    options: dict[str, Any] = {"strategy": strategy, "fmax": fmax, "max_steps": steps}
+    with Progress("reaction", 2) as progress:
         if end is None:
-            search = search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps)
-            path = find_reaction(search.atoms, method=integrator) if search.converged else None
+            progress.note("searching the TS")
+            search, path = search_from(atoms, calculator, **options), None
+            if search.converged:
+                progress.note("following the path")
+                path = find_reaction(search.atoms, method=integrator)
         else:
-            found = search_between(
-                atoms,
-                end,
-                calculator,
-                guess=guess,
-                strategy=strategy,
-                integrator=integrator,
-                fmax=fmax,
-                max_steps=steps,
-            )
+            options |= {"guess": guess or "auto", "integrator": integrator, "note": progress.note}
+            found = search_between(atoms, end, calculator, **options)
             search, path, connection = found.search, found.reaction, said_of(found)
             joins = found.joins
-        if path is None or path.backward is None or path.forward is None:
-            lack = "transition state" if path is None else "path"
-            why = search.sentence if path is None else path.sentence
-            typer.echo(f"no {lack} was found: {why}; try another guess, --product, or --integrator quadratic")
-            if connection:
-                typer.echo(connection)
-            raise typer.Exit(1)
-        profile = reaction_profile(path, **settled)
+        progress.advance("frequencies")
+        whole = path is not None and path.backward is not None and path.forward is not None
+        profile = reaction_profile(path, **settled) if path is not None and whole else None
+        progress.advance()
+    if path is None or profile is None:
+        lack = "transition state" if path is None else "path"
+        why = search.sentence if path is None else path.sentence
+        typer.echo(f"no {lack} was found: {why}; try another guess, --product, or --integrator quadratic")
+        if connection:
+            typer.echo(connection)
+        raise typer.Exit(1)
     if not joins:
         typer.echo("This is not the reaction that was asked for: its ends are other structures.")
     typer.echo(shown_profile(profile, temperature))
@@ -238,7 +232,7 @@ def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
         analysis = point.frequencies.analysis
         imaginary = ", ".join(f"{abs(value):.0f}i" for value in analysis.wavenumbers[: analysis.n_imaginary])
         numbers = ["-" if isnan(column[place]) else f"{column[place]:.2f}" for column in columns]
-        rows.append((point.name, *numbers, imaginary or "none", str(fragments(point.atoms))))
+        rows.append((point.name, *numbers, imaginary or "none", "" if place == 1 else str(fragments(point.atoms))))
     return rows
 
 

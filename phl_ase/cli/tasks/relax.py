@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_json, table
 from phl_ase.cli.tasks.common import (
-    Charge,
-    Fixed,
-    Multiplicity,
-    Out,
-    Settings,
-    Structure,
-    With,
     calculator_of,
+    command_line,
     file_of,
     prefix_of,
     read_structures,
@@ -27,17 +20,17 @@ from phl_ase.cli.tasks.common import (
 
 
 def relax(
-    structure: Structure,
-    method: With = "default",
-    out: Out = None,
+    structure: opt.Structure,
+    method: opt.With = "default",
+    out: opt.Prefix = None,
     fmax: Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force on an atom at the end.")] = 0.01,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps.")] = 500,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    fixed: Fixed = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    charge: opt.Charge = None,
+    multiplicity: opt.Multiplicity = None,
+    fixed: opt.Fixed = None,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Relax structures to minima.
 
@@ -52,14 +45,13 @@ def relax(
     calculator = calculator_of(method, structures, settings or [], device, trust)
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    from phl_ase.cli.stopping import terminated_as_interrupted
     from phl_ase.paths import relax as relaxed
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
 
     records: list[dict[str, Any]] = []
     ends, rows = [], []
-    with Progress("relax", len(structures)) as progress, terminated_as_interrupted():
+    with Progress("relax", len(structures)) as progress:
         for place, atoms in enumerate(structures):
             atoms.calc = calculator
             found = relaxed(atoms, fmax, steps)
@@ -88,6 +80,6 @@ def relax(
     files = [write_structures(file_of(prefix, ".xyz"), ends), file_of(prefix, ".json")]
     save_json(files[1], {"method": method, "structures": records, "provenance": provenance(method=method)})
     done = all(record["outcome"] == "converged" for record in records)
-    say_files(files, f"phl freq {quote(str(files[0]))} --with {method}" if done else "")
+    say_files(files, command_line("freq", files[0], method, settings or []) if done else "")
     if not done:
         raise typer.Exit(1)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phl_ase.cli.options import Device, Trust
+from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
-    Charge,
-    Fixed,
-    Multiplicity,
-    Out,
-    Settings,
-    Structure,
-    With,
     calculator_of,
+    command_line,
     file_of,
     prefix_of,
     read_one,
@@ -28,40 +21,30 @@ from phl_ase.cli.tasks.common import (
     write_structures,
     write_text,
 )
-from phl_ase.errors import unknown
+from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from phl_ase.paths import TransitionStateSearch
     from phl_ase.tasks import JoiningSearch
 
-Product = Annotated[
-    Path | None,
-    typer.Option("--product", metavar="FILE", help="INPUT is the reactant, this the product, atoms in the same order."),
-]
-Strategy = Annotated[
-    str | None,
-    typer.Option("--strategy", metavar="NAME", help="Curvature for Sella: gradients, hvp, hessian, hessian-every, …"),
-]
-FMax = Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force on an atom at the TS.")]
-MaxSteps = Annotated[int, typer.Option("--steps", min=1, help="Most steps of the search.")]
-Guess = Annotated[str, typer.Option("--guess", metavar="METHOD", help="Path for --product: auto, geodesic, idpp, neb.")]
-
 
 def ts(
-    structure: Structure,
-    method: With = "default",
-    out: Out = None,
-    product: Product = None,
-    guess: Guess = "auto",
-    strategy: Strategy = None,
-    fmax: FMax = 0.01,
-    steps: MaxSteps = 200,
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    fixed: Fixed = None,
-    settings: Settings = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    structure: opt.Structure,
+    method: opt.With = "default",
+    out: opt.Prefix = None,
+    product: opt.Product = None,
+    guess: opt.Guess = None,
+    strategy: opt.Strategy = None,
+    fmax: opt.FMax = 0.01,
+    steps: opt.MaxSteps = 200,
+    charge: opt.Charge = None,
+    multiplicity: opt.Multiplicity = None,
+    fixed: opt.Fixed = None,
+    settings: opt.Settings = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Search transition states with Sella, verified by exactly one imaginary mode.
 
@@ -73,31 +56,37 @@ def ts(
     phl ts reactant.xyz --product product.xyz --with default
     """
     prefix = prefix_of("ts", out, method, trust, structure, product)
-    check_names(strategy, guess)
-    from phl_ase.cli.stopping import terminated_as_interrupted
+    check_names(strategy, guess, product)
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
     from phl_ase.tasks import check_ends, search_between, search_from
 
     searches: list[TransitionStateSearch] = []
+    basins: list[int] = []
     joined = ""
     if product is None:
         guesses = read_structures(structure, charge, multiplicity, fixed)
         calculator = calculator_of(method, guesses, settings or [], device, trust)
-        with Progress("ts", len(guesses)) as progress, terminated_as_interrupted():
+        with Progress("ts", len(guesses)) as progress:
             for atoms in guesses:
                 searches.append(search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps))
+                if not searches[-1].converged and has_no_imaginary_mode(atoms, calculator):
+                    basins.append(len(searches) - 1)
                 progress.advance()
     else:
         reactant, end = (read_one(file, charge, multiplicity, fixed) for file in (structure, product))
         check_ends(reactant, end)
         calculator = calculator_of(method, [reactant], settings or [], device, trust)
-        with terminated_as_interrupted():
-            found = search_between(
-                reactant, end, calculator, guess=guess, strategy=strategy, fmax=fmax, max_steps=steps
-            )
+        options: dict[str, Any] = {"guess": guess or "auto", "strategy": strategy, "fmax": fmax, "max_steps": steps}
+        with Progress("ts", 1) as progress:
+            found = search_between(reactant, end, calculator, **options, note=progress.note)
         searches, joined = [found.search], said_of(found)
     typer.echo(shown(searches))
+    for place in basins:
+        typer.echo(
+            f"{place}: the guess has no imaginary mode: it lies near a minimum, and a search from there rarely "
+            "finds a TS; start nearer to the TS, or give reactant and --product"
+        )
     if joined:
         typer.echo(joined)
     warn_outside(calculator, [one.atoms for one in searches if one.converged])
@@ -108,17 +97,31 @@ def ts(
     records = [record_of(found) for found in searches]
     save_json(results, {"method": method, "searches": records, "provenance": provenance(method=method)})
     done = all(one.converged for one in searches)
-    say_files([*files, results], f"phl reaction {quote(str(files[0]))} --with {method}" if done else "")
+    say_files([*files, results], command_line("reaction", files[0], method, settings or []) if done else "")
     if not done or (product is not None and not found.joins):
         raise typer.Exit(1)
 
 
-def check_names(strategy: str | None, guess: str) -> None:
-    """Refuse an unknown strategy or kind of guess before anything is computed.
+def has_no_imaginary_mode(atoms: Atoms, calculator: Any) -> bool:
+    """Return whether a guess that led nowhere lies in the basin of a minimum."""
+    from phl_ase.curvature import curvature_of
+    from phl_ase.errors import attempt
+    from phl_ase.vibrations import harmonic_analysis
+
+    guess = atoms.copy()
+    guess.calc = calculator
+    found = attempt(lambda: harmonic_analysis(guess, curvature_of(calculator).hessian(guess)))
+    return found.value is not None and found.value.n_imaginary == 0
+
+
+def check_names(strategy: str | None, guess: str | None, product: Path | None) -> None:
+    """Refuse an unknown strategy or kind of guess, or a guess without two ends, before anything is computed.
 
     Raises:
-        PHLError: For a name that is not in its table.
+        PHLError: For a name that is not in its table, or a guess without a product.
     """
+    if guess is not None and product is None:
+        raise PHLError(f"--guess {guess} is a path between two structures: give the reactant and --product FILE")
     from phl_ase.paths import GUESSES, STRATEGIES
 
     for what, name, valid in (("Sella strategy", strategy, STRATEGIES), ("path for a guess", guess, GUESSES)):
@@ -160,8 +163,6 @@ def shown(searches: list[TransitionStateSearch]) -> str:
         if found.converged:
             continue
         lines.append(f"{place}: {found.sentence}")
-        if found.n_imaginary == 0:
-            lines.append(f"{place}: this is a minimum; start from a structure nearer to the TS, or give --product")
     return "\n".join(lines)
 
 

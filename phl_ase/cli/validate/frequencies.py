@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
-from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference
 from phl_ase.cli.validate.running import Task, run_tasks, scored
 from phl_ase.cli.validate.tables import MetricColumn, report_table
 from phl_ase.errors import PHLError
@@ -39,10 +38,11 @@ _KINDS = ("reactant", "product", "ts")
 
 
 def frequencies(
-    model: Model,
-    structures: Input,
-    reference: Reference = None,
-    reactions: Reactions = None,
+    model: opt.Model,
+    structures: opt.Input,
+    reference: opt.Reference = None,
+    reactions: opt.Reactions = None,
+    key: opt.Keys = None,
     relaxed: Annotated[
         bool, typer.Option("--relaxed", help="At the model's own stationary points too, searched from the reference's.")
     ] = False,
@@ -55,11 +55,11 @@ def frequencies(
             "eigenvalues are compared instead. Repeat as needed.",
         ),
     ] = None,
-    json: JsonFile = None,
-    plot: PlotFile = None,
-    device: Device = "auto",
-    dtype: Dtype = "float64",
-    trust: Trust = False,
+    json: opt.JsonFile = None,
+    plot: opt.PlotFile = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float64",
+    trust: opt.Trust = False,
 ) -> None:
     """Harmonic frequencies at reactants, products and transition states, against a reference.
 
@@ -75,7 +75,7 @@ def frequencies(
     from phl_ase.resolver import resolve_calculator
     from phl_ase.validators import validate_frequencies, validate_relaxed_frequencies
 
-    found = read_structures(structures, kinds or _KINDS, reactions)
+    found = read_structures(structures, kinds or _KINDS, reactions, opt.pairs(key))
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     if reference is None:
         make, level = _labelled(structures), level_of_theory(structures)

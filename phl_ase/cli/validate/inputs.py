@@ -1,8 +1,8 @@
-"""What INPUT and --reference of ``phl validate`` stand for: structures with their names, labels and reactions."""
+"""Structures, reactions and level of theory of the INPUT of ``phl validate``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ _STORES = (".h5", ".hdf5")
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """One structure of an INPUT.
+    """A structure of an INPUT.
 
     Attributes:
         name: For reports.
@@ -36,26 +36,49 @@ class Structure:
 
 
 def is_data_set(text: str) -> bool:
-    """Whether an INPUT is a data set of ours: a bundled name or HDF5."""
+    """Return whether an INPUT is a data set of ours: a bundled name or HDF5."""
     from phl_ase.datasets import BUNDLED
 
     return text in BUNDLED or Path(text).suffix.lower() in _STORES
 
 
-def read_structures(text: str, kinds: Sequence[str] | None, reactions: Sequence[str] | None) -> list[Structure]:
-    """The structures of an INPUT.
+def read_structures(
+    text: str,
+    kinds: Sequence[str] | None,
+    reactions: Sequence[str] | None,
+    keys: Mapping[str, str] | None = None,
+) -> list[Structure]:
+    """Return the structures of an INPUT.
 
     Args:
         text: A data set of ours or any file that ASE reads.
         kinds: Those that are wanted; where a file names no kinds at all, every structure is. ``None`` for all.
         reactions: Those that are wanted; all by default.
+        keys: Label -> key in a file of ASE, where it is not the usual one.
 
     Raises:
         PHLError: For an input that cannot be read, or where nothing is left.
     """
-    found = _of_data_set(text, kinds) if is_data_set(text) else _of_file(text)
+    import numpy as np
+
+    from phl_ase.datasets import open_dataset, read_images
+    from phl_ase.structures import atoms_from_frame
+
+    images = None if is_data_set(text) else read_images(text)
+    with open_dataset(text, keys=keys) as dataset:
+        every = images is not None or kinds is None or not any(dataset.kinds)
+        frames = dataset.frames(range(len(dataset)) if every else np.flatnonzero(np.isin(dataset.kinds, kinds or ())))
+    found = []
+    for index, frame in enumerate(frames):
+        atoms = atoms_from_frame(frame) if images is None else images[index].copy()
+        name = " ".join(filter(None, (frame.reaction, frame.kind))) or f"{atoms.get_chemical_formula()} {index}"
+        if images is not None:  # masses and constraints of the file, without its results
+            atoms.info = {key: atoms.info[key] for key in ("description",) if key in atoms.info}
+            atoms.info |= {"charge": frame.charge, "multiplicity": frame.multiplicity}
+        found.append(Structure(name, frame.kind, atoms, frame))
     known = list(dict.fromkeys(one.labels.reaction for one in found if one.labels.reaction))
-    _check_reactions(text, reactions, known)
+    if absent := [name for name in reactions or () if name not in known]:
+        raise PHLError(f"{text} has no reaction {', '.join(absent)}; it has {', '.join(known) or 'none'}")
     if kinds is not None and any(one.kind for one in found):
         found = [one for one in found if one.kind in kinds]
     if reactions:
@@ -65,53 +88,8 @@ def read_structures(text: str, kinds: Sequence[str] | None, reactions: Sequence[
     return found
 
 
-def _check_reactions(text: str, wanted: Sequence[str] | None, known: Sequence[str]) -> None:
-    absent = [name for name in wanted or () if name not in known]
-    if absent:
-        raise PHLError(f"{text} has no reaction {', '.join(absent)}; it has {', '.join(known) or 'none'}")
-
-
-def _of_data_set(text: str, kinds: Sequence[str] | None) -> list[Structure]:
-    import numpy as np
-
-    from phl_ase.datasets import open_dataset
-    from phl_ase.structures import atoms_from_frame
-
-    with open_dataset(text) as dataset:
-        every = kinds is None or not any(dataset.kinds)
-        wanted = np.ones(len(dataset), dtype=bool) if every else np.isin(dataset.kinds, kinds or ())
-        frames = dataset.frames(np.nonzero(wanted)[0])
-    return [Structure(_name(frame, i), frame.kind, atoms_from_frame(frame), frame) for i, frame in enumerate(frames)]
-
-
-def _of_file(text: str) -> list[Structure]:
-    from phl_ase.datasets import labelled_frame, read_images
-
-    images = read_images(text)
-    frames = [labelled_frame(atoms, f"{text}: frame {i}")[0] for i, atoms in enumerate(images)]
-    return [
-        Structure(_name(frame, i), frame.kind, _bare(atoms, frame), frame)
-        for i, (atoms, frame) in enumerate(zip(images, frames, strict=True))
-    ]
-
-
-def _bare(atoms: Atoms, frame: Frame) -> Atoms:
-    """A copy without the results of the file, charge and multiplicity where calculators look for them."""
-    copy = atoms.copy()
-    copy.info = {key: atoms.info[key] for key in ("description",) if key in atoms.info}
-    copy.info |= {"charge": frame.charge, "multiplicity": frame.multiplicity}
-    return copy
-
-
-def _name(frame: Frame, index: int) -> str:
-    from phl_ase.structures import atoms_from_frame
-
-    formula = atoms_from_frame(frame).get_chemical_formula()
-    return " ".join(part for part in (frame.reaction, frame.kind) if part) or f"{formula} {index}"
-
-
 def read_reactions(text: str, names: Sequence[str] | None) -> dict[str, ReactionFrames]:
-    """The reactions of a data set that have a TS.
+    """Return the reactions of a data set that have a TS.
 
     Raises:
         PHLError: When there is none, or an unknown one is asked for.
@@ -127,7 +105,7 @@ def read_reactions(text: str, names: Sequence[str] | None) -> dict[str, Reaction
 
 
 def level_of_theory(text: str) -> str:
-    """What a data set's labels were computed with; its name where it does not say."""
+    """Return the level of theory of a data set, or its name where it does not say."""
     from phl_ase.datasets import open_dataset
 
     if not is_data_set(text):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.seen import say_seen
-from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
-from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
+from phl_ase.cli.validate.inputs import Structure, is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
 from phl_ase.errors import unknown
@@ -43,10 +42,11 @@ Made = tuple["Atoms", "ReferencePath | None"]
 
 
 def irc(
-    model: Model,
-    structures: Input,
-    reference: Reference = None,
-    reactions: Reactions = None,
+    model: opt.Model,
+    structures: opt.Input,
+    reference: opt.Reference = None,
+    reactions: opt.Reactions = None,
+    key: opt.Keys = None,
     method: Annotated[
         str,
         typer.Option(
@@ -56,12 +56,12 @@ def irc(
         ),
     ] = "sella",
     step: Annotated[float, typer.Option("--step", metavar="LENGTH", help="Length of a step, √amu·Å.")] = 0.1,
-    trajectories: Trajectories = None,
-    json: JsonFile = None,
-    plot: PlotFile = None,
-    device: Device = "auto",
-    dtype: Dtype = "float64",
-    trust: Trust = False,
+    trajectories: opt.Trajectories = None,
+    json: opt.JsonFile = None,
+    plot: opt.PlotFile = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float64",
+    trust: opt.Trust = False,
 ) -> None:
     """Follow reaction paths both ways, relax their ends, and compare with a reference.
 
@@ -85,14 +85,15 @@ def irc(
         raise unknown("integrator of reaction paths", method, INTEGRATORS)
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     curvature = curvature_of(calculator)
+    near = read_structures(structures, ("ts",), reactions, opt.pairs(key))
     if reference is not None:
         level = reference
-        made = _of_method(structures, reactions, resolve_calculator(reference, device=device, trust=trust))
+        made = _of_method(near, resolve_calculator(reference, device=device, trust=trust))
     elif is_data_set(structures):
         level, made = level_of_theory(structures), _labelled(structures, reactions)
     else:
-        level, made = "none", _guesses(structures, reactions)
-    say_seen(calculator, [one.labels for one in read_structures(structures, ("ts",), reactions)], model)
+        level, made = "none", _guesses(near)
+    say_seen(calculator, [one.labels for one in near], model)
     options = {"method": method, "step": step, "details": {"reference": level}}
 
     def task(name: str, make: Callable[[], Made]) -> Task:
@@ -118,16 +119,16 @@ def _labelled(source: str, names: list[str] | None) -> dict[str, Callable[[], Ma
     return {name: partial(make, frames) for name, frames in read_reactions(source, names).items()}
 
 
-def _guesses(source: str, names: list[str] | None) -> dict[str, Callable[[], Made]]:
+def _guesses(structures: Sequence[Structure]) -> dict[str, Callable[[], Made]]:
     """The TSs of a file, without paths to compare with."""
 
     def make(guess: Atoms) -> Made:
         return guess, None
 
-    return {one.name: partial(make, one.atoms) for one in read_structures(source, ("ts",), names)}
+    return {one.name: partial(make, one.atoms) for one in structures}
 
 
-def _of_method(source: str, names: list[str] | None, method: Any) -> dict[str, Callable[[], Made]]:
+def _of_method(structures: Sequence[Structure], method: Any) -> dict[str, Callable[[], Made]]:
     """The paths of a method from near the TSs of an input."""
     from phl_ase.study.references import own_reaction
 
@@ -135,7 +136,7 @@ def _of_method(source: str, names: list[str] | None, method: Any) -> dict[str, C
         own = own_reaction(name, guess, method)
         return own.ts.atoms, own.path
 
-    found = {one.labels.reaction or one.name: one.atoms for one in read_structures(source, ("ts",), names)}
+    found = {one.labels.reaction or one.name: one.atoms for one in structures}
     return {name: partial(make, name, guess) for name, guess in found.items()}
 
 
@@ -148,7 +149,7 @@ def _report(
     trajectories: Path | None,
     options: dict[str, Any],
 ) -> Report:
-    """One path; where the model has no TS, a report that says so."""
+    """Return the report of one path; where the model has no TS, a report that says so."""
     from phl_ase.results import Report, provenance
     from phl_ase.study.references import tight_transition_state
     from phl_ase.validators import validate_irc

@@ -7,22 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import (
-    MESH,
-    BandPath,
-    Crystal,
-    Device,
-    Dtype,
-    Mesh,
-    Model,
-    PhononTemperature,
-    Supercell,
-    SupercellMatrix,
-    Trust,
-)
 from phl_ase.cli.output import check_outputs, save_plot, table
-from phl_ase.cli.validate.options import JsonFile, PlotFile
 from phl_ase.cli.validate.running import make_folder, run_tasks
 from phl_ase.errors import PHLError
 
@@ -41,29 +28,29 @@ _RELAXED, _STEPS = 1e-4, 500  # eV/Å, steps
 
 
 def phonons(
-    model: Model,
-    crystal: Crystal,
+    model: opt.Model,
+    crystal: opt.Crystal,
     reference: Annotated[
         str,
         typer.Option("--reference", metavar="METHOD", help="A method or model, or 'displacements': phonopy's own."),
     ] = _DISPLACEMENTS,
-    supercell: Supercell = None,
-    matrix: SupercellMatrix = None,
+    supercell: opt.Supercell = None,
+    matrix: opt.SupercellMatrix = None,
     relax: Annotated[
         bool, typer.Option("--relax", help="Relax the unit cell with the reference first, shape and volume too.")
     ] = False,
-    path: BandPath = None,
-    mesh: Mesh = MESH,
-    temperature: PhononTemperature = 300.0,
+    path: opt.BandPath = None,
+    mesh: opt.Mesh = opt.MESH,
+    temperature: opt.PhononTemperature = 300.0,
     write: Annotated[
         Path | None,
         typer.Option("--write", metavar="FOLDER", help="Write FORCE_CONSTANTS, force_constants.hdf5, phonopy.yaml."),
     ] = None,
-    json: JsonFile = None,
-    plot: PlotFile = None,
-    device: Device = "auto",
-    dtype: Dtype = "float64",
-    trust: Trust = False,
+    json: opt.JsonFile = None,
+    plot: opt.PlotFile = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float64",
+    trust: opt.Trust = False,
 ) -> None:
     """Phonons from Hessian-vector products: 3 for each atom of the primitive cell, no displaced supercells.
 
@@ -84,7 +71,7 @@ def phonons(
 
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     other = None if reference == _DISPLACEMENTS else resolve_calculator(reference, device=device, trust=trust)
-    phonon = crystal_of(str(crystal), supercell or matrix, (other or calculator) if relax else None)
+    phonon = crystal_of(crystal, supercell or matrix, (other or calculator) if relax else None)
 
     def task() -> Report:
         # once for the report and the files
@@ -110,13 +97,13 @@ def phonons(
     save_plot(plot, "phonons", reports)
 
 
-def crystal_of(source: str, supercell: Any, relax_with: Any) -> Phonopy:
+def crystal_of(source: Path, supercell: Any, relax_with: Any) -> Phonopy:
     """Crystal and supercell of a phonopy file or of a unit cell, which may be relaxed."""
     from phl_ase.datasets import read_images
     from phl_ase.phonons import make_phonopy, parse_supercell, read_phonopy_yaml
 
     wanted = supercell.split() if isinstance(supercell, str) else supercell
-    if Path(source).suffix.lower() in _PHONOPY:
+    if source.suffix.lower() in _PHONOPY:
         if relax_with is not None:
             raise PHLError(f"--relax changes the cell of {source}, which phonopy made: give the unit cell instead")
         return read_phonopy_yaml(source, supercell=wanted)
@@ -125,7 +112,12 @@ def crystal_of(source: str, supercell: Any, relax_with: Any) -> Phonopy:
     images = read_images(source)
     if len(images) != 1:
         raise PHLError(f"{source} holds {len(images)} structures; expected one unit cell")
-    cell = images[0] if relax_with is None else _relaxed(images[0], relax_with)
+    cell = images[0]
+    if cell.constraints:
+        typer.echo(f"note: phonons move every atom; the constraints in {source} are not kept", err=True)
+        cell.set_constraint()
+    if relax_with is not None:
+        cell = _relaxed(cell, relax_with)
     return make_phonopy(cell, parse_supercell(wanted))
 
 
@@ -145,7 +137,7 @@ def _relaxed(cell: Atoms, calculator: Any) -> Atoms:
 
 
 def _shown(report: Report, reference: str) -> str:
-    """One line for each number, the reference's beside it."""
+    """Return one line for each number, the reference's beside it."""
     rows = [(m.name, m.unit, m.value, m.reference) for m in report.metrics]
     head = f"{report.system}, {report.potential}, reference: {reference}"
     return "\n".join([head, "", table(("quantity", "unit", "value", "reference"), rows, words=2), "", report.sentence])

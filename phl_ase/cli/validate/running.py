@@ -1,4 +1,4 @@
-"""How the commands of ``phl validate`` work through their systems: a bar, a growing file, a stop that keeps all."""
+"""Loop of the commands of ``phl validate`` over their systems: a bar, a growing file, a stop that keeps all."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from phl_ase.cli.output import save_json
-from phl_ase.cli.stopping import terminated_as_interrupted
 from phl_ase.errors import PHLError
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
 
 Task = tuple[str, "Callable[[], Report]"]
-"""What the bar says, and what makes one report."""
+"""Text for the bar, and what makes one report."""
 
 
 def make_folder(path: Path | None, what: str) -> Path | None:
@@ -50,7 +49,7 @@ def run_tasks(name: str, tasks: Sequence[Task], json: Path | None) -> list[Repor
     from phl_ase.progress import Progress
 
     reports: list[Report] = []
-    with Progress(name, len(tasks)) as progress, terminated_as_interrupted():
+    with Progress(name, len(tasks)) as progress:
         try:
             for note, task in tasks:
                 progress.note(note)

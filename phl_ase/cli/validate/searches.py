@@ -1,4 +1,4 @@
-"""What ``phl validate ts`` searches for: the reference of each reaction, made once, and where searches start."""
+"""Searches of ``phl validate ts``: the reference of each reaction, made once, and where searches start."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from phl_ase.validators import ReferenceReaction
 
 Start = tuple[str, "Atoms"]
-"""What the provenance says of a start, and the start."""
+"""Text for the provenance of a start, and the start."""
 
 
 @dataclass(frozen=True)
 class Displacements:
-    """Where searches start.
+    """Places where searches start.
 
     Attributes:
         rms: RMS displacements from the TS, Å.
@@ -54,7 +54,7 @@ class Displacements:
 
 @dataclass(frozen=True)
 class Search:
-    """One reaction to search the TS of.
+    """A reaction to search the TS of.
 
     Attributes:
         name: Of the reaction.
@@ -104,7 +104,7 @@ def labelled(source: str, names: Sequence[str] | None, displacements: Displaceme
     return [search(frames, frames.transition_state) for frames in reactions if frames.transition_state is not None]
 
 
-def of_method(source: str, names: Sequence[str] | None, method: Any, displacements: Displacements) -> list[Search]:
+def of_method(structures: Sequence[Structure], method: Any, displacements: Displacements) -> list[Search]:
     """The reactions that a method has near the transition states of an input."""
     from phl_ase.study.references import own_reaction
 
@@ -117,21 +117,21 @@ def of_method(source: str, names: Sequence[str] | None, method: Any, displacemen
 
         return Search(name, len(displacements), make)
 
-    return [search(guess) for guess in read_structures(source, ("ts",), names)]
+    return [search(guess) for guess in structures]
 
 
-def guesses(source: str, names: Sequence[str] | None) -> list[Search]:
+def guesses(structures: Sequence[Structure]) -> list[Search]:
     """Each structure of a file as a guess; nothing is known of what should be found."""
     from phl_ase.validators import ReferenceReaction
 
     def search(guess: Structure) -> Search:
         return Search(guess.name, 1, lambda: (ReferenceReaction(guess.name), [("the structure given", guess.atoms)]))
 
-    return [search(guess) for guess in read_structures(source, ("ts",), names)]
+    return [search(guess) for guess in structures]
 
 
 def between(reactant: str, product: Path, method: str, calculator: Any) -> list[Search]:
-    """One search from a guess between two structures, which it should connect.
+    """Return one search from a guess between two structures, which it should connect.
 
     Raises:
         PHLError: For a file that does not hold exactly one structure, other atoms, or an unknown method.

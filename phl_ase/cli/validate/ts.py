@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.options import Device, Dtype, Model, Trust
 from phl_ase.cli.output import check_outputs, check_target, save_plot, table
 from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_structures
-from phl_ase.cli.validate.options import Input, JsonFile, PlotFile, Reactions, Reference, Trajectories
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
 from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
-from phl_ase.errors import unknown
+from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
@@ -42,8 +41,8 @@ _FEW = 12  # reports that are shown one by one
 
 
 def ts(
-    model: Model,
-    structures: Input,
+    model: opt.Model,
+    structures: opt.Input,
     product: Annotated[
         Path | None,
         typer.Option(
@@ -51,16 +50,17 @@ def ts(
         ),
     ] = None,
     guess: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--guess",
             metavar="METHOD",
-            help="Path between INPUT and --product whose highest image is the guess: auto, geodesic, idpp, or neb "
-            "(the best of them, climbed with an elastic band).",
+            help="Path between INPUT and --product whose highest image is the guess: auto (by default), geodesic, "
+            "idpp, or neb (the best of them, climbed with an elastic band).",
         ),
-    ] = "auto",
-    reference: Reference = None,
-    reactions: Reactions = None,
+    ] = None,
+    reference: opt.Reference = None,
+    reactions: opt.Reactions = None,
+    key: opt.Keys = None,
     strategies: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,12 +82,12 @@ def ts(
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FILE", help="Write what was found (.extxyz).")
     ] = None,
-    trajectories: Trajectories = None,
-    json: JsonFile = None,
-    plot: PlotFile = None,
-    device: Device = "auto",
-    dtype: Dtype = "float64",
-    trust: Trust = False,
+    trajectories: opt.Trajectories = None,
+    json: opt.JsonFile = None,
+    plot: opt.PlotFile = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "float64",
+    trust: opt.Trust = False,
 ) -> None:
     """Search transition states with Sella, follow their reaction paths, and compare with a reference.
 
@@ -101,6 +101,8 @@ def ts(
 
     phl validate ts tblite reactant.xyz --product product.xyz --write ts.extxyz
     """
+    if guess is not None and product is None:
+        raise PHLError(f"--guess {guess} is a path between two structures: give the reactant and --product FILE")
     check_outputs(json, plot)
     check_inputs(methods=[model, reference], files=[structures, product], trust=trust)
     check_target(write, "structures")
@@ -111,17 +113,18 @@ def ts(
     chosen = _chosen(strategies, calculator)
     displacements = Displacements(tuple(displacement or (0.1,)), starts, seed)
     level = "none"
+    near = [] if product is not None else read_structures(structures, ("ts",), reactions, opt.pairs(key))
     if product is not None:
-        searches, level = between(structures, product, guess, calculator), "the structures given"
+        searches, level = between(structures, product, guess or "auto", calculator), "the structures given"
     elif reference is not None:
         method = resolve_calculator(reference, device=device, trust=trust)
-        searches, level = of_method(structures, reactions, method, displacements), reference
+        searches, level = of_method(near, method, displacements), reference
     elif is_data_set(structures):
         searches, level = labelled(structures, reactions, displacements), level_of_theory(structures)
     else:
-        searches = guesses(structures, reactions)
-    if product is None:
-        say_seen(calculator, [one.labels for one in read_structures(structures, ("ts",), reactions)], model)
+        searches = guesses(near)
+    if near:
+        say_seen(calculator, [one.labels for one in near], model)
     options = _Options(calculator, model, follow, max_steps, trajectories, {"reference": level, "dtype": dtype})
 
     def task(search: Search, place: int, strategy: str) -> Task:
@@ -147,7 +150,7 @@ def ts(
 
 @dataclass(frozen=True)
 class _Options:
-    """What every search is given alike."""
+    """Options that every search is given."""
 
     calculator: Any
     model: str
@@ -190,7 +193,7 @@ def _in_turn(search: Search, options: _Options) -> Report:
 
 
 def _report(search: Search, place: int, strategy: str, options: _Options, *, internal: bool | None = None) -> Report:
-    """One search."""
+    """Return the report of one search."""
     from phl_ase.validators import validate_transition_state
 
     reference, starts = search.made
