@@ -16,7 +16,8 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.units import Bohr, Hartree, kcal, mol
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.vibrations import checked_hessian, checked_hvps, checked_vectors, finite_difference_hessian
+from phl_ase.hessians import checked_hessian
+from phl_ase.vibrations import checked_hvps, checked_vectors, finite_difference_hessian
 
 Array = np.ndarray
 HessianFunction = Callable[[Atoms], Array]

@@ -19,44 +19,40 @@ def asymmetry(hessian: np.ndarray) -> float:
 
 def checked_hessian(
     hessian: Any,
-    name: str,
+    n_atoms: int,
+    name: str = "the Hessian",
     *,
-    atoms: int | None = None,
-    tolerance: float | None = None,
-    what: str = "Hessian",
+    tolerance: float = np.inf,
     unit: str = "eV/Å²",
+    width: int = 3,
 ) -> np.ndarray:
-    """Return a Hessian in double precision, symmetric; one that is symmetric is returned unchanged, bit for bit.
+    """Return a Hessian ``(3n, 3n)``, or another matrix of pairs of atoms, symmetrised, in float64.
 
     Args:
-        hessian: ``(3n, 3n)`` eV/Å², ordered x1 y1 z1 x2 ….
-        name: How an error names whose Hessian it is.
-        atoms: Number of atoms n; any square matrix where nothing is said.
-        tolerance: Largest asymmetry that is averaged away, relative to max(1 eV/Å², max |H|); any by default.
-        what: How an error names it.
+        hessian: Of all n atoms, ordered x1 y1 z1 x2 …
+        n_atoms: n.
+        name: How an error names it.
+        tolerance: Largest asymmetry that is averaged away, relative to max(1, max |H|).
         unit: Its unit.
+        width: Rows of each atom.
 
     Raises:
-        PHLError: For another shape, what is no array of numbers, or too much asymmetry.
+        PHLError: For another shape, or too much asymmetry, as of a wrong layout.
         NonFiniteError: For NaN or infinity.
     """
-    try:
-        matrix = np.asarray(hessian, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise PHLError(f"{name}: the {what} is no array of numbers ({error})") from None
-    side = (matrix.shape or (0,))[0] if atoms is None else 3 * atoms
-    if matrix.shape != (side, side):
-        of_atoms = "a square matrix" if atoms is None else f"{(side, side)} for {atoms} atoms"
-        raise PHLError(f"{name}: the {what} has shape {matrix.shape}; expected {of_atoms} in {unit}, x1 y1 z1 x2 …")
-    if not np.all(np.isfinite(matrix)):
-        raise NonFiniteError(f"{name}: the {what} holds NaN or infinity")
-    worst = asymmetry(matrix)
-    if worst == 0.0:
-        return matrix
-    allowed = np.inf if tolerance is None else tolerance * max(1.0, float(np.abs(matrix).max()))
-    if worst > allowed:
+    matrix, expected = np.asarray(hessian, dtype=float), (width * n_atoms, width * n_atoms)
+    if matrix.shape != expected:
         raise PHLError(
-            f"{name}: the {what} is asymmetric by {worst:.3g} {unit}, expected at most {allowed:.3g}; check its layout "
-            "(rows and columns are x1 y1 z1 x2 …) or symmetrise it as (H + H.T) / 2"
+            f"{name} has shape {matrix.shape}, expected {expected} for {n_atoms} atoms in {unit}, ordered x1 y1 z1 "
+            "x2 …: reshape it (layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
         )
-    return 0.5 * (matrix + matrix.T)
+    if not np.all(np.isfinite(matrix)):
+        raise NonFiniteError(f"{name} holds NaN or infinity; check the structure and what made the Hessian")
+    allowed = tolerance * max(1.0, float(np.abs(matrix).max(initial=0.0)))
+    if tolerance < np.inf and (worst := asymmetry(matrix)) > allowed:
+        raise PHLError(
+            f"{name} is asymmetric by {worst:.3g} {unit}, expected at most {allowed:.3g}; check its layout (rows and "
+            "columns are x1 y1 z1 x2 …) or symmetrise it as (H + H.T) / 2"
+        )
+    symmetric: np.ndarray = 0.5 * (matrix + matrix.T)
+    return symmetric

@@ -187,7 +187,10 @@ def symmetrised(frame: Frame, name: str) -> Frame:
     for label in labels().values():
         value = frame.label(label.name) if label.per == "pair" else None
         if value is not None and np.all(np.isfinite(value)) and asymmetry(value):
-            changed[label.name] = checked_hessian(value, name, tolerance=ASYMMETRY, what=label.title, unit=label.unit)
+            words, width = f"{name}: the {label.title}", label.shape[0] if label.shape else 1
+            changed[label.name] = checked_hessian(
+                value, len(frame), words, tolerance=ASYMMETRY, unit=label.unit, width=width
+            )
     return frame.with_labels(changed) if changed else frame
 
 

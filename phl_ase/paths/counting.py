@@ -8,8 +8,9 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import GuardedCalculator, NonFiniteError, PHLError, guarded
+from phl_ase.hessians import checked_hessian
 from phl_ase.types import Array, ASECalculator
-from phl_ase.vibrations import checked_hessian, checked_hvps
+from phl_ase.vibrations import checked_hvps
 
 # eV/Å: no bond pushes so hard. A step that gets here, and to ten times the force at the start, has run atoms into each
 # other or off the model's ground.

@@ -16,12 +16,12 @@ from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, HVPFunction
 from phl_ase.errors import PHLError, attempt
+from phl_ase.hessians import checked_hessian
 from phl_ase.paths.counting import CountingHessian, CountingHVP
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
 from phl_ase.types import Array
 from phl_ase.vibrations import (
     HarmonicAnalysis,
-    checked_hessian,
     finite_difference_hessian,
     free_atoms,
     free_motions,

@@ -18,11 +18,12 @@ from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, curvature_of
 from phl_ase.errors import NonFiniteError, PHLError, attempt, guarded, unknown
+from phl_ase.hessians import checked_hessian
 from phl_ase.paths import aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.types import Array, ASECalculator
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
-from phl_ase.vibrations import HarmonicAnalysis, checked_hessian, free_motions, harmonic_analysis, rigid_motions
+from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis, rigid_motions
 
 KINDS: dict[str, str] = {
     "stationary": "stationary point of the reference",

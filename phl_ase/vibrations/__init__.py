@@ -7,7 +7,7 @@ Of large structures ``lowest`` finds the softest modes and ``stochastic`` sums o
 """
 
 from phl_ase.vibrations.analysis import IMAGINARY_THRESHOLD, HarmonicAnalysis, harmonic_analysis
-from phl_ase.vibrations.checked import checked_hessian, checked_hvps, checked_vectors
+from phl_ase.vibrations.checked import checked_hvps, checked_vectors
 from phl_ase.vibrations.constraints import FreeMotions, free_atoms, free_motions
 from phl_ase.vibrations.differences import finite_difference_hessian
 from phl_ase.vibrations.lowest import LowestModes, lowest_modes
@@ -29,7 +29,6 @@ __all__ = [
     "ProbeEstimate",
     "StochasticSpectrum",
     "Thermochemistry",
-    "checked_hessian",
     "checked_hvps",
     "checked_vectors",
     "finite_difference_hessian",

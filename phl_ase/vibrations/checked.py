@@ -1,4 +1,4 @@
-"""Hessians, HVPs and their vectors, checked in one place wherever they come from: shape, numbers, symmetry."""
+"""HVPs and their vectors, checked in one place wherever they come from: shape and numbers."""
 
 from __future__ import annotations
 
@@ -38,30 +38,6 @@ def checked_vectors(vectors: Any, n_atoms: int) -> Array:
     if not np.all(np.isfinite(array)):
         raise NonFiniteError("vectors hold NaN or infinity; expected finite numbers")
     return array
-
-
-def checked_hessian(hessian: Any, n_atoms: int, name: str = "the Hessian") -> Array:
-    """Return a Hessian ``(3n, 3n)``, symmetrised, in float64.
-
-    Args:
-        hessian: Of all n atoms, ordered x1 y1 z1 x2 …
-        n_atoms: n.
-        name: How an error names it.
-
-    Raises:
-        PHLError: For another shape.
-        NonFiniteError: For NaN or infinity.
-    """
-    matrix, expected = np.asarray(hessian, dtype=float), (3 * n_atoms, 3 * n_atoms)
-    if matrix.shape != expected:
-        raise PHLError(
-            f"{name} has shape {matrix.shape}, expected {expected} for {n_atoms} atoms in eV/Å², ordered x1 y1 z1 "
-            "x2 …: reshape it (layout (n,n,3,3) also needs transpose(0, 2, 1, 3))"
-        )
-    if not np.all(np.isfinite(matrix)):
-        raise NonFiniteError(f"{name} holds NaN or infinity; check the structure and what made the Hessian")
-    symmetric: Array = 0.5 * (matrix + matrix.T)
-    return symmetric
 
 
 def checked_hvps(hvps: Any, vectors: Array, name: str = "hvp(vectors, atoms)") -> Array:

@@ -6,8 +6,8 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError
+from phl_ase.hessians import checked_hessian
 from phl_ase.types import Array
-from phl_ase.vibrations.checked import checked_hessian
 
 
 def positive_masses(atoms: Atoms, vibrating: Array) -> Array:
