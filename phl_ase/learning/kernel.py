@@ -9,8 +9,9 @@ exact meaning: a probe along a chosen direction is one more observation and bias
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -18,14 +19,10 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from phl_ase.errors import NonFiniteError
 from phl_ase.types import Array
 
-LENGTHS = (0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.2, 3.3)
-"""1/Å: the length scales among which the likelihood of the labels chooses."""
-
-_NOISE = {"energy": 1e-3, "gradient": 2e-3, "hvp": 2e-2}
+LABEL_NOISE = {"energy": 1e-3, "gradient": 2e-3, "hvp": 2e-2}
 """What is left unexplained of labels: eV, eV/Å and eV/Å² for a vector of unit length."""
 
 _CONSTANT = 10.0  # eV: how uncertain the constant between two energy scales is
-_LEAST = 0.05  # eV: least standard deviation of a correction
 
 
 def inverse_distances(positions: Array) -> tuple[Array, Array]:
@@ -95,127 +92,254 @@ class GradientObservations:
     step: float = 1e-3
 
 
+@dataclass(frozen=True)
+class KernelChoice:
+    """Settings of a covariance.
+
+    Attributes:
+        shape: Standard deviation of what depends on the whole geometry, eV.
+        shape_length: Its length scale, 1/Å.
+        bonds: Standard deviation of what a pair of atoms adds, eV.
+        bond_length: Its length scale, 1/Å.
+    """
+
+    shape: float
+    shape_length: float
+    bonds: float = 0.0
+    bond_length: float = 1.0
+
+
+KERNEL_GRID: dict[str, tuple[float, ...]] = {
+    "shape": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "shape_length": (0.1, 0.2, 0.45, 1.0, 2.0),
+    "bonds": (0.1, 0.3, 1.0, 3.0),
+    "bond_length": (0.05, 0.1, 0.2, 0.4, 0.8),
+}
+"""Values of each setting; the likelihood climbs from one to the next."""
+
+USUAL_KERNEL = KernelChoice(0.1, 0.2, 0.3, 0.2)
+"""Where the likelihood begins to climb."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Geometries in inverse distances.
+
+    Attributes:
+        q: Inverse distances ``(m, D)`` 1/Å.
+        jacobians: Their derivatives ``(m, D, 3n)``.
+    """
+
+    q: Array
+    jacobians: Array
+
+    @classmethod
+    def of(cls, positions: Array) -> _Points:
+        made = [inverse_distances(one) for one in positions]
+        return cls(np.stack([q for q, _ in made]), np.stack([jacobian for _, jacobian in made]))
+
+
+class _Shape:
+    """Correlation of whole geometries: near one another in all inverse distances, they have like energies."""
+
+    def __init__(self, length: float) -> None:
+        self.length = length
+
+    def covariance(self, points: _Points) -> tuple[Array, Array, Array]:
+        """Return covariances of energies ``(m, m)``, of gradients with energies ``(m, 3n, m)``, and of gradients."""
+        q, flat = points.q, points.jacobians.transpose(0, 2, 1).reshape(-1, points.q.shape[1])
+        m, size = len(q), points.jacobians.shape[2]
+        k = np.exp(-0.5 * ((q[:, None] - q[None]) ** 2).sum(axis=2) / self.length**2)
+        projected = (flat @ q.T).reshape(m, size, m)
+        left = projected[np.arange(m), :, np.arange(m)][:, :, None] - projected  # J_iᵀ (q_i − q_j)
+        mixed = (flat @ flat.T).reshape(m, size, m, size) / self.length**2
+        mixed += left[:, :, :, None] * left.transpose(2, 0, 1)[:, None] / self.length**4
+        return k, -(k[:, None] * left) / self.length**2, mixed * k[:, None, :, None]
+
+    def evaluate(self, points: _Points, a: Array, w: Array, q: Array) -> tuple[float, Array, Array]:
+        """Return energy, its derivatives by inverse distances ``(D,)``, and the second ones ``(D, D)``."""
+        apart = q - points.q
+        k = np.exp(-0.5 * (apart**2).sum(axis=1) / self.length**2)
+        s = a + (apart * w).sum(axis=1) / self.length**2
+        slopes = (k @ w - (k * s) @ apart) / self.length**2
+        mixed = (apart * k[:, None]).T @ w
+        curved = ((apart * (k * s)[:, None]).T @ apart - mixed - mixed.T) / self.length**4
+        return float(k @ s), slopes, curved - (k @ s) / self.length**2 * np.eye(len(q))
+
+
+class _Bonds:
+    """Correlation of pairs of atoms: pairs of the same elements, wherever they are, have like energies."""
+
+    def __init__(self, length: float, numbers: Array) -> None:
+        self.length = length
+        i, j = np.triu_indices(len(numbers), 1)
+        kinds = np.sort(np.stack([numbers[i], numbers[j]], axis=1), axis=1)
+        self._kinds = [np.flatnonzero((kinds == kind).all(axis=1)) for kind in np.unique(kinds, axis=0)]
+
+    def covariance(self, points: _Points) -> tuple[Array, Array, Array]:
+        """As of :class:`_Shape`."""
+        m, size = len(points.q), points.jacobians.shape[2]
+        energies, crossed, mixed = np.zeros((m, m)), np.zeros((m, size, m)), np.zeros((m * size, m * size))
+        for kind in self._kinds:
+            q = points.q[:, kind].ravel()
+            jacobians = points.jacobians[:, kind]  # (m, d, 3n)
+            apart = q[:, None] - q[None]
+            k = np.exp(-0.5 * apart**2 / self.length**2)
+            shape = (m, len(kind), m, len(kind))
+            energies += k.reshape(shape).sum(axis=(1, 3))
+            slopes = (-k * apart / self.length**2).reshape(shape).sum(axis=3)  # (m, d, m)
+            crossed += np.einsum("idx,idj->ixj", jacobians, slopes)
+            second = (k * (1 / self.length**2 - apart**2 / self.length**4)).reshape(m, len(kind), -1)
+            half = jacobians.transpose(0, 2, 1) @ second  # (m, 3n, m · d)
+            half = half.reshape(m * size, m, len(kind)).transpose(1, 0, 2) @ jacobians  # (m, m · 3n, 3n)
+            mixed += half.transpose(1, 0, 2).reshape(m * size, m * size)
+        return energies, crossed, mixed.reshape(m, size, m, size)
+
+    def evaluate(self, points: _Points, a: Array, w: Array, q: Array) -> tuple[float, Array, Array]:
+        """As of :class:`_Shape`."""
+        energy, slopes, curved = 0.0, np.zeros(len(q)), np.zeros(len(q))
+        for kind in self._kinds:
+            apart = q[kind][:, None] - points.q[:, kind].reshape(1, -1)
+            k = np.exp(-0.5 * apart**2 / self.length**2)
+            weights = w[:, kind].reshape(1, -1) / self.length**2
+            s = np.repeat(a, len(kind)) + apart * weights
+            energy += float((k * s).sum())
+            slopes[kind] = (k * (weights - apart * s / self.length**2)).sum(axis=1)
+            inner = (apart**2 / self.length**2 - 1) * s - 2 * weights * apart
+            curved[kind] = (k * inner).sum(axis=1) / self.length**2
+        return energy, slopes, np.diag(curved)
+
+
 class KernelCorrection:
     """A Gaussian process fitted to observations.
 
+    Its covariance is the sum of two: of whole geometries, and of pairs of atoms of the same elements. The second
+    carries what is learnt of one bond to all bonds of its kind. The likelihood of the labels weighs them.
+
     Args:
         observations: At least one point.
-        lengths: Length scales to choose among, 1/Å.
+        numbers: Atomic numbers ``(n,)``.
+        begin: Settings near which those of the highest likelihood are looked for, values of :data:`KERNEL_GRID`.
 
     Attributes:
-        length: The one chosen, 1/Å.
-        sigma: Standard deviation of the correction before any label, eV.
+        choice: What it chose.
     """
 
-    def __init__(self, observations: GradientObservations, lengths: Sequence[float] = LENGTHS):
-        self._set(observations)
-        trials = [trial for length in lengths if (trial := self._trial(length)) is not None]
-        if not trials:
+    def __init__(self, observations: GradientObservations, numbers: Array, begin: KernelChoice = USUAL_KERNEL):
+        known = observations
+        self._m, self._k = len(known.positions), len(known.centres)
+        self._step, self._size = known.step, 3 * len(numbers)
+        beside = [known.centres + sign * known.step * known.vectors for sign in (1, -1)]
+        self._points = _Points.of(np.concatenate([known.positions, *beside]))
+        self._offset = float(known.energies.mean())
+        y = np.concatenate([known.energies - self._offset, known.gradients.ravel(), known.hvps.ravel()])
+        sizes = (self._m, self._size * self._m, self._size * self._k)
+        noise = np.repeat([value**2 for value in LABEL_NOISE.values()], sizes)
+        known_parts: dict[tuple[str, float], tuple[Any, Array]] = {}
+
+        def part(name: str, length: float) -> tuple[Any, Array]:
+            if (name, length) not in known_parts:
+                made = _Shape(length) if name == "shape" else _Bonds(length, numbers)
+                known_parts[name, length] = made, self._observed(*made.covariance(self._points))
+            return known_parts[name, length]
+
+        def trial(choice: KernelChoice) -> tuple[float, KernelChoice, Array, Any]:
+            parts = (("shape", choice.shape_length, choice.shape), ("bonds", choice.bond_length, choice.bonds))
+            matrix = np.zeros((len(y), len(y)))
+            for name, length, sigma in parts:
+                if sigma:
+                    matrix += sigma**2 * part(name, length)[1]
+            matrix[: self._m, : self._m] += _CONSTANT**2
+            matrix[np.diag_indices_from(matrix)] += noise
+            try:
+                factor = cho_factor(matrix, lower=True, overwrite_a=True)
+            except (LinAlgError, ValueError):
+                return -np.inf, choice, y, None
+            weights = cho_solve(factor, y)
+            likelihood = float(-0.5 * y @ weights - np.log(np.diag(factor[0])).sum())
+            return likelihood if np.isfinite(likelihood) else -np.inf, choice, weights, factor
+
+        best = _highest(trial, begin)
+        if best[3] is None:
             raise NonFiniteError("the labels cannot be fitted: they hold NaN, infinity, or contradict one another")
-        _, self.length, self.sigma, self._factor, weights = max(trials, key=lambda trial: trial[0])
+        self.likelihood, self.choice, weights, self._factor = best
+        chosen = self.choice
+        self._parts = [
+            (sigma**2, part(name, length)[0])
+            for name, length, sigma in (
+                ("shape", chosen.shape_length, chosen.shape),
+                ("bonds", chosen.bond_length, chosen.bonds),
+            )
+            if sigma
+        ]
         self._spread(weights)
 
-    def _set(self, known: GradientObservations) -> None:
-        self._m, self._k = len(known.positions), len(known.centres)
-        self._n = known.positions.shape[1]
-        ahead = known.centres + known.step * known.vectors
-        behind = known.centres - known.step * known.vectors
-        points = np.concatenate([known.positions, ahead, behind])
-        made = [inverse_distances(point) for point in points]
-        self._q = np.stack([q for q, _ in made])
-        self._jacobians = np.stack([jacobian for _, jacobian in made])
-        self._step = known.step
-        self._offset = float(known.energies.mean())
-        self._y = np.concatenate([known.energies - self._offset, known.gradients.reshape(-1), known.hvps.reshape(-1)])
-        sizes = (self._m, 3 * self._n * self._m, 3 * self._n * self._k)
-        self._noise = np.repeat([value**2 for value in _NOISE.values()], sizes)
-        gram = self._q @ self._q.T
-        squares = np.diag(gram)
-        self._apart2 = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0.0)
-        flat = self._jacobians.transpose(0, 2, 1).reshape(-1, self._q.shape[1])  # (points · 3n, D)
-        self._overlaps = flat @ flat.T
-        # projections J_iᵀ q_j of every point's features, from which those of differences follow
-        self._projected = (flat @ self._q.T).reshape(len(points), 3 * self._n, len(points))
+    def _observed(self, energies: Array, crossed: Array, mixed: Array) -> Array:
+        """Covariance of all observations from that of energies and gradients at all points."""
+        m, ahead, behind = self._m, slice(self._m, self._m + self._k), slice(self._m + self._k, None)
 
-    def _covariance(self, length: float) -> Array:
-        """Covariance of all observations for a correction of variance 1, without noise."""
-        points, size = len(self._q), 3 * self._n
-        k = np.exp(-0.5 * self._apart2 / length**2)
-        own = self._projected[np.arange(points), :, np.arange(points)]
-        left = own[:, :, None] - self._projected  # J_iᵀ (q_i − q_j): (points, 3n, points)
-        gradient_energy = -(k[:, None, :] * left) / length**2
-        # J_jᵀ (q_i − q_j) = −(J_jᵀ (q_j − q_i))
-        right = -left.transpose(2, 0, 1)  # (i, j, 3n)
-        overlaps = self._overlaps.reshape(points, size, points, size)
-        both = overlaps / length**2 - left[:, :, :, None] * right[:, None, :, :] / length**4
-        both *= k[:, None, :, None]
-        m, pairs = self._m, self._k
-        energies = k[:m, :m]
-        at, ahead, behind = slice(0, m), slice(m, m + pairs), slice(m + pairs, m + 2 * pairs)
-        g_e = np.concatenate(
-            [
-                gradient_energy[at, :, :m].reshape(m * size, m),
-                ((gradient_energy[ahead, :, :m] - gradient_energy[behind, :, :m]) / (2 * self._step)).reshape(-1, m),
-            ]
-        )
-        rows = np.concatenate([both[at], (both[ahead] - both[behind]) / (2 * self._step)])
-        g_g = np.concatenate([rows[:, :, at], (rows[:, :, ahead] - rows[:, :, behind]) / (2 * self._step)], axis=2)
-        g_g = g_g.reshape(len(rows) * size, -1)
-        return np.block([[energies, g_e.T], [g_e, g_g]])
+        def differences(rows: Array) -> Array:
+            return np.concatenate([rows[:m], (rows[ahead] - rows[behind]) / (2 * self._step)])
 
-    def _trial(self, length: float):
-        matrix = self._covariance(length)
-        constant = np.zeros(len(matrix))
-        constant[: self._m] = _CONSTANT
-        best = None
-        for sigma in self._sigmas(matrix):
-            try:
-                factor = cho_factor(sigma**2 * matrix + np.outer(constant, constant) + np.diag(self._noise), lower=True)
-            except (LinAlgError, ValueError):
-                continue
-            weights = cho_solve(factor, self._y)
-            likelihood = -0.5 * self._y @ weights - np.log(np.diag(factor[0])).sum()
-            if np.isfinite(likelihood) and (best is None or likelihood > best[0]):
-                best = (likelihood, length, sigma, factor, sigma**2 * weights)
-        return best
-
-    def _sigmas(self, matrix: Array) -> Sequence[float]:
-        return (0.2, 0.5, 1.25, 3.0, 8.0)
+        of_energies = differences(crossed[:, :, :m]).reshape(-1, m)
+        rows = differences(mixed).transpose(2, 3, 0, 1)
+        both = differences(rows)  # (points, 3n, points, 3n), turned
+        return np.block([[energies[:m, :m], of_energies.T], [of_energies, both.reshape(len(of_energies), -1)]])
 
     def _spread(self, weights: Array) -> None:
         """Collect the weights of all observations at the points that they belong to, in inverse distances."""
-        m, pairs, size = self._m, self._k, 3 * self._n
-        points = len(self._q)
-        self._a = np.zeros(points)
+        m, pairs, size = self._m, self._k, self._size
+        self._a = np.zeros(len(self._points.q))
         self._a[:m] = weights[:m]
-        slopes = np.zeros((points, size))
+        slopes = np.zeros((len(self._points.q), size))
         slopes[:m] = weights[m : m + m * size].reshape(m, size)
         of_pairs = weights[m + m * size :].reshape(pairs, size) / (2 * self._step)
         slopes[m : m + pairs], slopes[m + pairs :] = of_pairs, -of_pairs
-        self._w = np.einsum("pdx,px->pd", self._jacobians, slopes)
-        # the constant's own posterior: its weights are those of the energies
-        self._constant = _CONSTANT**2 * float(weights[:m].sum()) / self.sigma**2 + self._offset
+        self._w = np.einsum("pdx,px->pd", self._points.jacobians, slopes)
+        # of the constant itself: the weights of all energies
+        self._constant = _CONSTANT**2 * float(weights[:m].sum()) + self._offset
 
-    def _at(self, positions: Array):
-        q, jacobian = inverse_distances(positions)
-        apart = q - self._q
-        k = np.exp(-0.5 * (apart**2).sum(axis=1) / self.length**2)
-        s = self._a + (apart * self._w).sum(axis=1) / self.length**2
-        return q, jacobian, apart, k, s
+    def _evaluate(self, q: Array) -> tuple[float, Array, Array]:
+        found = [
+            [variance * value for value in part.evaluate(self._points, self._a, self._w, q)]
+            for variance, part in self._parts
+        ]
+        energy, slopes, curved = (sum(values) for values in zip(*found, strict=True))
+        return energy + self._constant, slopes, curved
 
     def energy_and_gradient(self, positions: Array) -> tuple[float, Array]:
         """Return the correction, eV, and its gradient ``(n, 3)`` eV/Å."""
-        _, jacobian, apart, k, s = self._at(positions)
-        slopes = (k @ self._w - (k * s) @ apart) / self.length**2
-        return float(k @ s) + self._constant, (jacobian.T @ slopes).reshape(-1, 3)
+        q, jacobian = inverse_distances(positions)
+        energy, slopes, _ = self._evaluate(q)
+        return float(energy), (jacobian.T @ slopes).reshape(-1, 3)
 
     def hessian(self, positions: Array) -> Array:
         """Return the Hessian of the correction ``(3n, 3n)`` eV/Å²."""
-        _, jacobian, apart, k, s = self._at(positions)
-        slopes = (k @ self._w - (k * s) @ apart) / self.length**2
-        projected, weighted = apart @ jacobian, self._w @ jacobian
-        mixed = (projected * k[:, None]).T @ weighted
-        curved = (projected * (k * s)[:, None]).T @ projected - mixed - mixed.T
-        curved = curved / self.length**4 - (k @ s) / self.length**2 * (jacobian.T @ jacobian)
-        hessian = curved + bent(positions, slopes)
+        q, jacobian = inverse_distances(positions)
+        _, slopes, curved = self._evaluate(q)
+        hessian = jacobian.T @ curved @ jacobian + bent(positions, slopes)
         return 0.5 * (hessian + hessian.T)
+
+
+def _highest(trial: Callable[[KernelChoice], tuple[float, KernelChoice, Array, Any]], begin: KernelChoice) -> Any:
+    """Climb over the grid, one setting at a time, to where a neighbour is no better."""
+    best = trial(begin)
+    tried = {begin}
+    improved = True
+    while improved:
+        improved = False
+        for name, values in KERNEL_GRID.items():
+            for direction in (-1, 1):
+                while True:
+                    place = values.index(getattr(best[1], name)) + direction
+                    if not 0 <= place < len(values):
+                        break
+                    other = replace(best[1], **{name: values[place]})
+                    if other in tried:
+                        break
+                    tried.add(other)
+                    found = trial(other)
+                    if found[0] <= best[0]:
+                        break
+                    best, improved = found, True
+    return best

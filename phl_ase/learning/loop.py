@@ -8,17 +8,17 @@ a search on the reference alone needs dozens for. Nothing is believed in the end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, attempt
 from phl_ase.learning.store import Gradient, LabelStore, LearningStopped
-from phl_ase.learning.surrogate import LearnedCalculator
-from phl_ase.paths import Connection, Reaction, connects, find_reaction, relax
+from phl_ase.learning.surrogate import LearnedCalculator, ReferenceCalculator, TrustedCalculator
+from phl_ase.paths import Connection, Reaction, connects, find_reaction, find_transition_state, relax, rmsd
 from phl_ase.paths.end_points import same_structure
 from phl_ase.tasks import ReactionProfile, check_ends, reaction_profile, search_between, search_from
 from phl_ase.types import Array
@@ -26,6 +26,14 @@ from phl_ase.units import convert
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis, rigid_motions
 
 _ON_PATH = 0.05  # Å: labels further from every point of the final path belong to a former one
+_GUESSES = 3  # of a TS between two ends, each by a better surrogate
+_SAME_TS = 0.05  # Å rms
+_PATIENCE = 6  # labels that bring no smaller force before the reference is searched on
+_PLAIN_STEPS = 100
+_PUSHES, _PUSH = 3, 0.1  # how often a search is pushed off a saddle of too high order, and by how many Å
+_FLAT = 0.005  # eV/Å²: curvatures within this are those of molecules that float
+_TRUST, _TRUST_OF_NOTHING = 0.7, 0.2  # Å: how far from all labels an atom may move on the surrogate
+_SHIFTS = (0.0, -0.25, 0.2, -0.1)  # of the points on a path, in each attempt, in units of their distance
 
 LEARNING_OUTCOMES: Mapping[str, str] = {
     "verified": "the reference itself confirms everything that was asked for",
@@ -34,6 +42,7 @@ LEARNING_OUTCOMES: Mapping[str, str] = {
     "no path": "the reaction path could not be followed from the transition state",
     "path not confirmed": "the reference's forces on the path stay further from the model's than allowed",
     "other ends": "the transition state joins other structures than those asked for",
+    "start failed": "the starting model failed at a geometry",
     "reference failed": "the reference method failed at a geometry",
     "budget spent": "the budget of reference gradients is spent",
 }
@@ -47,8 +56,9 @@ class LearnOptions:
     Attributes:
         fmax: Largest force of the reference at the TS and the ends, eV/Å.
         ts_only: Stop at the transition state.
-        hvp: HVPs along random probes at the TS, beside those that confirm the curvature.
-        end_hvp: HVPs along random probes at each end, likewise.
+        hvp: HVPs along random probes at the TS, beside those that confirm the curvature; by default one for every three
+            atoms, at most five.
+        end_hvp: The same at each end; by default half as many.
         ts_modes: Lowest modes along which HVPs confirm the TS.
         path_points: Points on each side of the path whose forces are compared.
         path_error: Largest rms error of the forces there, eV/Å.
@@ -58,10 +68,10 @@ class LearnOptions:
 
     fmax: float = 0.02
     ts_only: bool = False
-    hvp: int = 6
-    end_hvp: int = 2
+    hvp: int | None = None
+    end_hvp: int | None = None
     ts_modes: int = 2
-    path_points: int = 3
+    path_points: int = 2
     path_error: float = 0.1
     max_rounds: int = 25
     seed: int = 0
@@ -97,6 +107,7 @@ class CheckedPoint:
         curvatures: Eigenvalues of the reference's Hessian among the probed modes, eV/Å².
         analysis: Modes of the surrogate's Hessian, which contains all HVPs of the reference.
         verified: Whether forces and curvatures are what they should be.
+        lowest: The direction probed whose curvature should be positive and is least ``(n, 3)``.
     """
 
     atoms: Atoms
@@ -104,6 +115,7 @@ class CheckedPoint:
     curvatures: Array
     analysis: HarmonicAnalysis
     verified: bool
+    lowest: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,21 +257,15 @@ class _Run:
 
     def everything(self) -> str:
         """Do all that was asked for, and return the outcome."""
-        guess = self._guess()
-        if guess is None:
-            return "no transition state"
-        ts = self._stationary(guess, "ts")
-        if ts is None or not self._confirm_ts(ts):
-            return "no transition state"
-        if self.options.ts_only:
-            return "verified"
-        if not self._follow():
-            return "no path"
+        outcome = self._transition_state()
+        if outcome != "verified" or self.options.ts_only:
+            return outcome
         for side in ("reactant", "product"):
             if not self._confirm_end(side):
                 return "no end"
         if not self._confirm_path():
             return "path not confirmed"
+        self._learn_curvature()
         self._finish()
         if self.connection is not None and not self.connection.connected:
             self.reason = self.connection.sentence
@@ -268,22 +274,53 @@ class _Run:
 
     # -- the transition state -----------------------------------------------------------------------------------------
 
+    def _transition_state(self) -> str:
+        """Find the TS that is meant; from other guesses where one led to a TS of another reaction."""
+        outcome = "no transition state"
+        seen: list[Atoms] = []
+        for _ in range(1 if self.product is None else _GUESSES):
+            guess = self._guess()
+            if guess is None:
+                return outcome
+            known = self._stationary(guess, "ts")
+            if known is None or not self._confirm_ts(known):
+                continue
+            assert self.ts is not None
+            if self.options.ts_only and self.product is None:
+                return "verified"
+            if not self._follow():
+                return "no path"
+            if self.connection is None or self.connection.connected:
+                return "verified"
+            outcome, self.reason = "other ends", self.connection.sentence
+            self.say("ts: it joins other structures than those asked for")
+            if any(rmsd(self.ts.atoms, other) < _SAME_TS for other in seen):
+                break
+            seen.append(self.ts.atoms)
+        return outcome
+
     def _guess(self) -> Atoms | None:
         """A guess of the TS: the user's, or the TS of the surrogate between both ends."""
-        if self.store.gradients:
-            self.calculator.fit(self.store)
         if self.product is None:
+            self._fit()
             return self.start.copy()
         for atoms in (self.start, self.product):
-            self._label(atoms.positions, "end")
-        self.calculator.fit(self.store)
+            if self.store.find(atoms.positions) is None:
+                self._label(atoms.positions, "end")
+        self._fit()
         found = search_between(self.start, self.product, self.calculator, fmax=0.02)
         if not found.search.converged:
-            self.reason = found.search.sentence
+            self.reason = f"on the model: {found.search.sentence}"
             return None
-        if not found.joins:
-            self.say("the model's TS joins other ends so far")
         return found.search.atoms
+
+    def _fit(self) -> None:
+        """Learn all labels; a starting model that cannot compute them ends the run."""
+        if not self.store.points:
+            return
+        learnt = attempt(lambda: self.calculator.fit(self.store))
+        if learnt.outcome:
+            raise LearningStopped("start failed", f"the starting model failed at a labelled geometry: {learnt.reason}")
 
     def _label(self, positions: Array, stage: str) -> Gradient:
         known = self.store.gradient(positions, "end" if stage in ("reactant", "product") else stage)
@@ -292,56 +329,74 @@ class _Run:
         return known
 
     def _stationary(self, guess: Atoms, stage: str) -> Gradient | None:
-        """Label where the surrogate has a stationary point, until the reference has one there, too."""
-        place = guess.positions.copy()
-        is_ts = stage == "ts"
-        best: Gradient | None = None
+        """Label where the surrogate has a stationary point, until the reference has one there, too.
+
+        Where that leads nowhere, search on the reference itself, with the surrogate's Hessian.
+        """
+        place, best, waited = guess.positions.copy(), None, 0
         for _ in range(self.options.max_rounds):
             known = self._label(place, stage)
+            waited = 0 if best is None or known.fmax < 0.8 * best.fmax else waited + 1
             if best is None or known.fmax < best.fmax:
                 best = known
             if known.fmax <= self.options.fmax:
                 return known
-            self.calculator.fit(self.store)
-            moved = self._on_surrogate(known.positions, is_ts)
-            if moved is None and best is not known:
-                moved = self._on_surrogate(best.positions, is_ts)
-            if moved is None or self.store.find(moved) is not None:
+            self._fit()
+            moved = self._on_surrogate((known if waited < _PATIENCE // 2 else best).positions, stage == "ts")
+            if waited >= _PATIENCE or moved is None or self.store.find(moved) is not None:
                 break
             place = moved
-        self.reason = f"{stage}: the largest force stays at {0.0 if best is None else best.fmax:.3f} eV/Å"
-        return None
+        assert best is not None
+        self.say(f"{stage}: the model does not help; searching on the reference from the best geometry")
+        return self._plainly(best, stage)
 
     def _on_surrogate(self, positions: Array, is_ts: bool) -> Array | None:
-        """The surrogate's stationary point near a geometry."""
+        """The surrogate's stationary point near a geometry, or how far on the way there it may be trusted."""
         atoms = self.start.copy()
         atoms.positions = positions
-        within = min(0.2 * self.options.fmax, 0.005)
+        trusted = TrustedCalculator(self.calculator, [known.positions for known in self.store.points], self._trust())
+        within = 0.25 * self.options.fmax
         if is_ts:
-            found = search_from(atoms, self.calculator, strategy="hessian", fmax=within)
-            return found.atoms.positions if found.outcome in ("converged", "wrong order of saddle") else None
-        atoms.calc = self.calculator
-        relaxed = relax(atoms, within)
-        return relaxed.atoms.positions if relaxed.converged else None
+            found: Any = search_from(atoms, trusted, strategy="hessian", fmax=within)
+            done = found.outcome in ("converged", "wrong order of saddle") or trusted.left
+        else:
+            atoms.calc = trusted
+            found = relax(atoms, within)
+            done = found.converged or trusted.left
+        return found.atoms.positions if done or found.fmax < 10 * within else None
 
-    def _point(self, known: Gradient, n_modes: int, n_random: int, negatives: int, seed: int) -> CheckedPoint:
-        """Confirm the curvature of a stationary point along its softest modes, and learn it along random probes."""
+    def _trust(self) -> float:
+        return _TRUST if self.calculator.start is not None else _TRUST_OF_NOTHING
+
+    def _plainly(self, best: Gradient, stage: str) -> Gradient | None:
+        """Search on the reference from a geometry, every gradient bought and kept."""
+        asked = ReferenceCalculator(self.store, "end" if stage != "ts" else stage)
         atoms = self.start.copy()
-        atoms.positions = known.positions
-        self.calculator.fit(self.store)
-        modes = harmonic_analysis(atoms, self.calculator.get_hessian(atoms)).displacements[:n_modes]
-        frame = np.linalg.qr(modes.reshape(len(modes), -1).T)[0]
-        rows = self._rows(known.positions, frame)
-        curvatures = np.linalg.eigvalsh(0.5 * (rows @ frame + (rows @ frame).T))
-        if n_random:
-            removed = np.column_stack([rigid_motions(known.positions, np.ones(len(atoms)), rotations=True), frame])
-            drawn = np.random.default_rng(seed).normal(size=(removed.shape[0], n_random))
-            drawn -= removed @ np.linalg.lstsq(removed, drawn, rcond=None)[0]
-            self._rows(known.positions, np.linalg.qr(drawn)[0])
-        self.calculator.fit(self.store)
-        analysis = harmonic_analysis(atoms, self.calculator.get_hessian(atoms))
-        right = int(np.sum(curvatures < 0)) == negatives and known.fmax <= self.options.fmax
-        return CheckedPoint(atoms, known, curvatures, analysis, right and analysis.n_imaginary == negatives)
+        atoms.positions = best.positions
+        atoms.calc = asked
+        if stage == "ts":
+            asked_hessian = self._surrogate_hessian
+            result: Any = find_transition_state(
+                atoms, asked_hessian, fmax=self.options.fmax, max_steps=_PLAIN_STEPS, analysis_hessian=asked_hessian
+            )
+        else:
+            result = relax(atoms, self.options.fmax, _PLAIN_STEPS)
+        if asked.stopped is not None:
+            raise asked.stopped
+        known = self.store.find(result.atoms.positions)
+        if known is not None:
+            self.steps.append(Step(stage, len(self.store), known.fmax))
+            self.say(f"{stage}: largest force {known.fmax:.3f} eV/Å after {len(self.store)} reference gradients")
+            if known.fmax <= self.options.fmax:
+                return known
+        self.reason = f"{stage}: {result.sentence}"
+        return None
+
+    def _surrogate_hessian(self, atoms: Atoms) -> Array:
+        self._fit()
+        return self.calculator.get_hessian(atoms)
+
+    # -- curvature ----------------------------------------------------------------------------------------------------
 
     def _rows(self, positions: Array, directions: Array) -> Array:
         """Products of the reference's Hessian with orthonormal columns ``(3n, k)``: ``(k, 3n)`` eV/Å²."""
@@ -350,16 +405,78 @@ class _Run:
         found = self.store.label_hvps(positions, list(vectors))
         return np.stack([one.product.ravel() * length for one, length in zip(found, lengths, strict=True)])
 
+    def _modes(self, positions: Array) -> HarmonicAnalysis:
+        atoms = self.start.copy()
+        atoms.positions = positions
+        return harmonic_analysis(atoms, self.calculator.get_hessian(atoms))
+
+    def _point(self, known: Gradient, n_modes: int, negatives: int) -> CheckedPoint:
+        """Ask the reference for the curvature along the softest modes of a stationary point."""
+        self._fit()
+        modes = self._modes(known.positions).displacements[:n_modes]
+        frame = np.linalg.qr(modes.reshape(len(modes), -1).T)[0]
+        rows = self._rows(known.positions, frame)
+        curvatures, turned = np.linalg.eigh(0.5 * (rows @ frame + (rows @ frame).T))
+        self._fit()
+        analysis = self._modes(known.positions)
+        right = known.fmax <= self.options.fmax and analysis.n_imaginary == negatives
+        atoms = analysis.atoms.copy()
+        # softer than rounding: a mode of molecules that float
+        right = right and int(np.sum(curvatures < -_FLAT)) == negatives
+        lowest = (frame @ turned[:, min(negatives, len(curvatures) - 1)]).reshape(-1, 3)
+        return CheckedPoint(atoms, known, curvatures, analysis, right, lowest)
+
     def _confirm_ts(self, known: Gradient) -> bool:
-        o = self.options
-        self.ts = self._point(known, o.ts_modes, 0 if o.ts_only else o.hvp, 1, o.seed)
-        self.say(f"ts: curvatures {_numbers(self.ts.curvatures)} eV/Å² along its softest modes")
-        if not self.ts.verified:
+        """Confirm one negative curvature; a saddle of higher order is left along its second mode."""
+        for _ in range(_PUSHES):
+            self.ts = self._point(known, min(self.options.ts_modes, 3 * len(self.start) - 6), 1)
+            self.say(f"ts: curvatures {_numbers(self.ts.curvatures)} eV/Å² along its softest modes")
+            if self.ts.verified:
+                return True
             self.reason = (
                 f"the curvatures along the softest modes are {_numbers(self.ts.curvatures)} eV/Å² and the model has "
                 f"{self.ts.analysis.n_imaginary} imaginary modes; expected one that is negative"
             )
-        return self.ts.verified
+            moved = self._pushed(self.ts, 1)
+            again = None if moved is None else self._stationary(moved, "ts")
+            if again is None or again is known:
+                return False
+            known = again
+        return False
+
+    def _pushed(self, point: CheckedPoint, keep: int) -> Atoms | None:
+        """A stationary point moved along its negative mode that is one too many; ``None`` where there is none."""
+        analysis = point.analysis
+        mode = analysis.displacements[keep] if analysis.n_imaginary > keep else point.lowest
+        if analysis.n_imaginary < keep:
+            return None
+        atoms = point.atoms.copy()
+        atoms.positions += _PUSH * mode / np.linalg.norm(mode, axis=1).max()
+        return atoms
+
+    def _learn_curvature(self) -> None:
+        """HVPs along random probes at the TS and both ends, for their frequencies."""
+        assert self.ts is not None
+        points = [self.ts, *self.ends]
+        n = len(self.start)
+        for place, (point, count) in enumerate(
+            zip(points, (self.options.hvp, self.options.end_hvp, self.options.end_hvp), strict=True)
+        ):
+            if count is None:
+                count = _usual_hvps(n) if not place else (_usual_hvps(n) + 1) // 2
+            if not count:
+                continue
+            x = point.atoms.positions
+            known = [one.vector.ravel() for one in self.store.hvps if np.array_equal(one.positions, x)]
+            removed = np.column_stack([rigid_motions(x, np.ones(n), rotations=True), *known])
+            count = min(count, 3 * n - removed.shape[1])
+            if count < 1:
+                continue
+            drawn = np.random.default_rng([self.options.seed, place]).normal(size=(3 * n, count))
+            drawn -= removed @ np.linalg.lstsq(removed, drawn, rcond=None)[0]
+            self._rows(x, np.linalg.qr(drawn)[0])
+        self._fit()
+        self.ts, *self.ends = [replace(one, analysis=self._modes(one.atoms.positions)) for one in points]
 
     # -- path and ends ------------------------------------------------------------------------------------------------
 
@@ -381,14 +498,27 @@ class _Run:
         return True
 
     def _confirm_end(self, side: str) -> bool:
-        """Move an end of the path to the reference's minimum."""
+        """Move an end of the path to the reference's minimum; off saddle points on the way."""
         assert self.reaction is not None
         end = self.reaction.backward if side == "reactant" else self.reaction.forward
         assert end is not None
-        known = self._known_minimum(end.atoms) or self._stationary(end.atoms, side)
-        if known is None:
+        place, point = end.atoms, None
+        for _ in range(_PUSHES):
+            known = self._known_minimum(place) or self._stationary(place, side)
+            if known is None:
+                break
+            point = self._point(known, 1, 0)
+            if point.verified:
+                break
+            self.say(f"{side}: a saddle point, curvature {_numbers(point.curvatures)} eV/Å²")
+            moved = self._pushed(point, 0)
+            if moved is None:
+                break
+            place = self.start.copy()
+            pushed = self._on_surrogate(moved.positions, False)
+            place.positions = moved.positions if pushed is None else pushed
+        if point is None:
             return False
-        point = self._point(known, 1, self.options.end_hvp, 0, self.options.seed + 1 + (side == "product"))
         self.ends.append(point)
         if not point.verified:
             self.reason = (
@@ -399,8 +529,8 @@ class _Run:
 
     def _known_minimum(self, end: Atoms) -> Gradient | None:
         """A labelled geometry without forces that is this end."""
-        for known in self.store.gradients:
-            if known.kind != "probe" and known.fmax <= self.options.fmax:
+        for known in self.store.points:
+            if known.fmax <= self.options.fmax:
                 atoms = end.copy()
                 atoms.positions = known.positions
                 if same_structure(atoms, end):
@@ -409,22 +539,24 @@ class _Run:
 
     def _confirm_path(self) -> bool:
         """Compare forces at points of the path; where they are wrong, learn them and follow the path anew."""
-        for attempt in range(4):
-            if attempt:
-                self.calculator.fit(self.store)
+        for number in range(len(_SHIFTS)):
+            self._fit()
             if not self._follow():
                 return False
             assert self.reaction is not None
-            errors = []
-            for place in self._places(attempt):
+            places = self._places(_SHIFTS[number])
+            believed = []
+            for place in places:
                 atoms = self.start.copy()
                 atoms.positions = place
                 atoms.calc = self.calculator
-                believed = atoms.get_forces()
-                known = self.store.gradient(place, "path")
-                self.path_labels.append(known)
-                errors.append(float(np.sqrt(np.mean((believed - known.forces) ** 2))))
-            self.path_error = max(errors)
+                believed.append(atoms.get_forces())
+            found = self.store.buy(places, "path")
+            self.path_labels += found
+            self.path_error = max(
+                float(np.sqrt(np.mean((forces - known.forces) ** 2)))
+                for forces, known in zip(believed, found, strict=True)
+            )
             self.steps.append(Step("path", len(self.store), self.path_error))
             self.say(f"path: forces within {self.path_error:.3f} eV/Å after {len(self.store)} reference gradients")
             if self.path_error <= self.options.path_error:
@@ -432,23 +564,22 @@ class _Run:
         self.reason = f"the forces differ by {self.path_error:.3f} eV/Å; allowed are {self.options.path_error:g}"
         return False
 
-    def _places(self, attempt: int) -> Sequence[Array]:
-        """Points of both sides of the path, evenly along its length, others in every attempt."""
+    def _places(self, shift: float) -> list[Array]:
+        """Points of both sides of the path, evenly along its length."""
         assert self.reaction is not None
         path = self.reaction.path
-        lengths, places = path.arc_length, []
-        shift = (0.0, -0.25, 0.2, -0.1)[attempt]
+        lengths, chosen = path.arc_length, dict[int, Array]()
         for whole in (lengths[0], lengths[-1]):
             for k in range(self.options.path_points):
                 wanted = whole * (k + 0.5 + shift) / self.options.path_points
-                places.append(path.structures[int(np.argmin(np.abs(lengths - wanted)))].positions)
-        return places
+                place = int(np.argmin(np.abs(lengths - wanted)))
+                chosen[place] = path.structures[place].positions
+        return list(chosen.values())
 
     def _finish(self) -> None:
         """Frequencies and thermochemistry with the final surrogate and the energies of the reference."""
         assert self.reaction is not None
         assert self.ts is not None
-        self.calculator.fit(self.store)
         ends = []
         for end, point in zip((self.reaction.backward, self.reaction.forward), self.ends, strict=True):
             assert end is not None
@@ -457,18 +588,16 @@ class _Run:
             relaxation = replace(end.relaxation, atoms=atoms, energy=point.label.energy, fmax=point.label.fmax)
             ends.append(replace(end, relaxation=relaxation))
         self.reaction = replace(self.reaction, backward=ends[0], forward=ends[1])
+        if self.product is not None:
+            found = (self.ends[0].atoms, self.ends[1].atoms)
+            self.connection = connects(found, self.start, self.product)
         self.profile = reaction_profile(self.reaction, **self.settings)
+
+
+def _usual_hvps(n: int) -> int:
+    """HVPs along random probes at a TS: their frequencies gain little from more."""
+    return min(5, -(-n // 3))
 
 
 def _numbers(values: Array) -> str:
     return ", ".join(f"{value:.2f}" for value in values)
-
-
-__all__ = [
-    "LEARNING_OUTCOMES",
-    "CheckedPoint",
-    "LearnOptions",
-    "LearnedReaction",
-    "Step",
-    "learn_reaction",
-]

@@ -194,7 +194,7 @@ class LabelStore:
 
     def _buy(self, requests: Sequence[dict[str, Any]]) -> list[Gradient]:
         found = [self.find(request["positions"]) for request in requests]
-        tasks = {}
+        tasks: dict[int, Task] = {}
         for place, request in enumerate(requests):
             if found[place] is None:
                 key = digest(self._identity, request["positions"].tolist())

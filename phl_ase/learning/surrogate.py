@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import curvature_of
-from phl_ase.learning.kernel import GradientObservations, KernelCorrection
-from phl_ase.learning.store import LabelStore
+from phl_ase.errors import GuardedCalculator, NonFiniteError
+from phl_ase.learning.kernel import USUAL_KERNEL, GradientObservations, KernelCorrection
+from phl_ase.learning.store import LabelStore, LearningStopped
 from phl_ase.types import Array
 
 _KEPT = 64  # Hessians of the starting model
@@ -32,7 +34,8 @@ class LearnedCalculator(Calculator):
 
     def __init__(self, start: Any) -> None:
         super().__init__()
-        self.start, self.correction = start, None
+        self.start = start
+        self.correction: KernelCorrection | None = None
         self.start_calls = 0
         self._curvature = None if start is None else curvature_of(start)
         self._hessians: dict[bytes, Array] = {}
@@ -48,11 +51,9 @@ class LearnedCalculator(Calculator):
             gradients.append(-known.forces - gradient)
         shape = (len(store.hvps), len(store.atoms), 3)
         hvps = np.zeros(shape)
-        for row, known in zip(hvps, store.hvps, strict=True):
-            sides = [
-                self._start_at(store.atoms, known.positions + sign * store.step * known.vector)[1] for sign in (1, -1)
-            ]
-            row[:] = known.product - (sides[0] - sides[1]) / (2 * store.step)
+        for row, one in zip(hvps, store.hvps, strict=True):
+            sides = [self._start_at(store.atoms, one.positions + sign * store.step * one.vector)[1] for sign in (1, -1)]
+            row[:] = one.product - (sides[0] - sides[1]) / (2 * store.step)
         self.correction = KernelCorrection(
             GradientObservations(
                 np.array([known.positions for known in points]),
@@ -62,7 +63,9 @@ class LearnedCalculator(Calculator):
                 np.array([known.vector for known in store.hvps]).reshape(shape),
                 hvps,
                 store.step,
-            )
+            ),
+            store.atoms.numbers,
+            USUAL_KERNEL if self.correction is None else self.correction.choice,
         )
         self.reset()
 
@@ -74,7 +77,7 @@ class LearnedCalculator(Calculator):
         if key not in self._gradients:
             structure = atoms.copy()
             structure.positions = positions
-            structure.calc = self.start
+            structure.calc = GuardedCalculator(self.start)
             forces = structure.get_forces(apply_constraint=False)
             self.start_calls += 1
             self._gradients[key] = float(structure.get_potential_energy()), -np.array(forces, dtype=float)
@@ -113,3 +116,79 @@ class LearnedCalculator(Calculator):
                 self._hessians.pop(next(iter(self._hessians)))
             self._hessians[key] = np.asarray(self._curvature.hessian(bare), dtype=float)
         return self._hessians[key]
+
+
+class TrustedCalculator(Calculator):
+    """A surrogate that answers near labelled geometries alone: a search on it ends where it goes too far.
+
+    Args:
+        surrogate: What answers.
+        labelled: Positions ``(n, 3)`` Å of labelled geometries.
+        radius: How far an atom may be from where it is in the nearest of them, Å.
+
+    Attributes:
+        left: Whether a geometry beyond was asked for.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
+    curvature_is_tested = True
+
+    def __init__(self, surrogate: LearnedCalculator, labelled: Sequence[Array], radius: float) -> None:
+        super().__init__()
+        self.left = False
+        self._surrogate, self._labelled, self._radius = surrogate, np.array(labelled), radius
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Energy and forces of the surrogate.
+
+        Raises:
+            NonFiniteError: Beyond the radius; a search takes it for an explosion and ends at its last step.
+        """
+        super().calculate(atoms, properties, system_changes)
+        apart = np.linalg.norm(self._labelled - atoms.positions, axis=2).max(axis=1).min()
+        if apart > self._radius:
+            self.left = True
+            raise NonFiniteError(f"the nearest label is {apart:.2f} Å away")
+        self._surrogate.calculate(atoms, properties, system_changes)
+        self.results = dict(self._surrogate.results)
+
+    def get_hessian(self, atoms: Atoms) -> Array:
+        """Return the surrogate's Hessian ``(3n, 3n)`` eV/Å²."""
+        return self._surrogate.get_hessian(atoms)
+
+    def get_hvp(self, vectors: Array, atoms: Atoms) -> Array:
+        """Return the surrogate's Hessian-vector products."""
+        return self._surrogate.get_hvp(vectors, atoms)
+
+
+class ReferenceCalculator(Calculator):
+    """The reference itself, every gradient bought from a store and kept there.
+
+    Args:
+        store: Where.
+        kind: Of the gradients.
+
+    Attributes:
+        stopped: Why the store sold no more; ``None`` while it does.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (ASE wants a list)
+
+    def __init__(self, store: LabelStore, kind: str) -> None:
+        super().__init__()
+        self.stopped: LearningStopped | None = None
+        self._store, self._kind = store, kind
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        """Energy and forces of the reference.
+
+        Raises:
+            NonFiniteError: Where the store sells no more.
+        """
+        super().calculate(atoms, properties, system_changes)
+        try:
+            known = self._store.gradient(atoms.positions, self._kind)
+        except LearningStopped as stop:
+            self.stopped = stop
+            raise NonFiniteError(str(stop)) from stop
+        self.results = {"energy": known.energy, "free_energy": known.energy, "forces": known.forces.copy()}

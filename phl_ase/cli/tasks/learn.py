@@ -122,7 +122,7 @@ def learn(
     calculator = LearnedCalculator(make_start(start, method, atoms, device=device, trust=trust))
     chosen: dict[str, Any] = {"fmax": fmax, "ts_only": ts_only, "path_error": path_error}
     if hvp is not None:
-        chosen |= {"hvp": hvp, "end_hvp": min(hvp, LearnOptions.end_hvp)}
+        chosen |= {"hvp": hvp, "end_hvp": (hvp + 1) // 2}
     options = LearnOptions(**chosen)
     executor = cluster(scheduler) if scheduler else processes(workers) if workers > 1 else serial
     work = file_of(prefix, ".work")
