@@ -1,7 +1,7 @@
 """Data sets on disk: one HDF5 file, opened lazily, random access to a frame without reading the file.
 
 Offsets and the small columns stay in memory; everything else is read where it is asked for. The file is checked when it
-is opened (:mod:`phl_ase.datasets.guard`) and each frame when it is read.
+is opened (:mod:`phl_ase.datasets.file_checks`) and each frame when it is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from phl_ase.datasets.base import _ROWS, BaseDataset, _fixed
-from phl_ase.datasets.guard import (
+from phl_ase.datasets.file_checks import (
     check_arrays,
     check_format,
     check_offsets,

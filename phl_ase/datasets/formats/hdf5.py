@@ -1,4 +1,4 @@
-"""Groups and arrays of an HDF5 file that somebody else made; what :mod:`phl_ase.datasets.guard` refuses is refused."""
+"""Groups and arrays of somebody else's HDF5 file; what :mod:`phl_ase.datasets.file_checks` refuses is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from phl_ase.datasets.guard import check_size, check_storage, damage_of
+from phl_ase.datasets.file_checks import check_size, check_storage, damage_of
 from phl_ase.errors import PHLError
 
 

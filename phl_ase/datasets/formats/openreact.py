@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 from ase.data import atomic_numbers
 
+from phl_ase.datasets.file_checks import damage_of, open_file
 from phl_ase.datasets.formats import hdf5
 from phl_ase.datasets.formats.entry import Entry, Found, Options
-from phl_ase.datasets.guard import damage_of, open_file
 from phl_ase.errors import PHLError, shortened
 from phl_ase.structures.frame import Frame
 
@@ -206,7 +206,7 @@ def _whole(group: h5py.Group, name: str, default: int) -> int:
     """A whole number among the attributes of a group."""
     if name not in group.attrs:
         return default
-    attribute = group.attrs.get_id(name)  # of no other type: see guard.text_attribute
+    attribute = group.attrs.get_id(name)  # of no other type: see file_checks.text_attribute
     if attribute.shape not in ((), (1,)) or attribute.dtype.kind not in "iu":
         raise PHLError(f"{group.name}: the attribute {name} has type {attribute.dtype}; expected a whole number")
     return int(np.ravel(group.attrs[name])[0])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import h5py
 
+from phl_ase.datasets.file_checks import open_file
 from phl_ase.datasets.formats.entry import Entry, Found, Options
-from phl_ase.datasets.guard import open_file
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.store import Dataset
 from phl_ase.structures.frame import Frame

@@ -14,9 +14,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from phl_ase.datasets.file_checks import damage_of, open_file
 from phl_ase.datasets.formats import hdf5
 from phl_ase.datasets.formats.entry import Entry, Found, Options
-from phl_ase.datasets.guard import damage_of, open_file
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
