@@ -34,12 +34,14 @@ class Metric:
         value: The number; NaN where it could not be had.
         unit: Its unit; empty for a count or a ratio.
         reference: The same quantity of the reference method, in the same unit; ``None`` without one.
+        kind: Key of metrics that are alike but for what is in their names, as barriers from several ends.
     """
 
     name: str
     value: float | int
     unit: str = ""
     reference: float | int | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,6 +132,8 @@ def plain(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         content = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Metric) and not value.kind:
+            del content["kind"]
         return {"schema": _SCHEMA, **content} if isinstance(value, Report) else content
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

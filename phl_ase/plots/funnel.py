@@ -10,13 +10,19 @@ import numpy as np
 from phl_ase.plots.style import STYLES, empty, new_figure, panel, styles_of
 from phl_ase.results import Report
 from phl_ase.validators.funnel import Funnel, funnels
+from phl_ase.validators.names import MetricName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _HATCHES = ("", "//", "..", "xx", "--")
-_CALLS = {"steps": "steps", "force calls": "gradients", "HVP calls": "HVPs", "Hessian calls": "Hessians"}
+_CALLS = {
+    MetricName.STEPS: "steps",
+    MetricName.FORCE_CALLS: "gradients",
+    MetricName.HVP_CALLS: "HVPs",
+    MetricName.HESSIAN_CALLS: "Hessians",
+}
 
 
 def draw(reports: Sequence[Report], *, first: int = 1) -> Figure:

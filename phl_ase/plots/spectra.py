@@ -10,6 +10,7 @@ import numpy as np
 from phl_ase.errors import PHLError
 from phl_ase.plots.style import STYLES, empty, new_figure, styles_of
 from phl_ase.results import Report
+from phl_ase.validators.names import MetricName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,10 +109,10 @@ def _wavenumber_axis(axes: Axes, values: np.ndarray) -> None:
 def _remark(report: Report) -> str:
     """Return what stands beside a lane: the error, an outcome other than agreement, whether it is relaxed."""
     found = {metric.name: metric.value for metric in report.metrics}
-    error = found.get("frequency MAE", float("nan"))
+    error = found.get(MetricName.FREQUENCY_MAE, float("nan"))
     lines = [f"MAE {error:.0f}" if error >= 10 else f"MAE {error:.1f}"] if np.isfinite(error) else []
     if report.outcome != "agrees":
         lines.append(report.outcome)
-    if "RMSD to the reference" in found:
+    if MetricName.RMSD_TO_REFERENCE in found:
         lines.append("relaxed")
     return "\n".join(lines)

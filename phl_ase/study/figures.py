@@ -24,6 +24,7 @@ from phl_ase.study.quantities import QUANTITIES
 from phl_ase.study.results import Results
 from phl_ase.training.checkpoint import BEST
 from phl_ase.validators.accuracy import DISPLACEMENT_EDGES
+from phl_ase.validators.names import MetricName
 from phl_ase.vibrations import harmonic_analysis
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _setting_figures(results: Results, split: str, budget: str) -> Iterator[Stud
         replace(r, system=str(r.provenance.get("reaction", r.system)))
         for reports in first.values()
         for r in reports.get("frequencies", ())
-        if r.provenance.get("kind") == "ts" and "RMSD to the reference" not in {m.name for m in r.metrics}
+        if r.provenance.get("kind") == "ts" and MetricName.RMSD_TO_REFERENCE not in {m.name for m in r.metrics}
     ]
     if states:
         yield StudyFigure(
@@ -239,7 +240,7 @@ def _worst_first(reports: Sequence[Report]) -> list[Report]:
     """Return systems with the largest errors first: a figure has room for a dozen."""
     worst: dict[str, float] = {}
     for report in reports:
-        value = next((m.value for m in report.metrics if m.name == "frequency MAE"), np.nan)
+        value = next((m.value for m in report.metrics if m.name == MetricName.FREQUENCY_MAE), np.nan)
         worst[report.system] = max(worst.get(report.system, 0.0), float(value) if np.isfinite(value) else 1e9)
     order = sorted(worst, key=lambda system: -worst[system])
     return sorted(reports, key=lambda report: order.index(report.system))

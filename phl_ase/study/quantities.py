@@ -1,6 +1,6 @@
 """The quantities by which training methods are compared: what each is, and every value of it in a validator's reports.
 
-This is the one place where metrics and arrays of reports are looked up by name.
+This is the one place where the values of metrics and arrays are read of reports for comparison.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from phl_ase.results import Metric, Report
 from phl_ase.scoring import ERRORS
 from phl_ase.validators.funnel import FUNNEL_STAGES
+from phl_ase.validators.names import BARRIER_ERRORS, MetricName
 
 
 class Value(NamedTuple):
@@ -118,13 +119,13 @@ def _magnitude(*names: str) -> Callable[[Report, Metrics], float]:
 
 
 def _imaginary(report: Report, metrics: Metrics) -> float:
-    found = metrics.get("imaginary wavenumber")
+    found = metrics.get(MetricName.IMAGINARY_WAVENUMBER)
     return abs(found.value - found.reference) if found is not None and found.reference is not None else np.nan
 
 
 def _barrier(report: Report, metrics: Metrics) -> float:
     """Return the mean barrier error of a search that passed all stages."""
-    return _magnitude(*_BARRIERS)(report, metrics) if report.outcome == "found" else np.nan
+    return _magnitude(*BARRIER_ERRORS.values())(report, metrics) if report.outcome == "found" else np.nan
 
 
 def _outcome(name: str) -> Callable[[Report, Metrics], float]:
@@ -146,32 +147,31 @@ def _stage(last: str) -> Callable[[Report, Metrics], float]:
 
 _STATES = ("TSs", "TSs, not trained on", "minima", "minima, not trained on", "own TSs", "own minima")
 _REACTIONS = ("reactions", "reactions, not trained on")
-_BARRIERS = ("barrier error from reactant", "barrier error from product")
 _DECIMALS = {"energy": 1, "forces": 0, "hessian": 3, "lowest_eigenvalue": 2, "saddle_order": 0}
 
 _FREQUENCIES = {
-    "frequency": ("frequency error", "cm⁻¹", _magnitude("frequency MAE"), 1),
-    "largest_frequency": ("largest frequency error", "cm⁻¹", _magnitude("largest frequency error"), 0),
+    "frequency": ("frequency error", "cm⁻¹", _magnitude(MetricName.FREQUENCY_MAE), 1),
+    "largest_frequency": ("largest frequency error", "cm⁻¹", _magnitude(MetricName.LARGEST_FREQUENCY_ERROR), 0),
     "imaginary": ("imaginary wavenumber error", "cm⁻¹", _imaginary, 1),
-    "zpe": ("ZPE error", "meV", _magnitude("ZPE error"), 2),
+    "zpe": ("ZPE error", "meV", _magnitude(MetricName.ZPE_ERROR), 2),
     "order": ("right number of imaginary modes", "%", _outcome("agrees"), 0),
 }
 _SEARCHES = {
-    "converged": ("searches that converge", "%", _stage("converged"), 0),
-    "first_order": ("… with one imaginary mode", "%", _stage("first order"), 0),
-    "connected": ("… whose path reaches both ends", "%", _stage("connected"), 0),
+    "converged": ("searches that converge", "%", _stage(MetricName.CONVERGED), 0),
+    "first_order": ("… with one imaginary mode", "%", _stage(MetricName.FIRST_ORDER), 0),
+    "connected": ("… whose path reaches both ends", "%", _stage(MetricName.CONNECTED), 0),
     "funnel": ("TS searches that pass all stages", "%", _outcome("found"), 0),
     "barrier": ("barrier error of TSs found", "kcal/mol", _barrier, 2),
-    "steps": ("steps of a TS search", "", _magnitude("steps"), 1),
-    "gradients": ("gradients of a TS search", "", _magnitude("force calls"), 1),
+    "steps": ("steps of a TS search", "", _magnitude(MetricName.STEPS), 1),
+    "gradients": ("gradients of a TS search", "", _magnitude(MetricName.FORCE_CALLS), 1),
 }
 _PATHS = {
     "connects": ("paths that reach both ends", "%", _outcome("connects"), 0),
-    "profile": ("path profile RMSE", "kcal/mol", _magnitude("profile RMSE"), 2),
+    "profile": ("path profile RMSE", "kcal/mol", _magnitude(MetricName.PROFILE_RMSE), 2),
     "path_barrier": (
         "barrier error along the path",
         "kcal/mol",
-        _magnitude("barrier forward error", "barrier back error"),
+        _magnitude(MetricName.BARRIER_FORWARD_ERROR, MetricName.BARRIER_BACK_ERROR),
         2,
     ),
 }

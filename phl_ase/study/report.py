@@ -24,6 +24,7 @@ from phl_ase.study.results import (
     ratios,
     wavenumber,
 )
+from phl_ase.validators.names import MetricName
 
 REPORT, RESULTS, SCOREBOARD, FIGURES = "report.html", "results.json", "scoreboard.csv", "figures"
 
@@ -104,18 +105,21 @@ def _states(results: Results) -> list[list[str]]:
                 continue
             metrics = {metric.name: metric for metric in report.metrics}
             found = []
-            for name, decimals in (("imaginary wavenumber", 0), ("imaginary modes", 0), ("ZPE", 1)):
+            for name, decimals in (
+                (MetricName.IMAGINARY_WAVENUMBER, 0),
+                (MetricName.IMAGINARY_MODES, 0),
+                (MetricName.ZPE, 1),
+            ):
                 one = metrics.get(name)
                 if one is None:
                     found.append("–")
                     continue
                 sides = (one.value, float("nan") if one.reference is None else one.reference)
                 texts = [
-                    wavenumber(v) if decimals == 0 and name.startswith("imaginary w") else number(v, decimals)
-                    for v in sides
+                    wavenumber(v) if name == MetricName.IMAGINARY_WAVENUMBER else number(v, decimals) for v in sides
                 ]
                 found.append(f"{texts[0]} ({texts[1]})")
-            error = metrics["frequency MAE"].value if "frequency MAE" in metrics else float("nan")
+            error = metrics[MetricName.FREQUENCY_MAE].value if MetricName.FREQUENCY_MAE in metrics else float("nan")
             lines.append(
                 [str(report.provenance.get("reaction", report.system)), series.method.label, number(error, 0), *found]
             )

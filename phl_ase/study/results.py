@@ -25,6 +25,7 @@ from phl_ase.study.plan import Series, TrainingMethod, typical
 from phl_ase.study.quantities import QUANTITIES, Quantity
 from phl_ase.study.run import FORMAT, SCHEMA, Study
 from phl_ase.tables import text_table
+from phl_ase.validators.names import BARRIER_ERRORS, BARRIERS, MetricName
 
 RULE = (
     f"“matches” means that the whole 95 % interval of the error ratio lies in [{MARGIN[0]}, {MARGIN[1]}], “better” and "
@@ -288,11 +289,11 @@ def _cell(row: Row | None, quantity: Quantity, *, intervals: bool) -> str:
 
 
 _SEARCH = (
-    ("imaginary wavenumber", "cm⁻¹", 0),
-    ("RMSD to the reference TS", "Å", 3),
-    ("steps", "", 0),
-    ("force calls", "", 0),
-    ("Hessian calls", "", 0),
+    (MetricName.IMAGINARY_WAVENUMBER, "cm⁻¹", 0),
+    (MetricName.RMSD_TO_TS, "Å", 3),
+    (MetricName.STEPS, "", 0),
+    (MetricName.FORCE_CALLS, "", 0),
+    (MetricName.HESSIAN_CALLS, "", 0),
 )
 
 
@@ -314,17 +315,17 @@ def _search_lines(results: Results, series: Sequence[Series]) -> Iterator[Line]:
     barriers = [
         (name, f"{kind} from {shown}")
         for end, shown in ends.items()
-        for name, kind in ((f"barrier from {end}", "barrier"), (f"barrier error from {end}", "barrier error"))
+        for name, kind in ((BARRIERS[end], "barrier"), (BARRIER_ERRORS[end], "barrier error"))
     ]
     for name, unit, decimals in (*_SEARCH, *((name, "kcal/mol", 1) for name, _ in barriers)):
         metrics = [None if r is None else next((m for m in r.metrics if m.name == name), None) for r in reports]
         if not any(metrics):
             continue
-        text = wavenumber if name == "imaginary wavenumber" else lambda value, d=decimals: number(value, d)
+        text = wavenumber if name == MetricName.IMAGINARY_WAVENUMBER else lambda value, d=decimals: number(value, d)
         reference = next((m.reference for m in metrics if m is not None and m.reference is not None), None)
         yield Line(
             section,
-            dict(barriers).get(name, name),
+            dict(barriers).get(name, str(name)),
             unit,
             tuple("–" if metric is None else text(metric.value) for metric in metrics),
             "" if reference is None else text(reference),

@@ -15,6 +15,7 @@ from ase import Atoms
 from phl_ase.results import Metric
 from phl_ase.types import Array
 from phl_ase.units import convert
+from phl_ase.validators.names import MetricName
 from phl_ase.vibrations import HarmonicAnalysis, ModeMatch, free_motions, match_modes, thermochemistry
 from phl_ase.vibrations.rigid import complement, removed_motions
 from phl_ase.vibrations.selection import vibrating_block
@@ -32,7 +33,7 @@ def frequency_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetr
     return (
         *_ordered(got, expected),
         *_matched(match),
-        Metric("imaginary modes", got.n_imaginary, "", expected.n_imaginary),
+        Metric(MetricName.IMAGINARY_MODES, got.n_imaginary, "", expected.n_imaginary),
         *_cosines(got.modes, expected.modes, match.groups),
         *energy_metrics(got, expected, symmetry_number),
     )
@@ -41,7 +42,10 @@ def frequency_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetr
 def energy_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_number: int) -> tuple[Metric, ...]:
     """Zero-point energies and, of a free molecule, Gibbs corrections at 298.15 K and 1 atm."""
     zpe, reference_zpe = got.zero_point_energy_mev, expected.zero_point_energy_mev
-    metrics = (Metric("ZPE", zpe, "meV", reference_zpe), Metric("ZPE error", zpe - reference_zpe, "meV"))
+    metrics = (
+        Metric(MetricName.ZPE, zpe, "meV", reference_zpe),
+        Metric(MetricName.ZPE_ERROR, zpe - reference_zpe, "meV"),
+    )
     if got.shape is None or expected.shape is None:
         return metrics
     gibbs, reference_gibbs = (
@@ -63,12 +67,12 @@ def _ordered(got: HarmonicAnalysis, expected: HarmonicAnalysis) -> tuple[Metric,
     """Modes compared in ascending order, imaginary ones as negative numbers."""
     errors = np.abs(got.wavenumbers - expected.wavenumbers)
     metrics = (
-        Metric("frequency MAE", float(errors.mean()), "cm⁻¹"),
-        Metric("largest frequency error", float(errors.max()), "cm⁻¹"),
+        Metric(MetricName.FREQUENCY_MAE, float(errors.mean()), "cm⁻¹"),
+        Metric(MetricName.LARGEST_FREQUENCY_ERROR, float(errors.max()), "cm⁻¹"),
     )
     if not expected.n_imaginary:
         return metrics
-    lowest = Metric("imaginary wavenumber", float(got.wavenumbers[0]), "cm⁻¹", float(expected.wavenumbers[0]))
+    lowest = Metric(MetricName.IMAGINARY_WAVENUMBER, float(got.wavenumbers[0]), "cm⁻¹", float(expected.wavenumbers[0]))
     return (*metrics, lowest)
 
 

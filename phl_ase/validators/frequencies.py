@@ -23,6 +23,7 @@ from phl_ase.paths import aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.types import Array, ASECalculator
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
+from phl_ase.validators.names import MetricName
 from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis, rigid_motions
 
 KINDS: dict[str, str] = {
@@ -188,7 +189,7 @@ def validate_relaxed_frequencies(
     hessian = curvature.hessian if curvature.is_exact else None
     found, costs, reason = _search(start, order, hessian, fmax, max_steps)
     distance = rmsd(found, reference.atoms)
-    metrics = (Metric("RMSD to the reference", distance, "Å"), *costs)
+    metrics = (Metric(MetricName.RMSD_TO_REFERENCE, distance, "Å"), *costs)
     if reason:
         return draft.nothing("not found", reason, metrics)
     if distance > same_within:
@@ -222,7 +223,7 @@ def _search(
 
 
 def _costs(steps: int, force_calls: int) -> tuple[Metric, ...]:
-    return Metric("steps", steps), Metric("force calls", force_calls)
+    return Metric(MetricName.STEPS, steps), Metric(MetricName.FORCE_CALLS, force_calls)
 
 
 def _check(reference: ReferenceCurvature) -> _Expected:
@@ -314,9 +315,9 @@ class _Draft:
         if self.expected.kind != "stationary":
             return self.report(outcome, (Metric("eigenvalue MAE", nan, "eV/Å²"), *metrics), {}, reason)
         lost = (
-            Metric("frequency MAE", nan, "cm⁻¹"),
-            Metric("imaginary modes", nan, "", analysis.n_imaginary),
-            Metric("ZPE", nan, "meV", analysis.zero_point_energy_mev),
+            Metric(MetricName.FREQUENCY_MAE, nan, "cm⁻¹"),
+            Metric(MetricName.IMAGINARY_MODES, nan, "", analysis.n_imaginary),
+            Metric(MetricName.ZPE, nan, "meV", analysis.zero_point_energy_mev),
         )
         return self.report(outcome, (*metrics, *lost), {"reference_wavenumbers": analysis.wavenumbers}, reason)
 

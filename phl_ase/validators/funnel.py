@@ -8,16 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from phl_ase.results import Report
+from phl_ase.validators.names import BARRIER_ERROR, BARRIER_ERRORS, MetricName
 
 FUNNEL_STAGES: dict[str, str] = {
-    "converged": "the forces fell below the threshold",
-    "first order": "exactly one mode is imaginary",
-    "connected": "the IRC leads both ways to the intended, different end points",
-    "same TS": "the structure is the reference's transition state",
+    MetricName.CONVERGED: "the forces fell below the threshold",
+    MetricName.FIRST_ORDER: "exactly one mode is imaginary",
+    MetricName.CONNECTED: "the IRC leads both ways to the intended, different end points",
+    MetricName.SAME_TS: "the structure is the reference's transition state",
 }
 """Stage of the funnel -> what passing it means; each is looked at only where those before it are passed."""
 
-COUNTS: tuple[str, ...] = ("steps", "force calls", "HVP calls", "Hessian calls", "seconds")
+COUNTS: tuple[str, ...] = (
+    MetricName.STEPS,
+    MetricName.FORCE_CALLS,
+    MetricName.HVP_CALLS,
+    MetricName.HESSIAN_CALLS,
+    MetricName.SECONDS,
+)
 """What a search costs: metrics of its report."""
 
 
@@ -58,15 +65,18 @@ def funnels(reports: Iterable[Report]) -> list[Funnel]:
             groups.setdefault((report.potential, str(report.provenance["strategy"])), []).append(report)
     found = []
     for (potential, strategy), group in groups.items():
-        values = [{metric.name: metric.value for metric in report.metrics} for report in group]
+        values = [{metric.name: metric for metric in report.metrics} for report in group]
         passed: dict[str, int] = {}
         left = values
         for stage in FUNNEL_STAGES:
             if all(stage in one for one in values):
-                left = [one for one in left if one[stage] == 1]
+                left = [one for one in left if one[stage].value == 1]
                 passed[stage] = len(left)
-        error = _mean([abs(v) for one in left for name, v in one.items() if name.startswith("barrier error")])
-        counts = {name: _mean([one[name] for one in values]) for name in COUNTS}
+        # files of earlier versions have no kinds
+        metrics = [metric for one in left for metric in one.values()]
+        errors = [m for m in metrics if m.kind == BARRIER_ERROR or m.name in BARRIER_ERRORS.values()]
+        error = _mean([abs(metric.value) for metric in errors])
+        counts = {name: _mean([one[name].value for one in values]) for name in COUNTS}
         found.append(Funnel(potential, strategy, len(group), passed, error, counts))
     return found
 

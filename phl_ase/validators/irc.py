@@ -24,6 +24,7 @@ from phl_ase.paths.reaction import REACTION_OUTCOMES, Reaction, find_reaction
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.types import Array, ASECalculator
 from phl_ase.units import convert
+from phl_ase.validators.names import MetricName
 from phl_ase.validators.reference import StationaryPoint
 
 IRC_OUTCOMES: dict[str, str] = {
@@ -297,7 +298,7 @@ class _Profile:
         whole = float(np.ptp(self.reference_length))
         compared = min(self.length[-1], self.reference_length[-1]) - max(self.length[0], self.reference_length[0])
         return (
-            Metric("profile RMSE", error, "kcal/mol"),
+            Metric(MetricName.PROFILE_RMSE, error, "kcal/mol"),
             Metric("compared length", float(max(compared, 0.0)), "√amu·Å", whole),
             Metric("largest deviation", deviation, "Å"),
         )
@@ -348,9 +349,9 @@ def _counts(reaction: Reaction) -> list[Metric]:
     directions = (reaction.path.backward, reaction.path.forward)
     return [
         Metric("first step overlap", float(np.min([direction.first_step_overlap for direction in directions]))),
-        Metric("steps", sum(direction.steps for direction in directions)),
-        Metric("force calls", reaction.path.force_calls),
-        Metric("Hessian calls", reaction.path.hessian_calls),
+        Metric(MetricName.STEPS, sum(direction.steps for direction in directions)),
+        Metric(MetricName.FORCE_CALLS, reaction.path.force_calls),
+        Metric(MetricName.HESSIAN_CALLS, reaction.path.hessian_calls),
     ]
 
 

@@ -32,6 +32,7 @@ from phl_ase.phonons.supercell import thickness
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.types import Array, ASECalculator
 from phl_ase.units import convert
+from phl_ase.validators.names import MetricName
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -263,7 +264,7 @@ def _metrics(got: Phonons, expected: Phonons, temperature: float) -> tuple[Metri
         Metric("DOS distance", float(dos_distance), "THz"),
         Metric("acoustic at Γ", _largest(got.gamma_acoustic), "THz", _largest(expected.gamma_acoustic)),
         Metric("sum rule", got.force_constants.sum_rule, "eV/Å²", expected.force_constants.sum_rule),
-        Metric("imaginary modes", got.n_imaginary, "", expected.n_imaginary),
+        Metric(MetricName.IMAGINARY_MODES, got.n_imaginary, "", expected.n_imaginary),
     ]
     for name, unit in (("free_energy", "meV"), ("heat_capacity", "meV/K")):
         value, reference = (
@@ -305,7 +306,7 @@ def _nothing(
     metrics = [Metric("band MAE", nan, "THz")]
     if expected is not None:
         metrics.append(Metric("acoustic at Γ", nan, "THz", _largest(expected.gamma_acoustic)))
-        metrics.append(Metric("imaginary modes", nan, "", expected.n_imaginary))
+        metrics.append(Metric(MetricName.IMAGINARY_MODES, nan, "", expected.n_imaginary))
     return Report(
         system=system,
         potential=potential,

@@ -29,6 +29,7 @@ from phl_ase.results import Metric, Report, provenance
 from phl_ase.types import ASECalculator
 from phl_ase.units import convert
 from phl_ase.validators.funnel import FUNNEL_STAGES
+from phl_ase.validators.names import BARRIER_ERROR, MetricName
 from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
 from phl_ase.vibrations import harmonic_analysis
 
@@ -158,14 +159,14 @@ def _stages(
     follow: bool,
 ) -> dict[str, bool]:
     """Return which stages were passed, of those that can be asked."""
-    asked = {
-        "converged": found.analysis is not None,
-        "first order": found.converged,
-        "connected": connection is not None and connection.connected,
-        "same TS": is_near and found.converged,
+    asked: dict[str, bool] = {
+        MetricName.CONVERGED: found.analysis is not None,
+        MetricName.FIRST_ORDER: found.converged,
+        MetricName.CONNECTED: connection is not None and connection.connected,
+        MetricName.SAME_TS: is_near and found.converged,
     }
-    left_out = set() if follow and len(reference.ends) == 2 else {"connected"}
-    left_out |= set() if reference.transition_state else {"same TS"}
+    left_out: set[str] = set() if follow and len(reference.ends) == 2 else {MetricName.CONNECTED}
+    left_out |= set() if reference.transition_state else {MetricName.SAME_TS}
     return {name: asked[name] for name in FUNNEL_STAGES if name not in left_out}
 
 
@@ -178,9 +179,9 @@ def _outcome(
     if path is not None and not path.converged:
         outcome = "same end" if path.outcome == "same end" else "no path"
         return outcome, f"{TS_OUTCOMES[outcome]} ({path.sentence})"
-    if connection is not None and not stages["connected"]:
+    if connection is not None and not stages[MetricName.CONNECTED]:
         return "other end points", f"{TS_OUTCOMES['other end points']} ({connection.sentence})"
-    if not stages.get("same TS", True):
+    if not stages.get(MetricName.SAME_TS, True):
         return "another saddle", TS_OUTCOMES["another saddle"]
     if connection is not None and connection.outcome == "right bonds":
         return "found", f"{TS_OUTCOMES['found']}; {connection.sentence}"
@@ -200,21 +201,21 @@ def _metrics(found: TransitionStateSearch, distance: float, target: StationaryPo
     known = target is not None and target.hessian is not None
     expected = harmonic_analysis(target.atoms, target.hessian) if known else None  # type: ignore[union-attr, arg-type]
     return (
-        *([] if target is None else [Metric("RMSD to the reference TS", distance, "Å")]),
+        *([] if target is None else [Metric(MetricName.RMSD_TO_TS, distance, "Å")]),
         Metric(
-            "imaginary wavenumber",
+            MetricName.IMAGINARY_WAVENUMBER,
             nan if analysis is None else float(analysis.wavenumbers[0]),
             "cm⁻¹",
             None if expected is None else float(expected.wavenumbers[0]),
         ),
-        Metric("imaginary modes", nan if analysis is None else analysis.n_imaginary),
+        Metric(MetricName.IMAGINARY_MODES, nan if analysis is None else analysis.n_imaginary),
         Metric("largest force", found.fmax, "eV/Å"),
-        Metric("steps", found.steps),
-        Metric("force calls", found.force_calls),
-        Metric("HVP calls", found.hvp_calls),
-        Metric("Hessian calls", found.hessian_calls),
+        Metric(MetricName.STEPS, found.steps),
+        Metric(MetricName.FORCE_CALLS, found.force_calls),
+        Metric(MetricName.HVP_CALLS, found.hvp_calls),
+        Metric(MetricName.HESSIAN_CALLS, found.hessian_calls),
         Metric("hidden force calls", found.hidden_force_calls),
-        Metric("seconds", found.seconds, "s"),
+        Metric(MetricName.SECONDS, found.seconds, "s"),
     )
 
 
@@ -274,9 +275,9 @@ def _barriers(
             metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol"))
         elif name in conformers:
             metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol"))
-            metrics.append(Metric(f"barrier error from {name}", float("nan"), "kcal/mol"))
+            metrics.append(Metric(f"barrier error from {name}", float("nan"), "kcal/mol", kind=BARRIER_ERROR))
         else:
             expected = convert(target.energy - end.energy, "eV", "kcal/mol")
             metrics.append(Metric(f"barrier from {name}", barrier, "kcal/mol", expected))
-            metrics.append(Metric(f"barrier error from {name}", barrier - expected, "kcal/mol"))
+            metrics.append(Metric(f"barrier error from {name}", barrier - expected, "kcal/mol", kind=BARRIER_ERROR))
     return tuple(metrics)
