@@ -173,17 +173,17 @@ PLAIN: dict[str, tuple[str, Callable[[dict[str, Atoms], Counted], Found]]] = {
 def plain(out: Path, reference: str, routes: list[str], names: set[str]) -> None:
     """Run the routes without a model."""
     folder = out / reference
-    for reaction, structures in read_starts(names).items():
+    for reaction, structures in read_starts(names, reference).items():
         for route in routes or PLAIN:
             start, run = PLAIN[route]
             if start in structures:
                 recorded(folder, reaction, route, reference, lambda c, s=structures, r=run: r(s, c))
 
 
-def score(out: Path) -> None:
+def score(out: Path, reference: str) -> None:
     """Ask the reference about every structure that was found: energy, forces, Hessian; and judge the ends."""
     known = read_starts()
-    for file in sorted(out.glob("*/*/*.json")):
+    for file in sorted((out / reference).glob("*/*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
         if "score" in content or "ts" not in content:
             continue
@@ -195,7 +195,7 @@ def score(out: Path) -> None:
 def learn(out: Path, reference: str, model: str, start: str, options: list[str], names: set[str]) -> None:
     """Run ``phl learn`` from a guess or from reactant and product."""
     route = "-".join(["learn", start, model.replace(":", "-"), *(one.lstrip("-") for one in options)])
-    for reaction, structures in read_starts(names).items():
+    for reaction, structures in read_starts(names, reference).items():
         if start == "guess" or "product" in structures:
             run = learned(reference, model, start, options)
             recorded(out / reference, reaction, route, reference, lambda c, s=structures, r=run: r(s, c))
@@ -216,6 +216,8 @@ def learned(reference: str, model: str, start: str, options: list[str]) -> Calla
             command = [sys.executable, "-m", "phl_ase", "learn", *given, "--with", reference, "--from", model]
             command += ["--json", "result.json", "--out", "found", *options]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=7200)
+            if done.returncode == 2:  # it was called wrongly: no result
+                raise SystemExit(done.stderr)
             if not (folder / "result.json").exists():
                 return {"outcome": f"no result: {(done.stderr or done.stdout).strip()[-300:]}"}
             result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -321,8 +323,9 @@ def main() -> None:
     made["learn"].add_argument("--start", choices=("guess", "ends"), action="append", default=[])
     made["learn"].add_argument("--from", dest="model", default="auto", help="the starting model")
     made["learn"].add_argument("--options", default="", help="further options of phl learn, for example '--hvp=0'")
-    for name in ("plain", "learn"):
+    for name in ("plain", "learn", "score"):
         made[name].add_argument("--reference", default="tblite")
+    for name in ("plain", "learn"):
         made[name].add_argument("--reactions", nargs="*", help="names of reactions or of the sets; all by default")
     for name in ("plain", "learn", "score", "table"):
         made[name].add_argument("--out", type=Path, required=True)
@@ -337,7 +340,7 @@ def main() -> None:
         for start in given.start or ("guess", "ends"):
             learn(given.out, given.reference, given.model, start, given.options.split(), set(given.reactions or ()))
     elif given.command == "score":
-        score(given.out)
+        score(given.out, given.reference)
     else:
         table(given.out, given.json, given.figure)
 

@@ -77,13 +77,19 @@ def make_reference(name: str) -> Any:
     return make_method(name)
 
 
-def read_starts(names: set[str] | None = None) -> dict[str, dict[str, Atoms]]:
-    """Reaction -> kind (``guess``, ``ts``, ``reactant``, ``product``) -> structure."""
+def read_starts(names: set[str] | None = None, reference: str = "tblite") -> dict[str, dict[str, Atoms]]:
+    """Reaction -> kind (``guess``, ``ts``, ``reactant``, ``product``) -> structure.
+
+    The guesses of the bundled reactions are transition states of DFT: with that as the reference, GFN2-xTB's stand in.
+    """
     found: dict[str, dict[str, Atoms]] = {}
     for atoms in ase.io.read(STARTS, ":"):
         atoms.calc = None
         if not names or {atoms.info["reaction"], atoms.info["set"]} & names:
             found.setdefault(atoms.info["reaction"], {})[atoms.info["kind"]] = atoms
+    for kinds in found.values():
+        if reference != "tblite" and kinds["guess"].info["set"] == "bundled":
+            kinds["guess"] = kinds["ts"]
     return found
 
 
@@ -113,7 +119,7 @@ def recorded(folder: Path, reaction: str, route: str, reference: str, run: Calla
     temporary = file.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(content, default=lambda value: np.asarray(value).tolist()), encoding="utf-8")
     temporary.rename(file)
-    print(f"{route:24s} {reaction:20s} {counted.calls:6d} {content['outcome']}", flush=True)
+    print(f"{route:24s} {reaction:20s} {content['gradients']:6d} {content['outcome']}", flush=True)
 
 
 def sella_alone(atoms: Atoms, counted: Counted, **options: Any) -> dict[str, Any]:
@@ -219,7 +225,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     folder = given.out.resolve() / given.reference
-    for reaction, structures in read_starts(set(given.reactions or ())).items():
+    for reaction, structures in read_starts(set(given.reactions or ()), given.reference).items():
         for route in given.route:
             run = ROUTES[route]
             recorded(folder, reaction, route, given.reference, lambda c, s=structures, r=run: r(s, c))

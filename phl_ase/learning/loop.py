@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from phl_ase.errors import PHLError, attempt
+from phl_ase.errors import PHLError, attempt, unknown
 from phl_ase.learning.store import Gradient, LabelStore, LearningStopped
 from phl_ase.learning.surrogate import LearnedCalculator, ReferenceCalculator, TrustedCalculator
 from phl_ase.paths import Connection, Reaction, connects, find_reaction, find_transition_state, relax, rmsd
@@ -25,6 +25,7 @@ from phl_ase.types import Array
 from phl_ase.units import convert
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis, rigid_motions
 
+_ASIDE = 0.1  # Å: where gradients stand in for an HVP, for the atom that moves most
 _ON_PATH = 0.05  # Å: labels further from every point of the final path belong to a former one
 _GUESSES = 3  # of a TS between two ends, each by a better surrogate
 _SAME_TS = 0.05  # Å rms
@@ -63,6 +64,8 @@ class LearnOptions:
         path_points: Points on each side of the path whose forces are compared.
         path_error: Largest rms error of the forces there, eV/Å.
         max_rounds: Most labels in the search of one stationary point.
+        labels: What random probes buy with two gradients each: ``"hvp"``, the product at the point, or ``"gradients"``,
+            energies and forces on both sides of it, for comparison.
         seed: Of the probes.
     """
 
@@ -74,7 +77,17 @@ class LearnOptions:
     path_points: int = 2
     path_error: float = 0.1
     max_rounds: int = 25
+    labels: str = "hvp"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse labels that are none.
+
+        Raises:
+            PHLError: For other labels than the two.
+        """
+        if self.labels not in ("hvp", "gradients"):
+            raise unknown("kind of label", self.labels, ("hvp", "gradients"))
 
     def least(self) -> int:
         """Return the smallest number of gradients with which everything can be confirmed."""
@@ -278,11 +291,13 @@ class _Run:
         """Find the TS that is meant; from other guesses where one led to a TS of another reaction."""
         outcome = "no transition state"
         seen: list[Atoms] = []
-        for _ in range(1 if self.product is None else _GUESSES):
-            guess = self._guess()
-            if guess is None:
-                return outcome
-            known = self._stationary(guess, "ts")
+        for number in range(1 if self.product is None else _GUESSES):
+            known = None if number else self._known_ts()
+            if known is None:
+                guess = self._guess()
+                if guess is None:
+                    return outcome
+                known = self._stationary(guess, "ts")
             if known is None or not self._confirm_ts(known):
                 continue
             assert self.ts is not None
@@ -298,6 +313,13 @@ class _Run:
                 break
             seen.append(self.ts.atoms)
         return outcome
+
+    def _known_ts(self) -> Gradient | None:
+        """Return the TS of a run that is gone on with."""
+        for known in reversed(self.store.gradients):
+            if known.kind == "ts" and known.fmax <= self.options.fmax:
+                return self._label(known.positions, "ts")
+        return None
 
     def _guess(self) -> Atoms | None:
         """A guess of the TS: the user's, or the TS of the surrogate between both ends."""
@@ -402,7 +424,7 @@ class _Run:
         """Products of the reference's Hessian with orthonormal columns ``(3n, k)``: ``(k, 3n)`` eV/Å²."""
         vectors = directions.T.reshape(directions.shape[1], -1, 3)
         lengths = np.linalg.norm(vectors, axis=2).max(axis=1)
-        found = self.store.label_hvps(positions, list(vectors))
+        found = self.store.label_hvps(positions, list(vectors), teach=self.options.labels == "hvp")
         return np.stack([one.product.ravel() * length for one, length in zip(found, lengths, strict=True)])
 
     def _modes(self, positions: Array) -> HarmonicAnalysis:
@@ -413,7 +435,11 @@ class _Run:
     def _point(self, known: Gradient, n_modes: int, negatives: int) -> CheckedPoint:
         """Ask the reference for the curvature along the softest modes of a stationary point."""
         self._fit()
-        modes = self._modes(known.positions).displacements[:n_modes]
+        there = [one.vector for one in self.store.hvps if np.array_equal(one.positions, known.positions)]
+        # of a run that is gone on with: the same modes, which cost nothing
+        modes = np.array(there[:n_modes])
+        if len(there) < n_modes:
+            modes = self._modes(known.positions).displacements[:n_modes]
         frame = np.linalg.qr(modes.reshape(len(modes), -1).T)[0]
         rows = self._rows(known.positions, frame)
         curvatures, turned = np.linalg.eigh(0.5 * (rows @ frame + (rows @ frame).T))
@@ -474,7 +500,12 @@ class _Run:
                 continue
             drawn = np.random.default_rng([self.options.seed, place]).normal(size=(3 * n, count))
             drawn -= removed @ np.linalg.lstsq(removed, drawn, rcond=None)[0]
-            self._rows(x, np.linalg.qr(drawn)[0])
+            probes = np.linalg.qr(drawn)[0]
+            if self.options.labels == "hvp":
+                self._rows(x, probes)
+                continue
+            units = [probe / np.linalg.norm(probe, axis=1).max() for probe in probes.T.reshape(count, n, 3)]
+            self.store.buy([x + sign * _ASIDE * unit for unit in units for sign in (1, -1)], "around")
         self._fit()
         self.ts, *self.ends = [replace(one, analysis=self._modes(one.atoms.positions)) for one in points]
 
@@ -504,7 +535,8 @@ class _Run:
         assert end is not None
         place, point = end.atoms, None
         for _ in range(_PUSHES):
-            known = self._known_minimum(place) or self._stationary(place, side)
+            asked = self._asked_for(side) if place is end.atoms else None
+            known = asked or self._known_minimum(place) or self._stationary(place, side)
             if known is None:
                 break
             point = self._point(known, 1, 0)
@@ -526,6 +558,18 @@ class _Run:
                 f"{point.analysis.n_imaginary} imaginary modes; expected none that is negative"
             )
         return point.verified
+
+    def _asked_for(self, side: str) -> Gradient | None:
+        """Return the structure that was given for an end, where the path leads to it and the reference has no forces.
+
+        The molecules of a complex float on a flat surface: a relaxation of the path's last point may never end.
+        """
+        if self.connection is None:
+            return None
+        given = self.start if side == "reactant" else self.product
+        found = self.connection.backward if side == "reactant" else self.connection.forward
+        known = None if given is None or found.name != side else self.store.find(given.positions)
+        return known if known is not None and known.fmax <= self.options.fmax else None
 
     def _known_minimum(self, end: Atoms) -> Gradient | None:
         """A labelled geometry without forces that is this end."""

@@ -69,6 +69,12 @@ class HVP:
     vector: Array
     product: Array
 
+    def repeats(self, other: HVP) -> bool:
+        """Return whether the other says the same: one place, and one direction or its opposite."""
+        if not np.array_equal(self.positions, other.positions):
+            return False
+        return bool(min(np.abs(self.vector - sign * other.vector).max() for sign in (1, -1)) <= 1e-6)
+
 
 class LabelStore:
     """All that the reference has computed for one molecule.
@@ -120,7 +126,7 @@ class LabelStore:
 
     def _read(self) -> None:
         """Take what former runs have bought."""
-        sides: dict[tuple[bytes, bytes], dict[int, Array]] = {}
+        sides: dict[tuple[bytes, bytes], dict[int, Gradient]] = {}
         for path in self._store.folder.glob("??/*.npz"):
             record = self._store.get(path.stem)
             if record is None or record.value.get("identity") != self._identity:
@@ -131,12 +137,12 @@ class LabelStore:
             self.gradients.append(known)
             if known.kind == "probe":
                 key = (value["centre"].tobytes(), value["vector"].tobytes())
-                sides.setdefault(key, {})[value["sign"]] = known.forces
+                sides.setdefault(key, {})[value["sign"]] = known
         self.gradients.sort(key=lambda known: known.number)
-        for (centre, vector), forces in sides.items():
-            if len(forces) == 2:
-                where, along = (np.frombuffer(one).reshape(-1, 3) for one in (centre, vector))
-                self.hvps.append(HVP(where, along, (forces[-1] - forces[1]) / (2 * self.step)))
+        whole = [(key, pair) for key, pair in sides.items() if len(pair) == 2]
+        for (centre, vector), pair in sorted(whole, key=lambda one: one[1][1].number):
+            where, along = (np.frombuffer(one).reshape(-1, 3) for one in (centre, vector))
+            self.hvps.append(HVP(where, along, (pair[-1].forces - pair[1].forces) / (2 * self.step)))
 
     @property
     def points(self) -> list[Gradient]:
@@ -162,12 +168,13 @@ class LabelStore:
         """
         return self._buy([{"positions": np.array(place, dtype=float), "kind": kind} for place in places])
 
-    def label_hvps(self, positions: Array, vectors: Sequence[Array]) -> list[HVP]:
+    def label_hvps(self, positions: Array, vectors: Sequence[Array], *, teach: bool = True) -> list[HVP]:
         """Return products of the reference's Hessian, two gradients each, bought where they are not known.
 
         Args:
             positions: Where ``(n, 3)`` Å.
             vectors: ``(n, 3)`` each, of any length.
+            teach: Whether they are kept in ``hvps``, which models learn from.
 
         Raises:
             LearningStopped: As :meth:`buy`.
@@ -189,7 +196,8 @@ class LabelStore:
             HVP(positions, unit, (behind.forces - ahead.forces) / (2 * self.step))
             for unit, ahead, behind in zip(units, found[::2], found[1::2], strict=True)
         ]
-        self.hvps += made
+        if teach:
+            self.hvps += [one for one in made if not any(map(one.repeats, self.hvps))]
         return made
 
     def _buy(self, requests: Sequence[dict[str, Any]]) -> list[Gradient]:

@@ -52,7 +52,7 @@ def test_starts_are_whole_and_hold_what_was_promised(module):
 def test_the_smallest_study_runs_to_its_table_and_figure(module, tmp_path, capsys):
     study = module("on_the_fly")
     study.plain(tmp_path, "tblite", ["sella-gradients", "path-sella-irc"], REACTION)
-    study.score(tmp_path)
+    study.score(tmp_path, "tblite")
     runs = {file.parent.name: json.loads(file.read_text()) for file in tmp_path.glob("*/*/*.json")}
     alone, whole = runs["sella-gradients"], runs["path-sella-irc"]
     assert alone["score"]["verified_ts"]

@@ -59,6 +59,12 @@ HVPs = Annotated[
     int | None,
     typer.Option("--hvp", min=0, metavar="K", help="HVPs along random probes at the TS; 0 to learn E and F alone."),
 ]
+Labels = Annotated[
+    str,
+    typer.Option(
+        "--labels", metavar="KIND", help="What random probes buy with two gradients each: hvp, or gradients to compare."
+    ),
+]
 PathError = Annotated[
     float, typer.Option("--path-error", metavar="eV/Å", help="Largest rms error of the forces on the path.")
 ]
@@ -80,6 +86,7 @@ def learn(
     fmax: FMax = 0.02,
     budget: Budget = None,
     hvp: HVPs = None,
+    labels: Labels = "hvp",
     path_error: PathError = 0.1,
     workers: Workers = 1,
     scheduler: Scheduler = None,
@@ -120,7 +127,7 @@ def learn(
 
     reference = label_method(method, settings or [], device, trust)
     calculator = LearnedCalculator(make_start(start, method, atoms, device=device, trust=trust))
-    chosen: dict[str, Any] = {"fmax": fmax, "ts_only": ts_only, "path_error": path_error}
+    chosen: dict[str, Any] = {"fmax": fmax, "ts_only": ts_only, "path_error": path_error, "labels": labels}
     if hvp is not None:
         chosen |= {"hvp": hvp, "end_hvp": (hvp + 1) // 2}
     options = LearnOptions(**chosen)
