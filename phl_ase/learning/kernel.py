@@ -253,9 +253,9 @@ class KernelCorrection:
             matrix[np.diag_indices_from(matrix)] += noise
             try:
                 factor = cho_factor(matrix, lower=True, overwrite_a=True)
+                weights = cho_solve(factor, y)
             except (LinAlgError, ValueError):
                 return -np.inf, choice, y, None
-            weights = cho_solve(factor, y)
             likelihood = float(-0.5 * y @ weights - np.log(np.diag(factor[0])).sum())
             return likelihood if np.isfinite(likelihood) else -np.inf, choice, weights, factor
 

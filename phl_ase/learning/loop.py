@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError, attempt, unknown
-from phl_ase.learning.store import Gradient, LabelStore, LearningStopped
+from phl_ase.learning.store import HVP, Gradient, LabelStore, LearningStopped
 from phl_ase.learning.surrogate import LearnedCalculator, ReferenceCalculator, TrustedCalculator
 from phl_ase.paths import Connection, Reaction, connects, find_reaction, find_transition_state, relax, rmsd
 from phl_ase.paths.end_points import same_structure
@@ -29,9 +29,11 @@ _ASIDE = 0.1  # Å: where gradients stand in for an HVP, for the atom that moves
 _ON_PATH = 0.05  # Å: labels further from every point of the final path belong to a former one
 _GUESSES = 3  # of a TS between two ends, each by a better surrogate
 _SAME_TS = 0.05  # Å rms
+_SAME_POINT = 0.03  # Å rms: a stationary point of the surrogate is that which the reference has confirmed
+_BESIDE = 0.02  # Å: a label serves for a point of the path
 _PATIENCE = 6  # labels that bring no smaller force before the reference is searched on
 _PLAIN_STEPS = 100
-_PUSHES, _PUSH = 3, 0.1  # how often a search is pushed off a saddle of too high order, and by how many Å
+_PUSHES = (0.1, 0.3, 0.6)  # Å: by how much a search is pushed off a saddle of too high order, each time
 _FLAT = 0.005  # eV/Å²: curvatures within this are those of molecules that float
 _TRUST, _TRUST_OF_NOTHING = 0.7, 0.2  # Å: how far from all labels an atom may move on the surrogate
 _SHIFTS = (0.0, -0.25, 0.2, -0.1)  # of the points on a path, in each attempt, in units of their distance
@@ -81,11 +83,14 @@ class LearnOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse labels that are none.
+        """Refuse thresholds that are not positive and labels that are none.
 
         Raises:
-            PHLError: For other labels than the two.
+            PHLError: For those.
         """
+        for name in ("fmax", "path_error"):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise PHLError(f"{name} is {getattr(self, name)!r} eV/Å; expected a positive number")
         if self.labels not in ("hvp", "gradients"):
             raise unknown("kind of label", self.labels, ("hvp", "gradients"))
 
@@ -367,17 +372,29 @@ class _Run:
             moved = self._on_surrogate((known if waited < _PATIENCE // 2 else best).positions, stage == "ts")
             if waited >= _PATIENCE or moved is None or self.store.find(moved) is not None:
                 break
+            if (confirmed := self._known_stationary(moved, stage)) is not None:
+                return confirmed
             place = moved
         assert best is not None
         self.say(f"{stage}: the model does not help; searching on the reference from the best geometry")
         return self._plainly(best, stage)
+
+    def _known_stationary(self, place: Array, stage: str) -> Gradient | None:
+        """A labelled geometry without forces beside a stationary point of the surrogate, as a former run left it."""
+        for known in self.store.points:
+            if known.kind == ("ts" if stage == "ts" else "end") and known.fmax <= self.options.fmax:
+                atoms, other = self.start.copy(), self.start.copy()
+                atoms.positions, other.positions = known.positions, place
+                if rmsd(atoms, other) < _SAME_POINT:
+                    return known
+        return None
 
     def _on_surrogate(self, positions: Array, is_ts: bool) -> Array | None:
         """The surrogate's stationary point near a geometry, or how far on the way there it may be trusted."""
         atoms = self.start.copy()
         atoms.positions = positions
         trusted = TrustedCalculator(self.calculator, [known.positions for known in self.store.points], self._trust())
-        within = 0.25 * self.options.fmax
+        within = 0.1 * self.options.fmax
         if is_ts:
             found: Any = search_from(atoms, trusted, strategy="hessian", fmax=within)
             done = found.outcome in ("converged", "wrong order of saddle") or trusted.left
@@ -385,7 +402,7 @@ class _Run:
             atoms.calc = trusted
             found = relax(atoms, within)
             done = found.converged or trusted.left
-        return found.atoms.positions if done or found.fmax < 10 * within else None
+        return found.atoms.positions if done or found.fmax < self.options.fmax else None
 
     def _trust(self) -> float:
         return _TRUST if self.calculator.start is not None else _TRUST_OF_NOTHING
@@ -420,12 +437,8 @@ class _Run:
 
     # -- curvature ----------------------------------------------------------------------------------------------------
 
-    def _rows(self, positions: Array, directions: Array) -> Array:
-        """Products of the reference's Hessian with orthonormal columns ``(3n, k)``: ``(k, 3n)`` eV/Å²."""
-        vectors = directions.T.reshape(directions.shape[1], -1, 3)
-        lengths = np.linalg.norm(vectors, axis=2).max(axis=1)
-        found = self.store.label_hvps(positions, list(vectors), teach=self.options.labels == "hvp")
-        return np.stack([one.product.ravel() * length for one, length in zip(found, lengths, strict=True)])
+    def _hvps_at(self, positions: Array) -> list[HVP]:
+        return [one for one in self.store.hvps if np.array_equal(one.positions, positions)]
 
     def _modes(self, positions: Array) -> HarmonicAnalysis:
         atoms = self.start.copy()
@@ -435,14 +448,16 @@ class _Run:
     def _point(self, known: Gradient, n_modes: int, negatives: int) -> CheckedPoint:
         """Ask the reference for the curvature along the softest modes of a stationary point."""
         self._fit()
-        there = [one.vector for one in self.store.hvps if np.array_equal(one.positions, known.positions)]
-        # of a run that is gone on with: the same modes, which cost nothing
-        modes = np.array(there[:n_modes])
-        if len(there) < n_modes:
+        here = self._hvps_at(known.positions)  # of a run that is gone on with: they cost nothing
+        if len(here) < n_modes:
             modes = self._modes(known.positions).displacements[:n_modes]
-        frame = np.linalg.qr(modes.reshape(len(modes), -1).T)[0]
-        rows = self._rows(known.positions, frame)
-        curvatures, turned = np.linalg.eigh(0.5 * (rows @ frame + (rows @ frame).T))
+            here = self.store.label_hvps(known.positions, list(modes), teach=self.options.labels == "hvp")
+        vectors, products = (
+            np.stack([getattr(one, name).ravel() for one in here], axis=1) for name in ("vector", "product")
+        )
+        frame, triangle = np.linalg.qr(vectors)
+        among = frame.T @ products @ np.linalg.inv(triangle)
+        curvatures, turned = np.linalg.eigh(0.5 * (among + among.T))
         self._fit()
         analysis = self._modes(known.positions)
         right = known.fmax <= self.options.fmax and analysis.n_imaginary == negatives
@@ -454,8 +469,8 @@ class _Run:
 
     def _confirm_ts(self, known: Gradient) -> bool:
         """Confirm one negative curvature; a saddle of higher order is left along its second mode."""
-        for _ in range(_PUSHES):
-            self.ts = self._point(known, min(self.options.ts_modes, 3 * len(self.start) - 6), 1)
+        for push in _PUSHES:
+            self.ts = self._point(known, self.options.ts_modes, 1)
             self.say(f"ts: curvatures {_numbers(self.ts.curvatures)} eV/Å² along its softest modes")
             if self.ts.verified:
                 return True
@@ -463,48 +478,45 @@ class _Run:
                 f"the curvatures along the softest modes are {_numbers(self.ts.curvatures)} eV/Å² and the model has "
                 f"{self.ts.analysis.n_imaginary} imaginary modes; expected one that is negative"
             )
-            moved = self._pushed(self.ts, 1)
+            moved = self._pushed(self.ts, 1, push)
             again = None if moved is None else self._stationary(moved, "ts")
             if again is None or again is known:
                 return False
             known = again
         return False
 
-    def _pushed(self, point: CheckedPoint, keep: int) -> Atoms | None:
+    def _pushed(self, point: CheckedPoint, keep: int, push: float) -> Atoms | None:
         """A stationary point moved along its negative mode that is one too many; ``None`` where there is none."""
         analysis = point.analysis
         mode = analysis.displacements[keep] if analysis.n_imaginary > keep else point.lowest
         if analysis.n_imaginary < keep:
             return None
         atoms = point.atoms.copy()
-        atoms.positions += _PUSH * mode / np.linalg.norm(mode, axis=1).max()
+        atoms.positions += push * mode / np.linalg.norm(mode, axis=1).max()
         return atoms
 
     def _learn_curvature(self) -> None:
         """HVPs along random probes at the TS and both ends, for their frequencies."""
         assert self.ts is not None
-        points = [self.ts, *self.ends]
-        n = len(self.start)
-        for place, (point, count) in enumerate(
-            zip(points, (self.options.hvp, self.options.end_hvp, self.options.end_hvp), strict=True)
-        ):
-            if count is None:
-                count = _usual_hvps(n) if not place else (_usual_hvps(n) + 1) // 2
-            if not count:
-                continue
+        points, n, usual = [self.ts, *self.ends], len(self.start), _usual_hvps(len(self.start))
+        counts = [usual if self.options.hvp is None else self.options.hvp]
+        counts += 2 * [(usual + 1) // 2 if self.options.end_hvp is None else self.options.end_hvp]
+        for place, (point, count) in enumerate(zip(points, counts, strict=True)):
             x = point.atoms.positions
-            known = [one.vector.ravel() for one in self.store.hvps if np.array_equal(one.positions, x)]
-            removed = np.column_stack([rigid_motions(x, np.ones(n), rotations=True), *known])
-            count = min(count, 3 * n - removed.shape[1])
-            if count < 1:
+            vectors = [one.vector.ravel() for one in self._hvps_at(x)]
+            removed = np.column_stack([rigid_motions(x, np.ones(n), rotations=True), *vectors])
+            confirming = min(self.options.ts_modes if not place else 1, len(vectors))
+            # those that a former run has drawn are among the vectors
+            wanted = min(count + confirming - len(vectors), 3 * n - removed.shape[1])
+            if wanted < 1:
                 continue
-            drawn = np.random.default_rng([self.options.seed, place]).normal(size=(3 * n, count))
+            drawn = np.random.default_rng([self.options.seed, place]).normal(size=(3 * n, wanted))
             drawn -= removed @ np.linalg.lstsq(removed, drawn, rcond=None)[0]
-            probes = np.linalg.qr(drawn)[0]
+            probes = np.linalg.qr(drawn)[0].T.reshape(wanted, n, 3)
             if self.options.labels == "hvp":
-                self._rows(x, probes)
+                self.store.label_hvps(x, list(probes))
                 continue
-            units = [probe / np.linalg.norm(probe, axis=1).max() for probe in probes.T.reshape(count, n, 3)]
+            units = [probe / np.linalg.norm(probe, axis=1).max() for probe in probes]
             self.store.buy([x + sign * _ASIDE * unit for unit in units for sign in (1, -1)], "around")
         self._fit()
         self.ts, *self.ends = [replace(one, analysis=self._modes(one.atoms.positions)) for one in points]
@@ -534,7 +546,7 @@ class _Run:
         end = self.reaction.backward if side == "reactant" else self.reaction.forward
         assert end is not None
         place, point = end.atoms, None
-        for _ in range(_PUSHES):
+        for push in _PUSHES:
             asked = self._asked_for(side) if place is end.atoms else None
             known = asked or self._known_minimum(place) or self._stationary(place, side)
             if known is None:
@@ -543,7 +555,7 @@ class _Run:
             if point.verified:
                 break
             self.say(f"{side}: a saddle point, curvature {_numbers(point.curvatures)} eV/Å²")
-            moved = self._pushed(point, 0)
+            moved = self._pushed(point, 0, push)
             if moved is None:
                 break
             place = self.start.copy()
@@ -617,7 +629,9 @@ class _Run:
             for k in range(self.options.path_points):
                 wanted = whole * (k + 0.5 + shift) / self.options.path_points
                 place = int(np.argmin(np.abs(lengths - wanted)))
-                chosen[place] = path.structures[place].positions
+                positions = path.structures[place].positions
+                near = [one for one in self.store.points if np.abs(one.positions - positions).max() < _BESIDE]
+                chosen[place] = near[0].positions if near else positions
         return list(chosen.values())
 
     def _finish(self) -> None:
