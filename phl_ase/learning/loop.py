@@ -59,8 +59,8 @@ class LearnOptions:
     Attributes:
         fmax: Largest force of the reference at the TS and the ends, eV/Å.
         ts_only: Stop at the transition state.
-        hvp: HVPs along random probes at the TS, beside those that confirm the curvature; by default one for every three
-            atoms, at most five.
+        hvp: HVPs along random probes at the TS, beside those that confirm the curvature; by default three to five,
+            by the size of the molecule.
         end_hvp: The same at each end; by default half as many.
         ts_modes: Lowest modes along which HVPs confirm the TS.
         path_points: Points on each side of the path whose forces are compared.
@@ -653,8 +653,8 @@ class _Run:
 
 
 def _usual_hvps(n: int) -> int:
-    """HVPs along random probes at a TS: their frequencies gain little from more."""
-    return min(5, -(-n // 3))
+    """Return how many HVPs along random probes a TS gets: its frequencies gain little from more."""
+    return min(5, 2 + -(-n // 5))
 
 
 def _numbers(values: Array) -> str:

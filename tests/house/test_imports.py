@@ -110,6 +110,7 @@ ALLOWED: dict[str, set[str]] = {
         "reference",
         "resolver",
         "jobs",
+        "training",
     },
     # puts everything together, but for the command line
     "study": {

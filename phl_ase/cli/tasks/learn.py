@@ -68,6 +68,10 @@ Labels = Annotated[
 PathError = Annotated[
     float, typer.Option("--path-error", metavar="eV/Å", help="Largest rms error of the forces on the path.")
 ]
+Model = Annotated[
+    bool,
+    typer.Option("--model", help="Train a model of this reaction for PHLCalculator too: PREFIX_model.safetensors."),
+]
 Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Reference gradients at the same time.")]
 Scheduler = Annotated[
     str | None,
@@ -88,6 +92,7 @@ def learn(
     hvp: HVPs = None,
     labels: Labels = "hvp",
     path_error: PathError = 0.1,
+    model: Model = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
     temperature: Temperature = 298.15,
@@ -158,9 +163,29 @@ def learn(
     save_json(results, content)
     save_json(json, content)
     files = [*written(prefix, found, temperature, structure.stem, reference.make), results]
-    say_files(files, f"phl data info {quote(str(files[-2]))}" if len(files) > 1 else "")
+    if model and found.reaction is not None:
+        from phl_ase.learning.model import train_model
+        from phl_ase.reference import level_of_theory
+
+        typer.echo("training a model on the labels and on the surrogate around the path", err=True)
+        target = file_of(prefix, "_model.safetensors")
+        files.append(train_model(found, target, level_of_theory(reference.make()), start=model_start(start)))
+    say_files(files, f"phl data info {quote(str(file_of(prefix, '_labels.h5')))}" if len(files) > 1 else "")
     if not found.verified:
         raise typer.Exit(1)
+
+
+def model_start(start: str) -> str | None:
+    """Return the model of ours that a run started from, of a committee its first member; ``None`` for anything else."""
+    from phl_ase.learning.starts import AUTO, NOTHING
+    from phl_ase.potentials.cards import find_model, members_of, read_card
+    from phl_ase.resolver import CALCULATORS
+
+    if start in (AUTO, NOTHING) or start.partition(":")[0] in CALCULATORS:
+        return None
+    if find_model(start)[1] is None and members_of(read_card(start)) is not None:
+        return f"{start}#1"
+    return start
 
 
 def shown(found: LearnedReaction, temperature: float) -> str:
