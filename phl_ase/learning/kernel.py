@@ -156,6 +156,12 @@ class _Shape:
         mixed += left[:, :, :, None] * left.transpose(2, 0, 1)[:, None] / self.length**4
         return k, -(k[:, None] * left) / self.length**2, mixed * k[:, None, :, None]
 
+    def crossed(self, points: _Points, q: Array) -> tuple[Array, Array, float]:
+        """Return covariances of the energy at a geometry with energies ``(m,)`` and gradients, and its variance."""
+        apart = points.q - q
+        k = np.exp(-0.5 * (apart**2).sum(axis=1) / self.length**2)
+        return k, np.einsum("mdx,md->mx", points.jacobians, -k[:, None] * apart / self.length**2), 1.0
+
     def evaluate(self, points: _Points, a: Array, w: Array, q: Array) -> tuple[float, Array, Array]:
         """Return energy, its derivatives by inverse distances ``(D,)``, and the second ones ``(D, D)``."""
         apart = q - points.q
@@ -194,6 +200,17 @@ class _Bonds:
             half = half.reshape(m * size, m, len(kind)).transpose(1, 0, 2) @ jacobians  # (m, m · 3n, 3n)
             mixed += half.transpose(1, 0, 2).reshape(m * size, m * size)
         return energies, crossed, mixed.reshape(m, size, m, size)
+
+    def crossed(self, points: _Points, q: Array) -> tuple[Array, Array, float]:
+        """As of :class:`_Shape`."""
+        energies, slopes, variance = np.zeros(len(points.q)), np.zeros_like(points.q), 0.0
+        for kind in self._kinds:
+            apart = points.q[:, kind, None] - q[kind]
+            k = np.exp(-0.5 * apart**2 / self.length**2)
+            energies += k.sum(axis=(1, 2))
+            slopes[:, kind] = (-k * apart / self.length**2).sum(axis=2)
+            variance += float(np.exp(-0.5 * (q[kind][:, None] - q[kind]) ** 2 / self.length**2).sum())
+        return energies, np.einsum("mdx,md->mx", points.jacobians, slopes), variance
 
     def evaluate(self, points: _Points, a: Array, w: Array, q: Array) -> tuple[float, Array, Array]:
         """As of :class:`_Shape`."""
@@ -312,6 +329,19 @@ class KernelCorrection:
         q, jacobian = inverse_distances(positions)
         energy, slopes, _ = self._evaluate(q)
         return float(energy), (jacobian.T @ slopes).reshape(-1, 3)
+
+    def energy_std(self, positions: Array) -> float:
+        """Return the standard deviation of the correction that the labels leave, eV."""
+        q, m = inverse_distances(positions)[0], self._m
+        ahead, behind = slice(m, m + self._k), slice(m + self._k, None)
+        known, variance = np.zeros(len(self._factor[0])), _CONSTANT**2
+        for scale, part in self._parts:
+            energies, gradients, own = part.crossed(self._points, q)
+            hvps = (gradients[ahead] - gradients[behind]) / (2 * self._step)
+            known += scale * np.concatenate([energies[:m], gradients[:m].ravel(), hvps.ravel()])
+            variance += scale * own
+        known[:m] += _CONSTANT**2
+        return float(np.sqrt(max(variance - known @ cho_solve(self._factor, known), 0.0)))
 
     def hessian(self, positions: Array) -> Array:
         """Return the Hessian of the correction ``(3n, 3n)`` eV/Å²."""

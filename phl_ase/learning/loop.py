@@ -34,6 +34,7 @@ _BESIDE = 0.02  # Å: a label serves for a point of the path
 _PATIENCE = 6  # labels that bring no smaller force before the reference is searched on
 _PLAIN_STEPS = 100
 _PUSHES = (0.1, 0.3, 0.6)  # Å: by how much a search is pushed off a saddle of too high order, each time
+_MORE_MODES = 3  # that the reference is asked about where the model has imaginary modes too many
 _FLAT = 0.005  # eV/Å²: curvatures within this are those of molecules that float
 _TRUST, _TRUST_OF_NOTHING = 0.7, 0.2  # Å: how far from all labels an atom may move on the surrogate
 _SHIFTS = (0.0, -0.25, 0.2, -0.1)  # of the points on a path, in each attempt, in units of their distance
@@ -176,6 +177,13 @@ class LearnedReaction:
     def verified(self) -> bool:
         """Whether the reference confirmed everything that was asked for."""
         return self.outcome == "verified"
+
+    def path_std(self) -> Array:
+        """Return what is uncertain of the energies along the path: standard deviations ``(m,)`` eV."""
+        correction = self.calculator.correction
+        if self.reaction is None or correction is None:
+            return np.zeros(0)
+        return np.array([correction.energy_std(atoms.positions) for atoms in self.reaction.path.structures])
 
     def asked_on_path(self) -> Array:
         """Return arc length (√amu·Å) and energy above the reactant (kcal/mol) of the reference's points: ``(k, 2)``."""
@@ -446,26 +454,33 @@ class _Run:
         return harmonic_analysis(atoms, self.calculator.get_hessian(atoms))
 
     def _point(self, known: Gradient, n_modes: int, negatives: int) -> CheckedPoint:
-        """Ask the reference for the curvature along the softest modes of a stationary point."""
-        self._fit()
-        here = self._hvps_at(known.positions)  # of a run that is gone on with: they cost nothing
-        if len(here) < n_modes:
-            modes = self._modes(known.positions).displacements[:n_modes]
-            here = self.store.label_hvps(known.positions, list(modes), teach=self.options.labels == "hvp")
-        vectors, products = (
-            np.stack([getattr(one, name).ravel() for one in here], axis=1) for name in ("vector", "product")
-        )
-        frame, triangle = np.linalg.qr(vectors)
-        among = frame.T @ products @ np.linalg.inv(triangle)
-        curvatures, turned = np.linalg.eigh(0.5 * (among + among.T))
+        """Ask the reference for the curvature along the softest modes of a stationary point.
+
+        Where the model then still has imaginary modes that the reference does not know of, it is asked about these.
+        """
         self._fit()
         analysis = self._modes(known.positions)
-        right = known.fmax <= self.options.fmax and analysis.n_imaginary == negatives
-        atoms = analysis.atoms.copy()
-        # softer than rounding: a mode of molecules that float
-        right = right and int(np.sum(curvatures < -_FLAT)) == negatives
+        here = self._hvps_at(known.positions)  # of a run that is gone on with: they cost nothing
+        wanted = list(analysis.displacements[: max(0, n_modes - len(here))])
+        for _ in range(_MORE_MODES + 1):
+            if wanted:
+                here = here + self.store.label_hvps(known.positions, wanted, teach=self.options.labels == "hvp")
+            vectors, products = (
+                np.stack([getattr(one, name).ravel() for one in here], axis=1) for name in ("vector", "product")
+            )
+            frame, triangle = np.linalg.qr(vectors)
+            among = frame.T @ products @ np.linalg.inv(triangle)
+            curvatures, turned = np.linalg.eigh(0.5 * (among + among.T))
+            self._fit()
+            analysis = self._modes(known.positions)
+            # softer than rounding: a mode of molecules that float
+            below = int(np.sum(curvatures < -_FLAT))
+            if analysis.n_imaginary <= negatives or below > negatives or self.options.labels != "hvp":
+                break
+            wanted = [analysis.displacements[negatives]]
+        right = known.fmax <= self.options.fmax and analysis.n_imaginary == negatives == below
         lowest = (frame @ turned[:, min(negatives, len(curvatures) - 1)]).reshape(-1, 3)
-        return CheckedPoint(atoms, known, curvatures, analysis, right, lowest)
+        return CheckedPoint(analysis.atoms.copy(), known, curvatures, analysis, right, lowest)
 
     def _confirm_ts(self, known: Gradient) -> bool:
         """Confirm one negative curvature; a saddle of higher order is left along its second mode."""

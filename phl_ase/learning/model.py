@@ -18,9 +18,9 @@ from phl_ase.learning.loop import LearnedReaction
 from phl_ase.paths import displaced
 from phl_ase.structures import Frame
 
-_ALONG = 20  # points of the path with Hessians
+_ALONG = 12  # points of the path with Hessians
 _AROUND = (0.03, 0.08)  # Å rms: displacements beside each, without Hessians
-_EPOCHS = 250
+_EPOCHS = 150
 
 
 def train_model(
@@ -43,7 +43,7 @@ def train_model(
     """
     if found.reaction is None:
         raise PHLError("no path was followed: there is nothing to train a model on")
-    from phl_ase.training import parse_config, prepare_data, train
+    from phl_ase.training import Stopped, parse_config, prepare_data, train
 
     meta = DatasetMeta(level, "absolute", {"made_by": "phl learn"}, "Forces and Hessians of a surrogate along a path.")
     potential: dict[str, Any] = {} if start is None else {"from": start}
@@ -56,7 +56,10 @@ def train_model(
     )
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_data(config, MemoryDataset(_frames(found), meta, name="labels of phl learn"))
-        trained = train(config, data, Path(folder) / "run")
+        try:
+            trained = train(config, data, Path(folder) / "run")
+        except Stopped:
+            raise KeyboardInterrupt("the model was not trained; all else is written") from None
         write_atomic(target, trained.model.read_bytes())
     return target
 

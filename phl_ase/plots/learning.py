@@ -31,19 +31,31 @@ class Convergence:
     path_error: float
 
 
-def draw_path(content: tuple[Profile, Array]) -> Figure:
-    """Energy profile of the path with the reference's energies on it.
+@dataclass(frozen=True, eq=False)
+class LearntPath:
+    """What the figure of a path shows.
 
-    Args:
-        content: The profile, and arc length (√amu·Å) and energy (kcal/mol above the reactant) of the reference's
-            points ``(k, 2)``.
+    Attributes:
+        profile: Energies of the surrogate and of the stationary points.
+        std: Standard deviations of the former ``(m,)`` kcal/mol.
+        asked: Arc length (√amu·Å) and energy (kcal/mol above the reactant) of the reference's points ``(k, 2)``.
     """
-    profile, asked = content
-    figure = draw(profile)
-    if len(asked):
-        axes = figure.axes[0]
+
+    profile: Profile
+    std: Array
+    asked: Array
+
+
+def draw_path(path: LearntPath) -> Figure:
+    """Energy profile of the path, a band of two standard deviations, and the reference's energies on it."""
+    figure = draw(path.profile)
+    axes = figure.axes[0]
+    energies = path.profile.energies
+    band = (energies - 2 * path.std, energies + 2 * path.std)
+    axes.fill_between(path.profile.arc_length, *band, color=STYLES[2][0], alpha=0.25, linewidth=0)
+    if len(path.asked):
         axes.plot(
-            *asked.T, linestyle="none", marker="o", markersize=8, fillstyle="none", color="black", label="reference"
+            *path.asked.T, marker="o", markersize=8, fillstyle="none", color="black", linestyle="", label="reference"
         )
         axes.legend(loc="upper right", frameon=False)
     return figure

@@ -106,6 +106,24 @@ def test_the_correction_does_not_know_place_and_orientation(taught):
     assert calculator.correction.energy_and_gradient(turned.positions)[0] == pytest.approx(before, abs=1e-9)
 
 
+def test_uncertainty_is_small_at_labels_and_covers_the_error_elsewhere(taught):
+    store, calculator = taught
+    correction = calculator.correction
+    reference = gfn2()
+    for known in store.points:
+        assert correction.energy_std(known.positions) < 2e-3  # 1 meV is taken for the labels' noise
+    rng = np.random.default_rng(5)
+    for scale in (0.03, 0.06, 0.1):
+        atoms = store.atoms.copy()
+        atoms.positions += scale * rng.normal(size=(6, 3))
+        atoms.calc = reference
+        energy = atoms.get_potential_energy()
+        atoms.calc = calculator
+        std = correction.energy_std(atoms.positions)
+        assert 1e-3 < std < 0.5
+        assert abs(atoms.get_potential_energy() - energy) < 4 * std
+
+
 def test_hvps_teach_curvature(taught):
     """Two HVPs bring frequencies nearer to the reference's than the energies and forces alone."""
     store, calculator = taught

@@ -221,7 +221,8 @@ def shown(found: LearnedReaction, temperature: float) -> str:
         lines.append(table(headings, rows))
     if found.path_labels:
         count = len(found.path_labels)
-        lines.append(f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({count} points compared)")
+        sure = f"its energies are certain to {found.path_std().max():.3f} eV"
+        lines.append(f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({count} points); {sure}")
     lines.append(
         f"{found.outcome}: {LEARNING_OUTCOMES[found.outcome]}" + (f" ({found.reason})" if found.reason else "")
     )
@@ -279,6 +280,7 @@ def record_of(found: LearnedReaction, method: str, start: str) -> dict[str, Any]
         "barriers": {"forward_kcal_per_mol": barrier(0), "back_kcal_per_mol": barrier(1)},
         "connection": None if found.connection is None else found.connection.outcome,
         "path_error_eV_per_A": found.path_error,
+        "path_energy_std_eV": found.path_std(),
         "steps": [vars(step) for step in found.steps],
         "profile": None if found.profile is None else found.profile.to_dict(),
         "provenance": provenance(method=method, start=start),
@@ -288,13 +290,17 @@ def record_of(found: LearnedReaction, method: str, start: str) -> dict[str, Any]
 def written(prefix: Path, found: LearnedReaction, temperature: float, name: str, make: Any) -> list[Path]:
     """Write structures, figures and labels."""
     from phl_ase.learning.dataset import write_labels
-    from phl_ase.plots.learning import Convergence, draw_convergence, draw_path
+    from phl_ase.plots.learning import Convergence, LearntPath, draw_convergence, draw_path
     from phl_ase.reference import energy_reference, level_of_theory
     from phl_ase.results import provenance
+    from phl_ase.units import convert
 
     files = []
     if found.reaction is not None:
-        files.append(write_structures(file_of(prefix, ".xyz"), annotated(found.reaction)))
+        images = annotated(found.reaction)
+        for image, std in zip(images, found.path_std(), strict=True):
+            image.info["path_energy_std"] = float(std)
+        files.append(write_structures(file_of(prefix, ".xyz"), images))
     points = []
     for kind, point in (("ts", found.ts), *zip(("reactant", "product"), found.ends, strict=False)):
         if point is not None:
@@ -305,7 +311,8 @@ def written(prefix: Path, found: LearnedReaction, temperature: float, name: str,
         files.append(write_structures(file_of(prefix, "_points.xyz"), points))
     if found.profile is not None:
         figure = file_of(prefix, ".pdf")
-        save_figure(figure, draw_path, (drawn(found.profile, temperature), found.asked_on_path()))
+        std = convert(found.path_std(), "eV", "kcal/mol")
+        save_figure(figure, draw_path, LearntPath(drawn(found.profile, temperature), std, found.asked_on_path()))
         files.append(figure)
     if found.steps:
         figure = file_of(prefix, "_convergence.pdf")
