@@ -16,17 +16,19 @@ DEMO    ?= phl-demo
 FOREIGN ?= .venv-foreign
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.phl-ase-installed
-# each worker of pytest computes on one thread, so that WORKERS is the number of busy cores
+# each worker of pytest computes on one thread, so that WORKERS is the number of busy cores; a file's tests stay in one
+# worker, so that what they share is made once
 SINGLE  := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+SHARED  := -n $(WORKERS) --dist loadfile
 PYTEST  := $(SINGLE) $(BIN)/python -m pytest
 
 .PHONY: test test-slow gpu-test foreign-test lint demo clean
 
 test: $(READY)
-	$(PYTEST) -n $(WORKERS) $(ARGS)
+	$(PYTEST) $(SHARED) $(ARGS)
 
 test-slow: $(READY)
-	$(PYTEST) -n $(WORKERS) -m "not gpu and not foreign and not reference" $(ARGS)
+	$(PYTEST) $(SHARED) -m "not gpu and not foreign and not reference" $(ARGS)
 
 gpu-test: $(READY)
 	$(PYTEST) -m gpu $(ARGS)

@@ -1,14 +1,16 @@
 """What every test shares: run-time shape and type checks, bounded threads, devices, random numbers.
 
 ``PHL_NO_TYPECHECK=1`` switches the checks of annotations off. torch.compile cannot trace them: a test that compiles
-something of ours is marked ``no_typecheck`` and runs in a process of its own, where they are off.
+something of ours is marked ``no_typecheck`` and runs in another process, where they are off.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,24 +39,42 @@ CUDA = pytest.param(
 )
 
 
+UNCHECKED = pytest.StashKey[subprocess.Popen]()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem) -> bool | None:
-    """Hand a test marked ``no_typecheck`` to a child process; its failure is this test's failure."""
+    """Hand a test marked ``no_typecheck`` to the process without checks; its failure is this test's failure."""
     if not TYPECHECK or pyfuncitem.get_closest_marker("no_typecheck") is None:
         return None
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", pyfuncitem.nodeid]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    done = subprocess.run(
-        command,
-        cwd=pyfuncitem.config.rootpath,
-        env=environment | {"PHL_NO_TYPECHECK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.fail(f"in a process without the checks of annotations:\n{done.stdout}{done.stderr}", pytrace=False)
+    stash = pyfuncitem.config.stash
+    if UNCHECKED not in stash:
+        stash[UNCHECKED] = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parent / "helpers" / "unchecked_tests.py")],
+            cwd=pyfuncitem.config.rootpath,
+            env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"PHL_NO_TYPECHECK": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    process = stash[UNCHECKED]
+    try:
+        process.stdin.write(json.dumps(pyfuncitem.nodeid) + "\n")
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())
+    except BaseException:  # it died, or its time is over: the next test has a new one
+        del stash[UNCHECKED]
+        process.kill()
+        raise
+    if answer["code"]:
+        pytest.fail(f"in a process without the checks of annotations:\n{answer['said']}", pytrace=False)
     return True
+
+
+def pytest_sessionfinish(session) -> None:
+    """End the process without checks."""
+    if UNCHECKED in session.config.stash:
+        session.config.stash[UNCHECKED].communicate()
 
 
 @pytest.fixture(params=["cpu", "another", CUDA])

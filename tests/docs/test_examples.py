@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -13,6 +15,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from phl_ase.datasets import DatasetMeta, open_dataset, reactions_of, write_dataset
+from phl_ase.errors import DomainWarning
 from phl_ase.paths import relax
 from phl_ase.potentials.cards import bundled_models
 from phl_ase.resolver import resolve_calculator
@@ -125,6 +128,14 @@ def test_every_example_is_tested_and_listed():
     assert "](examples/README.md)" in readme
 
 
+def test_an_example_is_a_program(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "error::DeprecationWarning:phl_ase", str(EXAMPLES / "hessian.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert PROMISES["hessian.py"][0] in done.stdout
+
+
 @pytest.mark.parametrize("name", PROMISES)
 def test_is_short_and_says_how_it_is_called(name):
     text = (EXAMPLES / name).read_text(encoding="utf-8")
@@ -138,46 +149,46 @@ def test_is_short_and_says_how_it_is_called(name):
 
 @NO_MODEL
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS.get(name, [])) for name in PROMISES])
-def test_example(name, tmp_path):
-    found = run(name, tmp_path)
+def test_example(name, run):
+    found = run(name)
     for promise in PROMISES[name]:
         assert promise in found
 
 
 @NO_MODEL
 @pytest.mark.parametrize("name", [pytest.param(name, marks=case[3]) for name, case in OF_THE_USER.items()])
-def test_example_on_a_file_of_the_user(name, tmp_path):
+def test_example_on_a_file_of_the_user(name, run):
     file, write, promises, _ = OF_THE_USER[name]
-    write(tmp_path / file)
-    found = run(name, tmp_path, file)
+    write(Path(file))
+    found = run(name, file)
     for promise in promises:
         assert promise in found
 
 
-def run(name: str, folder: Path, *arguments: str) -> str:
-    """What an example prints, in a folder of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:phl_ase", str(EXAMPLES / name), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    # of a structure of the user's the model may warn, not of its own
-    assert arguments or not done.stderr, done.stderr
-    assert "nan" not in done.stdout.lower()
-    return done.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs an example in a folder of its own: what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        said = capsys.readouterr()
+        ours = [str(one.message) for one in warned if issubclass(one.category, (DeprecationWarning, DomainWarning))]
+        # of a structure of the user's the model may warn, not of its own
+        assert arguments or not (said.err or ours), (said.err, ours)
+        assert "nan" not in said.out.lower()
+        return said.out
+
+    return run
 
 
 @pytest.mark.slow
-def test_phonopy_goes_on_as_the_example_says(tmp_path):
+def test_phonopy_goes_on_as_the_example_says(run, tmp_path):
     """The last line that ``phonons.py`` prints is a command; it runs as it is, in the folder of its files."""
-    command = run("phonons.py", tmp_path).strip().splitlines()[-1].partition("files: ")[2].split()
+    command = run("phonons.py").strip().splitlines()[-1].partition("files: ")[2].split()
     program = Path(sys.executable).with_name(command[0])
     done = subprocess.run(
         [str(program), *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False

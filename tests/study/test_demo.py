@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
-import fcntl
 import html.parser
 import io
 import json
-import os
 import re
 
 import pytest
@@ -27,24 +24,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 STARTS = 3
 
 
-@contextlib.contextmanager
-def alone(folder):
-    """No other worker of pytest-xdist works in the shared folder meanwhile."""
-    with open(folder.with_name("demo.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A demo of one epoch on triatomic molecules; workers of pytest-xdist share one."""
-    base = tmp_path_factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = base / "demo-out"
-    config = read_demo(epochs=1, quick=True, data={"max_atoms": 3})
-    with alone(folder):
-        results = Results.of(run_study(config, folder))
-        write_report(results)
+    """A demo of one epoch on triatomic molecules."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    results = Results.of(run_study(read_demo(epochs=1, quick=True, data={"max_atoms": 3}), folder))
+    write_report(results)
     return folder, results
 
 
@@ -120,8 +105,7 @@ def test_a_finished_demo_is_shown_again_and_trains_nothing(finished):
     folder, results = finished
     models = [one.folder / "best.safetensors" for one in results.study.planned.values()]
     before = [path.stat().st_mtime_ns for path in models]
-    with alone(folder):
-        again = Results.of(run_study(read_demo(epochs=1, quick=True, data={"max_atoms": 3}), folder))
+    again = Results.of(run_study(read_demo(epochs=1, quick=True, data={"max_atoms": 3}), folder))
     assert [path.stat().st_mtime_ns for path in models] == before
     assert str(again.rows) == str(results.rows)
 

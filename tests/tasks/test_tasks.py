@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from phl_ase.cli.app import app
 from phl_ase.datasets import open_dataset, reactions_of
 from phl_ase.errors import DomainWarning, PHLError
-from phl_ase.paths import relax
+from phl_ase.paths import guess_transition_state, relax
 from phl_ase.structures import atoms_from_frame
 from phl_ase.tasks import frequencies
 from phl_ase.vibrations import harmonic_analysis, molden_text, symmetry_number
@@ -277,8 +277,13 @@ def test_mistakes_are_one_clear_line(phl, words, message):
     assert message in line
 
 
-def test_reactant_and_product_are_joined(phl):
-    """The first guess between them leads elsewhere: the hydrogen leaves."""
+@pytest.mark.parametrize("first", ["geodesic", pytest.param("idpp", marks=pytest.mark.slow)])
+def test_reactant_and_product_are_joined(first, phl, monkeypatch):
+    """From the guess "idpp" the hydrogen leaves: the elastic band is tried after it."""
+    monkeypatch.setattr(
+        "phl_ase.tasks.search.guess_transition_state",
+        lambda *ends, method: guess_transition_state(*ends, method=first if method == "auto" else method),
+    )
     reaction = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
     for name, frame in (("hcn", reaction.reactant), ("hnc", reaction.product)):
         ase.io.write(f"{name}.xyz", atoms_from_frame(frame))

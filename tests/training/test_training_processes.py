@@ -139,7 +139,7 @@ def test_several_processes_replay_what_one_does(alone, tmp_path):
 
 def test_a_run_of_two_processes_is_stopped_and_resumed_by_one(tmp_path):
     """SIGTERM in the middle: what one process makes of the rest is what it would have made of the whole."""
-    values = with_training(epochs=60, validate_every=20)
+    values = with_training(epochs=30, validate_every=10)
     config = parse_config(values)
     data = prepare_data(config)
     unbroken = train(config, data, tmp_path / "unbroken")
@@ -148,7 +148,7 @@ def test_a_run_of_two_processes_is_stopped_and_resumed_by_one(tmp_path):
         wait_for_epochs(folder, 2, processes)
         processes.send_signal(signal.SIGTERM)
         finish(processes)
-    assert 2 <= torch.load(folder / "last.ckpt", weights_only=True)["position"]["epoch"] < 60
+    assert 2 <= torch.load(folder / "last.ckpt", weights_only=True)["position"]["epoch"] < 30
     train(config, data, folder, resume=True)
     same(folder, unbroken)
 
