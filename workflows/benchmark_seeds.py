@@ -12,8 +12,7 @@ The benchmark itself is computed from them, small reactions first, by
 phl reactions workflows/benchmark_seeds.extxyz --with pyscf --hessian own --workers 2 --work FOLDER -o benchmark.h5 \
     --displacements 0.04,0.06,0.08,0.1,0.12,0.14,0.17,0.2
 
-and what was computed so far is in ``workflows/benchmark_progress.tar.xz``: unpack it into FOLDER, and the command goes
-on from it. ``workflows/bundle_data.py --work FOLDER`` makes the package's data set of the reactions that are finished.
+``workflows/bundle_data.py --work FOLDER`` makes the package's data set of the reactions that are finished.
 """
 
 from __future__ import annotations
