@@ -25,8 +25,8 @@ from phl_ase.study.validation import EVERY_VALIDATOR, ValidationRequest
 from phl_ase.training import Stopped, train
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, LOG
 
-ERROR_FILE = "errors.txt"
-"""File of what libraries wrote to standard error."""
+ERROR_FILE = "errors-{stage}.txt"
+"""File of what libraries wrote to standard error: one for each task, as those of a run work side by side."""
 
 MODEL = "model.safetensors"
 """The model with its errors on its card."""
@@ -48,7 +48,7 @@ def start() -> Callable[..., Any]:
             opened.clear()
             opened[planned.key] = _Opened(planned)
         planned.folder.mkdir(parents=True, exist_ok=True)
-        with _errors_in_file(planned.folder):
+        with _errors_in_file(planned.folder / ERROR_FILE.format(stage=stage)):
             return _train(opened[planned.key]) if stage == "training" else _validate(stage, opened[planned.key])
 
     return do
@@ -69,12 +69,12 @@ class _Opened:
 
 
 @contextmanager
-def _errors_in_file(folder: Path) -> Iterator[None]:
-    """Collect standard error in a file of the folder, which is removed where nothing was written."""
-    with open(folder / ERROR_FILE, "a", encoding="utf-8") as errors, redirect_stderr(errors):
+def _errors_in_file(path: Path) -> Iterator[None]:
+    """Collect standard error in a file, which is removed where nothing was written."""
+    with open(path, "a", encoding="utf-8") as errors, redirect_stderr(errors):
         yield
-    if not (folder / ERROR_FILE).stat().st_size:
-        (folder / ERROR_FILE).unlink()
+    if not path.stat().st_size:
+        path.unlink()
 
 
 def _train(opened: _Opened) -> dict[str, Any]:
