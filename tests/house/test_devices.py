@@ -79,7 +79,7 @@ def test_a_step_hardly_waits_for_the_device(tmp_path, data, another_device, sche
     from another_device import counting_transfers
 
     counts = []
-    step = trainer._Run._step
+    step = trainer._Trainer._step
 
     def counted(run, *arguments):
         with counting_transfers() as transfers:
@@ -87,7 +87,7 @@ def test_a_step_hardly_waits_for_the_device(tmp_path, data, another_device, sche
         counts.append(len(transfers))
         return done
 
-    monkeypatch.setattr(trainer._Run, "_step", counted)
+    monkeypatch.setattr(trainer._Trainer, "_step", counted)
     train(configuration(another_device, scheme=scheme, training={"epochs": 1}), data, tmp_path / "run")
     # two for the counts of labels, one or two for blocks, one each for the loss, the norm of its gradient, the average;
     # one more for each further chunk of rows or probe
