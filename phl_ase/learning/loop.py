@@ -18,8 +18,18 @@ from ase import Atoms
 from phl_ase.errors import PHLError, attempt, unknown
 from phl_ase.learning.store import HVP, Gradient, LabelStore, LearningStopped
 from phl_ase.learning.surrogate import LearnedCalculator, ReferenceCalculator, TrustedCalculator
-from phl_ase.paths import Connection, Reaction, connects, find_reaction, find_transition_state, relax, rmsd
+from phl_ase.paths import (
+    Connection,
+    Reaction,
+    connects,
+    find_reaction,
+    find_transition_state,
+    guess_transition_state,
+    relax,
+    rmsd,
+)
 from phl_ase.paths.end_points import same_structure
+from phl_ase.paths.guess import BAND
 from phl_ase.tasks import ReactionProfile, check_ends, reaction_profile, search_between, search_from
 from phl_ase.types import Array
 from phl_ase.units import convert
@@ -37,7 +47,15 @@ _PUSHES = (0.1, 0.3, 0.6)  # Å: by how much a search is pushed off a saddle of 
 _MORE_MODES = 3  # that the reference is asked about where the model has imaginary modes too many
 _FLAT = 0.005  # eV/Å²: curvatures within this are those of molecules that float
 _TRUST, _TRUST_OF_NOTHING = 0.7, 0.2  # Å: how far from all labels an atom may move on the surrogate
-_SHIFTS = (0.0, -0.25, 0.2, -0.1)  # of the points on a path, in each attempt, in units of their distance
+_SHIFTS = (
+    0.0,
+    -0.25,
+    0.2,
+    -0.1,
+    0.1,
+    -0.4,
+    0.35,
+)  # of the points on a path, in each attempt, in units of their distance
 
 LEARNING_OUTCOMES: Mapping[str, str] = {
     "verified": "the reference itself confirms everything that was asked for",
@@ -322,9 +340,9 @@ class _Run:
                 return "verified"
             outcome, self.reason = "other ends", self.connection.sentence
             self.say("ts: it joins other structures than those asked for")
-            if any(rmsd(self.ts.atoms, other) < _SAME_TS for other in seen):
-                break
             seen.append(self.ts.atoms)
+            if sum(rmsd(self.ts.atoms, other) < _SAME_TS for other in seen) >= _GUESSES - 1:
+                self._label_band()
         return outcome
 
     def _known_ts(self) -> Gradient | None:
@@ -348,6 +366,14 @@ class _Run:
             self.reason = f"on the model: {found.search.sentence}"
             return None
         return found.search.atoms
+
+    def _label_band(self) -> None:
+        """Label images of the surrogate's elastic band between both ends: another guess may follow from them."""
+        assert self.product is not None
+        band = guess_transition_state(self.start, self.product, self.calculator, method=BAND)
+        places = [band.path[k].positions for k in {len(band.path) // 4, band.index, 3 * len(band.path) // 4}]
+        self.store.buy(places, "path")
+        self.say(f"path: images of an elastic band, {len(self.store)} reference gradients")
 
     def _fit(self) -> None:
         """Learn all labels; a starting model that cannot compute them ends the run."""
