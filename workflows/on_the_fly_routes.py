@@ -139,7 +139,7 @@ def dimer(atoms: Atoms, counted: Counted) -> dict[str, Any]:
 
     working = atoms.copy()
     working.calc = counted
-    control = DimerControl(logfile=None, eigenmode_logfile=None, mask=[True] * len(atoms))
+    control = DimerControl(logfile=None, eigenmode_logfile=None, displacement_method="vector")
     surface = MinModeAtoms(working, control, random_seed=0)
     surface.displace(displacement_vector=0.01 * np.random.default_rng(0).standard_normal((len(atoms), 3)))
     with MinModeTranslate(surface, logfile=None) as optimiser:

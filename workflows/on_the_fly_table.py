@@ -32,10 +32,10 @@ def start_of(route: str) -> str:
 
 
 def is_right(run: Run) -> bool:
-    """Whether the reference confirms what a route was asked for."""
+    """Whether the reference confirms what a route was asked for, and the route says so itself."""
     scored = run.get("score", {})
     whole = start_of(run["route"]) == "ends" and run["route"] != "catlearn-mlneb"
-    return bool(scored.get("verified" if whole else "verified_ts", False))
+    return bool(scored.get("verified" if whole else "verified_ts", False) and run.get("own_verdict", True))
 
 
 def rows(runs: Runs, groups: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -193,5 +193,5 @@ def figure(content: tuple[Runs, Mapping[str, str]]) -> Figure:
         axes.set_ylim(low, high)
         plain_ticks(axes)
         plain_ticks_along(axes)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=9, ncols=2)
     return drawing
