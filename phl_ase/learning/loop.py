@@ -47,6 +47,7 @@ _PUSHES = (0.1, 0.3, 0.6)  # Å: by how much a search is pushed off a saddle of 
 _MORE_MODES = 3  # that the reference is asked about where the model has imaginary modes too many
 _FLAT = 0.005  # eV/Å²: curvatures within this are those of molecules that float
 _TRUST, _TRUST_OF_NOTHING = 0.7, 0.2  # Å: how far from all labels an atom may move on the surrogate
+_NEAR = 0.3  # Å: an atom that moves further on the way to a TS makes another search worth its time
 _SHIFTS = (
     0.0,
     -0.25,
@@ -427,16 +428,25 @@ class _Run:
         """The surrogate's stationary point near a geometry, or how far on the way there it may be trusted."""
         atoms = self.start.copy()
         atoms.positions = positions
-        trusted = TrustedCalculator(self.calculator, [known.positions for known in self.store.points], self._trust())
         within = 0.1 * self.options.fmax
-        if is_ts:
-            found: Any = search_from(atoms, trusted, strategy="hessian", fmax=within)
-            done = found.outcome in ("converged", "wrong order of saddle") or trusted.left
-        else:
-            atoms.calc = trusted
-            found = relax(atoms, within)
-            done = found.converged or trusted.left
-        return found.atoms.positions if done or found.fmax < self.options.fmax else None
+        labelled = [known.positions for known in self.store.points]
+        reached: list[Array] = []
+        # a correction learnt from few labels may bend the wanted mode upwards, and a search with its Hessian then runs
+        # to another TS; one that makes up its own Hessian from gradients stays near
+        for strategy in ("hessian", "gradients") if is_ts else ("",):
+            trusted = TrustedCalculator(self.calculator, labelled, self._trust())
+            if is_ts:
+                found: Any = search_from(atoms, trusted, strategy=strategy, fmax=within)
+                done = found.outcome in ("converged", "wrong order of saddle") or trusted.left
+            else:
+                atoms.calc = trusted
+                found = relax(atoms, within)
+                done = found.converged or trusted.left
+            if done or found.fmax < self.options.fmax:
+                reached.append(found.atoms.positions)
+                if _farthest(reached[-1], positions) < _NEAR:
+                    break
+        return min(reached, key=lambda place: _farthest(place, positions), default=None)
 
     def _trust(self) -> float:
         return _TRUST if self.calculator.start is not None else _TRUST_OF_NOTHING
@@ -696,6 +706,11 @@ class _Run:
 def _usual_hvps(n: int) -> int:
     """Return how many HVPs along random probes a TS gets: its frequencies gain little from more."""
     return min(5, 2 + -(-n // 5))
+
+
+def _farthest(place: Array, start: Array) -> float:
+    """How far the atom that moves most moves, Å."""
+    return float(np.linalg.norm(place - start, axis=1).max())
 
 
 def _numbers(values: Array) -> str:

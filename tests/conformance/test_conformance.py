@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_states_that_are_no_tensors():
 def test_the_command_makes_it(monkeypatch):
     report = ConformanceReport("a", ())
     monkeypatch.setattr("phl_ase.conformance.check_potential", lambda potential: report)
-    monkeypatch.setattr("phl_ase.cli.check._potential", lambda model, trust: model)
+    monkeypatch.setattr("phl_ase.resolver.resolve_calculator", lambda model, **_: SimpleNamespace(potential=model))
     result = CliRunner().invoke(app, ["check", "default", "default#1", "--markdown"])
     assert result.exit_code == 0, result.output
     assert result.output.count("| `a` |") == 2

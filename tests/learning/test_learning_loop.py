@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import ase.io
 import pytest
 
 from phl_ase.errors import PHLError
@@ -59,3 +62,11 @@ def test_a_budget_ends_that_search_too(tmp_path, guess, monkeypatch):
     found = learnt(tmp_path, guess, budget=5)
     assert found.outcome == "budget spent"
     assert len(found.store) <= 5
+
+
+def test_a_guess_leads_to_the_ts_beside_it(tmp_path):
+    """The hydrogen transfer of malonaldehyde: the first corrected Hessian has no imaginary mode at the guess."""
+    guess = ase.io.read(Path(__file__).parents[2] / "examples" / "structures" / "malonaldehyde_ts_guess.xyz")
+    found = learnt(tmp_path / "work", guess)
+    assert found.verified
+    assert found.ts.analysis.wavenumbers[0] == pytest.approx(-1229, abs=30)
