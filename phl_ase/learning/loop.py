@@ -249,8 +249,8 @@ def learn_reaction(
     least = options.least() + 2 * (product is not None)
     if store.budget is not None and store.budget < least:
         raise PHLError(
-            f"a budget of {store.budget} reference gradients cannot do: confirming alone takes {least}; "
-            "a few dozen are usual"
+            f"a budget of {store.budget} reference gradients cannot do: confirming the result alone takes {least}; "
+            "a few dozen are usual, so give --budget 60, or --ts-only"
         )
     run = _Run(start, product, store, calculator, options, say, settings)
     began = time.perf_counter()
@@ -362,7 +362,13 @@ class _Run:
             if self.store.find(atoms.positions) is None:
                 self._label(atoms.positions, "end")
         self._fit()
-        found = search_between(self.start, self.product, self.calculator, fmax=0.02)
+        found = search_between(
+            self.start,
+            self.product,
+            self.calculator,
+            fmax=0.02,
+            note=lambda what: self.say(f"ts: on the model, {what}"),
+        )
         if not found.search.converged:
             self.reason = f"on the model: {found.search.sentence}"
             return None
@@ -714,4 +720,4 @@ def _farthest(place: Array, start: Array) -> float:
 
 
 def _numbers(values: Array) -> str:
-    return ", ".join(f"{value:.2f}" for value in values)
+    return ", ".join(f"{value:.3f}" for value in values)

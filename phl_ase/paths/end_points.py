@@ -31,6 +31,9 @@ SAME_STRUCTURE_WITHIN = 0.15
 # apart and are two.
 _ONE_STRUCTURE = 0.03
 
+# of the tetrahedron that four bonds of unit length span, times six: 3.1 for methane, 0 where they lie in a plane
+_FLAT_CENTRE = 1.0
+
 CONNECTIONS: dict[str, str] = {
     "connects": "the two directions reach the reactant and the product",
     "right bonds": "the two directions reach the bonds of reactant and product, in another conformation",
@@ -141,6 +144,48 @@ def same_graph(a: Atoms, b: Atoms, *, labelled: bool = True, scale: float = BOND
 def same_structure(a: Atoms, b: Atoms) -> bool:
     """Return whether two relaxed structures are one: the same bonds, and no further apart than relaxations end."""
     return same_graph(a, b) and rmsd(a, b) <= _ONE_STRUCTURE
+
+
+def order_doubts(reactant: Atoms, product: Atoms) -> tuple[str, ...]:
+    """Return what suggests that a product lists like atoms in another order than its reactant.
+
+    Such a slip turns a rotation into the exchange of two atoms, far above it in energy. None of the signs proves one:
+    in a degenerate rearrangement like atoms do exchange places.
+
+    Args:
+        reactant: A molecule.
+        product: The same atoms in the order of the reactant, as far as the user knows.
+
+    Returns:
+        One sentence for each sign; none for periodic structures.
+    """
+    if np.any(reactant.pbc) or np.any(product.pbc):
+        return ()
+    if not same_graph(reactant, product) and same_graph(reactant, product, labelled=False):
+        broken, made = changed_bonds(reactant, product)
+        return (
+            f"reactant and product are one molecule with like atoms exchanged ({', '.join(broken)} would break, "
+            f"{', '.join(made)} form); if that is not meant, list the product's atoms in the reactant's order",
+        )
+    graphs = [molecular_graph(atoms) for atoms in (reactant, product)]
+    doubts = []
+    for atom in range(len(reactant)):
+        around = sorted(graphs[0][atom])
+        if len(around) != 4 or around != sorted(graphs[1][atom]):
+            continue
+        volumes = []
+        for atoms in (reactant, product):
+            arms = atoms.positions[around] - atoms.positions[atom]
+            arms /= np.linalg.norm(arms, axis=1, keepdims=True)
+            volumes.append(float(np.linalg.det(arms[1:] - arms[0])))
+        symbols = [reactant.symbols[other] for other in around]
+        if volumes[0] * volumes[1] < 0 and min(map(abs, volumes)) > _FLAT_CENTRE and len(set(symbols)) < 4:
+            names = ", ".join(f"{symbol}{other}" for symbol, other in zip(symbols, around, strict=True))
+            doubts.append(
+                f"{reactant.symbols[atom]}{atom} turns inside out: {names} stay bonded to it, but in the product as in "
+                "a mirror; if that is not meant, exchange two like atoms among them in one of the files"
+            )
+    return tuple(doubts)
 
 
 def fragments(atoms: Atoms, *, scale: float = BOND_SCALE) -> int:

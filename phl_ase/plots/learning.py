@@ -70,7 +70,11 @@ def draw_convergence(run: Convergence) -> Figure:
         points = [(gradients, value) for name, gradients, value in run.steps if name == stage]
         if points:
             axes.plot(*np.array(points).T, color=colour, marker=marker, label=stage)
-    axes.axhline(run.fmax, color="0.4", linestyle="--", linewidth=1)
+    axes.axhline(run.fmax, color="0.4", linestyle="--", linewidth=1, label="allowed force")
+    if any(name == "path" for name, _, _ in run.steps):
+        axes.axhline(
+            run.path_error, color=STYLES[3][0], linestyle=":", linewidth=1.5, label="allowed error of the path"
+        )
     axes.set_yscale("log")
     axes.set_xlabel("reference gradients")
     axes.set_ylabel("largest force (path: rms error) / eV Å⁻¹")

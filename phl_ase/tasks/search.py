@@ -11,9 +11,11 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.curvature import curvature_of
-from phl_ase.errors import PHLError
+from phl_ase.errors import GuardedCalculator, PHLError
+from phl_ase.errors import attempt as attempted
 from phl_ase.paths import (
     LADDERS,
+    PATH_METHODS,
     RECOMMENDED,
     Connection,
     Reaction,
@@ -27,6 +29,8 @@ from phl_ase.paths import (
 from phl_ase.paths.end_points import same_structure
 from phl_ase.paths.guess import BAND
 
+_RELAXED = 0.05  # eV/Å: largest force on an atom of what is meant to be a minimum
+
 
 @dataclass(frozen=True, eq=False)
 class JoiningSearch:
@@ -38,12 +42,14 @@ class JoiningSearch:
             where there is no TS.
         connection: How those ends relate to the structures given; ``None`` without both ends.
         attempts: One line for each search before this one: how it was run and what became of it.
+        hints: Where nothing joins them, what of the input or the installation may be the reason.
     """
 
     search: TransitionStateSearch
     reaction: Reaction | None
     connection: Connection | None
     attempts: tuple[str, ...]
+    hints: tuple[str, ...] = ()
 
     @property
     def joins(self) -> bool:
@@ -155,7 +161,29 @@ def search_between(
         if tried[0].joins:
             said.pop()
             break
-    return replace(tried[0], attempts=tuple(said))
+    hints = () if tried[0].joins else _hints(reactant, product, calculator)
+    return replace(tried[0], attempts=tuple(said), hints=hints)
+
+
+def _hints(reactant: Atoms, product: Atoms, calculator: Any) -> tuple[str, ...]:
+    """Return what may keep a search from joining two structures: ends with forces, a better guess not installed."""
+    hints = []
+    for name, atoms in (("reactant", reactant), ("product", product)):
+        structure = atoms.copy()
+        structure.calc = GuardedCalculator(calculator)
+        forces = attempted(structure.get_forces).value
+        largest = 0.0 if forces is None else float(np.linalg.norm(forces, axis=1).max())
+        if largest > _RELAXED:
+            hints.append(
+                f"the {name} is no minimum of this method: forces up to {largest:.2f} eV/Å; 'phl relax' makes it one"
+            )
+    lacking = [name for name, one in PATH_METHODS.items() if not one.is_installed]
+    if lacking and not np.any(reactant.pbc):
+        hints.append(
+            f"{lacking[0]} paths give better guesses where groups rotate, and are not installed: "
+            f"pip install 'phl-ase[{lacking[0]}]'"
+        )
+    return tuple(hints)
 
 
 def _missed(found: JoiningSearch) -> int:

@@ -343,6 +343,7 @@ def test_mistakes_are_one_line(phl, words, said):
     ase.io.write("chloride.xyz", molecule("CH3Cl"), format="xyz")
     code, output = phl("learn", *words)
     assert code == 2, output
+    assert "--product" not in words or not list(Path().glob("*.work"))
     assert said in output
     assert "Traceback" not in output
 

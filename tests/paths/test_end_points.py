@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.paths import connects, identify, molecular_graph, same_graph
-from phl_ase.paths.end_points import CONNECTIONS, changed_bonds, fragments
+from phl_ase.paths.end_points import CONNECTIONS, changed_bonds, fragments, order_doubts
 
 HCN = Atoms("HCN", [[0, 0, -1.07], [0, 0, 0], [0, 0, 1.15]])
 HNC = Atoms("HCN", [[0, 0, 2.15], [0, 0, 0], [0, 0, 1.17]])
@@ -139,6 +139,32 @@ def test_like_atoms_exchanged_are_another_structure():
     found = identify(exchanged, {"NH3": ammonia()})
     assert found.name is None  # its mirror image with these labels
     assert found.same_bonds
+
+
+METHANOL = molecule("CH3OH")
+"""C0 with O1, H2, H4 and H5; H3 on the oxygen."""
+
+
+def test_a_product_with_like_atoms_in_another_order_is_doubted():
+    rotated = METHANOL.copy()
+    rotated.set_dihedral(3, 1, 0, 2, 60.0 + METHANOL.get_dihedral(3, 1, 0, 2), indices=[2, 4, 5])
+    assert order_doubts(METHANOL, moved(rotated)) == ()
+    (inside_out,) = order_doubts(METHANOL, moved(rotated[[0, 1, 2, 3, 5, 4]]))
+    assert inside_out.startswith("C0 turns inside out: O1, H2, H4, H5 stay bonded to it")
+    (exchanged,) = order_doubts(METHANOL, moved(rotated[[0, 1, 3, 2, 4, 5]]))
+    assert "one molecule with like atoms exchanged" in exchanged
+    assert "H2" in exchanged
+    assert "H3" in exchanged
+
+
+def test_real_reactions_are_not_doubted():
+    assert order_doubts(HCN, HNC) == ()
+    assert order_doubts(ammonia(), ammonia(-0.3)) == ()  # three bonds invert without a slip
+    hands = Atoms("CHFClBr", [[0, 0, 0], [0.6, 0.6, 0.6], [0.8, -0.8, -0.8], [-1, 1, -1], [-1.1, -1.1, 1.1]])
+    mirror = hands.copy()
+    mirror.positions[:, 0] *= -1
+    assert order_doubts(hands, mirror) == ()  # no two of its atoms are alike
+    assert order_doubts(bulk("Cu", cubic=True), bulk("Cu", cubic=True)) == ()
 
 
 def test_molecules_of_a_complex_are_compared_one_by_one():

@@ -349,6 +349,43 @@ def test_a_reaction_that_joins_other_ends_is_no_success(phl, monkeypatch):
     assert "no TS was found that joins" in Path("hcn_reaction.html").read_text()
 
 
+def test_where_nothing_joins_two_ends_it_is_said_what_may_be_wrong_with_them(phl, monkeypatch):
+    from dataclasses import replace
+
+    from phl_ase.paths import PATH_METHODS, connects
+    from phl_ase.tasks import search
+
+    def one_end(*arguments):
+        return replace(connects(*arguments), outcome="one end", flipped=False)
+
+    monkeypatch.setattr(search, "connects", one_end)
+    without = {**PATH_METHODS, "geodesic": replace(PATH_METHODS["geodesic"], package="a_package_that_is_not_there")}
+    monkeypatch.setattr(search, "PATH_METHODS", without)
+    reaction = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
+    for name, frame in (("hcn", reaction.reactant), ("hnc", reaction.product)):
+        atoms = atoms_from_frame(frame)
+        if name == "hnc":
+            atoms.rattle(0.05, seed=0)
+        ase.io.write(f"{name}.xyz", atoms)
+    words = ("--product", "hnc.xyz", "--guess", "idpp", "--strategy", "hessian", "-o", "one.json")
+    code, said = phl("reaction", "hcn.xyz", *words)
+    assert code == 1
+    assert "not the reaction that was asked for: one of its ends is another structure" in said
+    assert "hint: the product is no minimum of this method" in said
+    assert "the reactant is no minimum" not in said
+    assert "pip install 'phl-ase[geodesic]'" in said
+    assert Path("one.json").is_file()  # the ending of --out names one of the files
+    assert Path("one_points.xyz").is_file()
+
+
+def test_several_guesses_have_no_single_next_step(phl):
+    atoms = atoms_from_frame(reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"].transition_state)
+    ase.io.write("two.xyz", [atoms, atoms])
+    code, said = phl("ts", "two.xyz")
+    assert code == 0
+    assert "next:" not in said
+
+
 def test_a_guess_that_is_a_minimum(phl):
     ase.io.write("water.xyz", molecule("H2O"))
     code, said = phl("ts", "water.xyz", "--with", "tblite", "--steps", "3")

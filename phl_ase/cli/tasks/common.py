@@ -25,6 +25,7 @@ _MODELS = (
     "quasi-harmonic",
     "quasi-RRHO",
 )  # a test compares them with the table, which takes a second to load
+_ENDINGS = (".xyz", ".extxyz", ".json", ".pdf", ".html", ".molden")  # of the files that are written beside each other
 _KEPT = ("charge", "multiplicity", "spin")  # of what a file says of a structure
 
 
@@ -56,7 +57,7 @@ def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources:
 
     Args:
         command: Its name.
-        out: The prefix wanted; by default that of the first source.
+        out: The prefix wanted; by default that of the first source. The ending of a file that is written is cut off.
         method: The MODEL or METHOD that is to compute.
         trust: Whether code that the method names may run.
         *sources: Files of structures.
@@ -70,6 +71,8 @@ def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources:
     check_inputs(methods=[method], trust=trust)
     default = f"{sources[0].stem if sources[0] else ''}_{command}"
     prefix = Path(default if out is None else out)
+    if prefix.suffix in _ENDINGS:  # the name of one file was given: the others are named like it
+        prefix = prefix.with_suffix("")
     if out is not None and (prefix.is_dir() or out.endswith("/")):
         prefix = prefix / default
     if (not out and out is not None) or prefix.name in ("", ".", ".."):
@@ -206,9 +209,24 @@ def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> bool:
     found = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     outside = [str(k) for k, one in enumerate(found) if one.get("in_domain") is False]
     if outside:
-        which = "this structure is" if len(found) == 1 else f"structures {', '.join(outside)} are"
+        named = f"structure{'s' * (len(outside) > 1)} {', '.join(outside)} {'are' if len(outside) > 1 else 'is'}"
+        which = "this structure is" if len(found) == 1 else named
         typer.echo(f"warning: {which} outside of what the model was trained on; check with another method", err=True)
     return bool(outside)
+
+
+def check_pair(reactant: Atoms, product: Atoms) -> None:
+    """Refuse a reactant and a product that no path leads between, and say where their atoms look exchanged.
+
+    Raises:
+        PHLError: As :func:`phl_ase.tasks.check_ends`.
+    """
+    from phl_ase.paths.end_points import order_doubts
+    from phl_ase.tasks import check_ends
+
+    check_ends(reactant, product)
+    for doubt in order_doubts(reactant, product):
+        typer.echo(f"note: {doubt}", err=True)
 
 
 def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:

@@ -24,6 +24,7 @@ from phl_ase.cli.options import Prefix as Out
 from phl_ase.cli.output import check_target, save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
     check_electrons,
+    check_pair,
     check_thermochemistry,
     file_of,
     pascal,
@@ -125,6 +126,8 @@ def learn(
     if atoms.constraints:
         raise PHLError(f"{structure} holds atoms in place; 'phl learn' moves all: remove the constraints")
     check_electrons(atoms, atoms.info["charge"], atoms.info["multiplicity"])
+    if end is not None:
+        check_pair(atoms, end)
     from phl_ase.cli.labelling import label_method
     from phl_ase.jobs import cluster, open_store, processes, serial
     from phl_ase.learning import LabelStore, LearnedCalculator, LearnOptions, learn_reaction, make_start
@@ -195,6 +198,7 @@ def shown(found: LearnedReaction, temperature: float) -> str:
     lines = []
     if found.profile is not None:
         lines.append(shown_profile(found.profile, temperature))
+        lines.append("E is the reference's; ZPE, H and G come from the model's frequencies")
     points = [("transition state", found.ts), *zip(("reactant", "product"), found.ends, strict=False)]
     rows = [
         (
@@ -214,19 +218,19 @@ def shown(found: LearnedReaction, temperature: float) -> str:
         "E / eV",
         "largest F / (eV/Å)",
         "softest curvatures / (eV/Å²)",
-        "lowest mode / cm⁻¹",
+        "model's lowest mode / cm⁻¹",
         "verified",
     )
     if rows:
         lines.append(table(headings, rows))
     if found.path_labels:
         count = len(found.path_labels)
-        sure = f"its energies are certain to {found.path_std().max():.3f} eV"
+        sure = f"standard deviation of its energies up to {found.path_std().max():.3f} eV"
         lines.append(f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({count} points); {sure}")
     lines.append(
         f"{found.outcome}: {LEARNING_OUTCOMES[found.outcome]}" + (f" ({found.reason})" if found.reason else "")
     )
-    if found.connection is not None:
+    if found.connection is not None and found.connection.sentence not in found.reason:
         lines.append(found.connection.sentence)
     hvps = len(found.store.hvps)
     lines.append(

@@ -13,6 +13,7 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
     calculator_of,
+    check_pair,
     check_thermochemistry,
     command_line,
     file_of,
@@ -129,10 +130,10 @@ def reaction(
     from phl_ase.paths import find_reaction
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
-    from phl_ase.tasks import check_ends, reaction_profile, search_between, search_from
+    from phl_ase.tasks import reaction_profile, search_between, search_from
 
     if end is not None:
-        check_ends(atoms, end)
+        check_pair(atoms, end)
     calculator = calculator_of(method, [atoms], settings or [], device, trust)
     connection, joins = "", True
     options: dict[str, Any] = {"strategy": strategy, "fmax": fmax, "max_steps": steps}
@@ -160,7 +161,9 @@ def reaction(
             typer.echo(connection)
         raise typer.Exit(1)
     if not joins:
-        typer.echo("This is not the reaction that was asked for: its ends are other structures.")
+        one = found.connection is not None and found.connection.outcome == "one end"
+        which = "one of its ends is another structure" if one else "its ends are other structures"
+        typer.echo(f"This is not the reaction that was asked for: {which}.")
     typer.echo(shown_profile(profile, temperature))
     if connection:
         typer.echo(connection)

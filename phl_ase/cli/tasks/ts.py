@@ -11,6 +11,7 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
     calculator_of,
+    check_pair,
     command_line,
     file_of,
     prefix_of,
@@ -59,7 +60,7 @@ def ts(
     check_names(strategy, guess, product)
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
-    from phl_ase.tasks import check_ends, search_between, search_from
+    from phl_ase.tasks import search_between, search_from
 
     searches: list[TransitionStateSearch] = []
     basins: list[int] = []
@@ -75,7 +76,7 @@ def ts(
                 progress.advance()
     else:
         reactant, end = (read_one(file, charge, multiplicity, fixed) for file in (structure, product))
-        check_ends(reactant, end)
+        check_pair(reactant, end)
         calculator = calculator_of(method, [reactant], settings or [], device, trust)
         options: dict[str, Any] = {"guess": guess or "auto", "strategy": strategy, "fmax": fmax, "max_steps": steps}
         with Progress("ts", 1) as progress:
@@ -97,7 +98,9 @@ def ts(
     records = [record_of(found) for found in searches]
     save_json(results, {"method": method, "searches": records, "provenance": provenance(method=method)})
     done = all(one.converged for one in searches)
-    say_files([*files, results], command_line("reaction", files[0], method, settings or []) if done else "")
+    # 'phl reaction' takes one structure
+    following = command_line("reaction", files[0], method, settings or []) if done and len(searches) == 1 else ""
+    say_files([*files, results], following)
     if not done or (product is not None and not found.joins):
         raise typer.Exit(1)
 
@@ -134,6 +137,7 @@ def said_of(found: JoiningSearch) -> str:
     if found.joins:
         return f"joins reactant and product: {found.connection.sentence if found.connection else ''}"
     lines = ["no TS was found that joins reactant and product; tried:", *(f"  {line}" for line in found.attempts)]
+    lines += [f"hint: {hint}" for hint in found.hints]
     return "\n".join(lines)
 
 
