@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from ase import Atoms
 from ase.calculators.calculator import SCFError
 
 from phl_ase.errors import CalculatorError, GuardedCalculator, NonFiniteError, PHLError
+from phl_ase.files import write_atomic
 from phl_ase.jobs import Store, Task, digest, run, serial
 from phl_ase.jobs.executors import Executor
 from phl_ase.types import Array
@@ -143,6 +146,23 @@ class LabelStore:
         for (centre, vector), pair in sorted(whole, key=lambda one: one[1][1].number):
             where, along = (np.frombuffer(one).reshape(-1, 3) for one in (centre, vector))
             self.hvps.append(HVP(where, along, (pair[-1].forces - pair[1].forces) / (2 * self.step)))
+
+    def kernel(self) -> dict[str, float] | None:
+        """Return the kernel settings of the last fit, of a former run too; ``None`` where there are none to be read."""
+        try:
+            found = json.loads(self._kernel_file.read_text())
+            return {str(name): float(value) for name, value in found.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+
+    def keep_kernel(self, settings: Mapping[str, float]) -> None:
+        """Keep the kernel settings of a fit: the next climbs from them, so that a stop changes no later fit."""
+        if settings != self.kernel():
+            write_atomic(self._kernel_file, json.dumps(dict(settings)).encode())
+
+    @property
+    def _kernel_file(self) -> Path:
+        return self._store.folder / f"kernel-{self._identity[:12]}.json"
 
     @property
     def points(self) -> list[Gradient]:

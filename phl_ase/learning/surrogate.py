@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import curvature_of
 from phl_ase.errors import GuardedCalculator, NonFiniteError
-from phl_ase.learning.kernel import USUAL_KERNEL, GradientObservations, KernelCorrection
+from phl_ase.learning.kernel import KERNEL_GRID, USUAL_KERNEL, GradientObservations, KernelChoice, KernelCorrection
 from phl_ase.learning.store import HVP, LabelStore, LearningStopped
 from phl_ase.types import Array
 
@@ -66,10 +67,19 @@ class LearnedCalculator(Calculator):
                 store.step,
             ),
             store.atoms.numbers,
-            USUAL_KERNEL if self.correction is None else self.correction.choice,
+            self._begin(store),
         )
+        store.keep_kernel(asdict(self.correction.choice))
         self._hvps = list(store.hvps)
         self.reset()
+
+    def _begin(self, store: LabelStore) -> KernelChoice:
+        """Settings of the last fit, be it that of a run which is gone on with: the likelihood has several summits."""
+        if self.correction is not None:
+            return self.correction.choice
+        kept = store.kernel() or {}
+        known = set(kept) == set(KERNEL_GRID) and all(kept[name] in values for name, values in KERNEL_GRID.items())
+        return KernelChoice(**kept) if known else USUAL_KERNEL
 
     def _start_at(self, atoms: Atoms, positions: Array) -> tuple[float, Array]:
         """Energy and gradient of the starting model."""

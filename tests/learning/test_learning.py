@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import ase.io
@@ -30,6 +31,7 @@ from phl_ase.learning import (
     recommended_start,
 )
 from phl_ase.learning.dataset import frames_of
+from phl_ase.learning.kernel import USUAL_KERNEL
 from phl_ase.learning.model import train_model
 from phl_ase.reference import make_method
 from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis
@@ -268,6 +270,33 @@ def test_a_whole_reaction_is_confirmed_and_goes_on_after_a_stop(tmp_path):
     assert calculator.results["in_domain"]
     frames = frames_of(found.store, "hcn")
     assert sum(2 * len(frame.probes) for frame in frames if frame.probes is not None) + len(frames) == len(found.store)
+
+
+def test_a_run_that_goes_on_fits_what_the_former_one_fitted(tmp_path, monkeypatch):
+    """The likelihood has several summits: which one is climbed must not depend on a stop."""
+    begun = []
+
+    def spied(observations, numbers, begin):
+        begun.append(begin)
+        return KernelCorrection(observations, numbers, begin)
+
+    monkeypatch.setattr("phl_ase.learning.surrogate.KernelCorrection", spied)
+    found = learn_reaction(HCN_TS, None, store_of(tmp_path, HCN_TS), surrogate(), LearnOptions(ts_only=True))
+    assert begun[0] == USUAL_KERNEL
+    last = found.calculator.correction.choice
+    assert last != USUAL_KERNEL
+    again = surrogate()
+    again.fit(store_of(tmp_path, HCN_TS))
+    assert begun[-1] == last
+    assert again.correction.choice == last
+    hessians = [one.get_hessian(found.ts.atoms) for one in (again, found.calculator)]
+    np.testing.assert_allclose(*hessians, atol=1e-4)  # the rounding of the start's self-consistent field
+    # what cannot be read, or is of another grid, is no reason to stop
+    (file,) = tmp_path.glob("kernel-*.json")
+    for content in ("{", "[]", json.dumps({**asdict(last), "shape": 17.0})):
+        file.write_text(content)
+        surrogate().fit(store_of(tmp_path, HCN_TS))
+        assert begun[-1] == USUAL_KERNEL
 
 
 def test_without_hvps_only_confirming_ones_are_bought(tmp_path):
