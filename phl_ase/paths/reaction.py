@@ -10,7 +10,7 @@ from ase import Atoms
 
 from phl_ase.curvature import HessianFunction, curvature_of
 from phl_ase.errors import Attempt, PHLError, attempt
-from phl_ase.paths.counting import CountingHessian
+from phl_ase.paths.counting import CountingCalculator, CountingHessian
 from phl_ase.paths.end_points import changed_bonds, fragments, molecules, same_structure
 from phl_ase.paths.irc import follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
@@ -27,8 +27,11 @@ REACTION_OUTCOMES: dict[str, str] = {
 """Outcome of a reaction -> what it means."""
 
 # a path may run along a ridge, and a complex may come to rest on a saddle of its floating molecules: it is then pushed
-# along the lowest mode, at most this often, the atom that moves most by this many Å
-_PUSHES, _PUSH = 3, 0.05
+# along the lowest mode, at most this often, to the first of these places (the atom that moves most, Å) of lower energy
+_PUSHES, _PLACES = 3, (0.05, -0.05, 0.01, -0.01)
+
+# beside a flat saddle forces are below the threshold of the relaxation: it stops where it was pushed to
+_TIGHTER = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class ReactionEnd:
         relaxation: What became of the relaxation, the last where it was pushed off saddle points; counts are of all.
         analysis: Harmonic analysis of the relaxed structure; ``None`` where the relaxation or its Hessian failed.
         fragments: Number of molecules.
+        pushes: How often it was pushed off a saddle point.
         reason: Why there is no analysis; empty otherwise.
         traceback: Where it failed, as Python prints it; empty otherwise.
     """
@@ -46,6 +50,7 @@ class ReactionEnd:
     relaxation: Relaxation
     analysis: HarmonicAnalysis | None
     fragments: int
+    pushes: int = 0
     reason: str = ""
     traceback: str = ""
 
@@ -131,6 +136,11 @@ class Reaction:
             return self.path.sentence
         reasons = [end.reason or ("" if end.relaxation.converged else end.relaxation.sentence) for end in self.ends]
         reasons += [f"{end.n_imaginary} imaginary modes" for end in self.ends if end.n_imaginary]
+        reasons += [
+            f"the {side} end rested on a saddle point and was pushed off it ({end.pushes} of at most {_PUSHES} pushes)"
+            for side, end in (("backward", self.backward), ("forward", self.forward))
+            if end is not None and end.pushes
+        ]
         ends = [molecules(end.atoms) for end in self.ends]
         joined = f"{ends[0]} to {ends[1]}: " if len(set(ends)) == 2 else ""
         change = f"{joined}breaks {', '.join(self.broken) or 'no bond'}, makes {', '.join(self.made) or 'no bond'}"
@@ -212,22 +222,31 @@ def find_reaction(
 def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, steps: int) -> ReactionEnd:
     """The end of a path, relaxed and analysed; pushed off saddle points that it came to rest on."""
     start = atoms.copy()
-    calls = taken = 0
+    counter = CountingCalculator(ts.calc)
+    calls = taken = pushes = 0
     seconds = 0.0
-    for _ in range(_PUSHES + 1):
+    while True:
         start.calc = ts.calc
-        relaxation = relax(start, fmax, steps)
-        analysed = _analysed(relaxation, hessian)
-        analysis = analysed.value
+        relaxation = relax(start, fmax * _TIGHTER if pushes else fmax, steps)
+        if relaxation.outcome == "not converged" and relaxation.fmax <= fmax:  # the calculator's noise is larger
+            relaxation = replace(relaxation, outcome="converged")
         calls, taken = calls + relaxation.force_calls, taken + relaxation.steps
         seconds += relaxation.seconds
-        if analysis is None or analysis.n_imaginary == 0:
+        analysed = _analysed(relaxation, hessian)
+        analysis = analysed.value
+        if analysis is None or analysis.n_imaginary == 0 or pushes == _PUSHES:
             break
-        push = analysis.displacements[0]
-        start = relaxation.atoms.copy()
-        start.positions += _PUSH * push / np.linalg.norm(push, axis=1).max()
-    relaxation = replace(relaxation, force_calls=calls, steps=taken, seconds=seconds)
-    return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), analysed.reason, analysed.traceback)
+        pushes += 1
+        mode = analysis.displacements[0] / np.linalg.norm(analysis.displacements[0], axis=1).max()
+        for place in _PLACES:
+            start = relaxation.atoms.copy()
+            start.positions += place * mode
+            start.calc = counter
+            energy = attempt(start.get_potential_energy).value
+            if energy is not None and energy < relaxation.energy:
+                break
+    relaxation = replace(relaxation, force_calls=calls + counter.calls, steps=taken, seconds=seconds)
+    return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), pushes, analysed.reason, analysed.traceback)
 
 
 def _analysed(relaxation: Relaxation, hessian: CountingHessian) -> Attempt[HarmonicAnalysis]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
@@ -72,4 +73,37 @@ def swing() -> Atoms:
     atoms = Atoms("HCN", [[0, RADIUS, 0], [0, 0, 0], [Swing.bond, 0, 0]])
     atoms.set_masses([1.008, 1e6, 1e6])
     atoms.calc = Swing()
+    return atoms
+
+
+class Wing(Calculator):
+    """A swing with a second H, whose planar place is a minimum on one side of the TS and a flat saddle on the other.
+
+    ½ k (½ − angle / well) q² + c q⁴ of its height q over the plane: at +well the curvature is −k/2, and the minima lie
+    at q = ±``height``. In the plane nothing pushes it out, and forces near it stay below 10⁻³ eV/Å.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012
+    curvature, height = 0.003, 0.4  # eV/Å², Å
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        x = torch.tensor(atoms.positions, requires_grad=True)
+        h, n, wing = x[0] - x[1], x[2] - x[1], x[3] - x[1]
+        angle = torch.arccos(h @ n / (h.norm() * n.norm())) - np.pi / 2
+        normal = torch.linalg.cross(h, n)
+        q = wing @ normal / normal.norm()
+        bonds = torch.stack([h.norm() - RADIUS, n.norm() - Swing.bond, wing.norm() - 1.1, (wing - n).norm() - 1.8])
+        floating = 0.5 * self.curvature * (0.5 - angle / WELL) * q**2 + self.curvature / 8 / self.height**2 * q**4
+        energy = double_well(angle) + 0.5 * Swing.stiffness * (bonds**2).sum() + floating
+        energy.backward()
+        self.results = {"energy": energy.item(), "forces": -x.grad.numpy()}
+
+
+def wing() -> Atoms:
+    """The transition state of :class:`Wing`: planar, a right angle."""
+    along = (1.1**2 + Swing.bond**2 - 1.8**2) / (2 * Swing.bond)
+    atoms = Atoms("HCNH", [*swing().positions, [along, -np.sqrt(1.1**2 - along**2), 0]])
+    atoms.set_masses([1.008, 1e6, 1e6, 1.008])
+    atoms.calc = Wing()
     return atoms

@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.morse import MorsePotential
 from ase.constraints import FixAtoms
 from ase.io import read
-from reaction_surfaces import RADIUS, WELL, Swing, double_well, expand_arc, swing
+from reaction_surfaces import RADIUS, WELL, Swing, Wing, double_well, expand_arc, swing, wing
 from scipy.spatial.transform import Rotation
 
 from phl_ase import PHLCalculator
@@ -446,6 +446,22 @@ def test_an_end_on_a_saddle_is_pushed_off_it():
     assert hessian.calls == 2
     assert abs(end.atoms.positions[0, 2] - end.atoms.positions[1:, 2].mean()) > 0.2
     assert end.relaxation.force_calls > relax(planar, 1e-3).force_calls
+
+
+def test_a_reaction_whose_end_rests_on_a_flat_saddle():
+    """In the plane nothing leads off the saddle, and beside it the forces are below the threshold already."""
+    reaction = find_reaction(wing())
+    assert reaction.converged, reaction.sentence
+    flat, other = sorted(reaction.ends, key=lambda end: -end.pushes)
+    assert 1 <= flat.pushes <= 3
+    assert other.pushes == 0
+    h, c, n, other_h = flat.atoms.positions
+    normal = np.cross(h - c, n - c)
+    height = (other_h - c) @ normal / np.linalg.norm(normal)
+    # where the relaxation rests beside the saddle, the height is half of this
+    assert abs(height) == pytest.approx(Wing.height, abs=0.03)
+    side = "forward" if flat is reaction.forward else "backward"
+    assert f"the {side} end rested on a saddle point and was pushed off it ({flat.pushes} of" in reaction.sentence
 
 
 def raises(error):
