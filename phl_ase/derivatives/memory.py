@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from phl_ase.errors import PHLError
+from phl_ase.free_memory import available_memory
 
 CPU_CHUNK = 2**27
 """Bytes of saved tensors that a chunk of rows may have on a CPU: more of them gain nothing."""
@@ -63,21 +63,7 @@ def default_budget(device: torch.device) -> int:
         # what torch keeps of freed tensors is free for new ones
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return (torch.cuda.mem_get_info(device)[0] + kept) // 2
-    return 3 * _available_memory() // 4
-
-
-def _available_memory() -> int:
-    """Bytes that this process can still have; 4 GiB where nobody says."""
-    limits = []
-    with suppress(OSError, ValueError, StopIteration):  # Linux
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    group = Path("/sys/fs/cgroup")  # a container's own limit, "max" where there is none; its file cache can be dropped
-    with suppress(OSError, ValueError, StopIteration):
-        total = int((group / "memory.max").read_text(encoding="ascii"))
-        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        limits.append(total - int(next(line for line in lines if line.startswith("anon ")).split()[1]))
-    return max(min(limits, default=4 * 2**30), 0)
+    return 3 * available_memory() // 4
 
 
 @functools.cache

@@ -16,13 +16,20 @@ from typing import Any
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from phl_ase.errors import NonFiniteError
+from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.free_memory import available_memory
 from phl_ase.types import Array
 
 LABEL_NOISE = {"energy": 1e-3, "gradient": 2e-3, "hvp": 2e-2}
 """What is left unexplained of labels: eV, eV/Å and eV/Å² for a vector of unit length."""
 
+_PAIRS_TOGETHER = 2**22  # numbers in a temporary array of covariances of pairs
+_FEWEST_KEPT = 2  # covariance matrices: one of whole geometries, one of bonds
 _CONSTANT = 10.0  # eV: how uncertain the constant between two energy scales is
+
+
+class OutOfMemoryError(PHLError):
+    """The labels need more memory than a fit may take."""
 
 
 def inverse_distances(positions: Array) -> tuple[Array, Array]:
@@ -185,21 +192,24 @@ class _Bonds:
     def covariance(self, points: _Points) -> tuple[Array, Array, Array]:
         """As of :class:`_Shape`."""
         m, size = len(points.q), points.jacobians.shape[2]
-        energies, crossed, mixed = np.zeros((m, m)), np.zeros((m, size, m)), np.zeros((m * size, m * size))
+        energies, crossed, mixed = np.zeros((m, m)), np.zeros((m, size, m)), np.zeros((m, size, m, size))
         for kind in self._kinds:
-            q = points.q[:, kind].ravel()
+            d, q = len(kind), points.q[:, kind].ravel()
             jacobians = points.jacobians[:, kind]  # (m, d, 3n)
-            apart = q[:, None] - q[None]
-            k = np.exp(-0.5 * apart**2 / self.length**2)
-            shape = (m, len(kind), m, len(kind))
-            energies += k.reshape(shape).sum(axis=(1, 3))
-            slopes = (-k * apart / self.length**2).reshape(shape).sum(axis=3)  # (m, d, m)
-            crossed += np.einsum("idx,idj->ixj", jacobians, slopes)
-            second = (k * (1 / self.length**2 - apart**2 / self.length**4)).reshape(m, len(kind), -1)
-            half = jacobians.transpose(0, 2, 1) @ second  # (m, 3n, m · d)
-            half = half.reshape(m * size, m, len(kind)).transpose(1, 0, 2) @ jacobians  # (m, m · 3n, 3n)
-            mixed += half.transpose(1, 0, 2).reshape(m * size, m * size)
-        return energies, crossed, mixed.reshape(m, size, m, size)
+            rows = max(1, _PAIRS_TOGETHER // (m * d * max(d, size)))
+            for first in range(0, m, rows):
+                some = slice(first, min(first + rows, m))
+                apart = q[some.start * d : some.stop * d, None] - q[None]
+                k = np.exp(-0.5 * apart**2 / self.length**2)
+                shape = (some.stop - some.start, d, m, d)
+                energies[some] += k.reshape(shape).sum(axis=(1, 3))
+                slopes = (-k * apart / self.length**2).reshape(shape).sum(axis=3)  # (rows, d, m)
+                crossed[some] += np.einsum("idx,idj->ixj", jacobians[some], slopes)
+                second = (k * (1 / self.length**2 - apart**2 / self.length**4)).reshape(shape[0], d, -1)
+                half = jacobians[some].transpose(0, 2, 1) @ second  # (rows, 3n, m · d)
+                half = half.reshape(-1, m, d).transpose(1, 0, 2) @ jacobians  # (m, rows · 3n, 3n)
+                mixed[some] += half.transpose(1, 0, 2).reshape(shape[0], size, m, size)
+        return energies, crossed, mixed
 
     def crossed(self, points: _Points, q: Array) -> tuple[Array, Array, float]:
         """As of :class:`_Shape`."""
@@ -237,12 +247,23 @@ class KernelCorrection:
         observations: At least one point.
         numbers: Atomic numbers ``(n,)``.
         begin: Settings near which those of the highest likelihood are looked for, values of :data:`KERNEL_GRID`.
+        memory_budget: Bytes that the fit may take; three quarters of the free memory unless given.
 
     Attributes:
         choice: What it chose.
+
+    Raises:
+        OutOfMemoryError: Where the labels need more memory than the budget.
+        NonFiniteError: Where the labels hold NaN or infinity, or contradict one another.
     """
 
-    def __init__(self, observations: GradientObservations, numbers: Array, begin: KernelChoice = USUAL_KERNEL):
+    def __init__(
+        self,
+        observations: GradientObservations,
+        numbers: Array,
+        begin: KernelChoice = USUAL_KERNEL,
+        memory_budget: int | None = None,
+    ) -> None:
         known = observations
         self._m, self._k = len(known.positions), len(known.centres)
         self._step, self._size = known.step, 3 * len(numbers)
@@ -252,13 +273,18 @@ class KernelCorrection:
         y = np.concatenate([known.energies - self._offset, known.gradients.ravel(), known.hvps.ravel()])
         sizes = (self._m, self._size * self._m, self._size * self._k)
         noise = np.repeat([value**2 for value in LABEL_NOISE.values()], sizes)
+        kept = self._matrices_kept(len(y), 3 * available_memory() // 4 if memory_budget is None else memory_budget)
         known_parts: dict[tuple[str, float], tuple[Any, Array]] = {}
 
         def part(name: str, length: float) -> tuple[Any, Array]:
-            if (name, length) not in known_parts:
+            found = known_parts.pop((name, length), None)
+            if found is None:
+                if len(known_parts) >= kept:  # the one that was asked for longest ago
+                    known_parts.pop(next(iter(known_parts)))
                 made = _Shape(length) if name == "shape" else _Bonds(length, numbers)
-                known_parts[name, length] = made, self._observed(*made.covariance(self._points))
-            return known_parts[name, length]
+                found = made, self._observed(*made.covariance(self._points))
+            known_parts[name, length] = found
+            return found
 
         def trial(choice: KernelChoice) -> tuple[float, KernelChoice, Array, Any]:
             parts = (("shape", choice.shape_length, choice.shape), ("bonds", choice.bond_length, choice.bonds))
@@ -290,6 +316,18 @@ class KernelCorrection:
             if sigma
         ]
         self._spread(weights)
+
+    def _matrices_kept(self, labels: int, memory_budget: int) -> int:
+        """How many covariance matrices of all labels the budget lets the climb over the settings keep."""
+        matrix = 8 * labels**2
+        # at once: three arrays of all points' gradients, the best fit, the sum on trial
+        least = 3 * 8 * (len(self._points.q) * self._size) ** 2 + (2 + _FEWEST_KEPT) * matrix
+        if least > memory_budget:
+            raise OutOfMemoryError(
+                f"a fit of {self._m} gradients and {self._k} HVPs of {self._size // 3} atoms needs {least / 2**30:.1f} "
+                f"GiB of memory; {memory_budget / 2**30:.1f} GiB may be used"
+            )
+        return _FEWEST_KEPT + int((memory_budget - least) // matrix)
 
     def _observed(self, energies: Array, crossed: Array, mixed: Array) -> Array:
         """Covariance of all observations from that of energies and gradients at all points."""

@@ -16,6 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError, attempt, unknown
+from phl_ase.learning.kernel import OutOfMemoryError
 from phl_ase.learning.store import HVP, Gradient, LabelStore, LearningStopped
 from phl_ase.learning.surrogate import LearnedCalculator, ReferenceCalculator, TrustedCalculator
 from phl_ase.paths import (
@@ -67,6 +68,7 @@ LEARNING_OUTCOMES: Mapping[str, str] = {
     "other ends": "the transition state joins other structures than those asked for",
     "start failed": "the starting model failed at a geometry",
     "reference failed": "the reference method failed at a geometry",
+    "out of memory": "the labels need more memory than there is",
     "budget spent": "the budget of reference gradients is spent",
 }
 """Outcome of a run -> what it means."""
@@ -386,7 +388,13 @@ class _Run:
         """Learn all labels; a starting model that cannot compute them ends the run."""
         if not self.store.points:
             return
-        learnt = attempt(lambda: self.calculator.fit(self.store))
+        try:
+            learnt = attempt(lambda: self.calculator.fit(self.store))
+        except OutOfMemoryError as error:
+            raise LearningStopped(
+                "out of memory",
+                f"{error}; go on where there is more, or begin anew with fewer labels: --hvp 0, --ts-only",
+            ) from error
         if learnt.outcome:
             raise LearningStopped("start failed", f"the starting model failed at a labelled geometry: {learnt.reason}")
 

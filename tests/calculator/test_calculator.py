@@ -744,7 +744,7 @@ def test_free_memory_is_not_looked_up_at_every_call(monkeypatch):
     from phl_ase.derivatives import memory
 
     calc, atoms = PHLCalculator("default", out_of_domain="ignore"), molecule("H2O")
-    monkeypatch.setattr(memory, "_available_memory", lambda: pytest.fail("free memory was looked up"))
+    monkeypatch.setattr(memory, "available_memory", lambda: pytest.fail("free memory was looked up"))
     calc.get_forces(atoms)
     calc.get_hvp(np.eye(9)[:3].reshape(3, 3, 3), atoms)
     calc.get_lowest_modes(atoms, 1)

@@ -130,7 +130,7 @@ def test_memory_that_torch_keeps_is_free(monkeypatch):
 
 
 def test_one_row_may_take_three_quarters_of_a_processors_memory(monkeypatch):
-    monkeypatch.setattr("phl_ase.derivatives.memory._available_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr("phl_ase.derivatives.memory.available_memory", lambda: 8 * 2**30)
     assert default_budget(torch.device("cpu")) == 6 * 2**30
 
 

@@ -31,7 +31,7 @@ from phl_ase.learning import (
     recommended_start,
 )
 from phl_ase.learning.dataset import frames_of
-from phl_ase.learning.kernel import USUAL_KERNEL
+from phl_ase.learning.kernel import USUAL_KERNEL, OutOfMemoryError
 from phl_ase.learning.model import train_model
 from phl_ase.reference import make_method
 from phl_ase.vibrations import finite_difference_hessian, harmonic_analysis
@@ -163,6 +163,31 @@ def test_labels_that_are_not_finite_are_refused():
         KernelCorrection(
             GradientObservations(bad, np.array([np.nan]), bad, nothing, nothing, nothing), np.array([1, 1])
         )
+
+
+def observations(points: int, hvps: int) -> GradientObservations:
+    rng = np.random.default_rng(5)
+    places = molecule("CH3OH").positions + 0.05 * rng.normal(size=(points, 6, 3))
+    gradients, vectors, products = (0.1 * rng.normal(size=(count, 6, 3)) for count in (points, hvps, hvps))
+    return GradientObservations(places, 0.1 * rng.normal(size=points), gradients, places[:hvps], vectors, products)
+
+
+def test_the_fit_stays_within_a_memory_budget():
+    numbers, known = molecule("CH3OH").numbers, observations(4, 2)
+    free = KernelCorrection(known, numbers)
+    with pytest.raises(OutOfMemoryError, match=r"4 gradients and 2 HVPs of 6 atoms needs 0\.0 GiB"):
+        KernelCorrection(known, numbers, memory_budget=2**18)
+    least = 3 * 8 * (8 * 18) ** 2 + 4 * 8 * (4 + 6 * 18) ** 2
+    narrow = KernelCorrection(known, numbers, memory_budget=least)  # nothing is kept for later
+    assert (narrow.choice, narrow.likelihood) == (free.choice, free.likelihood)
+
+
+def test_parts_of_the_pairs_covariance_are_those_of_the_whole(monkeypatch):
+    numbers, known = molecule("CH3OH").numbers, observations(4, 2)
+    place = known.positions[0] + 0.02
+    whole = KernelCorrection(known, numbers).hessian(place)
+    monkeypatch.setattr("phl_ase.learning.kernel._PAIRS_TOGETHER", 1)  # point by point
+    np.testing.assert_allclose(KernelCorrection(known, numbers).hessian(place), whole, rtol=1e-9, atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------------- store

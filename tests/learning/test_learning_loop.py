@@ -64,6 +64,14 @@ def test_a_budget_ends_that_search_too(tmp_path, guess, monkeypatch):
     assert len(found.store) <= 5
 
 
+def test_labels_beyond_the_memory_end_the_run(tmp_path, guess, monkeypatch):
+    monkeypatch.setattr("phl_ase.learning.kernel.available_memory", lambda: 2000)
+    found = learnt(tmp_path, guess)
+    assert found.outcome == "out of memory"
+    assert "--ts-only" in found.reason
+    assert len(found.store) >= 1
+
+
 def test_a_guess_leads_to_the_ts_beside_it(tmp_path):
     """The hydrogen transfer of malonaldehyde: the first corrected Hessian has no imaginary mode at the guess."""
     guess = ase.io.read(Path(__file__).parents[2] / "examples" / "structures" / "malonaldehyde_ts_guess.xyz")
