@@ -714,7 +714,14 @@ class _Run:
         if self.product is not None:
             found = (self.ends[0].atoms, self.ends[1].atoms)
             self.connection = connects(found, self.start, self.product)
-        self.profile = reaction_profile(self.reaction, **self.settings)
+        profile = reaction_profile(self.reaction, **self.settings)
+        # the fit leaves the surrogate's energies some noise, also where the reference was asked
+        known = (self.ends[0], self.ts, self.ends[1])
+        points = [
+            replace(point, frequencies=point.frequencies.with_energy(one.label.energy))
+            for point, one in zip(profile.points, known, strict=True)
+        ]
+        self.profile = replace(profile, points=(points[0], points[1], points[2]))
 
 
 def _usual_hvps(n: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,13 @@ class Frequencies:
             return "not a stationary point"
         names = {0: "minimum", 1: "transition state"}
         return names.get(self.analysis.n_imaginary, f"saddle point of order {self.analysis.n_imaginary}")
+
+    def with_energy(self, energy: float) -> Frequencies:
+        """Return the same modes on another potential energy, eV; enthalpy and Gibbs energy are shifted with it."""
+        if (thermo := self.thermochemistry) is not None:
+            moved = {name: getattr(thermo, name) + energy - self.energy for name in ("enthalpy", "gibbs_energy")}
+            thermo = replace(thermo, energy=energy, **moved)
+        return replace(self, energy=energy, thermochemistry=thermo)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers for JSON, units in the names."""

@@ -365,6 +365,14 @@ def test_the_command_writes_everything(phl):
     assert 900 < found["ts"]["imaginary_wavenumber"] < 1500
     assert found["fmax"] <= 0.02
     assert found["barriers"]["forward_kcal_per_mol"] > 0
+    # the profile's energies are the reference's, not the fit's
+    energies = [found[name]["energy_eV"] for name in ("reactant", "ts", "product")]
+    points = found["profile"]["points"].values()
+    assert [point["energy_eV"] for point in points] == energies
+    forward = found["barriers"]["forward_kcal_per_mol"]
+    assert found["profile"]["relative_kcal_per_mol"]["energy"][1] == pytest.approx(forward, abs=1e-9)
+    assert f"{forward:.2f}" in said
+    assert "next:    phl freq guess_learn_points.xyz --with tblite" in said
     with open_dataset("guess_learn_labels.h5") as labels:
         assert labels.meta.level_of_theory == "GFN2-xTB"
         assert sum(frame.probes is not None for frame in labels) == 3

@@ -133,6 +133,17 @@ def test_frequencies_of_a_diatomic_are_those_of_its_spring():
     assert other.entropy - thermo.entropy == pytest.approx(8.617333e-5 * np.log(2), rel=1e-6)
 
 
+def test_modes_on_another_energy_shift_enthalpy_and_gibbs_energy():
+    atoms = Atoms("N2", [[0, 0, 0], [0, 0, 1.1]], calculator=EMT())
+    found = frequencies(atoms)
+    moved = found.with_energy(found.energy + 0.5)
+    before, after = found.thermochemistry, moved.thermochemistry
+    assert moved.energy - found.energy == after.energy - before.energy == 0.5
+    assert after.enthalpy - before.enthalpy == pytest.approx(0.5, abs=1e-12)
+    assert after.gibbs_correction == pytest.approx(before.gibbs_correction, abs=1e-12)
+    assert after.entropy == before.entropy
+
+
 def test_a_structure_that_is_not_relaxed_is_said_to_be_none():
     atoms = molecule("N2")
     atoms.positions[1] += 0.2 * (atoms.positions[1] - atoms.positions[0])

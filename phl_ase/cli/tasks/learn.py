@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +25,7 @@ from phl_ase.cli.tasks.common import (
     check_electrons,
     check_pair,
     check_thermochemistry,
+    command_line,
     file_of,
     pascal,
     prefix_of,
@@ -173,7 +173,8 @@ def learn(
         typer.echo("training a model on the labels and on the surrogate around the path", err=True)
         target = file_of(prefix, "_model.safetensors")
         files.append(train_model(found, target, level_of_theory(reference.make()), start=model_start(start)))
-    say_files(files, f"phl data info {quote(str(file_of(prefix, '_labels.h5')))}" if len(files) > 1 else "")
+    points = file_of(prefix, "_points.xyz")
+    say_files(files, command_line("freq", points, method, settings or []) if points in files else "")
     if not found.verified:
         raise typer.Exit(1)
 
@@ -198,7 +199,11 @@ def shown(found: LearnedReaction, temperature: float) -> str:
     lines = []
     if found.profile is not None:
         lines.append(shown_profile(found.profile, temperature))
-        lines.append("E is the reference's; ZPE, H and G come from the model's frequencies")
+        price = 6 * len(found.store.atoms)
+        lines.append(
+            "E is the reference's; ZPE, H and G come from the model's frequencies: for the reference's own, 'phl freq' "
+            f"takes up to {price} gradients a structure"
+        )
     points = [("transition state", found.ts), *zip(("reactant", "product"), found.ends, strict=False)]
     rows = [
         (
