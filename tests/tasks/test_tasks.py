@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -18,9 +19,11 @@ from ase.units import Bohr, invcm
 from typer.testing import CliRunner
 
 from phl_ase.cli.app import app
+from phl_ase.cli.tasks.common import say_reliability
 from phl_ase.datasets import open_dataset, reactions_of
 from phl_ase.errors import DomainWarning, PHLError
 from phl_ase.paths import guess_transition_state, relax
+from phl_ase.potentials import Calibration, Domain
 from phl_ase.structures import atoms_from_frame
 from phl_ase.tasks import frequencies
 from phl_ase.vibrations import harmonic_analysis, molden_text, symmetry_number
@@ -472,3 +475,41 @@ def test_samples_are_kept_when_a_structure_is_stopped(phl, monkeypatch):
     assert code == 130
     assert "3 of 20 frames were finished: s.xyz" in said
     assert len(ase.io.read("s.xyz", index=":")) == 3
+
+
+def model_that_says(in_domain, std=None):
+    """A calculator as :func:`say_reliability` sees one: of a single model, or of a calibrated committee."""
+    calibration = Calibration(energy=1.0, forces=1.0, forces_limit=0.05, domain=Domain()) if std else None
+    provenance = {"level_of_theory": "GFN2-xTB"}
+
+    def evaluate(structures, quantities):
+        answer = {"energy": 0.0, "forces": np.zeros((3, 3)), "in_domain": in_domain}
+        spread = {"energy_std": std, "forces_std": np.full((3, 3), std)} if std else {}
+        return [answer | spread for _ in structures]
+
+    return SimpleNamespace(evaluate=evaluate, potential=SimpleNamespace(calibration=calibration, provenance=provenance))
+
+
+def test_a_single_model_says_that_it_cannot_know_a_new_conformation(capsys):
+    water, found = molecule("H2O"), Path("my ts.xyz")
+    assert not say_reliability(model_that_says(True), [water], found=found)
+    said = capsys.readouterr().err
+    assert "a committee does ('phl train --members 3')" in said
+    assert "check it: phl freq 'my ts.xyz' --with tblite" in said
+    assert not say_reliability(model_that_says(True), [water])  # frequencies search for nothing
+    assert not say_reliability(EMT(), [water], found=found)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_committee_says_what_errors_to_expect(capsys):
+    water, found = molecule("H2O"), Path("ts.xyz")
+    assert not say_reliability(model_that_says(True, std=0.01), [water], found=found)
+    said = capsys.readouterr()
+    assert said.out == "errors to expect: E 0.23 kcal/mol, F 0.01 eV/Å (usual in training: up to 0.05)\n"
+    assert said.err == ""
+    assert say_reliability(model_that_says(False, std=0.1), [water, water], ["reactant", "TS"], found=found)
+    said = capsys.readouterr()
+    assert re.search(r"TS +2\.3 +0\.1 +0\.05", said.out)
+    assert said.err == (
+        "warning: reactant, TS are outside of what the model was trained on; check it: phl freq ts.xyz --with tblite\n"
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.output import check_target
+from phl_ase.cli.output import check_target, table
 from phl_ase.errors import PHLError, unknown
 
 if TYPE_CHECKING:
@@ -201,18 +201,62 @@ def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[s
     return calculator
 
 
-def warn_outside(calculator: Any, structures: Sequence[Atoms]) -> bool:
-    """Say of structures that they are outside of what a model was trained on, and return whether any is."""
+def say_reliability(
+    calculator: Any, structures: Sequence[Atoms], names: Sequence[str] = (), *, found: Path | None = None
+) -> bool:
+    """Say how far a model may be wrong at structures, and return whether any is outside of what it was trained on.
+
+    A calibrated committee states the errors to expect. A single model only notices new molecules and distances: of what
+    a search found it is said how to check it.
+
+    Args:
+        calculator: What computed; a method that is no model is trusted.
+        structures: At which it did.
+        names: Of the structures; by default their numbers.
+        found: File of the stationary point that a search found.
+    """
     evaluate = getattr(calculator, "evaluate", None)
     if evaluate is None or not structures:
         return False
-    found = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
-    outside = [str(k) for k, one in enumerate(found) if one.get("in_domain") is False]
+    answers = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
+    names = names or [f"structure {k}" for k in range(len(structures))]
+    calibration = getattr(calculator.potential, "calibration", None)
+    if calibration is not None:
+        from phl_ase.potentials.calibration import largest_on_an_atom
+        from phl_ase.units import convert
+
+        rows = []
+        for name, one in zip(names, answers, strict=True):
+            forces, size = (largest_on_an_atom(one[key]) for key in ("forces_std", "forces"))
+            energy = float(convert(one["energy_std"], "eV", "kcal/mol"))
+            rows.append((name, *(f"{value:.2g}" for value in (energy, forces, calibration.limit(size)))))
+        if len(rows) == 1:
+            _, energy, forces, usual = rows[0]
+            typer.echo(f"errors to expect: E {energy} kcal/mol, F {forces} eV/Å (usual in training: up to {usual})")
+        else:
+            typer.echo(table(("errors to expect", "E / (kcal/mol)", "F / (eV/Å)", "usual F, up to"), rows))
+    outside = [name for name, one in zip(names, answers, strict=True) if one.get("in_domain") is False]
+    check = "" if found is None else f"check it: {command_line('freq', found, reference_of(calculator), ())}"
     if outside:
-        named = f"structure{'s' * (len(outside) > 1)} {', '.join(outside)} {'are' if len(outside) > 1 else 'is'}"
-        which = "this structure is" if len(found) == 1 else named
-        typer.echo(f"warning: {which} outside of what the model was trained on; check with another method", err=True)
+        which = ", ".join(outside) if len(answers) > 1 else "this structure"
+        typer.echo(
+            f"warning: {which} {'is' if len(outside) == 1 else 'are'} outside of what the model was trained on; "
+            f"{check or 'check with another method'}",
+            err=True,
+        )
+    elif found is not None and answers[0].get("in_domain") and "energy_std" not in answers[0]:
+        typer.echo(
+            "note: a single model does not notice a conformation that is new to it, a committee does ('phl train "
+            f"--members 3'); {check}",
+            err=True,
+        )
     return bool(outside)
+
+
+def reference_of(calculator: Any) -> str:
+    """Return what ``--with`` takes for the method that a model was trained on; ``METHOD`` where that is not known."""
+    level = str((getattr(calculator.potential, "provenance", None) or {}).get("level_of_theory"))
+    return {"GFN2-xTB": "tblite", "GFN1-xTB": "tblite:GFN1-xTB", "wB97X-D/6-31G(d)": "pyscf"}.get(level, "METHOD")
 
 
 def check_pair(reactant: Atoms, product: Atoms) -> None:

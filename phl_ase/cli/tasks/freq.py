@@ -19,7 +19,7 @@ from phl_ase.cli.tasks.common import (
     prefix_of,
     read_structures,
     say_files,
-    warn_outside,
+    say_reliability,
     write_structures,
     write_text,
 )
@@ -131,7 +131,7 @@ def freq(
     save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
     typer.echo("\n".join(texts))
     following = ""
-    if warn_outside(calculator, ends):
+    if say_reliability(calculator, ends):
         following = command_line("freq", structure, "tblite", [], *(["--relax"] if relax else []))
     elif not relax and any(record["nature"] == "not a stationary point" for record in records):
         following = command_line("freq", structure, method, settings or [], "--relax")

@@ -9,7 +9,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.output import save_figure, save_json, table
-from phl_ase.cli.tasks.common import file_of, prefix_of, say_files, warn_outside
+from phl_ase.cli.tasks.common import file_of, prefix_of, say_files, say_reliability
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
 from phl_ase.cli.validate.running import make_folder
 
@@ -94,7 +94,7 @@ def say_if_not_relaxed(phonon: Phonopy, calculator: Any) -> None:
     from phl_ase.phonons import supercell_atoms
 
     cell = supercell_atoms(phonon)
-    warn_outside(calculator, [cell])
+    say_reliability(calculator, [cell])
     cell.calc = calculator
     largest = float(np.linalg.norm(cell.get_forces(), axis=1).max())
     if largest > _RELAXED:

@@ -21,7 +21,7 @@ from phl_ase.cli.tasks.common import (
     prefix_of,
     read_one,
     say_files,
-    warn_outside,
+    say_reliability,
     write_structures,
 )
 from phl_ase.cli.tasks.ts import check_names, said_of
@@ -71,6 +71,9 @@ def irc(
         say_files([], command_line("ts", structure, method, settings or []))
         raise typer.Exit(1)
     typer.echo(shown_path(found))
+    ends = {"backward": found.backward, "forward": found.forward}
+    stationary = {"TS": atoms, **{name: end.atoms for name, end in ends.items() if end is not None}}
+    say_reliability(atoms.calc, [*stationary.values()], [*stationary], found=structure)
     files = path_files(prefix, found)
     results = file_of(prefix, ".json")
     path = found.path
@@ -167,7 +170,8 @@ def reaction(
     typer.echo(shown_profile(profile, temperature))
     if connection:
         typer.echo(connection)
-    warn_outside(calculator, [point.atoms for point in profile.points])
+    stationary = {point.name: point.atoms for point in profile.points}
+    say_reliability(calculator, [*stationary.values()], [*stationary], found=file_of(prefix, "_points.xyz"))
     files = [write_structures(file_of(prefix, ".xyz"), annotated(path))]
     points = [point.atoms.copy() for point in profile.points]
     for point, copy in zip(profile.points, points, strict=True):

@@ -18,7 +18,7 @@ from phl_ase.cli.tasks.common import (
     read_one,
     read_structures,
     say_files,
-    warn_outside,
+    say_reliability,
     write_structures,
     write_text,
 )
@@ -90,7 +90,8 @@ def ts(
         )
     if joined:
         typer.echo(joined)
-    warn_outside(calculator, [one.atoms for one in searches if one.converged])
+    reached = {f"guess {place}": one.atoms for place, one in enumerate(searches) if one.converged}
+    say_reliability(calculator, [*reached.values()], [*reached], found=file_of(prefix, ".xyz"))
     ends_found = [found.atoms.copy() for found in searches]
     files = [write_structures(file_of(prefix, ".xyz"), ends_found)]
     files += [file for place, found in enumerate(searches) for file in mode_files(prefix, place, found, method)]
