@@ -6,7 +6,7 @@ from phl_ase.paths.geometry import aligned, displaced, rmsd
 from phl_ase.paths.guess import GUESSES, PATH_METHODS, PathMethod, TransitionStateGuess, guess_transition_state
 from phl_ase.paths.irc import INTEGRATORS, follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
-from phl_ase.paths.reaction import Reaction, ReactionEnd, find_reaction
+from phl_ase.paths.reaction import Reaction, ReactionEnd, find_reaction, relax_to_minimum
 from phl_ase.paths.reaction_path import Direction, ReactionPath
 from phl_ase.paths.strategies import LADDERS, RECOMMENDED, STRATEGIES, Strategy, search, search_in_turn
 from phl_ase.paths.transition_state import TransitionStateSearch, find_transition_state
@@ -40,6 +40,7 @@ __all__ = [
     "identify",
     "molecular_graph",
     "relax",
+    "relax_to_minimum",
     "rmsd",
     "same_graph",
     "search",

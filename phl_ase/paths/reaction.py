@@ -202,10 +202,18 @@ def find_reaction(
         raise PHLError(f"relax_fmax is {relax_fmax!r} eV/Å and relax_steps {relax_steps!r}; expected positive numbers")
     path = follow_irc(ts, hessian, method=method, step=step, fmax=fmax, max_points=max_points, trajectory=trajectory)
     counted = CountingHessian(hessian or curvature_of(ts.calc).hessian, ts.calc)
-    backward, forward = (
-        _relaxed(atoms, ts, counted, relax_fmax, relax_steps) if direction.steps else None
-        for atoms, direction in zip(path.ends, (path.backward, path.forward), strict=True)
-    )
+    sides: list[ReactionEnd | None] = []
+    for atoms, direction in zip(path.ends, (path.backward, path.forward), strict=True):
+        if not direction.steps:
+            sides.append(None)
+            continue
+        start = atoms.copy()
+        start.calc = ts.calc
+        found, analysed, pushes = relax_to_minimum(start, counted, fmax=relax_fmax, steps=relax_steps)
+        sides.append(
+            ReactionEnd(found, analysed.value, fragments(found.atoms), pushes, analysed.reason, analysed.traceback)
+        )
+    backward, forward = sides
     ends = [end for end in (backward, forward) if end is not None]
     broken, made = changed_bonds(*(end.atoms for end in ends)) if len(ends) == 2 else ((), ())
     return Reaction(
@@ -219,14 +227,26 @@ def find_reaction(
     )
 
 
-def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, steps: int) -> ReactionEnd:
-    """The end of a path, relaxed and analysed; pushed off saddle points that it came to rest on."""
-    start = atoms.copy()
-    counter = CountingCalculator(ts.calc)
+def relax_to_minimum(
+    atoms: Atoms, hessian: HessianFunction | None = None, *, fmax: float = 1e-3, steps: int = 500
+) -> tuple[Relaxation, Attempt[HarmonicAnalysis], int]:
+    """Relax a structure to a minimum: off saddle points, where a relaxation keeps the symmetry of its start.
+
+    Args:
+        atoms: The start, with a calculator; it is not changed.
+        hessian: ``hessian(atoms) -> (3n, 3n)`` eV/Å²; without one, the calculator's own, else differences of forces.
+        fmax: Threshold for the largest force on an atom, eV/Å.
+        steps: Most steps of a relaxation.
+
+    Returns:
+        The last relaxation, its counts those of all; the analysis of its end, or why there is none; and how often it
+        was pushed off a saddle point. Imaginary modes are left where three pushes do not lead to a minimum.
+    """
+    start, hessian = atoms, hessian or curvature_of(atoms.calc).hessian
+    counter = CountingCalculator(atoms.calc)
     calls = taken = pushes = 0
     seconds = 0.0
     while True:
-        start.calc = ts.calc
         relaxation = relax(start, fmax * _TIGHTER if pushes else fmax, steps)
         if relaxation.outcome == "not converged" and relaxation.fmax <= fmax:  # the calculator's noise is larger
             relaxation = replace(relaxation, outcome="converged")
@@ -240,16 +260,17 @@ def _relaxed(atoms: Atoms, ts: Atoms, hessian: CountingHessian, fmax: float, ste
         mode = analysis.displacements[0] / np.linalg.norm(analysis.displacements[0], axis=1).max()
         for place in _PLACES:
             start = relaxation.atoms.copy()
-            start.positions += place * mode
+            start.positions[analysis.indices] += place * mode
             start.calc = counter
             energy = attempt(start.get_potential_energy).value
             if energy is not None and energy < relaxation.energy:
                 break
+        start.calc = atoms.calc
     relaxation = replace(relaxation, force_calls=calls + counter.calls, steps=taken, seconds=seconds)
-    return ReactionEnd(relaxation, analysis, fragments(relaxation.atoms), pushes, analysed.reason, analysed.traceback)
+    return relaxation, analysed, pushes
 
 
-def _analysed(relaxation: Relaxation, hessian: CountingHessian) -> Attempt[HarmonicAnalysis]:
+def _analysed(relaxation: Relaxation, hessian: HessianFunction) -> Attempt[HarmonicAnalysis]:
     """The analysis of what was relaxed, or why there is none."""
     if not relaxation.converged:
         return Attempt(None, traceback=relaxation.traceback)

@@ -90,6 +90,7 @@ def frequencies(
     pressure: float = 101325.0,
     symmetry: int | None = None,
     model: str = "ideal gas",
+    analysis: HarmonicAnalysis | None = None,
 ) -> Frequencies:
     """Compute harmonic frequencies, and the thermochemistry of a free molecule.
 
@@ -99,6 +100,7 @@ def frequencies(
         pressure: Pa.
         symmetry: Rotational symmetry number; by default found from the geometry.
         model: How soft modes are treated: a key of ``phl_ase.vibrations.THERMOCHEMISTRY_MODELS``.
+        analysis: The modes, where they are known: no Hessian is computed then.
 
     Raises:
         PHLError: For no calculator, or a setting that thermochemistry does not take.
@@ -111,7 +113,7 @@ def frequencies(
     if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
         raise NonFiniteError(f"{atoms.get_chemical_formula()}: the energy or forces are NaN or infinite")
     curvature = curvature_of(atoms.calc)
-    analysis = harmonic_analysis(atoms, curvature.hessian(atoms))
+    analysis = analysis or harmonic_analysis(atoms, curvature.hessian(atoms))
     thermo = None
     if analysis.shape is not None:
         number = symmetry_number(atoms) if symmetry is None else symmetry

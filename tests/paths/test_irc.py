@@ -20,12 +20,12 @@ from phl_ase.curvature import DIFFERENCES, curvature_of
 from phl_ase.datasets import open_dataset
 from phl_ase.datasets.reactions import reactions_of
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.paths import arc_length, find_reaction, find_transition_state, follow_irc, relax, rmsd
+from phl_ase.paths import arc_length, find_reaction, find_transition_state, follow_irc, relax, relax_to_minimum, rmsd
 from phl_ase.paths.branch import StepError
 from phl_ase.paths.counting import CountingHessian
 from phl_ase.paths.irc import INTEGRATORS
 from phl_ase.paths.quadratic import Expansion, Surface, descend, interpolated_gradient, steepest_descent
-from phl_ase.paths.reaction import REACTION_OUTCOMES, _relaxed
+from phl_ase.paths.reaction import REACTION_OUTCOMES
 from phl_ase.paths.reaction_path import PATH_OUTCOMES
 from phl_ase.paths.sella_irc import prepared_hessian
 from phl_ase.resolver import resolve_calculator
@@ -441,11 +441,13 @@ def test_an_end_on_a_saddle_is_pushed_off_it():
     planar = Atoms("NH3", [[0, 0, 0], [1.0, 0, 0], [-0.5, 0.866, 0], [-0.5, -0.866, 0]])
     planar.calc = calculator = resolve_calculator("tblite")
     hessian = CountingHessian(curvature_of(calculator).hessian, calculator)
-    end = _relaxed(planar, planar, hessian, fmax=1e-3, steps=100)
-    assert end.is_minimum
+    end, analysed, pushes = relax_to_minimum(planar, hessian, fmax=1e-3, steps=100)
+    assert end.converged
+    assert analysed.value.n_imaginary == 0
+    assert pushes == 1
     assert hessian.calls == 2
     assert abs(end.atoms.positions[0, 2] - end.atoms.positions[1:, 2].mean()) > 0.2
-    assert end.relaxation.force_calls > relax(planar, 1e-3).force_calls
+    assert end.force_calls > relax(planar, 1e-3).force_calls
 
 
 def test_a_reaction_whose_end_rests_on_a_flat_saddle():

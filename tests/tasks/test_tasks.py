@@ -408,16 +408,34 @@ def test_a_guess_that_is_a_minimum(phl):
     assert json.loads(Path("water_ts.json").read_text())["searches"][0]["outcome"] != "converged"
 
 
-def test_a_relaxation_that_keeps_a_symmetry_is_told(phl):
+def test_a_relaxation_that_keeps_a_symmetry_is_led_off_the_saddle_point(phl):
     ase.io.write("planar.xyz", Atoms("NH3", [[0, 0, 0], [1.0, 0, 0], [-0.5, 0.866025, 0], [-0.5, -0.866025, 0]]))
     code, said = phl("freq", "planar.xyz", "--with", "tblite", "--relax")
     assert code == 0
-    assert "note: no minimum" in said
-    # the frame that it names leads to the pyramid
-    ase.io.write("off.xyz", ase.io.read("planar_freq_mode0.xyz", index=5))
-    code, said = phl("freq", "off.xyz", "--with", "tblite", "--relax")
+    assert "H3N: minimum" in said
+    assert "note: relaxing kept a symmetry and ended on a saddle point; it was pushed off it to the minimum" in said
+    # the same with an atom held, where modes are those of the others alone
+    code, said = phl("freq", "planar.xyz", "--with", "tblite", "--relax", "--fix", "0", "--out", "held")
     assert code == 0
     assert "H3N: minimum" in said
+
+
+def test_a_soft_imaginary_mode_may_be_that_of_a_rotor(phl):
+    """Acetone relaxed from a structure with one methyl group turned by 60° about its bond."""
+    acetone = molecule("CH3COCH3")
+    methyl = [3, *(k for k in range(4, 10) if acetone.get_distance(3, k) < 1.3)]
+    acetone.rotate(60, acetone.positions[3] - acetone.positions[1], center=acetone.positions[3])
+    turned, acetone = acetone.positions[methyl[1:]].copy(), molecule("CH3COCH3")
+    acetone.positions[methyl[1:]] = turned
+    ase.io.write("acetone.xyz", acetone)
+    assert phl("relax", "acetone.xyz", "--with", "tblite")[0] == 0
+    code, said = phl("freq", "acetone_relax.xyz", "--with", "tblite")
+    assert code == 0
+    assert "C3H6O: transition state" in said
+    assert "if a minimum is meant, phl freq acetone_relax.xyz --with tblite --relax" in said
+    code, said = phl("freq", "acetone_relax.xyz", "--with", "tblite", "--relax")
+    assert code == 0
+    assert "C3H6O: minimum" in said
 
 
 def test_what_to_type_next_keeps_the_settings_and_replaced_results_are_announced(phl):

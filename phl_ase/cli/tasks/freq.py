@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from phl_ase.tasks import Frequencies
 
+_SOFT = 200.0  # cm⁻¹: imaginary modes below may be those of a rotor at the top of its small barrier
+
 
 def freq(
     structure: opt.Structure,
@@ -79,7 +81,7 @@ def freq(
     for atoms in structures:
         set_isotopes(atoms, isotopes or [])
     calculator = calculator_of(method, structures, settings or [], device, trust)
-    from phl_ase.paths import relax as relaxed
+    from phl_ase.paths import relax_to_minimum
     from phl_ase.plots.sticks import draw
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
@@ -98,27 +100,33 @@ def freq(
             name = prefix if one else prefix.with_name(f"{prefix.name}_{place}")
             formula = atoms.get_chemical_formula()
             atoms.calc = calculator
+            analysis, pushes = None, 0
             if relax:
                 progress.note(f"{formula}: relaxing")
-                end = relaxed(atoms, 1e-3)
+                end, analysed, pushes = relax_to_minimum(atoms)
                 if not end.converged:
                     texts.append(f"structure {place} could not be relaxed: {end.sentence}")
                     records.append({"formula": formula, "nature": "not relaxed"})
                     continue
-                atoms = end.atoms
+                atoms, analysis = end.atoms, analysed.value
             progress.note(formula)
-            found = frequencies(atoms, temperature=temperature, pressure=bar, symmetry=symmetry, model=thermo)
+            settled: dict[str, Any] = {"temperature": temperature, "pressure": bar, "symmetry": symmetry}
+            found = frequencies(atoms, **settled, model=thermo, analysis=analysis)
             records.append(found.to_dict())
             ends.append(atoms)
             texts.append(shown(found) if one else f"structure {place}, {shown(found)}\n")
             files.append(write_structures(file_of(name, ".xyz"), [atoms.copy()]))
             if found.nature == "transition state":
                 saddles.append(files[-1])
-            if relax and found.analysis.n_imaginary:
+            softest = float(found.analysis.wavenumbers[0]) if len(found.analysis.wavenumbers) else 0.0
+            if pushes:
+                end_of = "to the minimum" if found.nature == "minimum" else "three times, and no minimum was found"
                 texts.append(
-                    "note: no minimum: relaxing keeps the symmetry of the start; relax a frame of "
-                    f"{file_of(name, '_mode0.xyz')}, which leads off the saddle point"
+                    f"note: relaxing kept a symmetry and ended on a saddle point; it was pushed off it {end_of}"
                 )
+            elif found.is_stationary and -_SOFT < softest < 0.0 and found.analysis.n_imaginary:
+                again = command_line("freq", structure, method, settings or [], "--relax")
+                texts.append(f"note: the imaginary mode is soft, as of a rotor: if a minimum is meant, {again}")
             files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
             for mode in dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])]):
                 movie = mode_trajectory(found.analysis, mode, amplitude=0.35)
