@@ -25,14 +25,26 @@ class Progress:
         if shown and sys.stderr.isatty():
             from rich import progress as rich
             from rich.console import Console
+            from rich.table import Column
+            from rich.text import Text
+
+            class Note(rich.ProgressColumn):
+                """What is being worked on, on one line: where the terminal is narrow it is cut off."""
+
+                def render(self, task: rich.Task) -> Text:
+                    return Text(str(task.fields["note"]), overflow="ellipsis", no_wrap=True)
+
+            def whole() -> Column:
+                """A column that is not narrowed: numbers are read whole, or not at all."""
+                return Column(no_wrap=True)
 
             self._bars = rich.Progress(
-                rich.TextColumn("{task.description}"),
+                rich.TextColumn("{task.description}", table_column=whole()),
                 rich.BarColumn(),
-                rich.MofNCompleteColumn() if counted else rich.TaskProgressColumn(),
-                rich.TimeElapsedColumn(),  # moves where there are few steps
-                *((rich.TextColumn("left"), rich.TimeRemainingColumn()) if counted else ()),
-                rich.TextColumn("{task.fields[note]}"),  # what is long stands last: a narrow terminal cuts it off
+                (rich.MofNCompleteColumn if counted else rich.TaskProgressColumn)(table_column=whole()),
+                rich.TimeElapsedColumn(table_column=whole()),  # moves where there are few steps
+                *((rich.TextColumn("left"), rich.TimeRemainingColumn(table_column=whole())) if counted else ()),
+                Note(),
                 console=Console(stderr=True),
             )
             self._task = self._bars.add_task(description, total=total, completed=done, note="")

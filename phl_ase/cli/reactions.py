@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,6 +202,7 @@ def _shown(result: BuildResult) -> str:
         lines.append("no data set was written: no frames")
     else:
         lines.append(f"data set: {result.path}, {result.frames} frames")
+        lines.append(f"next:    {shlex.join(['phl', 'train', str(result.path), '-o', f'runs/{result.path.stem}'])}")
     if failed:
         lines.append("the same command with --retry tries again what failed")
     return "\n".join(lines)

@@ -98,7 +98,7 @@ def _committee(result: CommitteeResult) -> str:
     return (
         f"{table(('member', 'epoch kept', 'of', 'validation loss'), rows)}\n"
         f"calibrated on {known.frames} frames that no member has seen: errors to expect are the members' standard "
-        f"deviation × {known.energy:.3g} of energies, × {known.forces:.3g} of forces\nmodel: {result.model}"
+        f"deviation × {known.energy:.3g} of energies, × {known.forces:.3g} of forces\n{_model(result.model)}"
     )
 
 
@@ -138,16 +138,21 @@ def _of_data(data: Path, settings: list[str]) -> TrainConfig:
         apply_override(values, setting)
     with open_dataset(data, keys=parse_config(values, "--set").data.keys) as dataset:
         carried = [label for label, frames in dataset.coverage.items() if frames.any()]
+        recorded = int(dataset.n_probes.max(initial=0))
     if not {"energy", "forces"} & set(carried):
         raise PHLError(
             f"{data} carries neither energies nor forces; 'phl label' makes them, or --set data.keys={{energy='KEY'}} "
             "names the keys that they are under ('phl data info' lists what a file holds)"
         )
-    scheme = {} if "hessian" in carried else {"regime": "fixed"} if "hvp" in carried else {"name": "E-F"}
+    scheme: dict[str, Any] = {} if "hessian" in carried else {"name": "E-F"}
+    if "hvp" in carried and "hessian" not in carried:
+        scheme = {"regime": "fixed", "n_probes": recorded}
     values["scheme"] = {**scheme, **values.get("scheme", {})}
     configuration = parse_config(values, "--set")
-    probes = f", {configuration.scheme.regime} probes" if "HVP" in configuration.scheme.name else ""
-    chosen = f"scheme {configuration.scheme.name}{probes}"
+    chosen = f"scheme {configuration.scheme.name}"
+    if "HVP" in configuration.scheme.name:
+        fixed = configuration.scheme.regime == "fixed"
+        chosen += ", HVPs as recorded" if fixed else ", fresh HVPs of the Hessians in every step"
     _say(f"{data} carries {', '.join(carried)}: {chosen}; 'phl train --init' writes all settings")
     return configuration
 
@@ -177,8 +182,13 @@ def _summary(result: TrainResult) -> str:
     ]
     shown = table(("root mean square error", "train", "valid", "unit"), rows)
     kept = f"epoch kept: {result.best_epoch} of {len(result.records)}{_how_close(best, result.records[-1])}"
-    following = shlex.join(["phl", "freq", "MOLECULE.xyz", "--with", str(result.model), "--relax"])
-    return f"{shown}\n{kept}\nmodel: {result.model}\nnext:    {following}"
+    return f"{shown}\n{kept}\n{_model(result.model)}"
+
+
+def _model(path: Path) -> str:
+    """Return where a model is, and what to type next."""
+    following = shlex.join(["phl", "freq", "MOLECULE.xyz", "--with", str(path), "--relax"])
+    return f"model: {path}\nnext:    {following}"
 
 
 def _how_close(best: dict[str, Any], last: dict[str, Any]) -> str:

@@ -41,7 +41,8 @@ class JoiningSearch:
         reaction: The path from it and its ends, from the reactant's side to the product's where it joins them; ``None``
             where there is no TS.
         connection: How those ends relate to the structures given; ``None`` without both ends.
-        attempts: One line for each search before this one: how it was run and what became of it.
+        attempts: What became of the searches that did not join them, those from one guess that met the same fate in
+            one line.
         hints: Where nothing joins them, what of the input or the installation may be the reason.
     """
 
@@ -54,7 +55,7 @@ class JoiningSearch:
     @property
     def joins(self) -> bool:
         """Return whether the TS joins reactant and product: the same bonds at both ends."""
-        return self.connection is not None and self.connection.outcome in ("connects", "right bonds")
+        return self.connection is not None and self.connection.connected
 
 
 def check_ends(reactant: Atoms, product: Atoms) -> None:
@@ -137,7 +138,7 @@ def search_between(
     check_ends(reactant, product)
     curvature = curvature_of(calculator)
     tried: list[JoiningSearch] = []
-    said: list[str] = []
+    fates: dict[tuple[str, str], list[str]] = {}  # guess and what became of the search -> strategies
 
     def attempt(how: str, start: Atoms, name: str, internal: bool | None) -> JoiningSearch:
         note(f"{how} guess, {name}")
@@ -149,7 +150,8 @@ def search_between(
             if connection.flipped:
                 path = path.turned()
                 connection = connects((path.ends[0].atoms, path.ends[1].atoms), reactant, product)
-        said.append(f"{how} guess, {name}: {(connection or found).sentence}")
+        if connection is None or not connection.connected:
+            fates.setdefault((how, (connection or found).sentence), []).append(name)
         return JoiningSearch(found, path, connection, ())
 
     # an elastic band costs more than an interpolation: it is made where the first guess leads nowhere
@@ -159,10 +161,10 @@ def search_between(
         ladder = [(strategy, None)] if strategy else LADDERS[curvature.source]
         tried = sorted([*tried, *search_in_turn(ladder, from_it, _missed)], key=_missed)
         if tried[0].joins:
-            said.pop()
             break
     hints = () if tried[0].joins else _hints(reactant, product, calculator)
-    return replace(tried[0], attempts=tuple(said), hints=hints)
+    attempts = tuple(f"{how} guess, {', '.join(names)}: {fate}" for (how, fate), names in fates.items())
+    return replace(tried[0], attempts=attempts, hints=hints)
 
 
 def _hints(reactant: Atoms, product: Atoms, calculator: Any) -> tuple[str, ...]:

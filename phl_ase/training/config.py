@@ -75,7 +75,8 @@ class SchemeSection(_Section):
     n_probes: int = Field(1, ge=1, description="probes per frame, K")
     probes: str | None = Field(None, description="another probe family than the scheme's own")
     hvp: Literal["exact", "differences"] = Field(
-        "exact", description="of forces at two places: cheaper, no third derivatives, errors of 1e-4 in float32"
+        "exact",
+        description="exact, or differences of forces: cheaper, no third derivatives, errors of 1e-4 in float32",
     )
 
 

@@ -151,7 +151,7 @@ def recorded_probes(config: TrainConfig, frames: Sequence[Frame]) -> str:
     counts = {len(frame.probes) for frame in frames if frame.hessian is None and frame.probes is not None}
     if not counts or any(frame.hessian is not None for frame in frames):
         return ""
-    if config.scheme.regime == "fixed" and counts == {config.scheme.n_probes}:
+    if config.scheme.regime == "fixed" and max(counts) == config.scheme.n_probes:
         return ""
     least, most = min(counts), max(counts)
     count = f"{least} recorded HVP{'s' if most > 1 else ''}" if least == most else f"{least} to {most} recorded HVPs"

@@ -24,6 +24,7 @@ PACKAGE = "phl_ase"
 GROUND = {
     "errors",
     "files",
+    "free_memory",
     "hessians",
     "lattice",
     "lazy",
@@ -39,6 +40,7 @@ GROUND = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "free_memory": set(),
     "hessians": set(),
     "lattice": set(),
     "lazy": set(),

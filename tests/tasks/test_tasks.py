@@ -381,10 +381,11 @@ def test_where_nothing_joins_two_ends_it_is_said_what_may_be_wrong_with_them(phl
         if name == "hnc":
             atoms.rattle(0.05, seed=0)
         ase.io.write(f"{name}.xyz", atoms)
-    words = ("--product", "hnc.xyz", "--guess", "idpp", "--strategy", "hessian", "-o", "one.json")
+    words = ("--product", "hnc.xyz", "--guess", "idpp", "-o", "one.json")
     code, said = phl("reaction", "hcn.xyz", *words)
     assert code == 1
     assert "not the reaction that was asked for: one of its ends is another structure" in said
+    assert re.search(r"tried:\n  idpp guess, hessian, hessian-3, .*: only one direction reaches", said)  # in one line
     assert "hint: the product is no minimum of this method" in said
     assert "the reactant is no minimum" not in said
     assert "pip install 'phl-ase[geodesic]'" in said
@@ -531,3 +532,40 @@ def test_a_committee_says_what_errors_to_expect(capsys):
     assert said.err == (
         "warning: reactant, TS are outside of what the model was trained on; check it: phl freq ts.xyz --with tblite\n"
     )
+
+
+def test_training_on_recorded_hvps_says_so_once_and_what_to_type_next(phl):
+    water = molecule("H2O")
+    frames = [water.copy() for _ in range(12)]
+    for place, frame in enumerate(frames):
+        frame.rattle(0.05, seed=place)
+    ase.io.write("frames.xyz", frames)
+    code, said = phl("label", "frames.xyz", "--with", "tblite", "--hvp", "2", "-o", "water.h5")
+    assert code == 0, said
+    words = ("--set", "training.epochs=1", "--set", "potential.channels=4")
+    code, said = phl("train", "water.h5", "-o", "run", *words)
+    assert code == 0, said
+    assert said.count("note:") == 1
+    assert "note: water.h5 carries energy, forces, hvp: scheme E-F-HVP-random, HVPs as recorded; " in said
+    assert json.loads(Path("run/config.json").read_text())["scheme"]["n_probes"] == 2
+    split = ("--set", "data.fractions=[0.5,0.5,0.0]")
+    code, said = phl("train", "water.h5", "-o", "two", "--members", "2", *words, *split)
+    assert code == 0, said
+    assert said.count("note:") == 1
+    assert "next:    phl freq MOLECULE.xyz --with two/committee.safetensors --relax" in said
+
+
+def test_a_minimum_leads_along_no_path(phl):
+    ase.io.write("water.xyz", molecule("H2O"))
+    assert phl("relax", "water.xyz", "--with", "tblite")[0] == 0
+    code, said = phl("irc", "water_relax.xyz", "--with", "tblite")
+    assert code == 1
+    assert "it lies near a minimum: give a guess of a TS, or 'phl ts REACTANT --product PRODUCT'" in said
+    code, said = phl("ts", "water_relax.xyz", "--with", "tblite")
+    assert code == 1
+    assert "the start is a minimum already" in said
+    assert "the guess has no imaginary mode" not in said  # the same in other words
+    code, said = phl("reaction", "water_relax.xyz", "--with", "tblite")
+    assert code == 1
+    assert "give another guess, or reactant and --product" in said
+    assert "--integrator" not in said

@@ -231,8 +231,10 @@ def say_reliability(
             energy = float(convert(one["energy_std"], "eV", "kcal/mol"))
             rows.append((name, *(f"{value:.2g}" for value in (energy, forces, calibration.limit(size)))))
         if len(rows) == 1:
-            _, energy, forces, usual = rows[0]
-            typer.echo(f"errors to expect: E {energy} kcal/mol, F {forces} eV/Å (usual in training: up to {usual})")
+            _, of_energy, of_forces, usual = rows[0]
+            typer.echo(
+                f"errors to expect: E {of_energy} kcal/mol, F {of_forces} eV/Å (usual in training: up to {usual})"
+            )
         else:
             typer.echo(table(("errors to expect", "E / (kcal/mol)", "F / (eV/Å)", "usual F, up to"), rows))
     outside = [name for name, one in zip(names, answers, strict=True) if one.get("in_domain") is False]
@@ -304,6 +306,6 @@ def command_line(command: str, source: Path, method: str, settings: Sequence[str
 
 def say_files(files: Sequence[Path], following: str) -> None:
     """Say what was written and what to type next."""
-    typer.echo("\nwritten: " + "  ".join(map(str, files)) if files else "")
+    typer.echo("\nwritten: " + "  ".join(map(str, files)))
     if following:
         typer.echo(f"next:    {following}")

@@ -137,7 +137,7 @@ def freq(
             save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
             progress.advance()
     save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
-    typer.echo("\n".join(texts))
+    typer.echo("\n".join(texts).rstrip("\n"))
     following = ""
     if say_reliability(calculator, ends):
         following = command_line("freq", structure, "tblite", [], *(["--relax"] if relax else []))

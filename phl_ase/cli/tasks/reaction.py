@@ -68,7 +68,13 @@ def irc(
         found = find_reaction(atoms, method=integrator, step=step)
     if not found.ends:
         typer.echo(f"no path: {found.sentence}")
-        say_files([], command_line("ts", structure, method, settings or []))
+        modes = None if found.path.analysis is None else found.path.analysis.n_imaginary
+        if modes == 0:
+            typer.echo(
+                "it lies near a minimum: give a guess of a TS, or 'phl ts REACTANT --product PRODUCT' to find one"
+            )
+        else:
+            typer.echo(f"next:    {command_line('ts', structure, method, settings or [])}")
         raise typer.Exit(1)
     typer.echo(shown_path(found))
     ends = {"backward": found.backward, "forward": found.forward}
@@ -159,7 +165,8 @@ def reaction(
     if path is None or profile is None:
         lack = "transition state" if path is None else "path"
         why = search.sentence if path is None else path.sentence
-        typer.echo(f"no {lack} was found: {why}; try another guess, --product, or --integrator quadratic")
+        more = "give another guess, or reactant and --product" if path is None else "try --integrator quadratic"
+        typer.echo(f"no {lack} was found: {why}; {more}")
         if connection:
             typer.echo(connection)
         raise typer.Exit(1)

@@ -71,7 +71,8 @@ def ts(
         with Progress("ts", len(guesses)) as progress:
             for atoms in guesses:
                 searches.append(search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps))
-                if not searches[-1].converged and has_no_imaginary_mode(atoms, calculator):
+                failed = not searches[-1].converged and searches[-1].steps > 0  # else its sentence says it
+                if failed and has_no_imaginary_mode(atoms, calculator):
                     basins.append(len(searches) - 1)
                 progress.advance()
     else:
