@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols, covalent_radii
 from ase.data.colors import jmol_colors
-from ase.neighborlist import natural_cutoffs, neighbor_list
+from ase.neighborlist import natural_cutoffs
 
 from phl_ase.plots.style import STYLES, new_figure
 from phl_ase.types import Array
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _VIEWS = (((0, 1), "x", "y"), ((0, 2), "x", "z"), ((2, 1), "z", "y"))
 _ARROW = 0.9  # Å, of the atom that moves most
 _RADIUS = 0.42  # of the covalent one: bonds and arrows stay visible
-_BONDED, _BREAKING = 1.2, 1.6  # times the sum of the covalent radii: whole bonds, and the broken lines of half of one
+# times the sum of the covalent radii: whole bonds, the broken lines of half of one, and those of which not all are one
+_BONDED, _BREAKING, _DOUBTED = 1.2, 1.6, 1.45
 _SHORTEST = 0.12  # Å; the head of a shorter arrow would hide its atom
 
 
@@ -42,7 +43,8 @@ class Mode:
 def draw(title: str, modes: Mapping[str, Mode]) -> Figure:
     """Three views of a structure, in its principal axes, with the modes of several methods over one another.
 
-    Bonds that are stretched to more than 1.2 times the covalent radii, up to 1.6 times, are broken lines.
+    Bonds that are stretched to more than 1.2 times the covalent radii, up to 1.6 times, are broken lines. Arrows begin
+    at the edge of their atoms.
 
     Args:
         title: Above the figure.
@@ -55,15 +57,18 @@ def draw(title: str, modes: Mapping[str, Mode]) -> Figure:
     places = {name: (mode.atoms.positions - centre) @ axes_of for name, mode in modes.items()}
     arrows = {name: _scaled(mode.displacements, first.displacements) @ axes_of for name, mode in modes.items()}
     ends = [part for name in modes for part in (places[name], places[name] + arrows[name])]
-    reach = float(np.abs(np.concatenate(ends)).max()) + 0.5  # the same scale in every view
+    reach = float(np.abs(np.concatenate(ends)).max()) + 0.6  # the same scale in every view
     figure = new_figure(11.5, 4.7)
     for panel, (pair, across, up) in zip(figure.subplots(1, 3), _VIEWS, strict=True):
         _molecule(panel, first.atoms, next(iter(places.values())), pair)
         for number, name in enumerate(modes):
             colour = STYLES[number % len(STYLES)][0]
-            for start, step in zip(places[name][:, pair], arrows[name][:, pair], strict=True):
-                if np.linalg.norm(step) < _SHORTEST:
+            edges = _RADIUS * covalent_radii[modes[name].atoms.numbers]
+            for atom, whole, edge in zip(places[name], arrows[name], edges, strict=True):
+                length = np.linalg.norm(whole)
+                if np.linalg.norm(whole[list(pair)]) < _SHORTEST:
                     continue
+                start, step = (atom + edge * whole / length)[list(pair)], whole[list(pair)]
                 width = 2.8 - 1.4 * (number > 0)
                 style = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "mutation_scale": 10 + width}
                 style |= {"shrinkA": 0, "shrinkB": 0}
@@ -96,21 +101,35 @@ def _molecule(panel: Axes, atoms: Atoms, places: Array, pair: Sequence[int]) -> 
     from matplotlib.patches import Circle
 
     depth = places[:, 3 - sum(pair)]
-    whole = natural_cutoffs(atoms)
-    for i, j, distance in zip(*neighbor_list("ijd", atoms, natural_cutoffs(atoms, mult=_BREAKING)), strict=True):
-        if i < j:
-            line = "-" if distance <= _BONDED * (whole[i] + whole[j]) else (0, (1.2, 1.0))
-            panel.plot(*places[[i, j]][:, pair].T, color="0.6", linewidth=4, linestyle=line, zorder=1)
-    for index in np.argsort(depth):
+    for i, j, stretch in drawn_bonds(atoms):
+        line = "-" if stretch <= _BONDED else (0, (1.2, 1.0))
+        panel.plot(*places[[i, j]][:, pair].T, color="0.6", linewidth=4, linestyle=line, zorder=1)
+    for place, index in enumerate(np.argsort(depth)):
+        above = 3 + place / len(atoms)
         number = int(atoms.numbers[index])
         x, y = places[index, list(pair)]
         radius = _RADIUS * covalent_radii[number]
         panel.add_patch(
-            Circle((x, y), radius, facecolor=jmol_colors[number], edgecolor="0.25", linewidth=1.0, zorder=3)
+            Circle((x, y), radius, facecolor=jmol_colors[number], edgecolor="0.25", linewidth=1.0, zorder=above)
         )
         dark = jmol_colors[number] @ np.array([0.299, 0.587, 0.114]) < 0.5
         colour = "white" if dark else "black"
-        panel.text(x, y, chemical_symbols[number], ha="center", va="center", fontsize=10, color=colour, zorder=4)
+        name, text_above = chemical_symbols[number], above + 0.5 / len(atoms)
+        panel.text(x, y, name, ha="center", va="center", fontsize=10, color=colour, zorder=text_above)
+
+
+def drawn_bonds(atoms: Atoms) -> list[tuple[int, int, float]]:
+    """Return the bonds to draw: two atoms, and their distance as a multiple of the sum of their covalent radii.
+
+    Far apart, two neighbours of an atom in a strained ring are no bond that forms: they are nearer to the third.
+    """
+    radii = np.array(natural_cutoffs(atoms))
+    stretch = atoms.get_all_distances(mic=bool(np.any(atoms.pbc))) / (radii[:, None] + radii)
+    np.fill_diagonal(stretch, np.inf)
+    # the longer one of the two ways to the nearest atom in between
+    between = np.maximum(stretch[:, :, None], stretch.T[None]).min(axis=1)
+    shown = (stretch < _DOUBTED) | ((stretch < _BREAKING) & (stretch <= between))
+    return [(int(i), int(j), float(stretch[i, j])) for i, j in np.argwhere(np.triu(shown))]
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:

@@ -51,11 +51,11 @@ def draw(profile: Profile) -> Figure:
     shown = [*profile.energies]
     for place, name, level, gibbs in zip(places, profile.names, profile.levels, profile.gibbs, strict=True):
         axes.plot([place - reach, place + reach], [level, level], color="black", linewidth=2.2)
-        text = f"{name}\n{level:.1f}"
+        text = f"{name}\n{level:z.1f}"
         shown.append(level)
         if np.isfinite(gibbs):
             axes.plot([place - reach, place + reach], [gibbs, gibbs], color=STYLES[3][0], linewidth=1.8, linestyle="--")
-            text += f" ({gibbs:.1f})"
+            text += f" ({gibbs:z.1f})"
             shown.append(gibbs)
         top = max(level, gibbs) if np.isfinite(gibbs) else level
         axes.annotate(text, (place, top), xytext=(0, 5), textcoords="offset points", ha="center", va="bottom")

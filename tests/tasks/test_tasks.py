@@ -360,7 +360,7 @@ def test_a_reaction_that_joins_other_ends_is_no_success(phl, monkeypatch):
     assert "This is not the reaction that was asked for" in said
     assert "elastic band guess, hessian: neither direction reaches" in said
     assert "no TS was found that joins" in json.loads(Path("hcn_reaction.json").read_text())["connection"]
-    assert "no TS was found that joins" in Path("hcn_reaction.html").read_text()
+    assert "No TS was found that joins" in Path("hcn_reaction.html").read_text()
 
 
 def test_where_nothing_joins_two_ends_it_is_said_what_may_be_wrong_with_them(phl, monkeypatch):

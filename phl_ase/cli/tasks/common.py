@@ -203,8 +203,8 @@ def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[s
 
 def say_reliability(
     calculator: Any, structures: Sequence[Atoms], names: Sequence[str] = (), *, found: Path | None = None
-) -> bool:
-    """Say how far a model may be wrong at structures, and return whether any is outside of what it was trained on.
+) -> list[str]:
+    """Say how far a model may be wrong at structures, and return which are outside of what it was trained on.
 
     A calibrated committee states the errors to expect. A single model only notices new molecules and distances: of what
     a search found it is said how to check it.
@@ -217,7 +217,7 @@ def say_reliability(
     """
     evaluate = getattr(calculator, "evaluate", None)
     if evaluate is None or not structures:
-        return False
+        return []
     answers = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     names = names or [f"structure {k}" for k in range(len(structures))]
     calibration = getattr(calculator.potential, "calibration", None)
@@ -252,7 +252,7 @@ def say_reliability(
             f"--members 3'); {check}",
             err=True,
         )
-    return bool(outside)
+    return outside
 
 
 def reference_of(calculator: Any) -> str:

@@ -178,7 +178,10 @@ def reaction(
     if connection:
         typer.echo(connection)
     stationary = {point.name: point.atoms for point in profile.points}
-    say_reliability(calculator, [*stationary.values()], [*stationary], found=file_of(prefix, "_points.xyz"))
+    outside = say_reliability(calculator, [*stationary.values()], [*stationary], found=file_of(prefix, "_points.xyz"))
+    notes = connection.splitlines()
+    if outside:
+        notes.append(f"Outside of what the model was trained on, check with another method: {', '.join(outside)}")
     files = [write_structures(file_of(prefix, ".xyz"), annotated(path))]
     points = [point.atoms.copy() for point in profile.points]
     for point, copy in zip(profile.points, points, strict=True):
@@ -189,11 +192,17 @@ def reaction(
 
     save_figure(figure, draw, drawn(profile, temperature))
     page = file_of(prefix, ".html")
-    write_page(page, structure.stem, profile, method, temperature, connection)
+    write_page(page, structure.stem, profile, method, temperature, notes)
     results = file_of(prefix, ".json")
     save_json(
         results,
-        {"method": method, **profile.to_dict(), "connection": connection, "provenance": provenance(method=method)},
+        {
+            "method": method,
+            **profile.to_dict(),
+            "connection": connection,
+            "outside_of_training": outside,
+            "provenance": provenance(method=method),
+        },
     )
     say_files([*files, figure, page, results], f"open {quote(str(page))}")
     if not path.converged or not joins:
@@ -245,7 +254,7 @@ def rows_of(profile: ReactionProfile) -> list[tuple[str, ...]]:
     for place, point in enumerate(profile.points):
         analysis = point.frequencies.analysis
         imaginary = ", ".join(f"{abs(value):.0f}i" for value in analysis.wavenumbers[: analysis.n_imaginary])
-        numbers = ["-" if isnan(column[place]) else f"{column[place]:.2f}" for column in columns]
+        numbers = ["-" if isnan(column[place]) else f"{column[place]:z.2f}" for column in columns]
         rows.append((point.name, *numbers, imaginary or "none", "" if place == 1 else str(fragments(point.atoms))))
     return rows
 
@@ -278,9 +287,9 @@ def drawn(profile: ReactionProfile, temperature: float) -> Profile:
 
 
 def write_page(
-    path: Path, name: str, profile: ReactionProfile, method: str, temperature: float, connection: str
+    path: Path, name: str, profile: ReactionProfile, method: str, temperature: float, notes: list[str]
 ) -> None:
-    """Write the HTML page: table, profile, path and imaginary mode."""
+    """Write the HTML page: table, profile, path and imaginary mode; notes stand above them."""
     import numpy as np
 
     from phl_ase import __version__
@@ -293,7 +302,7 @@ def write_page(
     structures = profile.reaction.path.structures
     content = drawn(profile, temperature)
     every = np.unique(np.linspace(0, len(structures) - 1, _MOVIE_FRAMES).astype(int))
-    there = [(structures[i], f"{content.energies[i]:.1f} kcal/mol") for i in every]
+    there = [(structures[i], f"{content.energies[i]:z.1f} kcal/mol") for i in every]
     there += there[::-1]
     analysis = profile.points[1].frequencies.analysis
     mode = mode_trajectory(analysis, 0, amplitude=0.35)
@@ -304,7 +313,7 @@ def write_page(
         lines=[
             f"Computed with {method}. Breaks {', '.join(broken) or 'no bond'}; makes {', '.join(made) or 'no bond'}.",
             f"Energies in kcal/mol above the reactant; H and G at {temperature:g} K.",
-            *connection.splitlines(),
+            *(f"{note.strip()[:1].upper()}{note.strip()[1:]}" for note in notes),
         ],
         headings=HEADINGS,
         rows=rows_of(profile),

@@ -92,13 +92,13 @@ def ts(
     if joined:
         typer.echo(joined)
     reached = {f"guess {place}": one.atoms for place, one in enumerate(searches) if one.converged}
-    say_reliability(calculator, [*reached.values()], [*reached], found=file_of(prefix, ".xyz"))
+    outside = say_reliability(calculator, [*reached.values()], [*reached], found=file_of(prefix, ".xyz"))
     ends_found = [found.atoms.copy() for found in searches]
     files = [write_structures(file_of(prefix, ".xyz"), ends_found)]
     files += [file for place, found in enumerate(searches) for file in mode_files(prefix, place, found, method)]
     results = file_of(prefix, ".json")
-    records = [record_of(found) for found in searches]
-    save_json(results, {"method": method, "searches": records, "provenance": provenance(method=method)})
+    content = {"method": method, "searches": [record_of(found) for found in searches], "outside_of_training": outside}
+    save_json(results, {**content, "provenance": provenance(method=method)})
     done = all(one.converged for one in searches)
     # 'phl reaction' takes one structure
     following = command_line("reaction", files[0], method, settings or []) if done and len(searches) == 1 else ""
