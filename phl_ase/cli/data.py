@@ -159,9 +159,9 @@ def merge(
 
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(open_dataset(name, keys=opt.pairs(key))) for name in datasets]
-        content_hash, tally = merged(sources, output, allow_mixed=allow_mixed)
-    typer.echo(f"{output}: {tally.seen} frames of {len(datasets)} data sets, content hash {content_hash}")
-    typer.echo("\n".join(tally.lines()))
+        content_hash, statistics = merged(sources, output, allow_mixed=allow_mixed)
+    typer.echo(f"{output}: {statistics.seen} frames of {len(datasets)} data sets, content hash {content_hash}")
+    typer.echo("\n".join(statistics.lines()))
 
 
 def split(

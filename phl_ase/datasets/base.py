@@ -14,11 +14,12 @@ import numpy as np
 from phl_ase.datasets.schema import (
     ContentHash,
     DatasetMeta,
-    blocks,
     counts,
     offsets_name,
     plausible,
     ragged_groups,
+    rows,
+    symmetrised,
 )
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
@@ -205,8 +206,8 @@ class MemoryDataset(BaseDataset):
         digest = ContentHash()
         for ragged in ragged_groups():
             digest.update(offsets_name(ragged), self.offsets(ragged))
-        for block in blocks(self._frames):
-            for column, values in block.items():
+        for index, frame in enumerate(self._frames):
+            for column, values in rows(symmetrised(frame, f"frame {index}")).items():
                 digest.update(column, values)
         return digest.hexdigest(self.meta)
 

@@ -1,19 +1,18 @@
-"""Data sets from data sets: merged, when they say the same of the same things, and split into files."""
+"""Data sets from data sets: merged, when their levels of theory agree, and split into files."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.splits import PARTS, Split
-from phl_ase.datasets.spool import spooled
-from phl_ase.datasets.tally import Tally
+from phl_ase.datasets.statistics import FrameStatistics
+from phl_ase.datasets.writer import dataset_writer
 from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
 
@@ -22,7 +21,7 @@ _COMMON = (("level_of_theory", "level of theory"), ("energy_reference", "energy 
 
 def merge(
     datasets: Sequence[BaseDataset], output: str | PathLike[str], *, allow_mixed: bool = False
-) -> tuple[str, Tally]:
+) -> tuple[str, FrameStatistics]:
     """Put data sets one after another into one file, a frame at a time.
 
     Args:
@@ -31,21 +30,31 @@ def merge(
         allow_mixed: Merge different levels of theory or energy references; the result is called ``mixed: …``.
 
     Returns:
-        The content hash, and the counts, duplicates between the data sets among them.
+        The content hash and the statistics, duplicates between the data sets among them.
 
     Raises:
         PHLError: For less than two data sets, or different levels of theory or energy references.
     """
     if len(datasets) < 2:
         raise PHLError(f"got {len(datasets)} data set to merge; expected two or more")
-    common = {name: _common(datasets, name, words, allow_mixed) for name, words in _COMMON}
-    tally = Tally()
-    with spooled(Path(output)) as spool:
+    common: dict[str, str] = {}
+    for name, words in _COMMON:
+        values = {getattr(dataset.meta, name): dataset.name for dataset in reversed(datasets)}
+        if len(values) > 1 and not allow_mixed:
+            said = "; ".join(f"{dataset}: {value or 'unknown'}" for value, dataset in reversed(values.items()))
+            raise PHLError(
+                f"the data sets differ in {words} ({said}), so their energies cannot be learnt together; import them "
+                "again with the same --level and --energy-reference if they are the same, or say --allow-mixed"
+            )
+        mixed = "mixed: " + ", ".join(value or "unknown" for value in reversed(values))
+        common[name] = mixed if len(values) > 1 else next(iter(values))
+    statistics = FrameStatistics()
+    with dataset_writer(Path(output)) as writer:
         for dataset in datasets:
             for frame in dataset:
-                tally.seen += 1
-                spool.append(frame, f"{dataset.name}: frame {frame.frame_id}")
-                tally.add(frame, f"{dataset.name}: frame {frame.frame_id}", {})
+                statistics.seen += 1
+                writer.append(frame, f"{dataset.name}: frame {frame.frame_id}")
+                statistics.add(frame, f"{dataset.name}: frame {frame.frame_id}", {})
         sources = [
             {
                 "name": Path(dataset.name).name,
@@ -55,23 +64,10 @@ def merge(
             }
             for dataset in datasets
         ]
-        repeats, pairs = tally.duplicates()
+        repeats, pairs = statistics.duplicates()
         provenance = {"merged": sources, "duplicates": {"count": repeats, "pairs": pairs}}
         notes = " ".join(dict.fromkeys(dataset.meta.notes for dataset in datasets if dataset.meta.notes))
-        return spool.finish(DatasetMeta(**common, provenance=provenance, notes=notes)), tally
-
-
-def _common(datasets: Sequence[BaseDataset], name: str, words: str, allow_mixed: bool) -> str:
-    values = {getattr(dataset.meta, name): dataset.name for dataset in reversed(datasets)}
-    if len(values) == 1:
-        return next(iter(values))
-    said = [f"{dataset}: {value or 'unknown'}" for value, dataset in reversed(values.items())]
-    if not allow_mixed:
-        raise PHLError(
-            f"the data sets differ in {words} ({'; '.join(said)}), so their energies cannot be learnt together; import "
-            "them again with the same --level and --energy-reference if they are the same, or say --allow-mixed"
-        )
-    return "mixed: " + ", ".join(value or "unknown" for value in reversed(values))
+        return writer.finish(DatasetMeta(**common, provenance=provenance, notes=notes)), statistics
 
 
 def write_split(dataset: BaseDataset, split: Split, folder: str | PathLike[str]) -> dict[str, int]:
@@ -98,13 +94,10 @@ def write_split(dataset: BaseDataset, split: Split, folder: str | PathLike[str])
     for part, indices in parts.items():
         if indices:
             record = {"name": split.name, "seed": split.seed, "part": part, "dataset": split.dataset}
-            _write_part(dataset, indices, folder / f"{part}.h5", record)
+            meta = dataclasses.replace(dataset.meta, provenance={**dataset.meta.provenance, "split": record})
+            with dataset_writer(folder / f"{part}.h5") as writer:
+                for index in indices:
+                    writer.append(dataset[index], f"{dataset.name}: frame {index}")
+                writer.finish(meta)
     write_atomic(folder / "split.json", json.dumps(split.to_json(), indent=1).encode())
     return {part: len(indices) for part, indices in parts.items()}
-
-
-def _write_part(dataset: BaseDataset, indices: Iterable[int], path: Path, record: dict[str, Any]) -> None:
-    with spooled(path) as spool:
-        for index in indices:
-            spool.append(dataset[index], f"{dataset.name}: frame {index}")
-        spool.finish(dataclasses.replace(dataset.meta, provenance={**dataset.meta.provenance, "split": record}))

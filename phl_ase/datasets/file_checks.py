@@ -47,28 +47,27 @@ def open_file(path: Path) -> h5py.File:
             raise PHLError(f"{path} is truncated: it ends before its data do; copy or download it again") from error
         if "signature" in reason:
             raise PHLError(f"{path} is not an HDF5 file; expected a data set written by phl_ase") from error
-        raise PHLError(f"{path} cannot be opened as HDF5: {first_line(reason)}; copy or download it again") from error
+        raise PHLError(f"{path} cannot be opened as HDF5: {first_line(error)}; copy or download it again") from error
 
 
-def first_line(reason: str) -> str:
-    """The first line of an HDF5 error, short enough for one line of ours."""
-    return (reason.strip().splitlines() or [""])[0][:160]
+def first_line(error: Exception) -> str:
+    """Return the first line of another package's error, short enough for one line of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 @contextlib.contextmanager
 def damage_of(where: str) -> Iterator[None]:
-    """Tell what h5py raises on damaged bytes, which may be nearly anything, as one line about ``where``."""
+    """Turn what h5py raises on damaged bytes, which may be nearly anything, into one line about ``where``."""
     try:
         yield
     except PHLError:
         raise
     except (OSError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
-        reason = first_line(str(error)) or type(error).__name__
-        raise PHLError(f"{where} cannot be read ({reason}); the file is damaged") from error
+        raise PHLError(f"{where} cannot be read ({first_line(error)}); the file is damaged") from error
 
 
 def text_attribute(file: h5py.File, name: str, path: Path) -> str:
-    """A text attribute of the file; empty when it is absent.
+    """Return a text attribute of the file; empty when it is absent.
 
     Raises:
         PHLError: When it is not one string of fixed length.
@@ -123,7 +122,26 @@ def check_arrays(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
                 f"{path}: holds {name[:80]!r}, which is no part of a data set; expected {', '.join(known)}: if it is a "
                 "label of another package, import that package first"
             )
-        arrays[name] = _checked_array(file, name, known[name], path, total)
+        where = f"{path}: array {name!r}"
+        check_hard_link(file, name, where, "since data sets hold their own data: write it again as one file")
+        with damage_of(where):
+            array = file[name]
+            if not isinstance(array, h5py.Dataset):
+                raise PHLError(f"{where} is a group or a type; expected an array")
+            check_storage(array, where)
+            column, dtype = known[name], array.dtype
+            text = column.dtype == "S"
+            expected = "fixed-length text" if text else str(np.dtype(column.dtype))
+            if dtype.kind == "O":
+                raise PHLError(f"{where} holds references or data of variable length; expected {expected}")
+            fitting_text = dtype.kind == "S" and 1 <= dtype.itemsize <= NAME_BYTES
+            if not (fitting_text if text else dtype.newbyteorder("<") == np.dtype(column.dtype)):
+                raise PHLError(f"{where} has type {dtype}, expected {expected}")
+            if array.ndim != 1 + len(column.shape) or array.shape[1:] != column.shape:
+                rows = ", ".join(("rows", *map(str, column.shape)))
+                raise PHLError(f"{where} has shape {array.shape}, expected ({rows})")
+            check_size(array, where, total)
+        arrays[name] = array
     absent = [name for name in (*REQUIRED, offsets_name("atoms")) if name not in arrays]
     if absent:
         raise PHLError(f"{path}: lacks the arrays {', '.join(absent)}; the file is incomplete, write it again")
@@ -132,23 +150,25 @@ def check_arrays(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
     return arrays
 
 
-def _checked_array(file: h5py.File, name: str, column: Column, path: Path, total: int) -> h5py.Dataset:
-    where = f"{path}: array {name!r}"
+def check_hard_link(parent: h5py.Group, name: str, where: str, reason: str) -> None:
+    """Check that a member of a group is in the file itself.
+
+    Args:
+        parent: The group.
+        name: The member.
+        where: How an error names it.
+        reason: Why links are refused, for the error.
+
+    Raises:
+        PHLError: When it is a soft, external or user-defined link.
+    """
     try:
-        link = file.get(name, getlink=True)
-    except TypeError:
+        link = parent.get(name, getlink=True)
+    except TypeError:  # a link of a type that h5py does not know
         link = None
     if not isinstance(link, h5py.HardLink):
         kind = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "an external link"}.get(type(link), "an unknown link")
-        raise PHLError(f"{where} is {kind}; refused, since data sets hold their own data: write it again as one file")
-    with damage_of(where):
-        array = file[name]
-        if not isinstance(array, h5py.Dataset):
-            raise PHLError(f"{where} is a group or a type; expected an array")
-        check_storage(array, where)
-        _check_type(array, column, where)
-        check_size(array, where, total)
-    return array
+        raise PHLError(f"{where} is {kind}; refused, {reason}")
 
 
 def check_storage(array: h5py.Dataset, where: str) -> None:
@@ -166,21 +186,6 @@ def check_storage(array: h5py.Dataset, where: str) -> None:
     filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
     if len(set(filters)) != len(filters) or not set(filters) <= _FILTERS:
         raise PHLError(f"{where} is stored with HDF5 filters {filters}; expected none, gzip, lzf or shuffle, each once")
-
-
-def _check_type(array: h5py.Dataset, column: Column, where: str) -> None:
-    expected = "fixed-length text" if column.dtype == "S" else str(np.dtype(column.dtype))
-    dtype = array.dtype
-    if dtype.kind == "O":
-        raise PHLError(f"{where} holds references or data of variable length; expected {expected}")
-    if column.dtype == "S":
-        right = dtype.kind == "S" and 1 <= dtype.itemsize <= NAME_BYTES
-    else:
-        right = dtype.newbyteorder("<") == np.dtype(column.dtype)
-    if not right:
-        raise PHLError(f"{where} has type {dtype}, expected {expected}")
-    if array.ndim != 1 + len(column.shape) or array.shape[1:] != column.shape:
-        raise PHLError(f"{where} has shape {array.shape}, expected (rows, {', '.join(map(str, column.shape))})")
 
 
 def check_size(array: h5py.Dataset, where: str, total: int) -> None:
@@ -216,7 +221,27 @@ def check_offsets(arrays: dict[str, h5py.Dataset], path: Path) -> dict[str, np.n
     for name, column in columns().items():
         if not column.ragged and len(arrays[name]) != frames:
             raise PHLError(f"{path}: array {name!r} has {len(arrays[name])} rows, expected {frames}, one a frame")
-    offsets = {ragged: _read_offsets(arrays, ragged, frames, path) for ragged in ragged_groups()}
+    offsets: dict[str, np.ndarray] = {}
+    for ragged in ragged_groups():
+        key = offsets_name(ragged)
+        group = [column for column, spec in columns().items() if spec.ragged == ragged]
+        if key not in arrays:
+            if orphans := [column for column in group if column in arrays]:
+                raise PHLError(f"{path}: holds {orphans[0]!r} without {key!r}; the file is incomplete")
+            offsets[ragged] = np.zeros(frames + 1, dtype=np.int64)
+            continue
+        if len(arrays[key]) != frames + 1:
+            raise PHLError(f"{path}: {key} has {len(arrays[key])} entries, expected {frames + 1} for {frames} frames")
+        with damage_of(f"{path}: array {key!r}"):
+            values = arrays[key][...]
+        falling = np.diff(values) < 0
+        if values[0] != 0 or falling.any():
+            raise PHLError(f"{path}: {key} do not rise from 0 (at frame {int(falling.argmax())}); the file is damaged")
+        for column in group:
+            length = len(arrays[column]) if column in arrays else 0
+            if int(values[-1]) != length:
+                raise PHLError(f"{path}: {key} end at row {values[-1]} but {column!r} has {length} rows; file damaged")
+        offsets[ragged] = values
     sizes = np.diff(offsets["atoms"])
     allowed = {label.offsets: label.rows_for(sizes) for label in labels().values() if label.per != "probe"}
     for ragged, values in offsets.items():
@@ -234,25 +259,3 @@ def check_offsets(arrays: dict[str, h5py.Dataset], path: Path) -> dict[str, np.n
                 f"{sizes[first]} atoms; the file is damaged"
             )
     return offsets
-
-
-def _read_offsets(arrays: dict[str, h5py.Dataset], ragged: str, frames: int, path: Path) -> np.ndarray:
-    name = offsets_name(ragged)
-    group = [column for column, spec in columns().items() if spec.ragged == ragged]
-    if name not in arrays:
-        orphans = [column for column in group if column in arrays]
-        if orphans:
-            raise PHLError(f"{path}: holds {orphans[0]!r} without {name!r}; the file is incomplete")
-        return np.zeros(frames + 1, dtype=np.int64)
-    if len(arrays[name]) != frames + 1:
-        raise PHLError(f"{path}: {name} has {len(arrays[name])} entries, expected {frames + 1} for {frames} frames")
-    with damage_of(f"{path}: array {name!r}"):
-        values = arrays[name][...]
-    falling = np.diff(values) < 0
-    if values[0] != 0 or falling.any():
-        raise PHLError(f"{path}: {name} do not rise from 0 (at frame {int(falling.argmax())}); the file is damaged")
-    for column in group:
-        length = len(arrays[column]) if column in arrays else 0
-        if int(values[-1]) != length:
-            raise PHLError(f"{path}: {name} end at row {values[-1]} but {column!r} has {length} rows; file damaged")
-    return values

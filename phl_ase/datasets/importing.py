@@ -1,10 +1,11 @@
-"""Foreign files into our format: streamed, symmetrised, counted; the refused are recorded, never silently dropped."""
+"""Import of foreign files into our format: streamed, symmetrised, counted; refused frames are recorded."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from phl_ase.datasets.consistency import Consistency, WrongUnits, to_internal
 from phl_ase.datasets.formats import FORMATS, Entry, Format, Options, format_of
 from phl_ase.datasets.labelled import check_keys, keys_not_read, no_such_key
 from phl_ase.datasets.schema import DatasetMeta
-from phl_ase.datasets.spool import Spool, spooled
-from phl_ase.datasets.tally import Tally
+from phl_ase.datasets.statistics import FrameStatistics
+from phl_ase.datasets.writer import dataset_writer
 from phl_ase.errors import PHLError, unknown
 from phl_ase.structures.frame import Frame
 from phl_ase.structures.label import labels
@@ -22,7 +23,7 @@ from phl_ase.structures.label import labels
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import took and what it found.
+    """The result of an import.
 
     Attributes:
         source: The file or folder.
@@ -45,7 +46,7 @@ class ImportReport:
     lines: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The report as values that JSON holds."""
+        """Return the report as values that JSON holds."""
         return {
             "frames": self.frames,
             "coverage": dict(self.coverage),
@@ -91,46 +92,68 @@ def import_dataset(
     path = Path(source)
     name = format_of(path, format)
     reader = FORMATS[name]
-    options = Options(keys=_checked_keys(keys, name, reader), structures=_structures(structures, name, reader, keys))
-    stored_in = {**reader.stored_in, **(units or {})}
-    factors = _factors(stored_in)
-    said = _said(reader, path, level, energy_reference)
-    consistency = Consistency(str(path), stored_in, said.energy_reference) if reader.consistent else None
-    tally = Tally()
-    with spooled(Path(output)) as spool:
-        for entry in reader.read(path, options):
-            _take(entry, spool, tally, factors, consistency)
-        if consistency is not None:
-            consistency.finish()
-        _check_taken(tally, spool, path, options)
-        converted = {"units_converted": dict(units)} if units else {}
-        origin = {"source": path.name, "format": name, "units_of_source": reader.units, **converted}
-        found = [(label, key) for label, places in tally.places.items() for key in places]
-        left = {"keys_not_read": keys_not_read(options.seen, found)} if reader.keyed else {}
-        settled = consistency.notes() if consistency is not None else ""
-        meta = _counted(said, {**origin, **left}, tally, settled)
-        content_hash = spool.finish(meta)
-    coverage = {name: spool.covered[label.offsets] for name, label in labels().items()}
-    lines = tuple(_lines(name, meta, coverage, tally, spool.frames))
-    return ImportReport(str(path), name, meta, spool.frames, tally.refused, coverage, content_hash, lines)
-
-
-def _said(reader: Format, path: Path, level: str, energy_reference: str) -> DatasetMeta:
-    said = reader.meta(path) if reader.meta else DatasetMeta(reader.level_of_theory, reader.energy_reference)
-    return dataclasses.replace(
-        said,
-        level_of_theory=level or said.level_of_theory,
-        energy_reference=energy_reference or said.energy_reference,
-    )
-
-
-def _checked_keys(keys: Mapping[str, str] | None, name: str, reader: Format) -> Mapping[str, str]:
     if keys and not (reader.keyed or reader.labels_only):
         raise PHLError(f"{name} has keys of its own; leave out the key mapping ({', '.join(keys)})")
-    return check_keys(keys)
+    options = Options(keys=check_keys(keys), structures=_structures(structures, name, reader, keys))
+    stored_in = {**reader.stored_in, **(units or {})}
+    factors = _factors(stored_in)
+    published = reader.meta(path) if reader.meta else DatasetMeta(reader.level_of_theory, reader.energy_reference)
+    energy_reference = energy_reference or published.energy_reference
+    consistency = Consistency(str(path), stored_in, energy_reference) if reader.consistent else None
+    statistics = FrameStatistics()
+    with dataset_writer(Path(output)) as writer:
+        for entry in reader.read(path, options):
+            statistics.seen += 1
+            try:
+                frame, found = entry.build()
+                frame = statistics.symmetric(_converted(frame, factors), entry.name)
+                if consistency is not None:
+                    frame = consistency.checked(frame, entry.name)
+                writer.append(frame, entry.name)
+            except WrongUnits:
+                raise
+            except PHLError as error:
+                statistics.refuse(entry.name, str(error).removeprefix(entry.name).lstrip(": "))
+            else:
+                statistics.add(frame, entry.name, found)
+        if consistency is not None:
+            consistency.finish()
+        if not statistics.seen:
+            raise PHLError(f"{path}: holds no structures; expected at least one")
+        if not writer.frames:
+            first = statistics.refusals[0]
+            raise PHLError(
+                f"{path}: all {statistics.seen} frames were refused; the first, {first.name}: {first.reason}"
+            )
+        for label, key in options.keys.items():
+            if key not in statistics.places.get(label, {}):
+                raise PHLError(no_such_key(path, label, key, options.seen))
+        provenance: dict[str, Any] = {"source": path.name, "format": name, "units_of_source": reader.units}
+        if units:
+            provenance["units_converted"] = dict(units)
+        if reader.keyed:
+            found_under = [(label, key) for label, places in statistics.places.items() for key in places]
+            provenance["keys_not_read"] = keys_not_read(options.seen, found_under)
+        provenance |= statistics.to_json()
+        if published.provenance:
+            provenance["before"] = dict(published.provenance)
+        notes = [published.notes, consistency.notes() if consistency is not None else ""]
+        if (largest := statistics.asymmetric[0]) > 0:
+            notes.append(f"Hessians of the source were asymmetric by up to {largest:.2g} eV/Å²; averaged.")
+        if refused := statistics.refused:
+            notes.append(f"{refused} of {statistics.seen} frames of the source were refused; the provenance says why.")
+        meta = DatasetMeta(
+            level or published.level_of_theory, energy_reference, provenance, " ".join(filter(None, notes))
+        )
+        content_hash = writer.finish(meta)
+    coverage = {name: writer.covered[label.offsets] for name, label in labels().items()}
+    lines = tuple(_lines(name, meta, coverage, statistics, writer.frames))
+    return ImportReport(str(path), name, meta, writer.frames, statistics.refused, coverage, content_hash, lines)
 
 
-def _structures(source: str | PathLike[str] | None, name: str, reader: Format, keys: Mapping[str, str] | None):
+def _structures(
+    source: str | PathLike[str] | None, name: str, reader: Format, keys: Mapping[str, str] | None
+) -> Callable[[], Iterator[Entry]] | None:
     if source is None:
         return None
     if not reader.labels_only:
@@ -139,11 +162,7 @@ def _structures(source: str | PathLike[str] | None, name: str, reader: Format, k
     other = FORMATS[format_of(path)]
     if other.labels_only:
         raise PHLError(f"{path} holds labels alone; name a file of structures")
-
-    def entries() -> Iterator[Entry]:
-        return other.read(path, Options(keys=check_keys(keys)))
-
-    return entries
+    return partial(other.read, path, Options(keys=check_keys(keys)))
 
 
 def _factors(units: Mapping[str, str]) -> dict[str, float]:
@@ -166,52 +185,10 @@ def _converted(frame: Frame, factors: Mapping[str, float]) -> Frame:
     return dataclasses.replace(frame, **places).with_labels(scaled)
 
 
-def _take(
-    entry: Entry, spool: Spool, tally: Tally, factors: Mapping[str, float], consistency: Consistency | None
-) -> None:
-    tally.seen += 1
-    try:
-        frame, found = entry.build()
-        frame = tally.symmetric(_converted(frame, factors), entry.name)
-        if consistency is not None:
-            frame = consistency.checked(frame, entry.name)
-        spool.append(frame, entry.name)
-    except WrongUnits:
-        raise
-    except PHLError as error:
-        tally.refuse(entry.name, str(error).removeprefix(entry.name).lstrip(": "))
-    else:
-        tally.add(frame, entry.name, found)
-
-
-def _check_taken(tally: Tally, spool: Spool, path: Path, options: Options) -> None:
-    if not tally.seen:
-        raise PHLError(f"{path}: holds no structures; expected at least one")
-    if not spool.frames:
-        first = tally.refusals[0]
-        raise PHLError(f"{path}: all {tally.seen} frames were refused; the first, {first.name}: {first.reason}")
-    for label, key in options.keys.items():
-        if key not in tally.places.get(label, {}):
-            raise PHLError(no_such_key(path, label, key, options.seen))
-
-
-def _counted(said: DatasetMeta, origin: Mapping[str, Any], tally: Tally, settled: str) -> DatasetMeta:
-    provenance = {**origin, **tally.to_json()}
-    if said.provenance:
-        provenance["before"] = dict(said.provenance)
-    notes = " ".join(filter(None, [said.notes, settled, *_notes(tally)]))
-    return dataclasses.replace(said, provenance=provenance, notes=notes)
-
-
-def _notes(tally: Tally) -> Iterator[str]:
-    if tally.asymmetric[0]:
-        yield f"Hessians of the source were asymmetric by up to {tally.asymmetric[0]:.2g} eV/Å²; averaged."
-    if tally.refused:
-        yield f"{tally.refused} of {tally.seen} frames of the source were refused; the provenance says why."
-
-
-def _lines(name: str, meta: DatasetMeta, coverage: Mapping[str, int], tally: Tally, frames: int) -> Iterator[str]:
-    yield f"{frames} of {tally.seen} frames taken, {tally.refused} refused; format {name}"
+def _lines(
+    name: str, meta: DatasetMeta, coverage: Mapping[str, int], statistics: FrameStatistics, frames: int
+) -> Iterator[str]:
+    yield f"{frames} of {statistics.seen} frames taken, {statistics.refused} refused; format {name}"
     yield f"labels: {', '.join(f'{label} {count}' for label, count in coverage.items())}"
     said = "".join(f", {label} {unit}" for label, unit in meta.provenance.get("units_converted", {}).items())
     yield f"units of the source: {meta.provenance['units_of_source']}{said and f' but{said[1:]}'}; kept in eV, Å"
@@ -221,8 +198,8 @@ def _lines(name: str, meta: DatasetMeta, coverage: Mapping[str, int], tally: Tal
     )
     if left := meta.provenance.get("keys_not_read"):
         yield f"keys not read (a label under one: --key LABEL=KEY): {', '.join(left)}"
-    yield from tally.lines()
-    for refusal in tally.refusals:
+    yield from statistics.lines()
+    for refusal in statistics.refusals:
         yield f"refused {refusal.name}: {refusal.reason}"
-    if tally.refused > len(tally.refusals):
-        yield f"… and {tally.refused - len(tally.refusals)} more refused"
+    if statistics.refused > len(statistics.refusals):
+        yield f"… and {statistics.refused - len(statistics.refusals)} more refused"

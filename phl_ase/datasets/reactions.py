@@ -14,7 +14,7 @@ from phl_ase.structures.frame import Frame
 
 @dataclass(frozen=True, eq=False)
 class ReactionFrames:
-    """What a data set holds of one reaction.
+    """The frames of one reaction.
 
     Attributes:
         name: The reaction.
@@ -35,7 +35,7 @@ _ENDS: Mapping[str, str] = {"ts": "transition_state", "reactant": "reactant", "p
 
 
 def reactions_of(dataset: BaseDataset, names: Iterable[str] | None = None) -> dict[str, ReactionFrames]:
-    """The reactions of a data set.
+    """Return the reactions of a data set by their names.
 
     Args:
         dataset: Frames with ``reaction`` and ``kind``.
@@ -52,21 +52,22 @@ def reactions_of(dataset: BaseDataset, names: Iterable[str] | None = None) -> di
     absent = [name for name in wanted if name not in known]
     if absent:
         raise PHLError(f"{dataset.name} has no reaction {', '.join(absent)}; it has {', '.join(known)}")
-    return {name: _reaction(dataset, name) for name in wanted}
-
-
-def _reaction(dataset: BaseDataset, name: str) -> ReactionFrames:
-    chosen = dataset.reactions == name
-    ends: dict[str, Frame] = {}
-    for kind, role in _ENDS.items():
-        found = np.nonzero(chosen & (dataset.kinds == kind))[0]
-        if len(found) > 1:
-            raise PHLError(f"reaction {name} of {dataset.name} has {len(found)} frames of kind {kind}; expected one")
-        if len(found):
-            ends[role] = dataset[int(found[0])]
-    on_path = np.nonzero(chosen & (dataset.kinds == "irc") & np.isfinite(dataset.irc_s))[0]
-    points = [(float(dataset.irc_s[i]), dataset[int(i)]) for i in on_path]
-    if points and "transition_state" in ends:
-        points.append((0.0, ends["transition_state"]))
-    path = tuple(frame for _, frame in sorted(points, key=lambda point: point[0]))
-    return ReactionFrames(name=name, path=path, **ends)
+    found: dict[str, ReactionFrames] = {}
+    for name in wanted:
+        chosen = dataset.reactions == name
+        ends: dict[str, Frame] = {}
+        for kind, role in _ENDS.items():
+            places = np.nonzero(chosen & (dataset.kinds == kind))[0]
+            if len(places) > 1:
+                raise PHLError(
+                    f"reaction {name} of {dataset.name} has {len(places)} frames of kind {kind}; expected one"
+                )
+            if len(places):
+                ends[role] = dataset[int(places[0])]
+        on_path = np.nonzero(chosen & (dataset.kinds == "irc") & np.isfinite(dataset.irc_s))[0]
+        points = [(float(dataset.irc_s[i]), dataset[int(i)]) for i in on_path]
+        if points and "transition_state" in ends:
+            points.append((0.0, ends["transition_state"]))
+        path = tuple(frame for _, frame in sorted(points, key=lambda point: point[0]))
+        found[name] = ReactionFrames(name=name, path=path, **ends)
+    return found

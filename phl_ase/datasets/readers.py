@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 
+import h5py
 from ase import Atoms
 
 from phl_ase.datasets.base import BaseDataset, MemoryDataset
+from phl_ase.datasets.file_checks import first_line
+from phl_ase.datasets.formats.lmdb_file import is_lmdb
 from phl_ase.datasets.labelled import (
     check_keys,
     frame_as_found,
@@ -20,7 +22,7 @@ from phl_ase.datasets.labelled import (
     no_such_key,
     seen_keys,
 )
-from phl_ase.datasets.schema import DatasetMeta, plausible, symmetrised
+from phl_ase.datasets.schema import SUFFIXES, DatasetMeta, plausible, symmetrised
 from phl_ase.datasets.store import Dataset
 from phl_ase.datasets.xyz import is_xyz, parsed_xyz, xyz_texts
 from phl_ase.errors import PHLError, shortened, unknown
@@ -28,7 +30,6 @@ from phl_ase.files import is_there, replacing
 from phl_ase.hessians import asymmetry
 from phl_ase.structures.frame import Frame
 
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _FOLDER = Path(__file__).parent / "bundled"
 
 BUNDLED = {
@@ -52,28 +53,26 @@ def open_dataset(source: str | PathLike[str], *, keys: Mapping[str, str] | None 
     Raises:
         PHLError: For a missing, unreadable or empty file, or a broken frame.
     """
-    check_keys(keys)
+    keys = check_keys(keys)
     path = find_dataset(source)
-    if str(source) in BUNDLED:
-        if keys:
-            raise PHLError(f"{source} is a bundled data set, whose labels have fixed names; {_leave_out(keys)}")
-        return Dataset(path, name=str(source))
+    bundled = str(source) in BUNDLED
     if path.is_dir():
         raise PHLError(
             f"{path} is a folder; expected a file: name the data set inside it (folders of DeePMD's and of LMDB are "
             "read by 'phl data import')"
         )
-    reader = READERS.get(path.suffix.lower())
-    return (reader or (_read_store if _is_hdf5(path) else _read_images))(path, keys)
-
-
-def _is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 does, whatever its name."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_HDF5)) == _HDF5
-    except OSError:
-        return False  # the reader says what is wrong
+    if bundled or path.suffix.lower() in SUFFIXES or h5py.is_hdf5(path):
+        if keys:
+            kind = "a bundled data set" if bundled else "HDF5"
+            raise PHLError(
+                f"{source} is {kind}, whose labels have fixed names; leave out the key mapping ({', '.join(keys)})"
+            )
+        return Dataset(path, name=str(source) if bundled else "")
+    if path.suffix.lower() not in (".lmdb", ".mdb"):
+        return _read_frames(path, keys)
+    if is_lmdb(path):
+        raise PHLError(f"{path} is an LMDB, which is read as a whole: phl data import {path.name} -o DATASET.h5")
+    raise PHLError(f"{path} is no LMDB: its first bytes are not those of one; copy or download it again")
 
 
 def find_dataset(source: str | PathLike[str]) -> Path:
@@ -91,86 +90,54 @@ def find_dataset(source: str | PathLike[str]) -> Path:
     return path
 
 
-def _leave_out(keys: Mapping[str, str]) -> str:
-    return f"leave out the key mapping ({', '.join(keys)})"
-
-
-def _read_store(path: Path, keys: Mapping[str, str] | None) -> Dataset:
-    if keys:
-        raise PHLError(f"{path} is HDF5, whose labels have fixed names; {_leave_out(keys)}")
-    return Dataset(path)
-
-
-def _refuse_lmdb(path: Path, keys: Mapping[str, str] | None) -> MemoryDataset:
-    from phl_ase.datasets.formats.lmdb_file import is_lmdb
-
-    if is_lmdb(path):
-        raise PHLError(f"{path} is an LMDB, which is read as a whole: phl data import {path.name} -o DATASET.h5")
-    raise PHLError(f"{path} is no LMDB: its first bytes are not those of one; copy or download it again")
-
-
-def _images_of_ase(path: Path) -> list[Atoms]:
-    import ase.io
-
-    # absolute, since ASE takes some relative names for data-base servers
-    return list(ase.io.iread(str(path.resolve()), index=":", do_not_split_by_at_sign=True))
-
-
-def _images_of_xyz(path: Path) -> list[Atoms]:
-    images = []
-    for index, text in enumerate(xyz_texts(path)):
-        try:
-            images.append(parsed_xyz(text))
-        except PHLError as error:
-            raise PHLError(f"{path}: frame {index}: {error}") from None
-        except Exception as error:  # ASE's reader raises anything at all on a broken frame
-            raise PHLError(f"{path}: frame {index} cannot be read by ASE ({_reason(error)})") from error
-    return images
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-
-
-def _images_of_database(path: Path) -> list[Atoms]:
-    from ase.db import connect
-
-    # ase.io.read leaves key-value pairs and data behind
-    return [row.toatoms(add_additional_information=True) for row in connect(str(path.resolve())).select()]
-
-
-def read_images(source: str | PathLike[str], *, images_of: Callable[[Path], list[Atoms]] | None = None) -> list[Atoms]:
-    """All structures of a file that ASE reads, with their masses and constraints, which a data set does not keep.
-
-    Args:
-        source: The file.
-        images_of: What reads it; by default our reader for XYZ, and ASE's own choice for all else.
+def read_images(source: str | PathLike[str]) -> list[Atoms]:
+    """Read all structures of a file that ASE reads, with their masses and constraints, which a data set does not keep.
 
     Raises:
         PHLError: For a missing, unreadable or empty file.
     """
-    path = Path(source)
+    return _images(Path(source))
+
+
+def _images(path: Path, *, whole_rows: bool = False) -> list[Atoms]:
+    """Read structures; ``whole_rows`` keeps key-value pairs and data of an ASE data base, which ``ase.io`` leaves."""
+    import ase.io
+    from ase.db import connect
+
     if not path.is_file():
-        raise PHLError(f"no file {shortened(str(source))}; expected structures: .xyz, .extxyz, .traj, .cif, …")
+        raise PHLError(f"no file {shortened(str(path))}; expected structures: .xyz, .extxyz, .traj, .cif, …")
+    images: list[Atoms] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ASE warns about what the checks of labels report
-            images = (images_of or (_images_of_xyz if is_xyz(path) else _images_of_ase))(path)
+            if is_xyz(path):
+                for index, text in enumerate(xyz_texts(path)):
+                    try:
+                        images.append(parsed_xyz(text))
+                    except PHLError as error:
+                        raise PHLError(f"{path}: frame {index}: {error}") from None
+                    except Exception as error:  # ASE's reader raises anything at all on a broken frame
+                        reason = first_line(error)
+                        raise PHLError(f"{path}: frame {index} cannot be read by ASE ({reason})") from error
+            elif whole_rows and path.suffix.lower() == ".db":
+                rows = connect(str(path.resolve())).select()
+                images.extend(row.toatoms(add_additional_information=True) for row in rows)
+            else:
+                # absolute, since ASE takes some relative names for data-base servers
+                images.extend(ase.io.iread(str(path.resolve()), index=":", do_not_split_by_at_sign=True))
     except PHLError:
         raise
     except Exception as error:  # readers of ASE raise anything at all on a broken file
         raise PHLError(
-            f"{path} cannot be read by ASE ({_reason(error)}); expected .h5, .extxyz, .traj, .db, …"
+            f"{path} cannot be read by ASE ({first_line(error)}); expected .h5, .extxyz, .traj, .db, …"
         ) from error
     if not images:
         raise PHLError(f"{path}: holds no structures; expected at least one")
     return images
 
 
-def _read_images(
-    path: Path, keys: Mapping[str, str] | None, images_of: Callable[[Path], list[Atoms]] | None = None
-) -> MemoryDataset:
-    images = read_images(path, images_of=images_of)
+def _read_frames(path: Path, keys: Mapping[str, str]) -> MemoryDataset:
+    images = _images(path, whole_rows=True)
     frames, found, uneven = [], Counter[tuple[str, str]](), 0.0
     for index, atoms in enumerate(images):
         name = f"{path}: frame {index}"
@@ -179,7 +146,7 @@ def _read_images(
         uneven = max(uneven, 0.0 if frame.hessian is None else asymmetry(frame.hessian))
         found.update(where.items())
     seen = set().union(*map(seen_keys, images))
-    for label, key in (keys or {}).items():
+    for label, key in keys.items():
         if (label, key) not in found:
             raise PHLError(no_such_key(path, label, key, seen))
     notes = f"Hessians of the source were asymmetric by up to {uneven:.2g} eV/Å²; averaged." if uneven else ""
@@ -188,15 +155,6 @@ def _read_images(
         places[label] = f"{places[label]}, {key}" if label in places else key
     provenance = {"source": path.name, "keys": places, "keys_not_read": keys_not_read(seen, found)}
     return MemoryDataset(frames, DatasetMeta(provenance=provenance, notes=notes), name=str(path))
-
-
-READERS: dict[str, Callable[[Path, Mapping[str, str] | None], BaseDataset]] = {
-    ".h5": _read_store,
-    ".hdf5": _read_store,
-    ".db": partial(_read_images, images_of=_images_of_database),
-    **dict.fromkeys((".lmdb", ".mdb"), _refuse_lmdb),
-}
-"""File suffix -> reader; every other suffix goes to ``ase.io.read``."""
 
 
 def write_extxyz(path: str | PathLike[str], frames: Iterable[Frame]) -> None:
@@ -220,7 +178,7 @@ def write_extxyz(path: str | PathLike[str], frames: Iterable[Frame]) -> None:
 
 
 def data_card(name: str) -> str:
-    """The card of a bundled data set: Markdown."""
+    """Return the card of a bundled data set: Markdown."""
     if name not in BUNDLED:
         raise unknown("bundled data set", name, BUNDLED)
     return BUNDLED[name].with_suffix(".md").read_text(encoding="utf-8")

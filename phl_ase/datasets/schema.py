@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -300,22 +300,6 @@ def rows(frame: Frame) -> dict[str, Array]:
         else:
             filled[name] = np.asarray(value, dtype=column.dtype).reshape(-1, *column.shape)
     return filled
-
-
-def blocks(frames: Iterable[Frame], size: int = 256) -> Iterator[dict[str, Array]]:
-    """Frames as concatenated rows of each column, ``size`` frames at a time."""
-    waiting: list[dict[str, Array]] = []
-
-    def joined() -> dict[str, Array]:
-        return {c: np.concatenate(parts) for c in columns() if (parts := [r[c] for r in waiting if c in r])}
-
-    for index, frame in enumerate(frames):
-        waiting.append(rows(symmetrised(frame, f"frame {index}")))
-        if len(waiting) == size:
-            yield joined()
-            waiting = []
-    if waiting:
-        yield joined()
 
 
 class ContentHash:

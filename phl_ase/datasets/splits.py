@@ -28,7 +28,7 @@ class Split:
         train: Indices to train on.
         valid: Indices to choose the model by.
         test: Indices to judge it by.
-        fractions: What was asked for, train, valid, test.
+        fractions: Train, valid, test.
         mild: Highest temperature of a mild sample, K (``stationary`` alone reads it).
         dataset: Content hash of the data set that was split.
         structures: Its :attr:`~phl_ase.datasets.base.BaseDataset.projections`, by which a copy of it in another format
@@ -46,14 +46,14 @@ class Split:
     structures: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The split as values that JSON holds."""
+        """Return the split as values that JSON holds."""
         parts = {part: list(getattr(self, part)) for part in PARTS}
         rest = {"name": self.name, "seed": self.seed, "fractions": list(self.fractions), "mild": self.mild}
         return {**rest, "dataset": self.dataset, "structures": list(self.structures), **parts}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Split:
-        """The split that :meth:`to_json` recorded.
+        """Return the split that :meth:`to_json` recorded.
 
         Raises:
             PHLError: When something is missing, unknown, or an index stands twice.
@@ -77,18 +77,18 @@ class Split:
         Raises:
             PHLError: When the data set is another one, or the parts do not make it up.
         """
-        if self.dataset and self.dataset != dataset.content_hash() and not self._is_of(dataset):
-            old = "" if self.structures else " (an older version recorded it, by which only the very file is known)"
-            raise PHLError(f"the split {self.name!r} was made for other data than {dataset.name}{old}; split it again")
+        if self.dataset and self.dataset != dataset.content_hash():
+            # the same structures in another format, with other labels, or rounded
+            found, allowed = dataset.projections, _ROUNDING * np.sqrt(3.0 * dataset.sizes.sum())
+            same = len(found) == len(self.structures) and np.allclose(found, self.structures, rtol=0.0, atol=allowed)
+            if not same:
+                old = "" if self.structures else " (an older version recorded it, by which only the very file is known)"
+                raise PHLError(
+                    f"the split {self.name!r} was made for other data than {dataset.name}{old}; split it again"
+                )
         if sorted(self.train + self.valid + self.test) != list(range(len(dataset))):
             raise PHLError(f"the split {self.name!r} does not cover the {len(dataset)} frames of {dataset.name}")
         return self
-
-    def _is_of(self, dataset: BaseDataset) -> bool:
-        """Whether a data set holds the structures that were split: of another format, with other labels, rounded."""
-        allowed = _ROUNDING * np.sqrt(3.0 * dataset.sizes.sum())
-        found = dataset.projections
-        return len(found) == len(self.structures) and np.allclose(found, self.structures, rtol=0.0, atol=allowed)
 
 
 @dataclass(frozen=True)

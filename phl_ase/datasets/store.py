@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Dataset(BaseDataset):
         self._length = len(self._arrays["pbc"])
 
     def __reduce__(self):
-        return (_reopened, (str(self.path), self.name))
+        return partial(Dataset, name=self.name), (str(self.path),)
 
     def __len__(self) -> int:
         return self._length
@@ -85,8 +85,8 @@ class Dataset(BaseDataset):
         except (OSError, RuntimeError, ValueError) as error:
             if not self._file:
                 raise PHLError(f"{self.name} is closed; open it again to read frames") from error
-            reason = first_line(str(error))
-            raise PHLError(f"{self.name}: {column!r} cannot be read ({reason}); the file is damaged") from error
+            reason = f"{column!r} cannot be read ({first_line(error)})"
+            raise PHLError(f"{self.name}: {reason}; the file is damaged") from error
 
     def _text(self, column: str) -> Array:
         try:
@@ -180,10 +180,6 @@ class Dataset(BaseDataset):
                 for start in range(0, len(array), block):
                     digest.update(name, self._read(name, start, start + block))
         return digest.hexdigest(self.meta)
-
-
-def _reopened(path: str, name: str) -> Dataset:
-    return Dataset(path, name=name)
 
 
 def _read_meta(file: h5py.File, path: Path) -> DatasetMeta:

@@ -1,4 +1,4 @@
-"""What is in a data set: counts, label coverage, ranges with units, outliers."""
+"""Summary of a data set: counts, label coverage, ranges with units, outliers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LISTED = 20
 
 
 def measures(dataset: BaseDataset) -> dict[str, Array]:
-    """Every measure of every frame.
+    """Return every measure of every frame.
 
     Returns:
         Measure -> ``(frames,)``, NaN where a frame does not carry what it is taken from; units in :data:`MEASURES`.
@@ -87,7 +87,7 @@ def _measured(frame: Frame) -> Iterator[tuple[str, float | None]]:
 
 
 def summarise(dataset: BaseDataset) -> dict[str, Any]:
-    """What a data set holds; reads every frame once.
+    """Return a summary of a data set; it reads every frame twice.
 
     Returns:
         Values that JSON holds: ``name``, ``frames``, ``atoms``, ``level_of_theory``, ``energy_reference``,
@@ -108,6 +108,19 @@ def summarise(dataset: BaseDataset) -> dict[str, Any]:
         elements.update(set(frame.numbers.tolist()))
         charges[frame.charge] += 1
         periodic += bool(np.any(frame.pbc))
+    ranges, outliers = {}, {}
+    for name, values in table.items():
+        if np.isnan(values).all():
+            continue
+        label = name.removesuffix("_max")
+        unit, meaning = MEASURES.get(name) or (label_of(label).unit, f"largest element of {label}")
+        low, mean, high = (float(f(values)) for f in (np.nanmin, np.nanmean, np.nanmax))
+        ranges[name] = {"min": low, "mean": mean, "max": high, "unit": unit, "meaning": meaning}
+    for name, (side, limit, unit, meaning) in OUTLIERS.items():
+        beyond = np.nonzero(table[name] > limit if side == ">" else table[name] < limit)[0]
+        if len(beyond):
+            limit_text, first = f"{side} {limit:g} {unit}", beyond[:_LISTED].tolist()
+            outliers[name] = {"limit": limit_text, "meaning": meaning, "count": len(beyond), "frames": first}
     return {
         "name": dataset.name,
         "frames": len(dataset),
@@ -124,23 +137,6 @@ def summarise(dataset: BaseDataset) -> dict[str, Any]:
         "charges": {str(q): count for q, count in sorted(charges.items())},
         "periodic": periodic,
         "coverage": {label: int(carried.sum()) for label, carried in dataset.coverage.items()},
-        "ranges": {name: _range(name, values) for name, values in table.items() if not np.isnan(values).all()},
-        "outliers": _outliers(table),
+        "ranges": ranges,
+        "outliers": outliers,
     }
-
-
-def _range(name: str, values: Array) -> dict[str, Any]:
-    label = name.removesuffix("_max")
-    unit, meaning = MEASURES.get(name) or (label_of(label).unit, f"largest element of {label}")
-    low, mean, high = (float(f(values)) for f in (np.nanmin, np.nanmean, np.nanmax))
-    return {"min": low, "mean": mean, "max": high, "unit": unit, "meaning": meaning}
-
-
-def _outliers(table: dict[str, Array]) -> dict[str, Any]:
-    found = {}
-    for name, (side, limit, unit, meaning) in OUTLIERS.items():
-        beyond = np.nonzero(table[name] > limit if side == ">" else table[name] < limit)[0]
-        if len(beyond):
-            limit_text, first = f"{side} {limit:g} {unit}", beyond[:_LISTED].tolist()
-            found[name] = {"limit": limit_text, "meaning": meaning, "count": len(beyond), "frames": first}
-    return found

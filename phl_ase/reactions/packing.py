@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from phl_ase.datasets import DatasetMeta
-from phl_ase.datasets.spool import spooled
+from phl_ase.datasets.writer import dataset_writer
 from phl_ase.errors import PHLError
 from phl_ase.reactions.folder import ReactionFolder
 from phl_ase.reactions.frames import frames_of
@@ -53,15 +53,15 @@ def pack(
     """
     if not any(result.frames for result in results):
         return 0
-    with spooled(path) as spool:
-        failed = sum(_append(spool, folder, calculator, plan) for folder in folders)
-        if not spool.frames:
+    with dataset_writer(path) as writer:
+        failed = sum(_append(writer, folder, calculator, plan) for folder in folders)
+        if not writer.frames:
             raise PHLError("no frame of any reaction has labels; see the logs in the work folder")
-        spool.finish(_meta(folders, results, calculator, plan, about, source, failed))
-        return spool.frames
+        writer.finish(_meta(folders, results, calculator, plan, about, source, failed))
+        return writer.frames
 
 
-def _append(spool: Any, folder: ReactionFolder, calculator: ASECalculator, plan: Plan) -> int:
+def _append(writer: Any, folder: ReactionFolder, calculator: ASECalculator, plan: Plan) -> int:
     """Add the labelled frames of a reaction; how many of its frames have no labels."""
     record, frames = folder.records.get("labels"), frames_of(folder)
     if record is None:
@@ -70,7 +70,7 @@ def _append(spool: Any, folder: ReactionFolder, calculator: ASECalculator, plan:
     for place, frame in enumerate(frames):
         if str(place) not in record["failures"]:
             labelled = plan.request.label(frame, remembered)
-            spool.append(labelled.frame, f"{folder.name}, frame {place}")
+            writer.append(labelled.frame, f"{folder.name}, frame {place}")
     return len(record["failures"])
 
 

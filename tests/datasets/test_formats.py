@@ -40,7 +40,7 @@ from phl_ase.datasets import (
 )
 from phl_ase.datasets.formats import exporter_of, format_of
 from phl_ase.datasets.formats.tensors import attributes, loads
-from phl_ase.datasets.spool import spooled
+from phl_ase.datasets.writer import dataset_writer
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
@@ -75,30 +75,30 @@ def assert_labels(got: Frame, expected: Frame, tolerance: float = 0.0) -> None:
 # ----------------------------------------------------------------------------------------------- writing in one pass
 
 
-def test_a_spooled_file_is_the_file_that_is_written_at_once(tmp_path):
+def test_a_streamed_file_is_the_file_that_is_written_at_once(tmp_path):
     rng = np.random.default_rng(1)
     frames = [full_frame(rng), bare(rng), full_frame(rng, n=1, k=5, kind="", reaction=""), bare(rng, n=4, energy=0.0)]
     meta = DatasetMeta("HF/STO-3G", "absolute")
     expected = write_dataset(tmp_path / "once.h5", frames, meta)
-    with spooled(tmp_path / "spooled.h5") as spool:
+    with dataset_writer(tmp_path / "streamed.h5") as writer:
         for index, frame in enumerate(frames):
-            spool.append(frame, f"frame {index}")
-        assert spool.finish(meta) == expected
-    with Dataset(tmp_path / "spooled.h5") as dataset:
+            writer.append(frame, f"frame {index}")
+        assert writer.finish(meta) == expected
+    with Dataset(tmp_path / "streamed.h5") as dataset:
         dataset.verify()
         for got, frame in zip(dataset, frames, strict=True):
             assert_same(got, frame)
-    assert sorted(os.listdir(tmp_path)) == ["once.h5", "spooled.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["once.h5", "streamed.h5"]
 
 
 def test_many_frames_and_names_cross_the_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("phl_ase.datasets.spool._BLOCK", 1000)
-    monkeypatch.setattr("phl_ase.datasets.spool._TEXT", 17)
+    monkeypatch.setattr("phl_ase.datasets.writer._BLOCK", 1000)
+    monkeypatch.setattr("phl_ase.datasets.writer._TEXT", 17)
     frames = [dataclasses.replace(f, reaction=f"Å{i % 7}" * (i % 5)) for i, f in enumerate(molecules(60))]
-    with spooled(tmp_path / "a.h5") as spool:
+    with dataset_writer(tmp_path / "a.h5") as writer:
         for frame in frames:
-            spool.append(frame, "frame")
-        spool.finish(DatasetMeta())
+            writer.append(frame, "frame")
+        writer.finish(DatasetMeta())
     with Dataset(tmp_path / "a.h5") as dataset:
         dataset.verify()
         assert dataset.reactions.tolist() == [frame.reaction for frame in frames]
@@ -112,7 +112,7 @@ def test_an_import_that_ends_early_leaves_nothing(tmp_path, monkeypatch, error):
 
     (tmp_path / "a.h5").write_bytes(b"older")
     write_extxyz(tmp_path / "a.xyz", molecules(3))
-    monkeypatch.setattr("phl_ase.datasets.spool.Spool.finish", stop)
+    monkeypatch.setattr("phl_ase.datasets.writer.DatasetWriter.finish", stop)
     with pytest.raises(error):
         import_dataset(tmp_path / "a.xyz", tmp_path / "a.h5")
     (tmp_path / "a.xyz").unlink()
@@ -777,9 +777,9 @@ def test_merging(tmp_path):
     meta = DatasetMeta("HF/STO-3G", "absolute", notes="Å")
     first, second = molecules(3), molecules(4, seed=9)
     datasets = [MemoryDataset(first, meta, name="one"), MemoryDataset([*second, first[1]], meta, name="two")]
-    content_hash, tally = merge(datasets, tmp_path / "a.h5")
+    content_hash, statistics = merge(datasets, tmp_path / "a.h5")
     assert content_hash == write_dataset(tmp_path / "b.h5", [*first, *second, first[1]], meta)
-    assert tally.duplicates() == (1, [[1, 7]])
+    assert statistics.duplicates() == (1, [[1, 7]])
     with Dataset(tmp_path / "a.h5") as merged:
         assert (merged.meta.level_of_theory, merged.meta.notes) == ("HF/STO-3G", "Å")
         assert [source["frames"] for source in merged.meta.provenance["merged"]] == [3, 5]

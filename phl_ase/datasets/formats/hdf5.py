@@ -6,7 +6,7 @@ from pathlib import Path
 
 import h5py
 
-from phl_ase.datasets.file_checks import check_size, check_storage, damage_of
+from phl_ase.datasets.file_checks import check_hard_link, check_size, check_storage, damage_of
 from phl_ase.errors import PHLError
 
 
@@ -24,12 +24,9 @@ def linked(parent: h5py.Group, name: str, path: Path, layout: str) -> h5py.Group
     """
     where = f"{path}: {parent.name.rstrip('/')}/{name}"
     with damage_of(where):
-        link = parent.get(name, getlink=True)
-        if link is None:
+        if name not in parent:
             raise PHLError(f"{where} is absent; expected {layout}")
-        if not isinstance(link, h5py.HardLink):
-            kind = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "an external link"}.get(type(link), "a link")
-            raise PHLError(f"{where} is {kind}; refused: expected a file that holds its own data")
+        check_hard_link(parent, name, where, "since a file must hold its own data")
         return parent[name]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ase import Atoms
 
+from phl_ase.datasets.file_checks import first_line
 from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.datasets.labelled import frame_as_found, seen_keys
 from phl_ase.datasets.xyz import is_xyz, parsed_xyz, xyz_texts
@@ -16,10 +17,6 @@ from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
 _PAGE = 500
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _entry(name: str, atoms_of: Callable[[], Atoms], options: Options) -> Entry:
@@ -31,7 +28,7 @@ def _entry(name: str, atoms_of: Callable[[], Atoms], options: Options) -> Entry:
         except PHLError as error:
             raise PHLError(f"{name}: {error}") from None
         except Exception as error:  # readers of ASE raise anything at all on a broken frame
-            raise PHLError(f"{name}: cannot be read by ASE ({_reason(error)})") from error
+            raise PHLError(f"{name}: cannot be read by ASE ({first_line(error)})") from error
         options.seen.update(seen_keys(atoms))
         return frame_as_found(atoms, name, keys=options.keys)
 
@@ -63,7 +60,7 @@ def read_database(path: Path, options: Options) -> Iterator[Entry]:
                 warnings.simplefilter("ignore")
                 rows = list(connect(str(path.resolve())).select(f"id>{last}", sort="id", limit=_PAGE))
         except Exception as error:  # SQLite's, JSON's, ASE's own: on a damaged file anything at all
-            reason = _reason(error)
+            reason = first_line(error)
             remedy = "wait until the other program is done" if "locked" in reason else "copy it again"
             raise PHLError(f"{path}: cannot be read as a data base of ASE ({reason}); {remedy}") from error
         for row in rows:
@@ -89,14 +86,10 @@ def read_any(path: Path, options: Options) -> Iterator[Entry]:
                 warnings.simplefilter("ignore")
                 atoms = next(images, None)
         except Exception as error:  # readers of ASE raise anything at all on a broken file
-            raise PHLError(f"{path}: cannot be read by ASE at image {index} ({_reason(error)})") from error
+            raise PHLError(f"{path}: cannot be read by ASE at image {index} ({first_line(error)})") from error
         if atoms is None:
             return
-        yield _entry(f"{path.name}: image {index}", partial(_same, atoms), options)
-
-
-def _same(atoms: Atoms) -> Atoms:
-    return atoms
+        yield _entry(f"{path.name}: image {index}", partial(lambda image: image, atoms), options)
 
 
 def recognises_xyz(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What is found out about frames on their way into a data set: asymmetry, sum rule, duplicates, refusals."""
+"""Statistics of the frames that are written into a data set: asymmetry, sum rules, duplicates, refusals."""
 
 from __future__ import annotations
 
@@ -32,8 +32,17 @@ class Refusal:
     reason: str
 
 
-class Tally:
-    """Counts over frames that pass by; a few numbers and 8 bytes a frame."""
+class FrameStatistics:
+    """Counts and extremes over frames, added one by one; a few numbers and 8 bytes a frame.
+
+    Attributes:
+        seen: Frames of the source.
+        refused: Those that were not taken; the first of them in ``refusals``.
+        asymmetric: Largest asymmetry of a Hessian that was averaged away, eV/Å², and its frame.
+        sum_rule: Largest violation of the acoustic sum rule, eV/Å², and its frame; ``sum_rule_broken`` counts them.
+        rotation: Largest residual of the rotational rule and its frame; ``rotation_broken`` counts them.
+        places: Label -> the keys that it was found under, and how often.
+    """
 
     def __init__(self) -> None:
         self.seen = 0
@@ -76,10 +85,14 @@ class Tally:
             residual = rotational_residual(frame.positions, frame.forces, frame.hessian)
             self.rotation = max(self.rotation, (residual, name))
             self.rotation_broken += residual > ROTATIONAL
-        self._keys.append(_key(frame))
+        # + 0 turns −0 into 0
+        rounded = np.round(np.concatenate([frame.cell, frame.positions]) / ROUNDING) + 0.0
+        state = np.array([frame.charge, frame.multiplicity, *frame.pbc, *frame.numbers], dtype=np.int64)
+        digest = hashlib.blake2b(state.tobytes() + rounded.tobytes(), digest_size=8)
+        self._keys.append(int.from_bytes(digest.digest(), "little"))
 
     def duplicates(self) -> tuple[int, list[list[int]]]:
-        """How many frames repeat an earlier one, and the first pairs (earlier, later) of frame numbers."""
+        """Return how many frames repeat an earlier one, and the first pairs (earlier, later) of frame numbers."""
         keys = np.frombuffer(self._keys, dtype=np.uint64)
         order = np.argsort(keys, kind="stable")
         again = keys[order][1:] == keys[order][:-1]
@@ -88,33 +101,25 @@ class Tally:
         return int(again.sum()), first.tolist()
 
     def to_json(self) -> dict[str, Any]:
-        """Everything counted, as values that JSON holds."""
+        """Return everything counted, as values that JSON holds."""
+
+        def rule(worst: tuple[float, str], broken: int, limit: float, unit: str) -> dict[str, Any]:
+            return {"largest": worst[0], "frame": worst[1], "broken": broken, "limit": limit, "unit": unit}
+
         repeats, pairs = self.duplicates()
         return {
             "seen": self.seen,
             "refused": self.refused,
             "refusals": [{"frame": r.name, "reason": r.reason} for r in self.refusals],
             "asymmetry_removed": {"largest": self.asymmetric[0], "frame": self.asymmetric[1], "unit": "eV/Å²"},
-            "sum_rule": {
-                "largest": self.sum_rule[0],
-                "frame": self.sum_rule[1],
-                "broken": self.sum_rule_broken,
-                "limit": SUM_RULE,
-                "unit": "eV/Å²",
-            },
-            "rotational_rule": {
-                "largest": self.rotation[0],
-                "frame": self.rotation[1],
-                "broken": self.rotation_broken,
-                "limit": ROTATIONAL,
-                "unit": "1",
-            },
+            "sum_rule": rule(self.sum_rule, self.sum_rule_broken, SUM_RULE, "eV/Å²"),
+            "rotational_rule": rule(self.rotation, self.rotation_broken, ROTATIONAL, "1"),
             "duplicates": {"count": repeats, "pairs": pairs, "rounding": ROUNDING, "unit": "Å"},
             "keys": {label: dict(places) for label, places in sorted(self.places.items())},
         }
 
     def lines(self) -> Iterator[str]:
-        """The counts for a reader."""
+        """Yield the statistics for a reader, line by line."""
         if self.asymmetric[0]:
             yield "largest |H − Hᵀ| averaged away: {:.2g} eV/Å² ({})".format(*self.asymmetric)
         if "hessian" in self.places:
@@ -132,11 +137,3 @@ class Tally:
         repeats, pairs = self.duplicates()
         first = f", first {pairs[0][0]} and {pairs[0][1]}" if pairs else ""
         yield f"duplicates (same atoms, positions within {ROUNDING:g} Å): {repeats}{first}"
-
-
-def _key(frame: Frame) -> int:
-    # + 0 turns −0 into 0
-    rounded = np.round(np.concatenate([frame.cell, frame.positions]) / ROUNDING) + 0.0
-    state = np.array([frame.charge, frame.multiplicity, *frame.pbc, *frame.numbers], dtype=np.int64)
-    digest = hashlib.blake2b(state.tobytes() + rounded.tobytes(), digest_size=8)
-    return int.from_bytes(digest.digest(), "little")

@@ -1,4 +1,4 @@
-"""What h5py writes a new file into: a failure below HDF5 must not reach HDF5."""
+"""File object for h5py whose failures are raised later: an exception must not pass through HDF5."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 
-class Sink:
-    """A new file for h5py to write into, whose failures are kept and not raised.
+class DeferredErrorFile:
+    """A new file for h5py to write into; errors of writing are kept until they are asked for.
 
     A write that fails below HDF5 (a full disk) leaves the library in a state that crashes the process when the file is
     closed. So HDF5 is told that all went well, and the writer asks :meth:`check`.
@@ -61,7 +61,7 @@ class Sink:
         return self._position
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self._position
 
     def truncate(self, size: int) -> int:
@@ -74,4 +74,4 @@ class Sink:
         return size
 
     def flush(self) -> None:
-        """Nothing is buffered here."""
+        """Do nothing: nothing is buffered here."""
