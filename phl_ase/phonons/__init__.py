@@ -11,12 +11,13 @@ from phl_ase.phonons.files import (
     write_phonopy_yaml,
 )
 from phl_ase.phonons.force_constants import ForceConstants, displaced_force_constants, force_constants
-from phl_ase.phonons.supercell import make_phonopy, parse_supercell, supercell_atoms
+from phl_ase.phonons.supercell import check_crystal, make_phonopy, parse_supercell, supercell_atoms
 
 __all__ = [
     "ForceConstants",
     "Phonons",
     "band_path",
+    "check_crystal",
     "displaced_force_constants",
     "force_constants",
     "make_phonopy",

@@ -86,7 +86,7 @@ def make_phonopy(
     """
     from phonopy.structure.atoms import PhonopyAtoms
 
-    _check_crystal(unit_cell)
+    check_crystal(unit_cell)
     matrix = parse_supercell(supercell)
     if isinstance(primitive_matrix, str) and primitive_matrix not in CENTRINGS:
         raise PHLError(f"primitive_matrix is {primitive_matrix!r}; expected a 3 × 3 matrix or one of {CENTRINGS}")
@@ -134,7 +134,13 @@ def has_isotopes(cell: PhonopyAtoms) -> bool:
     return len(pairs) > len(set(cell.symbols))
 
 
-def _check_crystal(atoms: Atoms) -> None:
+def check_crystal(atoms: Atoms) -> None:
+    """Refuse what has no phonons.
+
+    Raises:
+        PHLError: For a structure that is not periodic in three directions, has no atoms, or no volume.
+        NonFiniteError: For NaN or infinity in it.
+    """
     if len(atoms) == 0:
         raise PHLError("the unit cell has no atoms; expected a crystal")
     if not (np.all(np.isfinite(atoms.positions)) and np.all(np.isfinite(atoms.cell))):
@@ -143,7 +149,7 @@ def _check_crystal(atoms: Atoms) -> None:
         raise PHLError(
             f"{atoms.get_chemical_formula()} has pbc {np.asarray(atoms.pbc).tolist()} and a cell of rank "
             f"{atoms.cell.rank}; phonons need a crystal, periodic in three directions (a slab: with vacuum and "
-            "pbc=True; a molecule: validate its frequencies instead)"
+            "pbc=True; a molecule has frequencies: 'phl freq')"
         )
     _check_volume(np.array(atoms.cell), atoms.get_chemical_formula())
     if not np.all(atoms.numbers > 0):

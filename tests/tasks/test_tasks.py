@@ -264,6 +264,7 @@ def test_reaction_from_a_transition_state(phl):
         (["sample", "water.xyz", "--with", "tblite", "-o", "s.xyz", "--key", "enrgy=E"], "unknown label"),
         (["phonons", "copper.cif", "--with", "emt", "--supercell", "1", "1", "1", "--path", ""], "the path is empty"),
         (["phonons", "copper.cif", "--with", "emt"], "give its supercell"),
+        (["phonons", "water.xyz", "--with", "emt"], "a molecule has frequencies: 'phl freq'"),
         (["train", "water.xyz", "-o", "run"], "carries neither energies nor forces"),
         (["train", "--resume", "run"], "holds no run to resume"),
         (["label", "water.xyz", "--with", "tblite", "--hvp", "0", "-o", "w.h5"], "expected at least 1"),

@@ -70,7 +70,8 @@ def phonons(
         (f"heat capacity at {temperature:g} K", "meV/(K cell)", milli["heat_capacity"]),
     ]
     typer.echo(table(("quantity", "unit", "value"), rows, words=2))
-    typer.echo(f"per primitive cell of {len(phonon.primitive)} atoms; {constants.source}")
+    size = len(phonon.primitive)
+    typer.echo(f"per primitive cell of {size} atom{'s' * (size > 1)}; {constants.source}")
     arrays = {
         name: getattr(found, name) for name in ("distances", "frequencies", "label_distances", "dos_frequencies", "dos")
     }

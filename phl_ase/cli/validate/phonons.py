@@ -100,19 +100,20 @@ def phonons(
 def crystal_of(source: Path, supercell: Any, relax_with: Any) -> Phonopy:
     """Crystal and supercell of a phonopy file or of a unit cell, which may be relaxed."""
     from phl_ase.datasets import read_images
-    from phl_ase.phonons import make_phonopy, parse_supercell, read_phonopy_yaml
+    from phl_ase.phonons import check_crystal, make_phonopy, parse_supercell, read_phonopy_yaml
 
     wanted = supercell.split() if isinstance(supercell, str) else supercell
     if source.suffix.lower() in _PHONOPY:
         if relax_with is not None:
             raise PHLError(f"--relax changes the cell of {source}, which phonopy made: give the unit cell instead")
         return read_phonopy_yaml(source, supercell=wanted)
-    if wanted is None:
-        raise PHLError(f"{source} is a unit cell; give its supercell, for example --supercell 3 3 3")
     images = read_images(source)
     if len(images) != 1:
         raise PHLError(f"{source} holds {len(images)} structures; expected one unit cell")
     cell = images[0]
+    check_crystal(cell)
+    if wanted is None:
+        raise PHLError(f"{source} is a unit cell; give its supercell, for example --supercell 3 3 3")
     if cell.constraints:
         typer.echo(f"note: phonons move every atom; the constraints in {source} are not kept", err=True)
         cell.set_constraint()
