@@ -335,6 +335,11 @@ class PHLCalculator(Calculator):
         self._modes = (same, found.start)
         return found.eigenvalues, found.modes
 
+    def warn_again(self) -> None:
+        """Warn anew of structures outside of the domain, also of compositions that were warned of already."""
+        if self._watch is not None:
+            self._watch.warned.clear()
+
     # -- many structures ----------------------------------------------------------------------------------------------
 
     @one_at_a_time

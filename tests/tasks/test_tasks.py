@@ -302,9 +302,7 @@ def test_reactant_and_product_are_joined(first, phl, monkeypatch):
     reaction = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
     for name, frame in (("hcn", reaction.reactant), ("hnc", reaction.product)):
         ase.io.write(f"{name}.xyz", atoms_from_frame(frame))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DomainWarning)
-        code, said = phl("reaction", "hcn.xyz", "--product", "hnc.xyz")
+    code, said = phl("reaction", "hcn.xyz", "--product", "hnc.xyz")
     assert code == 0, said
     assert "joins reactant and product" in said
     content = json.loads(Path("hcn_reaction.json").read_text())
@@ -503,11 +501,15 @@ def model_that_says(in_domain, std=None):
     provenance = {"level_of_theory": "GFN2-xTB"}
 
     def evaluate(structures, quantities):
+        if not in_domain:
+            finding = "structure 0 (H2O) is unlike the model's training data: O and H are 2.00 Å apart"
+            warnings.warn(DomainWarning(finding, "Advice"), stacklevel=2)
         answer = {"energy": 0.0, "forces": np.zeros((3, 3)), "in_domain": in_domain}
         spread = {"energy_std": std, "forces_std": np.full((3, 3), std)} if std else {}
         return [answer | spread for _ in structures]
 
-    return SimpleNamespace(evaluate=evaluate, potential=SimpleNamespace(calibration=calibration, provenance=provenance))
+    potential = SimpleNamespace(calibration=calibration, provenance=provenance)
+    return SimpleNamespace(evaluate=evaluate, warn_again=lambda: None, potential=potential)
 
 
 def test_a_single_model_says_that_it_cannot_know_a_new_conformation(capsys):
@@ -530,9 +532,32 @@ def test_a_committee_says_what_errors_to_expect(capsys):
     assert say_reliability(model_that_says(False, std=0.1), [water, water], ["reactant", "TS"], found=found)
     said = capsys.readouterr()
     assert re.search(r"TS +2\.3 +0\.1 +0\.05", said.out)
-    assert said.err == (
-        "warning: reactant, TS are outside of what the model was trained on; check it: phl freq ts.xyz --with tblite\n"
-    )
+    said_of = "unlike the model's training data: O and H are 2.00 Å apart; check it"
+    assert said.err == f"warning: reactant, TS are {said_of}: phl freq ts.xyz --with tblite\n"
+    say_reliability(model_that_says(False), [water])
+    assert capsys.readouterr().err == f"warning: H2O is {said_of} with another method\n"
+
+
+def test_what_a_search_passes_is_said_where_it_fails(phl):
+    """The bundled model knows HCN and HNC, and not every structure that lies between them."""
+    frames = reactions_of(open_dataset("reactions-wb97xd-631gd"))["hcn_hnc"]
+    for name, frame in (("hcn", frames.reactant), ("hnc", frames.product)):
+        ase.io.write(f"{name}.xyz", atoms_from_frame(frame))
+    code, said = phl("ts", "hcn.xyz", "--product", "hnc.xyz")
+    assert code == 0
+    assert "errors to expect: E 0.0" in said
+    assert "unlike" not in said
+    assert json.loads(Path("hcn_ts.json").read_text())["outside_of_training"] == []
+    code, said = phl("ts", "hcn.xyz", "--product", "hnc.xyz", "--guess", "idpp", "--steps", "1")
+    assert code == 1
+    assert "warning: on the way, CHN is unlike the model's training data" in said
+
+
+def test_molecules_that_a_model_does_not_know(phl):
+    ase.io.write("ethane.xyz", molecule("C2H6"))
+    for command in (("relax",), ("freq", "--relax"), ("ts", "--steps", "1")):
+        _, said = phl(command[0], "ethane.xyz", *command[1:])
+        assert said.count("C2H6 is unlike the model's training data: the training data hold no C2H6 on its own") == 1
 
 
 def test_training_on_recorded_hvps_says_so_once_and_what_to_type_next(phl):

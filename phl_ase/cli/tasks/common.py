@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import typer
 
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.output import check_target, table
-from phl_ase.errors import PHLError, unknown
+from phl_ase.errors import DomainWarning, PHLError, unknown
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -201,8 +203,34 @@ def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[s
     return calculator
 
 
+@contextmanager
+def domain_watched() -> Iterator[list[str]]:
+    """Hold back a model's warnings of structures outside of its domain, and yield what they found.
+
+    A search passes such structures on its way to one that is inside.
+    """
+    held: list[str] = []
+    shown = warnings.showwarning
+
+    def hold(message: Warning | str, *rest: Any, **more: Any) -> None:
+        if isinstance(message, DomainWarning):
+            held.append(message.finding)
+        else:
+            shown(message, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DomainWarning)
+        warnings.showwarning = hold
+        yield held
+
+
 def say_reliability(
-    calculator: Any, structures: Sequence[Atoms], names: Sequence[str] = (), *, found: Path | None = None
+    calculator: Any,
+    structures: Sequence[Atoms],
+    names: Sequence[str] = (),
+    *,
+    found: Path | None = None,
+    passed: Sequence[str] = (),
 ) -> list[str]:
     """Say how far a model may be wrong at structures, and return which are outside of what it was trained on.
 
@@ -214,11 +242,16 @@ def say_reliability(
         structures: At which it did.
         names: Of the structures; by default their numbers.
         found: File of the stationary point that a search found.
+        passed: What was found outside on the way of a search that failed.
     """
+    for finding in passed[:1]:
+        typer.echo(f"warning: on the way, {finding}", err=True)
     evaluate = getattr(calculator, "evaluate", None)
     if evaluate is None or not structures:
         return []
-    answers = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
+    calculator.warn_again()
+    with domain_watched() as findings:
+        answers = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     names = names or [f"structure {k}" for k in range(len(structures))]
     calibration = getattr(calculator.potential, "calibration", None)
     if calibration is not None:
@@ -240,12 +273,10 @@ def say_reliability(
     outside = [name for name, one in zip(names, answers, strict=True) if one.get("in_domain") is False]
     check = "" if found is None else f"check it: {command_line('freq', found, reference_of(calculator), ())}"
     if outside:
-        which = ", ".join(outside) if len(answers) > 1 else "this structure"
-        typer.echo(
-            f"warning: {which} {'is' if len(outside) == 1 else 'are'} outside of what the model was trained on; "
-            f"{check or 'check with another method'}",
-            err=True,
-        )
+        who = ", ".join(outside) if len(answers) > 1 else structures[0].get_chemical_formula()
+        what = findings[0].partition(" is ")[2]  # after the name that it has in the call
+        verb = "is" if len(outside) == 1 else "are"
+        typer.echo(f"warning: {who} {verb} {what}; {check or 'check it with another method'}", err=True)
     elif found is not None and answers[0].get("in_domain") and "energy_std" not in answers[0]:
         typer.echo(
             "note: a single model does not notice a conformation that is new to it, a committee does ('phl train "

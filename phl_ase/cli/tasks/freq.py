@@ -14,6 +14,7 @@ from phl_ase.cli.tasks.common import (
     calculator_of,
     check_thermochemistry,
     command_line,
+    domain_watched,
     file_of,
     pascal,
     prefix_of,
@@ -94,7 +95,7 @@ def freq(
     texts: list[str] = []
     records: list[dict[str, Any]] = []
     results = file_of(prefix, ".json")
-    with Progress("freq", len(structures)) as progress:
+    with domain_watched() as passed, Progress("freq", len(structures)) as progress:
         for place, atoms in enumerate(structures):
             one = len(structures) == 1
             name = prefix if one else prefix.with_name(f"{prefix.name}_{place}")
@@ -139,7 +140,7 @@ def freq(
     save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
     typer.echo("\n".join(texts).rstrip("\n"))
     following = ""
-    if say_reliability(calculator, ends):
+    if say_reliability(calculator, ends, passed=passed if len(ends) < len(structures) else []):
         following = command_line("freq", structure, "tblite", [], *(["--relax"] if relax else []))
     elif not relax and any(record["nature"] == "not a stationary point" for record in records):
         following = command_line("freq", structure, method, settings or [], "--relax")

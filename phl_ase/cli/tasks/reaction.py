@@ -16,6 +16,7 @@ from phl_ase.cli.tasks.common import (
     check_pair,
     check_thermochemistry,
     command_line,
+    domain_watched,
     file_of,
     pascal,
     prefix_of,
@@ -64,10 +65,11 @@ def irc(
     from phl_ase.progress import Progress
     from phl_ase.results import provenance
 
-    with Progress("irc", 1):
+    with domain_watched() as passed, Progress("irc", 1):
         found = find_reaction(atoms, method=integrator, step=step)
     if not found.ends:
         typer.echo(f"no path: {found.sentence}")
+        say_reliability(atoms.calc, [], passed=passed)
         modes = None if found.path.analysis is None else found.path.analysis.n_imaginary
         if modes == 0:
             typer.echo(
@@ -146,7 +148,7 @@ def reaction(
     calculator = calculator_of(method, [atoms], settings or [], device, trust)
     connection, joins = "", True
     options: dict[str, Any] = {"strategy": strategy, "fmax": fmax, "max_steps": steps}
-    with Progress("reaction", 2) as progress:
+    with domain_watched() as passed, Progress("reaction", 2) as progress:
         if end is None:
             progress.note("searching the TS")
             search, path = search_from(atoms, calculator, **options), None
@@ -169,6 +171,7 @@ def reaction(
         typer.echo(f"no {lack} was found: {why}; {more}")
         if connection:
             typer.echo(connection)
+        say_reliability(calculator, [], passed=passed)
         raise typer.Exit(1)
     if not joins:
         one = found.connection is not None and found.connection.outcome == "one end"

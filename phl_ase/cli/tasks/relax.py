@@ -11,10 +11,12 @@ from phl_ase.cli.output import save_json, table
 from phl_ase.cli.tasks.common import (
     calculator_of,
     command_line,
+    domain_watched,
     file_of,
     prefix_of,
     read_structures,
     say_files,
+    say_reliability,
     write_structures,
 )
 
@@ -51,7 +53,7 @@ def relax(
 
     records: list[dict[str, Any]] = []
     ends, rows = [], []
-    with Progress("relax", len(structures)) as progress:
+    with domain_watched() as passed, Progress("relax", len(structures)) as progress:
         for place, atoms in enumerate(structures):
             atoms.calc = calculator
             found = relaxed(atoms, fmax, steps)
@@ -77,9 +79,15 @@ def relax(
     for row, record in zip(rows, records, strict=True):
         if record["outcome"] != "converged":
             typer.echo(f"{row[0]}: {record['sentence']}")
+    done = all(record["outcome"] == "converged" for record in records)
+    reached = {
+        f"structure {place}": end
+        for place, (end, record) in enumerate(zip(ends, records, strict=True))
+        if record["outcome"] == "converged"
+    }
+    say_reliability(calculator, [*reached.values()], [*reached], passed=[] if done else passed)
     files = [write_structures(file_of(prefix, ".xyz"), ends), file_of(prefix, ".json")]
     save_json(files[1], {"method": method, "structures": records, "provenance": provenance(method=method)})
-    done = all(record["outcome"] == "converged" for record in records)
     say_files(files, command_line("freq", files[0], method, settings or []) if done else "")
     if not done:
         raise typer.Exit(1)

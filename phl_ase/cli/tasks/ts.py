@@ -13,6 +13,7 @@ from phl_ase.cli.tasks.common import (
     calculator_of,
     check_pair,
     command_line,
+    domain_watched,
     file_of,
     prefix_of,
     read_one,
@@ -68,7 +69,7 @@ def ts(
     if product is None:
         guesses = read_structures(structure, charge, multiplicity, fixed)
         calculator = calculator_of(method, guesses, settings or [], device, trust)
-        with Progress("ts", len(guesses)) as progress:
+        with domain_watched() as passed, Progress("ts", len(guesses)) as progress:
             for atoms in guesses:
                 searches.append(search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps))
                 failed = not searches[-1].converged and searches[-1].steps > 0  # else its sentence says it
@@ -80,7 +81,7 @@ def ts(
         check_pair(reactant, end)
         calculator = calculator_of(method, [reactant], settings or [], device, trust)
         options: dict[str, Any] = {"guess": guess or "auto", "strategy": strategy, "fmax": fmax, "max_steps": steps}
-        with Progress("ts", 1) as progress:
+        with domain_watched() as passed, Progress("ts", 1) as progress:
             found = search_between(reactant, end, calculator, **options, note=progress.note)
         searches, joined = [found.search], said_of(found)
     typer.echo(shown(searches))
@@ -92,7 +93,8 @@ def ts(
     if joined:
         typer.echo(joined)
     reached = {f"guess {place}": one.atoms for place, one in enumerate(searches) if one.converged}
-    outside = say_reliability(calculator, [*reached.values()], [*reached], found=file_of(prefix, ".xyz"))
+    passed = passed if len(reached) < len(searches) else []
+    outside = say_reliability(calculator, [*reached.values()], [*reached], found=file_of(prefix, ".xyz"), passed=passed)
     ends_found = [found.atoms.copy() for found in searches]
     files = [write_structures(file_of(prefix, ".xyz"), ends_found)]
     files += [file for place, found in enumerate(searches) for file in mode_files(prefix, place, found, method)]
