@@ -1,4 +1,4 @@
-"""Do positions, energies, forces and Hessians of a file belong together, and are they in the units that are said?
+"""Checks that positions, energies, forces and Hessians of a file belong together and are in the units that are said.
 
 A molecule's energy does not change when it turns, so H·(ω × x) = ω × ∇E at any geometry, stationary or not. A Hessian
 of another geometry breaks this rule; one in another unit than the forces breaks it by a constant factor. What this rule
@@ -8,6 +8,7 @@ length of bonds and in the stiffness of bonds to hydrogen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ def to_internal(label: str, unit: str) -> float:
 
 
 def rotational_rule(positions: Array, forces: Array, hessian: Array) -> tuple[Array, Array, float]:
-    """Both sides of H·(ω × x) = ω × ∇E for the three axes ω.
+    """Return both sides of H·(ω × x) = ω × ∇E for the three axes ω.
 
     Args:
         positions: ``(n, 3)`` Å, of a molecule.
@@ -72,14 +73,14 @@ def rotational_rule(positions: Array, forces: Array, hessian: Array) -> tuple[Ar
 
 
 def rotational_residual(positions: Array, forces: Array, hessian: Array) -> float:
-    """Relative residual of H·(ω × x) = ω × ∇E, without unit; see :func:`rotational_rule`."""
+    """Return the relative residual of H·(ω × x) = ω × ∇E, without unit; see :func:`rotational_rule`."""
     left, right, scale = rotational_rule(positions, forces, hessian)
     return float(np.linalg.norm(left - right)) / scale
 
 
 @dataclass
 class _Evidence:
-    """How many structures could tell something, how many told of a fault, and the first of them."""
+    """How many structures could show a fault, how many did, and the first of them."""
 
     told: int = 0
     faults: int = 0
@@ -118,14 +119,30 @@ class Consistency:
             PHLError: When the frame contradicts itself.
         """
         plausible(frame, name)
-        self._check_lengths(frame, name)
+        distances = np.linalg.norm(frame.positions[:, None] - frame.positions, axis=-1)
+        np.fill_diagonal(distances, np.inf)
+        if len(frame) > 2 and set(frame.numbers.tolist()) <= set(_ATOMS):
+            shortest = float(distances.min())
+            fault = f"no two atoms are closer than {shortest:.3g} Å, expected a bond below {_LONGEST} Å"
+            hint = _as_if({"positions": "Bohr"}) if self._units["positions"] == "Å" else ""
+            self._weigh("positions", name, f"{fault}{hint}" if shortest > _LONGEST else "")
         self._check_energy(frame, name)
         if frame.forces is None or frame.hessian is None or len(frame) < 2:
             return frame
         self._check_curvature(frame.positions, frame.forces, frame.hessian, name)
         if np.abs(frame.forces).max() > _STATIONARY:
             return frame
-        self._measure_bonds(frame, frame.hessian)
+        ratios = []
+        for hydrogen in np.flatnonzero(frame.numbers == 1):
+            other = int(distances[hydrogen].argmin())
+            expected = _STIFFNESS.get(int(frame.numbers[other]))
+            if expected and distances[hydrogen, other] < 1.2:
+                own = frame.hessian[3 * hydrogen : 3 * hydrogen + 3, 3 * hydrogen : 3 * hydrogen + 3]
+                ratios.append(float(np.linalg.eigvalsh(own)[-1]) / expected)
+        if ratios:
+            self._stiffness.append(max(ratios))
+            if len(self._stiffness) == _FEW:
+                self._judge_bonds()
         if frame.kind:
             return frame
         downhill = int((_vibrations(frame.positions, frame.hessian) < -_MODE).sum())
@@ -143,7 +160,7 @@ class Consistency:
         self._judge_bonds()
 
     def notes(self) -> str:
-        """What was settled by the Hessians, as a sentence; empty when nothing was."""
+        """Return what was settled by the Hessians, as a sentence; empty when nothing was."""
         count = self._named_by_hessian
         return f"The kinds (ts, minimum) of {count} stationary points were found from their Hessians." if count else ""
 
@@ -163,15 +180,6 @@ class Consistency:
                 f"{self._source} is not in the units that were said: {evidence.faults} of {evidence.told} structures "
                 f"that can tell; the first, {evidence.first}"
             )
-
-    def _check_lengths(self, frame: Frame, name: str) -> None:
-        if len(frame) < 3 or not set(frame.numbers.tolist()) <= set(_ATOMS):
-            return
-        distances = np.linalg.norm(frame.positions[:, None] - frame.positions, axis=-1)
-        shortest = float(distances[np.triu_indices(len(frame), 1)].min())
-        fault = f"no two atoms are closer than {shortest:.3g} Å, expected a bond below {_LONGEST} Å"
-        hint = _as_if({"positions": "Bohr"}) if self._units["positions"] == "Å" else ""
-        self._weigh("positions", name, f"{fault}{hint}" if shortest > _LONGEST else "")
 
     def _check_energy(self, frame: Frame, name: str) -> None:
         numbers = frame.numbers.tolist()
@@ -196,50 +204,30 @@ class Consistency:
         overlap = float(np.sum(left * right))
         if max(sizes) > _TELLING * scale and abs(overlap) > 0.95 * sizes[0] * sizes[1]:
             factor = overlap / sizes[1] ** 2
-            wrong = abs(factor - 1.0) > 0.25
-            fault = f"H·(ω × x) is {factor:.3g} times ω × ∇E, expected 1{self._explained(factor)}"
-            self._weigh("curvature", name, fault if wrong else "")
+            fault = ""
+            if abs(factor - 1.0) > 0.25:
+                # the units of Hessian and forces nearest to those said that explain the factor
+                own = {label: self._units[label] for label in ("hessian", "forces")}
+                said = to_internal("hessian", own["hessian"]) / to_internal("forces", own["forces"])
+                hessians = [f"{energy}/{length}²" for energy in _ENERGIES[:3] for length in _LENGTHS]
+                gradients = [f"{energy}/{length}" for energy in _ENERGIES[:3] for length in _LENGTHS]
+                pairs = itertools.product(hessians, [f"{sign}{unit}" for unit in gradients for sign in ("", "-")])
+                wrong: dict[str, str] = {}
+                for pair in sorted(
+                    pairs, key=lambda pair: sum(a != b for a, b in zip(pair, own.values(), strict=True))
+                ):
+                    ratio = factor * to_internal("hessian", pair[0]) / to_internal("forces", pair[1]) / said
+                    if abs(ratio - 1.0) < 0.1:
+                        wrong = {k: unit for k, unit in zip(own, pair, strict=True) if unit != own[k]}
+                        break
+                fault = f"H·(ω × x) is {factor:.3g} times ω × ∇E, expected 1{_as_if(wrong)}"
+            self._weigh("curvature", name, fault)
         residual = float(np.linalg.norm(left - right)) / scale
         if residual > ROTATIONAL:
             raise PHLError(
                 f"{name}: the Hessian is not of this geometry and these forces: H·(ω × x) = ω × ∇E is broken by "
                 f"{100 * residual:.2g} %, expected at most {100 * ROTATIONAL:g} %"
             )
-
-    def _explained(self, factor: float) -> str:
-        """Units of Hessian and forces that a constant factor between both sides speaks for."""
-        said = to_internal("hessian", self._units["hessian"]) / to_internal("forces", self._units["forces"])
-        units = [
-            (f"{energy}/{length}²", f"{sign}{other}/{another}")
-            for energy in _ENERGIES[:3]
-            for length in _LENGTHS
-            for other in _ENERGIES[:3]
-            for another in _LENGTHS
-            for sign in ("", "-")
-        ]
-        own = (self._units["hessian"], self._units["forces"])
-        units.sort(key=lambda pair: sum(one != other for one, other in zip(pair, own, strict=True)))
-        for hessian, forces in units:
-            ratio = factor * to_internal("hessian", hessian) / to_internal("forces", forces) / said
-            if abs(ratio - 1.0) < 0.1:
-                found = {"hessian": hessian, "forces": forces}
-                return _as_if({label: unit for label, unit in found.items() if unit != self._units[label]})
-        return ""
-
-    def _measure_bonds(self, frame: Frame, hessian: Array) -> None:
-        distances = np.linalg.norm(frame.positions[:, None] - frame.positions, axis=-1)
-        np.fill_diagonal(distances, np.inf)
-        ratios = []
-        for hydrogen in np.flatnonzero(frame.numbers == 1):
-            other = int(distances[hydrogen].argmin())
-            expected = _STIFFNESS.get(int(frame.numbers[other]))
-            if expected and distances[hydrogen, other] < 1.2:
-                own = hessian[3 * hydrogen : 3 * hydrogen + 3, 3 * hydrogen : 3 * hydrogen + 3]
-                ratios.append(float(np.linalg.eigvalsh(own)[-1]) / expected)
-        if ratios:
-            self._stiffness.append(max(ratios))
-            if len(self._stiffness) == _FEW:
-                self._judge_bonds()
 
     def _judge_bonds(self) -> None:
         ratio = float(np.median(self._stiffness)) if self._stiffness else 1.0
@@ -262,7 +250,7 @@ def _as_if(units: Mapping[str, str]) -> str:
 
 
 def _vibrations(positions: Array, hessian: Array) -> Array:
-    """Eigenvalues of the Hessian without translations and rotations, eV/Å²: their signs do not depend on masses."""
+    """Return the eigenvalues of the Hessian without translations and rotations, eV/Å²: their signs do not depend on masses."""
     centred = positions - positions.mean(axis=0)
     rotations = np.cross(np.eye(3)[:, None, :], centred).reshape(3, -1).T
     rigid = np.concatenate([np.tile(np.eye(3), (len(positions), 1)), rotations], axis=1)

@@ -224,9 +224,9 @@ def check_offsets(arrays: dict[str, h5py.Dataset], path: Path) -> dict[str, np.n
     offsets: dict[str, np.ndarray] = {}
     for ragged in ragged_groups():
         key = offsets_name(ragged)
-        group = [column for column, spec in columns().items() if spec.ragged == ragged]
+        members = [column for column, spec in columns().items() if spec.ragged == ragged]
         if key not in arrays:
-            if orphans := [column for column in group if column in arrays]:
+            if orphans := [column for column in members if column in arrays]:
                 raise PHLError(f"{path}: holds {orphans[0]!r} without {key!r}; the file is incomplete")
             offsets[ragged] = np.zeros(frames + 1, dtype=np.int64)
             continue
@@ -237,10 +237,10 @@ def check_offsets(arrays: dict[str, h5py.Dataset], path: Path) -> dict[str, np.n
         falling = np.diff(values) < 0
         if values[0] != 0 or falling.any():
             raise PHLError(f"{path}: {key} do not rise from 0 (at frame {int(falling.argmax())}); the file is damaged")
-        for column in group:
-            length = len(arrays[column]) if column in arrays else 0
+        for member in members:
+            length = len(arrays[member]) if member in arrays else 0
             if int(values[-1]) != length:
-                raise PHLError(f"{path}: {key} end at row {values[-1]} but {column!r} has {length} rows; file damaged")
+                raise PHLError(f"{path}: {key} end at row {values[-1]} but {member!r} has {length} rows; file damaged")
         offsets[ragged] = values
     sizes = np.diff(offsets["atoms"])
     allowed = {label.offsets: label.rows_for(sizes) for label in labels().values() if label.per != "probe"}

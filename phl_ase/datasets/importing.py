@@ -17,7 +17,6 @@ from phl_ase.datasets.schema import DatasetMeta
 from phl_ase.datasets.statistics import FrameStatistics
 from phl_ase.datasets.writer import dataset_writer
 from phl_ase.errors import PHLError, unknown
-from phl_ase.structures.frame import Frame
 from phl_ase.structures.label import labels
 
 
@@ -106,7 +105,10 @@ def import_dataset(
             statistics.seen += 1
             try:
                 frame, found = entry.build()
-                frame = statistics.symmetric(_converted(frame, factors), entry.name)
+                places = {k: factors[k] * getattr(frame, k) for k in ("positions", "cell") if k in factors}
+                scaled = {k: factor * frame.label(k) for k, factor in factors.items() if frame.label(k) is not None}
+                frame = dataclasses.replace(frame, **places).with_labels(scaled)
+                frame = statistics.symmetric(frame, entry.name)
                 if consistency is not None:
                     frame = consistency.checked(frame, entry.name)
                 writer.append(frame, entry.name)
@@ -176,13 +178,6 @@ def _factors(units: Mapping[str, str]) -> dict[str, float]:
             raise PHLError(f"the unit of {label} is {text!r}; only {may} may be stored with another sign")
         factors[label] = to_internal(label, text)
     return factors
-
-
-def _converted(frame: Frame, factors: Mapping[str, float]) -> Frame:
-    places = {name: factors[name] * getattr(frame, name) for name in ("positions", "cell") if name in factors}
-    values = {name: frame.label(name) for name in factors if name not in places}
-    scaled = {name: factors[name] * value for name, value in values.items() if value is not None}
-    return dataclasses.replace(frame, **places).with_labels(scaled)
 
 
 def _lines(

@@ -40,7 +40,7 @@ _KEYS, _KEY = 50, 80  # how many keys are told, and how much of each
 
 
 def check_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
-    """A key mapping, its labels checked.
+    """Return a key mapping whose labels exist; empty for none.
 
     Raises:
         PHLError: For a label that does not exist.
@@ -52,7 +52,7 @@ def check_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = None) -> tuple[Frame, dict[str, str]]:
-    """A frame with every label that an ``Atoms`` carries.
+    """Return a frame with every label that an ``Atoms`` carries.
 
     Args:
         atoms: The structure.
@@ -71,7 +71,7 @@ def labelled_frame(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
 
 
 def frame_as_found(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = None) -> tuple[Frame, dict[str, str]]:
-    """Like :func:`labelled_frame`, but the Hessian stays as asymmetric as it is in the file.
+    """Return a frame as :func:`labelled_frame` does, but with the Hessian as asymmetric as it is in the file.
 
     Raises:
         PHLError: For an unknown label, or a value of the wrong shape or type.
@@ -102,7 +102,7 @@ def frame_as_found(atoms: Atoms, name: str, *, keys: Mapping[str, str] | None = 
 
 
 def _everywhere(atoms: Atoms) -> ChainMap[str, Any]:
-    """``atoms.info``, then what rows of an ASE data base put one level below."""
+    """Return ``atoms.info``, then what rows of an ASE data base put one level below."""
     nested = (atoms.info.get(key) for key in ("data", "key_value_pairs"))
     return ChainMap(atoms.info, *(part for part in nested if isinstance(part, dict)))
 

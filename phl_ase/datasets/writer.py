@@ -22,6 +22,7 @@ from phl_ase.datasets.hdf5_file import DeferredErrorFile
 from phl_ase.datasets.schema import (
     FORMAT,
     SCHEMA,
+    Column,
     ContentHash,
     DatasetMeta,
     check_suffix,
@@ -182,7 +183,7 @@ class DatasetWriter:
                     text = column.dtype == "S"
                     dtype = h5py.string_dtype("utf-8", self._widths[name]) if text else np.dtype(column.dtype)
                     array, start = create(name, length, column.shape, dtype), 0
-                    for values in self._texts(name) if text else self._numbers(name):
+                    for values in self._values(name, column):
                         # HDF5 converts no ASCII text, NumPy's own, to UTF-8
                         array[start : start + len(values)] = values.astype(dtype) if text else values
                         start += len(values)
@@ -205,20 +206,18 @@ class DatasetWriter:
             self._files[name] = (self._folder / name).open("w+b", buffering=_BUFFER)
         self._files[name].write(data)
 
-    def _texts(self, name: str) -> Iterator[Array]:
-        rest = b""
+    def _values(self, name: str, column: Column) -> Iterator[Array]:
+        """Yield the values of a column, block by block."""
+        width = max(1, np.dtype(column.dtype).itemsize) * int(np.prod(column.shape))  # 0 bytes for text
+        size, rest = (_TEXT if column.dtype == "S" else max(1, _BLOCK // width) * width), b""
         with (self._folder / name).open("rb") as file:
-            while data := file.read(_TEXT):
+            while data := file.read(size):
+                if column.dtype != "S":
+                    yield np.frombuffer(data, dtype=column.dtype).reshape(-1, *column.shape)
+                    continue
                 *texts, rest = (rest + data).split(b"\0")
                 if texts:
                     yield np.array(texts, dtype=f"S{self._widths[name]}")
-
-    def _numbers(self, name: str) -> Iterator[Array]:
-        column = columns()[name]
-        width = np.dtype(column.dtype).itemsize * int(np.prod(column.shape))
-        with (self._folder / name).open("rb") as file:
-            while data := file.read(max(1, _BLOCK // width) * width):
-                yield np.frombuffer(data, dtype=column.dtype).reshape(-1, *column.shape)
 
 
 def attributes(meta: DatasetMeta) -> dict[str, Any]:

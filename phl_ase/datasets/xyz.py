@@ -52,37 +52,29 @@ def xyz_texts(path: Path) -> Iterator[str]:
                     line = file.readline(_LINE)
                 if not line:
                     return
-                text, line = _frame(file, line, f"{path}: frame {index}")
-                yield text
+                try:
+                    number = int(line)
+                except ValueError as error:
+                    start = f"{path}: frame {index}: starts with {line.strip()[:40]!r}"
+                    raise PHLError(f"{start}; expected the number of its atoms") from error
+                if number < 1:
+                    raise PHLError(f"{path}: frame {index}: declares {number} atoms; expected at least one")
+                lines = [line]
+                for _ in range(number + 1):
+                    if not (line := file.readline(_LINE)):
+                        raise PHLError(
+                            f"{path}: frame {index}: the file ends after {max(0, len(lines) - 2)} of {number:,} atoms: "
+                            "it is truncated; copy it again"
+                        )
+                    lines.append(line)
+                while (line := file.readline(_LINE)).lstrip().startswith("VEC"):  # cell vectors of ADF's kind of XYZ
+                    lines.append(line)
+                yield "".join(lines)
                 index += 1
         except UnicodeDecodeError as error:
             raise PHLError(f"{path}: is not UTF-8 text at frame {index}; expected extended XYZ") from error
         except (gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
             raise PHLError(f"{path}: is damaged at frame {index} ({error}); copy it again") from error
-
-
-def _frame(file: io.TextIOBase, first: str, where: str) -> tuple[str, str]:
-    """The text of the frame that starts with a line, and the line after it."""
-    try:
-        number = int(first)
-    except ValueError as error:
-        raise PHLError(f"{where}: starts with {first.strip()[:40]!r}; expected the number of its atoms") from error
-    if number < 1:
-        raise PHLError(f"{where}: declares {number} atoms; expected at least one")
-    lines = [first]
-    for _ in range(number + 1):
-        line = file.readline(_LINE)
-        if not line:
-            raise PHLError(
-                f"{where}: the file ends after {max(0, len(lines) - 2)} of {number:,} atoms: it is truncated; "
-                "copy it again"
-            )
-        lines.append(line)
-    following = file.readline(_LINE)
-    while following.lstrip().startswith("VEC"):  # cell vectors of ADF's kind of XYZ
-        lines.append(following)
-        following = file.readline(_LINE)
-    return "".join(lines), following
 
 
 def parsed_xyz(text: str) -> Atoms:
@@ -96,57 +88,36 @@ def parsed_xyz(text: str) -> Atoms:
 
     try:
         return next(read_xyz(io.StringIO(text), index=0))
-    except KeyError:  # an unknown symbol
-        text, masses = _with_elements(text)
-        atoms = next(read_xyz(io.StringIO(text), index=0))
+    except KeyError:  # an unknown symbol: labels such as O1, atomic numbers and isotopes become elements
+        lines = text.splitlines()
+    found = _PROPERTIES.search(lines[1])
+    parts = found.group(1).split(":") if found else []
+    names = parts[::3]
+    widths = [int(width) if width.isdecimal() else 1 for width in parts[2::3]]
+    column = sum(widths[: names.index("species")]) if "species" in names else sum(widths)
+    masses = {}
+    for atom, line in enumerate(lines[2 : 2 + int(lines[0])]):
+        words = line.split()
+        if len(words) <= column:
+            continue  # ASE says what is missing
+        word = words[column]
+        symbol = word.rstrip("0123456789").capitalize()
+        if word.isdecimal():
+            number = int(word) if len(word) < 4 else 0
+            symbol = chemical_symbols[number] if 1 <= number < len(chemical_symbols) else ""
+        elif symbol in _ISOTOPES:
+            masses[atom] = _ISOTOPES[symbol]
+            symbol = "H"
+        if not atomic_numbers.get(symbol, 0):
+            raise PHLError(
+                f"atom {atom} is {shortened(word)}, which is no element; expected a symbol (H, He, …) or an atomic "
+                "number: remove ghost and dummy atoms"
+            )
+        words[column] = symbol
+        lines[2 + atom] = " ".join(words)
+    atoms = next(read_xyz(io.StringIO("\n".join(lines) + "\n"), index=0))
     if masses:
         of_atoms = atoms.get_masses()
         of_atoms[list(masses)] = list(masses.values())
         atoms.set_masses(of_atoms)
     return atoms
-
-
-def _with_elements(text: str) -> tuple[str, dict[int, float]]:
-    """A frame with a symbol of an element for every atom, and the masses of isotopes, amu."""
-    lines = text.splitlines()
-    column, masses = _species_column(lines[1]), {}
-    number = int(lines[0])
-    for atom, line in enumerate(lines[2 : 2 + number]):
-        words = line.split()
-        if len(words) <= column:
-            continue  # ASE says what is missing
-        word = words[column]
-        symbol = _element(word)
-        if symbol is None:
-            raise PHLError(
-                f"atom {atom} is {shortened(word)}, which is no element; expected a symbol (H, He, …) or an atomic "
-                "number: remove ghost and dummy atoms"
-            )
-        if (isotope := word.rstrip("0123456789").upper()) in _ISOTOPES:
-            masses[atom] = _ISOTOPES[isotope]
-        words[column] = symbol
-        lines[2 + atom] = " ".join(words)
-    return "\n".join(lines) + "\n", masses
-
-
-def _element(word: str) -> str | None:
-    """The symbol of an element that stands as a symbol (``O``), a label (``O1``), a number (``8``) or an isotope."""
-    if word.isdecimal():
-        return chemical_symbols[int(word)] if len(word) < 4 and 1 <= int(word) < len(chemical_symbols) else None
-    symbol = word.rstrip("0123456789").capitalize()
-    if symbol in _ISOTOPES:
-        return "H"
-    return symbol if atomic_numbers.get(symbol, 0) else None
-
-
-def _species_column(comment: str) -> int:
-    """The column in which the symbols stand, counted from 0."""
-    found = _PROPERTIES.search(comment)
-    column = 0
-    if found is not None:
-        parts = found.group(1).split(":")
-        for name, width in zip(parts[::3], parts[2::3], strict=False):
-            if name == "species":
-                return column
-            column += int(width) if width.isdecimal() else 1
-    return 0 if found is None else column

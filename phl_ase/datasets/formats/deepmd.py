@@ -39,7 +39,7 @@ def _systems(path: Path) -> list[Path]:
 
 
 def recognises(path: Path) -> bool:
-    """Whether a folder holds a system of DeePMD's, itself or below."""
+    """Return whether a folder holds a system of DeePMD's, itself or below."""
     return path.is_dir() and bool(_systems(path))
 
 
@@ -53,12 +53,32 @@ def read(path: Path, options: Options) -> Iterator[Entry]:
     if not systems:
         raise PHLError(f"{path}: has no type.raw, in itself or below; expected systems in DeePMD's npy format")
     for system in systems:
-        numbers = _numbers(system)
+        numbers, periodic = _elements(system), not (system / "nopbc").exists()
+        n = len(numbers)
+        widths = {name: int(np.prod(label.shape_for(n))) for name, label in kept_labels().items()}
+        widths |= {"coord": 3 * n, "box": 9}
         sets = sorted(folder for folder in system.glob("set*") if folder.is_dir())
         if not sets:
             raise PHLError(f"{system}: has no folders set.000, …; expected DeePMD's npy format ('dp convert' of .raw)")
         for folder in sets:
-            yield from _set(folder, numbers, periodic=not (system / "nopbc").exists())
+            if (folder / "real_atom_types.npy").exists():
+                raise PHLError(f"{folder}: is in DeePMD's mixed-type format; write it as deepmd/npy with dpdata first")
+            with opened({name: folder / f"{name}.npy" for name in widths}) as arrays:
+                absent = [name for name in ("coord", *(["box"] if periodic else [])) if name not in arrays]
+                if absent:
+                    raise PHLError(
+                        f"{folder}: lacks {absent[0]}.npy; a system without a cell needs a file nopbc beside type.raw"
+                    )
+                frames = len(arrays["coord"])
+                for name, array in arrays.items():
+                    if len(array) != frames or int(np.prod(array.shape[1:], dtype=object)) != widths[name]:
+                        raise PHLError(
+                            f"{array.path}: has shape {array.shape}; expected {(frames, widths[name])} for {n} atoms "
+                            f"and {frames} frames"
+                        )
+                for index in range(frames):
+                    name = f"{system.name}/{folder.name}: frame {index}"
+                    yield Entry(name, partial(_frame, numbers, arrays, index, periodic=periodic))
 
 
 def _words(path: Path) -> list[str]:
@@ -68,7 +88,8 @@ def _words(path: Path) -> list[str]:
         raise PHLError(f"{path}: cannot be read; expected text of DeePMD's npy format") from error
 
 
-def _numbers(system: Path) -> Array:
+def _elements(system: Path) -> Array:
+    """Return the atomic numbers of a system ``(n,)``."""
     if not (system / "type_map.raw").exists():
         kinds = sorted(set(_words(system / "type.raw")))
         raise PHLError(
@@ -85,30 +106,6 @@ def _numbers(system: Path) -> Array:
         what = repr(wrong[0][:20]) if wrong else "nothing"
         raise PHLError(f"{system / 'type.raw'}: holds {what}; expected a number from 0 to {len(names) - 1} an atom")
     return np.array([atomic_numbers[names[int(kind)]] for kind in types])
-
-
-def _set(folder: Path, numbers: Array, *, periodic: bool) -> Iterator[Entry]:
-    if (folder / "real_atom_types.npy").exists():
-        raise PHLError(f"{folder}: is in DeePMD's mixed-type format; write it as deepmd/npy with dpdata first")
-    n = len(numbers)
-    widths = {name: int(np.prod(label.shape_for(n))) for name, label in kept_labels().items()}
-    widths |= {"coord": 3 * n, "box": 9}
-    with opened({name: folder / f"{name}.npy" for name in widths}) as arrays:
-        absent = [name for name in ("coord", *(["box"] if periodic else [])) if name not in arrays]
-        if absent:
-            raise PHLError(
-                f"{folder}: lacks {absent[0]}.npy; a system without a cell needs a file nopbc beside type.raw"
-            )
-        frames = len(arrays["coord"])
-        for name, array in arrays.items():
-            if len(array) != frames or int(np.prod(array.shape[1:], dtype=object)) != widths[name]:
-                raise PHLError(
-                    f"{array.path}: has shape {array.shape}; expected {(frames, widths[name])} for {n} atoms and "
-                    f"{frames} frames"
-                )
-        for index in range(frames):
-            name = f"{folder.parent.name}/{folder.name}: frame {index}"
-            yield Entry(name, partial(_frame, numbers, arrays, index, periodic=periodic))
 
 
 def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: bool) -> tuple[Frame, Found]:
@@ -133,11 +130,6 @@ def _frame(numbers: Array, arrays: Mapping[str, Rows], index: int, *, periodic: 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def _group(frame: Frame) -> tuple[Any, ...]:
-    carried = tuple(frame.label(label.name) is not None for label in kept_labels().values())
-    return (tuple(frame.numbers.tolist()), bool(np.any(frame.pbc)), carried)
-
-
 def write(dataset: BaseDataset, folder: Path) -> None:
     """Write a folder of systems: one for each sequence of elements, cell or none, and set of labels.
 
@@ -147,7 +139,8 @@ def write(dataset: BaseDataset, folder: Path) -> None:
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, frame in enumerate(dataset):
-        groups.setdefault(_group(frame), []).append(index)
+        carried = tuple(frame.label(label.name) is not None for label in kept_labels().values())
+        groups.setdefault((tuple(frame.numbers.tolist()), bool(np.any(frame.pbc)), carried), []).append(index)
     for place, (key, indices) in enumerate(groups.items()):
         numbers, periodic, _ = key
         symbols = [chemical_symbols[z] for z in numbers]
@@ -158,27 +151,22 @@ def write(dataset: BaseDataset, folder: Path) -> None:
         (system / "type.raw").write_text("\n".join(str(names.index(s)) for s in symbols) + "\n", encoding="utf-8")
         if not periodic:
             (system / "nopbc").touch()
-        _write_set(system / "set.000", dataset, indices)
-
-
-def _write_set(folder: Path, dataset: BaseDataset, indices: list[int]) -> None:
-    # written, not mapped into memory: on a full disk a write is an error, a store into a mapped page kills the process
-    with contextlib.ExitStack() as stack:
-        files: dict[str, BinaryIO] = {}
-        for index in indices:
-            for name, values in _columns(dataset[index]).items():
-                if name not in files:
-                    files[name] = stack.enter_context((folder / f"{name}.npy").open("wb"))
-                    shape = (len(indices),) if values.shape == () else (len(indices), values.size)
-                    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(files[name], header)
-                files[name].write(np.ascontiguousarray(values, dtype="<f8").tobytes())
-
-
-def _columns(frame: Frame) -> dict[str, Array]:
-    periodic = bool(np.any(frame.pbc))
-    columns: dict[str, Any] = {"coord": frame.positions, "box": frame.cell if periodic else None}
-    columns |= {name: frame.label(label.name) for name, label in kept_labels().items()}
-    if frame.stress is not None:
-        columns["virial"] = -abs(np.linalg.det(frame.cell)) * frame.stress if periodic else None
-    return {name: np.asarray(values, dtype=float) for name, values in columns.items() if values is not None}
+        # written, not mapped into memory: on a full disk, a store into a mapped page kills the process
+        with contextlib.ExitStack() as stack:
+            files: dict[str, BinaryIO] = {}
+            for index in indices:
+                frame = dataset[index]
+                arrays: dict[str, Any] = {"coord": frame.positions, "box": frame.cell if periodic else None}
+                arrays |= {name: frame.label(label.name) for name, label in kept_labels().items()}
+                if frame.stress is not None:
+                    arrays["virial"] = -abs(np.linalg.det(frame.cell)) * frame.stress if periodic else None
+                for name, given in arrays.items():
+                    if given is None:
+                        continue
+                    values = np.ascontiguousarray(given, dtype="<f8")
+                    if name not in files:
+                        files[name] = stack.enter_context((system / "set.000" / f"{name}.npy").open("wb"))
+                        shape = (len(indices), *([values.size] if np.shape(given) else []))
+                        header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(files[name], header)
+                    files[name].write(values.tobytes())

@@ -1,4 +1,4 @@
-"""What a reader of a foreign format yields, and what it may be told."""
+"""Description of a foreign format, entries that its reader yields, and options of the reader."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ class Entry:
     name: str
     build: Callable[[], tuple[Frame, Found]]
 
+    @classmethod
+    def of(cls, name: str, frame: Frame, found: Found) -> Entry:
+        """Return the entry of a frame that is read already."""
+        return cls(name, lambda: (frame, found))
+
 
 @dataclass(frozen=True)
 class Options:
-    """What a reader may be told.
+    """Options of a reader.
 
     Attributes:
         keys: Label -> key, for formats whose keys users choose.
@@ -48,7 +53,7 @@ class Format:
 
     Attributes:
         describes: One line for the help.
-        recognises: Whether a path is of this format, by its name or its first bytes.
+        recognises: Returns whether a path is of this format, by its name or its first bytes.
         read: Yields the frames of a path, one at a time.
         units: Units of the source; all of them are ours unless a reader converts.
         stored_in: Label -> unit in which the reader yields it, where that is not ours; the import converts.

@@ -32,10 +32,6 @@ class Exporter:
     loses: tuple[str, ...] = ()
 
 
-def _extxyz(dataset: BaseDataset, path: Path) -> None:
-    write_extxyz(path, dataset)
-
-
 def write_database(dataset: BaseDataset, path: Path) -> None:
     """Write an ASE data base (SQLite), labels in the ``data`` of its rows, without rounding.
 
@@ -71,7 +67,11 @@ def write_deepmd(dataset: BaseDataset, path: Path) -> None:
 
 
 EXPORTERS: Mapping[str, Exporter] = {
-    "extxyz": Exporter("extended XYZ: keys of phl and MACE, eight decimals", (".xyz", ".extxyz"), _extxyz),
+    "extxyz": Exporter(
+        "extended XYZ: keys of phl and MACE, eight decimals",
+        (".xyz", ".extxyz"),
+        lambda dataset, path: write_extxyz(path, dataset),
+    ),
     "ase-db": Exporter("ASE data base, labels in 'data'", (".db",), write_database),
     "deepmd": Exporter(
         "folder of DeePMD systems with hessian.npy",

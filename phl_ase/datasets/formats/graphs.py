@@ -15,8 +15,6 @@ from phl_ase.datasets.formats.tensors import attributes, loads
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
 
-Array = np.ndarray
-
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "numbers": ("charges", "atomic_numbers"),
     "positions": ("pos",),
@@ -33,18 +31,18 @@ PICKLE = b"\x80"
 
 
 def first_value(path: Path) -> bytes:
-    """The record ``0`` of an LMDB, or its first; empty when it has none."""
+    """Return the record ``0`` of an LMDB, or its first; empty when it has none."""
     with opened(path) as transaction:
         return transaction.get(b"0") or next((value for _, value in transaction.cursor()), b"")
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path is an LMDB of pickles."""
+    """Return whether a path is an LMDB of pickles."""
     return is_lmdb(path) and first_value(path).startswith(PICKLE)
 
 
 def recognises_horm(path: Path) -> bool:
-    """Whether a path is an LMDB of HORM's, by the energy ``ae`` of its first record.
+    """Return whether a path is an LMDB of HORM's, by the energy ``ae`` of its first record.
 
     Raises:
         PHLError: When its first record names what a data set has no use for.
@@ -53,7 +51,7 @@ def recognises_horm(path: Path) -> bool:
 
 
 def records(transaction: Any, path: Path) -> Iterator[bytes]:
-    """Keys of the records: 0, 1, … as many as the record ``length`` says, or as there are.
+    """Return the keys of the records: 0, 1, … as many as the record ``length`` says, or as there are.
 
     Raises:
         PHLError: When there are none.
@@ -67,7 +65,7 @@ def records(transaction: Any, path: Path) -> Iterator[bytes]:
 
 
 def read(path: Path, options: Options) -> Iterator[Entry]:
-    """Frames of an LMDB of pickled ``torch_geometric`` objects.
+    """Read the frames of an LMDB of pickled ``torch_geometric`` objects.
 
     Raises:
         PHLError: When it is truncated or damaged, or a pickle names what a data set has no use for.

@@ -21,12 +21,12 @@ _PAGES = (512, 65536)
 
 
 def data_file(path: Path) -> Path:
-    """The file that holds the data: LMDB makes a folder with ``data.mdb`` unless told otherwise."""
+    """Return the file that holds the data: LMDB makes a folder with ``data.mdb`` unless told otherwise."""
     return path / "data.mdb" if path.is_dir() else path
 
 
 def is_lmdb(path: Path) -> bool:
-    """Whether a path is an LMDB, by its first bytes."""
+    """Return whether a path is an LMDB, by its first bytes."""
     file = data_file(path)
     if not file.is_file():
         return False
@@ -35,6 +35,7 @@ def is_lmdb(path: Path) -> bool:
 
 
 def _check_complete(file: Path) -> None:
+    """Check that no page is missing: LMDB would read it beyond the end of the mapped file."""
     size = file.stat().st_size
     with file.open("rb") as handle:
         head = handle.read(_HEADER + _META.size)
@@ -54,7 +55,7 @@ def _check_complete(file: Path) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A read transaction of an LMDB file or folder.
+    """Open a read transaction of an LMDB file or folder.
 
     Raises:
         PHLError: When the package ``lmdb`` is missing, or the file is no LMDB, truncated or damaged.

@@ -21,12 +21,12 @@ from phl_ase.structures.frame import Frame
 
 
 def recognises(path: Path) -> bool:
-    """Whether a path is an LMDB of bare numbers."""
+    """Return whether a path is an LMDB of bare numbers."""
     return is_lmdb(path) and not first_value(path).startswith(PICKLE)
 
 
 def read(path: Path, options: Options) -> Iterator[Entry]:
-    """The structures that the labels belong to, each with its Hessian; those without a label keep their own.
+    """Read the structures that the labels belong to, each with its Hessian; those without a label keep their own.
 
     Raises:
         PHLError: When the structures are not given, or the file is truncated or damaged.

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from phl_ase.errors import PHLError
-
-Array = np.ndarray
+from phl_ase.types import Array
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -30,39 +29,33 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with path.open("rb") as handle:
+            try:
+                version = np.lib.format.read_magic(handle)
+                shape, fortran, self._dtype = _HEADERS[version](handle)
+            except (ValueError, KeyError, EOFError, TypeError, SyntaxError) as error:
+                raise PHLError(f"{path}: is not a .npy file of version 1 or 2; copy it again") from error
+            self._start = handle.tell()
+        if self._dtype.hasobject:
+            raise PHLError(f"{path}: holds Python objects, which would be unpickled; refused: save plain numbers")
+        if self._dtype.kind not in "fiu" or not shape or fortran:
+            order = ", Fortran order" if fortran else ""
+            raise PHLError(f"{path}: shape {shape}, type {self._dtype}{order}; expected rows of numbers, in C order")
+        self.shape = tuple(shape)
+        self._width = int(np.prod(shape[1:], dtype=object)) * self._dtype.itemsize
+        declared, stored = shape[0] * self._width, path.stat().st_size - self._start
+        if declared != stored:
+            raise PHLError(
+                f"{path}: declares shape {shape} ({declared:,} bytes) but holds {stored:,}; it is truncated or "
+                "damaged, copy it again"
+            )
         self._handle = path.open("rb")
-        try:
-            self.shape = self._header()
-        except BaseException:
-            self._handle.close()
-            raise
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def _header(self) -> tuple[int, ...]:
-        try:
-            version = np.lib.format.read_magic(self._handle)
-            shape, fortran, dtype = _HEADERS[version](self._handle)
-        except (ValueError, KeyError, EOFError, TypeError, SyntaxError) as error:
-            raise PHLError(f"{self.path}: is not a .npy file of version 1 or 2; copy it again") from error
-        if dtype.hasobject:
-            raise PHLError(f"{self.path}: holds Python objects, which would be unpickled; refused: save plain numbers")
-        if dtype.kind not in "fiu" or not shape or fortran:
-            order = ", Fortran order" if fortran else ""
-            raise PHLError(f"{self.path}: shape {shape}, type {dtype}{order}; expected rows of numbers, in C order")
-        self._dtype, self._start = dtype, self._handle.tell()
-        self._width = int(np.prod(shape[1:], dtype=object)) * dtype.itemsize
-        declared, stored = shape[0] * self._width, self.path.stat().st_size - self._start
-        if declared != stored:
-            raise PHLError(
-                f"{self.path}: declares shape {shape} ({declared:,} bytes) but holds {stored:,}; it is truncated or "
-                "damaged, copy it again"
-            )
-        return tuple(shape)
-
     def row(self, index: int) -> Array:
-        """One row, as float64."""
+        """Return one row, as float64."""
         self._handle.seek(self._start + index * self._width)
         return np.frombuffer(self._handle.read(self._width), dtype=self._dtype).reshape(self.shape[1:]).astype(float)
 
@@ -73,7 +66,7 @@ class Rows:
 
 @contextlib.contextmanager
 def opened(paths: dict[str, Path]) -> Iterator[dict[str, Rows]]:
-    """The arrays of those files that exist, by name; closed at the end.
+    """Open those files that exist, by name; they are closed at the end.
 
     Raises:
         PHLError: When one of them cannot be read.

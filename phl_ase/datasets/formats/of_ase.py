@@ -36,7 +36,7 @@ def _entry(name: str, atoms_of: Callable[[], Atoms], options: Options) -> Entry:
 
 
 def read_extxyz(path: Path, options: Options) -> Iterator[Entry]:
-    """Frames of an extended XYZ file, one at a time.
+    """Read the frames of an extended XYZ file, one at a time.
 
     Raises:
         PHLError: When the file is no XYZ text, or ends within a frame.
@@ -46,7 +46,7 @@ def read_extxyz(path: Path, options: Options) -> Iterator[Entry]:
 
 
 def read_database(path: Path, options: Options) -> Iterator[Entry]:
-    """Rows of an ASE data base, page by page: ``select`` alone fetches all of them at once.
+    """Read the rows of an ASE data base, page by page: ``select`` alone fetches all of them at once.
 
     Raises:
         PHLError: When it is no data base of ASE's, or damaged.
@@ -71,7 +71,7 @@ def read_database(path: Path, options: Options) -> Iterator[Entry]:
 
 
 def read_any(path: Path, options: Options) -> Iterator[Entry]:
-    """Images of a trajectory, or of any other file that ``ase.io`` reads.
+    """Read the images of a trajectory, or of any other file that ``ase.io`` reads.
 
     Raises:
         PHLError: When ASE cannot read it.
@@ -93,12 +93,12 @@ def read_any(path: Path, options: Options) -> Iterator[Entry]:
 
 
 def recognises_xyz(path: Path) -> bool:
-    """Recognises XYZ files by their name, compressed or not."""
+    """Return whether a path is an XYZ file by its name, compressed or not."""
     return path.is_file() and is_xyz(path)
 
 
 def suffix_in(*suffixes: str) -> Callable[[Path], bool]:
-    """Recognises files by their suffix."""
+    """Return a function that recognises files by their suffix."""
 
     def recognises(path: Path) -> bool:
         return path.is_file() and path.suffix.lower() in suffixes

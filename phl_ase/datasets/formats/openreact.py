@@ -24,8 +24,6 @@ from phl_ase.datasets.formats.entry import Entry, Found, Options
 from phl_ase.errors import PHLError, shortened
 from phl_ase.structures.frame import Frame
 
-Array = np.ndarray
-
 OPENREACT_UNITS: Mapping[str, str] = {"positions": "Å", "energy": "Ha", "forces": "Ha/Å", "hessian": "Ha/Å²"}
 OPENREACT_LAYOUT = "groups of species, coordinates, energies, forces and hessian as in OpenREACT-CHON-EFH"
 
@@ -54,7 +52,7 @@ _MOST_ATOMS = 1000
 
 
 def recognises(path: Path) -> bool:
-    """Recognises HDF5 files in which a group holds two of the five arrays, whatever the file is called."""
+    """Return whether a path is an HDF5 file in which a group holds two of the five arrays, whatever its name."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_file(path) as file, damage_of(str(path)):
@@ -127,7 +125,7 @@ def _address(group: h5py.Group) -> int:
 
 
 def _fault(arrays: Mapping[str, h5py.Dataset]) -> str:
-    """What keeps the structures of a group from being read; empty when nothing does."""
+    """Return what keeps the structures of a group from being read; empty when nothing does."""
     if absent := [name for name in _SHAPES if name not in arrays]:
         return f"lacks {', '.join(absent)}; expected {', '.join(_SHAPES)}"
     n = arrays["species"].size
@@ -146,11 +144,16 @@ def _refused(reason: str) -> tuple[Frame, Found]:
 
 
 def _structures(group: h5py.Group, arrays: Mapping[str, h5py.Dataset], path: Path) -> Iterator[Entry]:
-    numbers = _numbers(arrays["species"][...])
     where = f"{path.name}: {group.name}"
-    if isinstance(numbers, str):
-        yield Entry(where, partial(_refused, f"{where}: {numbers}"))
-        return
+    species = arrays["species"][...]
+    if species.dtype.kind == "S":
+        symbols = [symbol.decode("latin-1").strip() for symbol in species.tolist()]
+        if unknown := [symbol for symbol in symbols if not atomic_numbers.get(symbol)]:
+            fault = f"species holds {shortened(unknown[0], 20)}; expected symbols of elements"
+            yield Entry(where, partial(_refused, f"{where}: {fault}"))
+            return
+        species = np.array([atomic_numbers[symbol] for symbol in symbols])
+    numbers = species.astype(np.int64)
     kind, reaction = _named(group.name, path)
     charge, multiplicity = _whole(group, "crg", 0), _whole(group, "mult", 1)
     size = max(1, _BLOCK // (8 * max(1, arrays["hessian"].shape[1]) ** 2))
@@ -169,26 +172,11 @@ def _structures(group: h5py.Group, arrays: Mapping[str, h5py.Dataset], path: Pat
                 kind=kind,
                 reaction=reaction,
             )
-            yield Entry(f"{where}, structure {start + offset}", partial(_built, frame))
-
-
-def _built(frame: Frame) -> tuple[Frame, Found]:
-    return frame, _FOUND
-
-
-def _numbers(species: Array) -> Array | str:
-    """Atomic numbers, or what is wrong with the species."""
-    if species.dtype.kind != "S":
-        return species.astype(np.int64)
-    symbols = [symbol.decode("latin-1").strip() for symbol in species.tolist()]
-    unknown = [symbol for symbol in symbols if not atomic_numbers.get(symbol)]
-    if unknown:
-        return f"species holds {shortened(unknown[0], 20)}; expected symbols of elements"
-    return np.array([atomic_numbers[symbol] for symbol in symbols], dtype=np.int64)
+            yield Entry.of(f"{where}, structure {start + offset}", frame, _FOUND)
 
 
 def _named(group: str, path: Path) -> tuple[str, str]:
-    """Kind and reaction as the group, or else the file, is named: ``rxn0001_ts``, ``irc/rxn0001``, molecules-IRC.h5.
+    """Return kind and reaction by the name of the group, or else of the file: ``rxn0001_ts``, ``irc/rxn0001``.
 
     A group that is not named after a kind is a reaction: splits by reaction then keep its structures together.
     """
@@ -203,7 +191,7 @@ def _named(group: str, path: Path) -> tuple[str, str]:
 
 
 def _whole(group: h5py.Group, name: str, default: int) -> int:
-    """A whole number among the attributes of a group."""
+    """Return a whole number among the attributes of a group."""
     if name not in group.attrs:
         return default
     attribute = group.attrs.get_id(name)  # of no other type: see file_checks.text_attribute

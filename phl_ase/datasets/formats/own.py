@@ -17,7 +17,7 @@ from phl_ase.structures.label import labels
 
 
 def recognises(path: Path) -> bool:
-    """Whether a file is HDF5 with the attributes of a data set of ours, of any version."""
+    """Return whether a file is HDF5 with the attributes of a data set of ours, of any version."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_file(path) as file:
@@ -25,7 +25,7 @@ def recognises(path: Path) -> bool:
 
 
 def meta(path: Path) -> DatasetMeta:
-    """What the data set says of itself.
+    """Return what the data set says of itself.
 
     Raises:
         PHLError: When it is broken or of a newer version.
@@ -35,7 +35,7 @@ def meta(path: Path) -> DatasetMeta:
 
 
 def read(path: Path, options: Options) -> Iterator[Entry]:
-    """Frames of a data set of ours.
+    """Read the frames of a data set of ours.
 
     Raises:
         PHLError: When it is broken or of a newer version.

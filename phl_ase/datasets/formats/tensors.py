@@ -56,7 +56,7 @@ class _StorageUnpickler(_Unpickler):
 
 
 def _storage(data: bytes) -> Array:
-    """The values of a storage as torch pickles it inside other pickles (``torch.save`` in its old format)."""
+    """Return the values of a storage as torch pickles it inside other pickles (``torch.save`` in its old format)."""
     file = io.BytesIO(data)
     magic, protocol, _ = (_Unpickler(file).load() for _ in range(3))
     if magic != _MAGIC or protocol != _PROTOCOL:
@@ -71,7 +71,7 @@ def _storage(data: bytes) -> Array:
 
 
 def _tensor(storage: Array, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> Array:
-    """A tensor as an array; only one whose numbers follow one another, and all of whose numbers are there."""
+    """Return a tensor as an array; only one whose numbers follow one another, and all of whose numbers are there."""
     size = 1
     for length, stride in zip(reversed(shape), reversed(strides), strict=True):
         if length < 0 or (length > 1 and stride != size):
@@ -116,7 +116,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 def loads(data: bytes, where: str) -> Any:
-    """What a pickle of plain values, tensors and ``torch_geometric`` objects holds; tensors as arrays.
+    """Return what a pickle of plain values, tensors and ``torch_geometric`` objects holds; tensors as arrays.
 
     Raises:
         PHLError: When it names anything else (nothing is run then), or is damaged.
@@ -126,7 +126,7 @@ def loads(data: bytes, where: str) -> Any:
 
 
 def attributes(data: bytes, where: str) -> Mapping[str, Any]:
-    """The attributes of one pickled ``torch_geometric.data.Data``, of its present and its older layout.
+    """Return the attributes of one pickled ``torch_geometric.data.Data``, of its present and its older layout.
 
     Raises:
         PHLError: When the pickle holds something else, names what is not allowed, or is damaged.

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import h5py
@@ -16,11 +15,9 @@ import numpy as np
 
 from phl_ase.datasets.file_checks import damage_of, open_file
 from phl_ase.datasets.formats import hdf5
-from phl_ase.datasets.formats.entry import Entry, Found, Options
+from phl_ase.datasets.formats.entry import Entry, Options
 from phl_ase.errors import PHLError
 from phl_ase.structures.frame import Frame
-
-Array = np.ndarray
 
 TRANSITION1X_LAYOUT = "data/FORMULA/REACTION as in Transition1x"
 
@@ -31,7 +28,7 @@ _FOUND = {"energy": _ENERGY, "forces": _FORCES}
 
 
 def recognises(path: Path) -> bool:
-    """Recognises HDF5 files with a group ``data``."""
+    """Return whether a path is an HDF5 file with a group ``data``."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_file(path) as file:
@@ -39,7 +36,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Entry]:
-    """Frames reaction by reaction: reactant, TS, product, then the images of the band (kind ``neb``).
+    """Read frames reaction by reaction: reactant, TS, product, then the images of the band (kind ``neb``).
 
     Raises:
         PHLError: When the file is truncated, not laid out so, holds links or data in other files, or declares shapes
@@ -76,20 +73,13 @@ def _images(group: h5py.Group, reaction: str, kind: str, path: Path) -> Iterator
         for start in range(0, len(energies), _BLOCK):
             stop = start + _BLOCK
             block = zip(energies[start:stop], positions[start:stop], forces[start:stop], strict=True)
-            for offset, values in enumerate(block):
-                name = f"{path.name}: {group.name}, image {start + offset}"
-                yield Entry(name, partial(_frame, species, *values, reaction, kind))
-
-
-def _frame(
-    numbers: Array, energy: float, positions: Array, forces: Array, reaction: str, kind: str
-) -> tuple[Frame, Found]:
-    frame = Frame(
-        numbers=numbers,
-        positions=positions.astype(float),
-        energy=float(energy),
-        forces=forces.astype(float),
-        kind=kind,
-        reaction=reaction,
-    )
-    return frame, _FOUND
+            for offset, (energy, places, force) in enumerate(block):
+                frame = Frame(
+                    numbers=species,
+                    positions=places.astype(float),
+                    energy=float(energy),
+                    forces=force.astype(float),
+                    kind=kind,
+                    reaction=reaction,
+                )
+                yield Entry.of(f"{path.name}: {group.name}, image {start + offset}", frame, _FOUND)
