@@ -213,9 +213,7 @@ class Consistency:
                 gradients = [f"{energy}/{length}" for energy in _ENERGIES[:3] for length in _LENGTHS]
                 pairs = itertools.product(hessians, [f"{sign}{unit}" for unit in gradients for sign in ("", "-")])
                 wrong: dict[str, str] = {}
-                for pair in sorted(
-                    pairs, key=lambda pair: sum(a != b for a, b in zip(pair, own.values(), strict=True))
-                ):
+                for pair in sorted(pairs, key=lambda pair: sum(unit not in own.values() for unit in pair)):
                     ratio = factor * to_internal("hessian", pair[0]) / to_internal("forces", pair[1]) / said
                     if abs(ratio - 1.0) < 0.1:
                         wrong = {k: unit for k, unit in zip(own, pair, strict=True) if unit != own[k]}
@@ -250,7 +248,7 @@ def _as_if(units: Mapping[str, str]) -> str:
 
 
 def _vibrations(positions: Array, hessian: Array) -> Array:
-    """Return the eigenvalues of the Hessian without translations and rotations, eV/Å²: their signs do not depend on masses."""
+    """Return eigenvalues of the Hessian without translations and rotations, eV/Å²; their signs depend on no masses."""
     centred = positions - positions.mean(axis=0)
     rotations = np.cross(np.eye(3)[:, None, :], centred).reshape(3, -1).T
     rigid = np.concatenate([np.tile(np.eye(3), (len(positions), 1)), rotations], axis=1)
