@@ -114,7 +114,7 @@ def _configuration(config: Path | None, out: Path, resume: bool, settings: list[
     if config is not None:
         return read_config(config, settings)
     if not resume:
-        raise PHLError("no configuration: name one; 'phl train --init' writes a commented one")
+        raise PHLError("no configuration: name one ('phl train --init' writes it, commented) or a data set to train on")
     if settings:
         raise PHLError("--set needs a configuration file; a run is resumed with the settings it was started with")
     recorded = out / "config.json"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import h5py
 from ase import Atoms
@@ -31,6 +32,7 @@ from phl_ase.hessians import asymmetry
 from phl_ase.structures.frame import Frame
 
 _FOLDER = Path(__file__).parent / "bundled"
+_GAUSSIAN_INPUT = (".gjf", ".com")
 
 BUNDLED = {
     "reactions-wb97xd-631gd": _FOLDER / "reactions_wb97xd_631gd.h5",
@@ -99,6 +101,16 @@ def read_images(source: str | PathLike[str]) -> list[Atoms]:
     return _images(Path(source))
 
 
+def _with_charge(atoms: Atoms) -> Atoms:
+    """Return the structure of a Gaussian input with its charge and multiplicity, which ASE gives to a calculator."""
+    given = atoms.calc.parameters
+    atoms.info.update(
+        {key: given[name] for key, name in (("charge", "charge"), ("multiplicity", "mult")) if name in given}
+    )
+    atoms.calc = None
+    return atoms
+
+
 def _images(path: Path, *, whole_rows: bool = False) -> list[Atoms]:
     """Read structures; ``whole_rows`` keeps key-value pairs and data of an ASE data base, which ``ase.io`` leaves."""
     import ase.io
@@ -124,7 +136,11 @@ def _images(path: Path, *, whole_rows: bool = False) -> list[Atoms]:
                 images.extend(row.toatoms(add_additional_information=True) for row in rows)
             else:
                 # absolute, since ASE takes some relative names for data-base servers
-                images.extend(ase.io.iread(str(path.resolve()), index=":", do_not_split_by_at_sign=True))
+                name, options = str(path.resolve()), dict[str, Any](index=":", do_not_split_by_at_sign=True)
+                if path.suffix.lower() in _GAUSSIAN_INPUT:
+                    images.extend(map(_with_charge, ase.io.iread(name, **options, attach_calculator=True)))
+                else:
+                    images.extend(ase.io.iread(name, **options))
     except PHLError:
         raise
     except Exception as error:  # readers of ASE raise anything at all on a broken file

@@ -108,6 +108,10 @@ def _locate(source: str | Path) -> Path:
     path = Path(source)
     if is_there(path) and path.is_file():
         return path
+    if is_there(path) and path.is_dir():
+        known = sorted(str(one) for one in path.glob("*.safetensors"))
+        which = f"it holds {', '.join(known)}: name one" if known else "expected a .safetensors file"
+        raise PHLError(f"{shortened(str(source))} is a folder, not a model; {which}")
     if path.suffix or os.sep in str(source):
         raise PHLError(f"model file {str(source)!r} does not exist; bundled models: {', '.join(bundled) or 'none'}")
     valid = ", ".join(sorted([*bundled, "a path to a .safetensors file"]))

@@ -282,3 +282,13 @@ def test_a_folder_that_cannot_be_locked_is_not_called_in_use(tmp_path, monkeypat
     message = r"cannot be locked .*choose a work folder on another"
     with pytest.raises(PHLError, match=message), locked_folder(tmp_path / "work", ".lock", "work folder"):
         pass
+
+
+def test_a_gaussian_input_keeps_its_charge_and_multiplicity(tmp_path):
+    (tmp_path / "oh.gjf").write_text("#p b3lyp/6-31g(d) opt\n\ntitle\n\n2 3\nO 0.0 0.0 0.0\nH 0.0 0.0 0.97\n\n")
+    (atoms,) = read_images(tmp_path / "oh.gjf")
+    assert (atoms.info["charge"], atoms.info["multiplicity"]) == (2, 3)
+    assert atoms.calc is None
+    assert atoms.get_chemical_formula() == "HO"
+    (frame,) = open_dataset(tmp_path / "oh.gjf")
+    assert (frame.charge, frame.multiplicity) == (2, 3)

@@ -226,6 +226,8 @@ def test_another_architecture_is_refused(path, architecture):
 
 
 def test_missing_models_are_said(tmp_path):
+    with pytest.raises(PHLError, match="is a folder, not a model; expected"):
+        load_model(tmp_path)
     with pytest.raises(PHLError, match="does not exist; bundled models: "):
         load_model(tmp_path / "none.safetensors")
     with pytest.raises(PHLError, match=r"unknown model 'best'; valid: .*a path to a \.safetensors file"):
