@@ -15,6 +15,8 @@ from phl_ase.types import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_NAMES = {"ts": "transition state"}
+
 
 @dataclass(frozen=True)
 class Convergence:
@@ -63,19 +65,23 @@ def draw_path(path: LearntPath) -> Figure:
 
 def draw_convergence(run: Convergence) -> Figure:
     """Largest force of the reference at every stop against the gradients bought until then."""
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(7.0, 4.2)
     axes = figure.subplots()
     panel(axes)
     for (colour, marker, _), stage in zip(STYLES, ("ts", "reactant", "product", "path"), strict=False):
         points = [(gradients, value) for name, gradients, value in run.steps if name == stage]
         if points:
-            axes.plot(*np.array(points).T, color=colour, marker=marker, label=stage)
+            axes.plot(*np.array(points).T, color=colour, marker=marker, label=_NAMES.get(stage, stage))
     axes.axhline(run.fmax, color="0.4", linestyle="--", linewidth=1, label="allowed force")
     if any(name == "path" for name, _, _ in run.steps):
         axes.axhline(
             run.path_error, color=STYLES[3][0], linestyle=":", linewidth=1.5, label="allowed error of the path"
         )
     axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("reference gradients")
     axes.set_ylabel("largest force (path: rms error) / eV Å⁻¹")
     axes.legend(frameon=False)
