@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
-from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json, table
+from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json
+from phl_ase.tables import text_table
 
 _COUNTED = 30
 
@@ -216,15 +217,15 @@ def _shown(summary: dict[str, Any]) -> str:
         head.append(f"notes: {summary['notes']}")
     if summary["keys_not_read"]:
         head.append(f"keys not read (a label under one: --key LABEL=KEY): {', '.join(summary['keys_not_read'])}")
-    labels = table(("label", "frames"), list(summary["coverage"].items()))
-    ranges = table(
+    labels = text_table(("label", "frames"), list(summary["coverage"].items()))
+    ranges = text_table(
         ("measure", "unit", "min", "mean", "max"),
         [(r["meaning"], r["unit"], r["min"], r["mean"], r["max"]) for r in summary["ranges"].values()],
         words=2,
     )
     found = summary["outliers"].values()
     rows = [(o["meaning"], o["limit"], o["count"], ", ".join(map(str, o["frames"][:8]))) for o in found]
-    outliers = table(("outliers", "limit", "count", "first frames"), rows, words=2) if rows else "outliers: none"
+    outliers = text_table(("outliers", "limit", "count", "first frames"), rows, words=2) if rows else "outliers: none"
     return "\n\n".join(["\n".join(head), labels, ranges, outliers])
 
 

@@ -11,8 +11,9 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.output import check_outputs, save_json, save_plot, table
+from phl_ase.cli.output import check_outputs, save_json, save_plot
 from phl_ase.errors import DomainWarning, PHLError, unknown
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.curvature import Curvature
@@ -174,7 +175,7 @@ def _shown(report: Report) -> str:
     )
     rows = list(zip(arrays["groups"].tolist(), arrays["group_frames"].tolist(), *columns, strict=True))
     facts = report.provenance
-    lines = [table(headings, rows), f"in brackets: {facts['intervals']}", f"energies: {facts['energies']}"]
+    lines = [text_table(headings, rows), f"in brackets: {facts['intervals']}", f"energies: {facts['energies']}"]
     if {"hessian", *HVP_ERRORS} & set(compared):
         lines.append(
             f"Hessians and HVPs: {facts['hessians']}" if "hvp" in compared else f"Hessians: {facts['hessians']}"
@@ -278,7 +279,7 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
         (f"{q} / {UNCERTAINTY_UNITS[q]}", *(report.metric(f"{q} {name}").value for name in asked.values()))
         for q in UNCERTAINTY_UNITS
     ]
-    typer.echo("\n" + table(("uncertainty", *asked), rows))
+    typer.echo("\n" + text_table(("uncertainty", *asked), rows))
     inside = [f"{m.value:.1f} % of the frames are in domain" for m in report.metrics if m.name == "frames in domain"]
     typer.echo("\n".join(["of a normal distribution: 68.3 %, 95.4 %, 1, and an area of 0", *inside]))
     return [report]

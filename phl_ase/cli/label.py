@@ -11,7 +11,8 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method, label_request
-from phl_ase.cli.output import check_target, save_json, table
+from phl_ase.cli.output import check_target, save_json
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.reference import LabelResult
@@ -102,7 +103,7 @@ def _shown(result: LabelResult) -> str:
         lines.append(f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å² ({where})")
     if result.failures:
         rows = [(index, failure.outcome, failure.reason) for index, failure in result.failures.items()]
-        lines += ["", table(("frame", "failure", "reason"), rows[:_SHOWN], words=3), ""]
+        lines += ["", text_table(("frame", "failure", "reason"), rows[:_SHOWN], words=3), ""]
         if len(rows) > _SHOWN:
             lines.append(f"… and {len(rows) - _SHOWN} more, in the data set and in {result.work}")
     if result.path is None:

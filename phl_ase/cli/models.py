@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from phl_ase.cli.output import table
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 
 def models(
@@ -43,7 +43,7 @@ def models(
         made, elements = card["provenance"], _elements(card["config"]["species"])
         scheme = _table(made.get("scheme")).get("name")
         rows.append((name, elements, made.get("level_of_theory"), scheme, card["architecture"]))
-    typer.echo(table(("model", "elements", "level of theory", "scheme", "architecture"), rows, words=5))
+    typer.echo(text_table(("model", "elements", "level of theory", "scheme", "architecture"), rows, words=5))
 
 
 def _json(model: str, card: dict[str, Any]) -> str:

@@ -126,6 +126,7 @@ NewDataset = Annotated[
     Path, typer.Option("--out", "--output", "-o", metavar="DATASET.h5", help="The data set to write.")
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write every number as JSON.")]
+ResultsFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Results as JSON; PREFIX.json too.")]
 PlotFile = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw the figure: .png, .pdf or .svg.")]
 Trajectories = Annotated[
     Path | None, typer.Option("--trajectories", metavar="FOLDER", help="Keep an ASE trajectory of everything tried.")

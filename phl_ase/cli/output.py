@@ -1,4 +1,4 @@
-"""Output of commands: plain tables, files and figures checked before the work starts."""
+"""Output of commands: files and figures, checked before the work starts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phl_ase.errors import PHLError, shortened
-from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from phl_ase.results import Report
 
 _BESIDE = 40
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1) -> str:
-    """Return a plain-text table that fits the terminal; see :func:`phl_ase.tables.text_table`."""
-    return text_table(headings, rows, words=words)
 
 
 def check_target(path: Path | None, what: str) -> None:
@@ -56,6 +52,20 @@ def save_json(path: Path | None, value: Any) -> None:
 
     if path is not None:
         write_json(path, value)
+
+
+def write_structures(path: Path, structures: Sequence[Atoms]) -> None:
+    """Write structures as extended XYZ, atomically.
+
+    Raises:
+        PHLError: When the file cannot be written.
+    """
+    import ase.io
+
+    from phl_ase.files import replacing
+
+    with replacing(path) as temporary:
+        ase.io.write(str(temporary), list(structures), format="extxyz")
 
 
 def check_outputs(json: Path | None, plot: Path | None) -> None:

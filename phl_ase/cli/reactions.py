@@ -12,8 +12,9 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method, label_request
-from phl_ase.cli.output import check_target, save_json, table
+from phl_ase.cli.output import check_target, save_json
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.cli.validate.inputs import Structure
@@ -192,7 +193,7 @@ def _shown(result: BuildResult) -> str:
         imaginary = None if reaction.imaginary is None else f"{-reaction.imaginary:.0f}i"
         counts = (reaction.frames, reaction.gradients, reaction.hessians)
         rows.append((reaction.name, reaction.outcome, reaction.atoms, imaginary, *barriers, *counts))
-    lines = [table((*headings, "frames", "gradients", "Hessians"), rows, words=2), ""]
+    lines = [text_table((*headings, "frames", "gradients", "Hessians"), rows, words=2), ""]
     failed = [reaction for reaction in result.reactions if not reaction.is_finished]
     lines += [f"{one.name}: {one.outcome}: {one.sentence or BUILD_OUTCOMES[one.outcome]}" for one in failed]
     done = len(result.reactions) - len(failed)

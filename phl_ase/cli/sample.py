@@ -10,8 +10,9 @@ import typer
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method
-from phl_ase.cli.output import check_target, table
+from phl_ase.cli.output import check_target, write_structures
 from phl_ase.errors import PHLError, unknown
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -138,23 +139,13 @@ def sample(
                     said += [f"{source.name}: {reason}" for reason in refused]
         except (KeyboardInterrupt, PHLError):
             # a Ctrl-C, or a structure that cannot be sampled: what there is took time
-            _write(out, frames)
             if frames:
+                write_structures(out, frames)
                 typer.echo(f"{len(frames)} of {total} frames were finished: {out}", err=True)
             raise
-    _write(out, frames)
-    typer.echo(table(("structure", "T / K", "Δ / Å", "frames", "drawn again or lost"), rows))
+    if frames:
+        write_structures(out, frames)
+    typer.echo(text_table(("structure", "T / K", "Δ / Å", "frames", "drawn again or lost"), rows))
     typer.echo("\n".join([*said, f"{len(frames)} frames: {out}" if frames else "no frames, nothing was written"]))
     if not all(row[3] for row in rows):
         raise typer.Exit(1)
-
-
-def _write(path: Path, frames: list[Atoms]) -> None:
-    import ase.io
-
-    from phl_ase.files import replacing
-
-    if not frames:
-        return
-    with replacing(path) as temporary:
-        ase.io.write(str(temporary), frames, format="extxyz")

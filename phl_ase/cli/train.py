@@ -14,8 +14,8 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.output import table
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.training import CommitteeResult, TrainConfig, TrainResult
@@ -96,7 +96,7 @@ def _committee(result: CommitteeResult) -> str:
     rows = [(f"member {k}", one.best_epoch, len(one.records), one.best_loss) for k, one in enumerate(result.members, 1)]
     known = result.calibration
     return (
-        f"{table(('member', 'epoch kept', 'of', 'validation loss'), rows)}\n"
+        f"{text_table(('member', 'epoch kept', 'of', 'validation loss'), rows)}\n"
         f"calibrated on {known.frames} frames that no member has seen: errors to expect are the members' standard "
         f"deviation × {known.energy:.3g} of energies, × {known.forces:.3g} of forces\n{_model(result.model)}"
     )
@@ -180,7 +180,7 @@ def _summary(result: TrainResult) -> str:
         for name, term in TERMS.items()
         if f"valid_{name}" in best
     ]
-    shown = table(("root mean square error", "train", "valid", "unit"), rows)
+    shown = text_table(("root mean square error", "train", "valid", "unit"), rows)
     kept = f"epoch kept: {result.best_epoch} of {len(result.records)}{_how_close(best, result.records[-1])}"
     return f"{shown}\n{kept}\n{_model(result.model)}"
 

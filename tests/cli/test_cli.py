@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 from phl_ase import __version__
 from phl_ase.cli import app
 from phl_ase.cli.app import COMMANDS, GROUPS
-from phl_ase.cli.output import table
 from phl_ase.cli.train import _summary
 from phl_ase.datasets import open_dataset, write_dataset
 from phl_ase.results import read_reports
 from phl_ase.scoring import ERRORS
+from phl_ase.tables import text_table
 from phl_ase.training import TrainConfig, TrainResult, read_config
 from phl_ase.training.checkpoint import load_checkpoint
 
@@ -195,7 +195,7 @@ def test_ctrl_c_outside_training_is_one_line(monkeypatch):
 
 def test_tables_are_never_cut(monkeypatch):
     monkeypatch.setenv("COLUMNS", "250")
-    shown = table(("name", "value / eV"), [("x" * 200, 1.23456789), ("y", float("nan")), ("z", None)])
+    shown = text_table(("name", "value / eV"), [("x" * 200, 1.23456789), ("y", float("nan")), ("z", None)])
     assert shown.splitlines()[2] == "x" * 200 + "       1.235"
     assert shown.splitlines()[3].split() == ["y", "-"]
     assert shown.splitlines()[4].split() == ["z", "-"]

@@ -189,6 +189,29 @@ def test_relax_then_freq(phl):
     assert ase.io.read("water_relax.xyz").get_potential_energy() == pytest.approx(content["energy_eV"], abs=1e-6)
 
 
+@pytest.mark.parametrize(("command", "outcome"), [("relax", "converged"), ("freq", "minimum")], ids=["relax", "freq"])
+def test_results_are_written_where_json_says_too(phl, command, outcome):
+    ase.io.write("water.xyz", molecule("H2O"))
+    extra = ["--relax"] if command == "freq" else []
+    code, said = phl(command, "water.xyz", "--with", "tblite", "--json", "numbers.json", *extra)
+    assert code == 0, said
+    content = json.loads(Path("numbers.json").read_text())
+    assert content["structures"] == json.loads(Path(f"water_{command}.json").read_text())["structures"]
+    assert content["method"] == "tblite"
+    (one,) = content["structures"]
+    assert one["outcome"] == outcome
+    if command == "freq":
+        thermo = one["thermochemistry"]
+        assert len(one["wavenumbers_cm-1"]) == 3
+        assert one["imaginary_modes"] == 0
+        assert one["zero_point_energy_eV"] == pytest.approx(0.55, abs=0.02)
+        gibbs = thermo["enthalpy_eV"] - thermo["temperature_K"] * thermo["entropy_eV_per_K"]
+        assert thermo["gibbs_energy_eV"] == pytest.approx(gibbs, abs=1e-9)
+    code, said = phl(command, "water.xyz", "--with", "tblite", "--json", "nowhere/numbers.json")
+    assert code == 2
+    assert "the folder nowhere does not exist" in said
+
+
 def test_heavy_water_is_slower_by_the_root_of_the_masses(phl):
     ase.io.write("water.xyz", molecule("H2O"))
     waves = {}

@@ -4,69 +4,141 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.output import check_target, table
+from phl_ase.cli.output import check_target, save_figure, save_json, write_structures
 from phl_ase.errors import DomainWarning, PHLError, unknown
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
 _PASCAL = 101325.0
-
 _HOTTEST = 1e4  # K
-_MODELS = (
-    "ideal gas",
-    "quasi-harmonic",
-    "quasi-RRHO",
-)  # a test compares them with the table, which takes a second to load
+# a test compares them with the table, which takes a second to load
+_MODELS = ("ideal gas", "quasi-harmonic", "quasi-RRHO")
 _ENDINGS = (".xyz", ".extxyz", ".json", ".pdf", ".html", ".molden")  # of the files that are written beside each other
 _KEPT = ("charge", "multiplicity", "spin")  # of what a file says of a structure
 
 
-def pascal(atmospheres: float) -> float:
-    """Return a pressure in Pa.
+def thermochemistry_of(temperature: float, pressure: float, model: str) -> dict[str, Any]:
+    """Return the options of :func:`phl_ase.tasks.frequencies` for a temperature (K), a pressure (atm) and a model.
 
     Raises:
-        PHLError: For a pressure that is not positive.
+        PHLError: For a temperature or pressure that is not positive or absurd, or an unknown treatment of soft modes.
     """
-    if not atmospheres > 0:
-        raise PHLError(f"--pressure is {atmospheres:g} atm; expected a positive number, for example 1")
-    return atmospheres * _PASCAL
-
-
-def check_thermochemistry(temperature: float, model: str) -> None:
-    """Refuse, before the work, what H, S and G cannot be computed with.
-
-    Raises:
-        PHLError: For a temperature that is not positive or absurd, or an unknown treatment of soft modes.
-    """
+    if not pressure > 0:
+        raise PHLError(f"--pressure is {pressure:g} atm; expected a positive number, for example 1")
     if not 0 < temperature <= _HOTTEST:
         raise PHLError(f"--temperature is {temperature:g} K; expected a number above 0 and up to {_HOTTEST:g}")
     if model not in _MODELS:
         raise unknown("treatment of soft modes (--thermo)", model, _MODELS)
+    return {"temperature": temperature, "pressure": pressure * _PASCAL, "model": model}
 
 
-def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources: Path | None) -> Path:
-    """Return the beginning of the names of all files that a command writes, after checking what it was given.
+@dataclass(frozen=True)
+class Output:
+    """Files of a task, named by one prefix; at the end they are listed, with what to type next.
+
+    Attributes:
+        prefix: Beginning of their names.
+        method: The MODEL or METHOD that computes.
+        settings: Its settings, as ``--set`` takes them.
+        json: Another file for the results.
+        written: Files so far.
+    """
+
+    prefix: Path
+    method: str
+    settings: Sequence[str] = ()
+    json: Path | None = None
+    written: list[Path] = field(default_factory=list)
+
+    def path(self, suffix: str) -> Path:
+        """Return the file with an ending: of ``water_freq`` and ``.json``, ``water_freq.json``."""
+        return self.prefix.with_name(self.prefix.name + suffix)
+
+    def numbered(self, place: int) -> Output:
+        """Return the files of one structure of several, listed with the others."""
+        return replace(self, prefix=self.path(f"_{place}"))
+
+    def structures(self, suffix: str, structures: Sequence[Atoms]) -> Path:
+        """Write structures as extended XYZ, and return the file."""
+        self.written.append(self.path(suffix))
+        write_structures(self.written[-1], structures)
+        return self.written[-1]
+
+    def bytes(self, suffix: str, content: bytes) -> Path:
+        """Write a file of any other kind, and return it."""
+        from phl_ase.files import write_atomic
+
+        self.written.append(self.path(suffix))
+        write_atomic(self.written[-1], content)
+        return self.written[-1]
+
+    def figure(self, draw: Callable[[Any], Any], content: Any, suffix: str = ".pdf") -> None:
+        """Draw a figure."""
+        self.written.append(self.path(suffix))
+        save_figure(self.written[-1], draw, content)
+
+    def results(self, content: Mapping[str, Any], **more: Any) -> None:
+        """Write, or write anew, the numbers as JSON, with the method and provenance."""
+        from phl_ase.results import provenance
+
+        path = self.path(".json")
+        for file in (path, self.json):
+            save_json(file, {"method": self.method, **content, "provenance": provenance(method=self.method, **more)})
+        self.written[:] = [*(file for file in self.written if file != path), path]
+
+    def command(self, name: str, source: Path, *more: str) -> str:
+        """Return what to type for a command on a file, with the same method and settings."""
+        return command_line(name, source, self.method, self.settings, *more)
+
+    def end(self, following: str = "") -> None:
+        """Say what was written and what to type next."""
+        typer.echo("\nwritten: " + "  ".join(map(str, self.written)))
+        if following:
+            typer.echo(f"next:    {following}")
+
+
+def command_line(name: str, source: Path, method: str, settings: Sequence[str] = (), *more: str) -> str:
+    """Return what to type for a command on a file."""
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    return shlex.join(["phl", name, str(source), "--with", method, *chosen, *more])
+
+
+def output_of(
+    command: str,
+    out: str | None,
+    json: Path | None,
+    method: str,
+    settings: Sequence[str] | None,
+    trust: bool,
+    *sources: Path | None,
+) -> Output:
+    """Return where a command writes, after checking what it was given.
 
     Args:
         command: Its name.
-        out: The prefix wanted; by default that of the first source. The ending of a file that is written is cut off.
+        out: Prefix of all files; by default that of the first source. The ending of a file that is written is cut off.
+        json: Another file for the results.
         method: The MODEL or METHOD that is to compute.
+        settings: Its settings.
         trust: Whether code that the method names may run.
         *sources: Files of structures.
 
     Raises:
         PHLError: For a file or method that does not exist, or a folder that cannot be written to.
     """
+    check_target(json, "JSON file")
     for source in sources:
         if source is not None and not source.is_file():
             raise PHLError(f"no file {source}: give a file of a structure (.xyz, .cif, .gjf, …)")
@@ -79,16 +151,12 @@ def prefix_of(command: str, out: str | None, method: str, trust: bool, *sources:
         prefix = prefix / default
     if (not out and out is not None) or prefix.name in ("", ".", ".."):
         raise PHLError(f"got --out {out!r}; expected the beginning of a file name, for example results/{default}")
-    results = file_of(prefix, ".json")
+    output = Output(prefix, method, tuple(settings or ()), json)
+    results = output.path(".json")
     check_target(results, "results")
     if results.exists():
         typer.echo(f"note: {results} and the files beside it will be replaced; --out PREFIX names others", err=True)
-    return prefix
-
-
-def file_of(prefix: Path, suffix: str) -> Path:
-    """Return the file of a prefix: ``water_freq`` and ``.json`` give ``water_freq.json``."""
-    return prefix.with_name(prefix.name + suffix)
+    return output
 
 
 def read_structures(source: Path, charge: int | None, multiplicity: int | None, fixed: str | None) -> list[Atoms]:
@@ -171,8 +239,8 @@ def atom_numbers(text: str, n_atoms: int) -> list[int]:
     return sorted(set(chosen))
 
 
-def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[str], device: str, trust: bool) -> Any:
-    """Return the calculator of a MODEL or METHOD, after checking that it can answer for all structures.
+def calculator_of(output: Output, structures: Sequence[Atoms], device: str, trust: bool) -> Any:
+    """Return the calculator of an output's MODEL or METHOD, after checking that it can answer for all structures.
 
     Raises:
         PHLError: For an unknown method or setting, an element or charge that the model does not know, or a
@@ -180,7 +248,8 @@ def calculator_of(method: str, structures: Sequence[Atoms], settings: Sequence[s
     """
     from phl_ase.cli.labelling import label_method
 
-    calculator = label_method(method, settings, device, trust).make()
+    method = output.method
+    calculator = label_method(method, output.settings, device, trust).make()
     known = getattr(getattr(calculator, "potential", None), "species", None)
     if known is not None:
         from ase.data import chemical_symbols
@@ -269,9 +338,9 @@ def say_reliability(
                 f"errors to expect: E {of_energy} kcal/mol, F {of_forces} eV/Å (usual in training: up to {usual})"
             )
         else:
-            typer.echo(table(("errors to expect", "E / (kcal/mol)", "F / (eV/Å)", "usual F, up to"), rows))
+            typer.echo(text_table(("errors to expect", "E / (kcal/mol)", "F / (eV/Å)", "usual F, up to"), rows))
     outside = [name for name, one in zip(names, answers, strict=True) if one.get("in_domain") is False]
-    check = "" if found is None else f"check it: {command_line('freq', found, reference_of(calculator), ())}"
+    check = "" if found is None else f"check it: {command_line('freq', found, reference_of(calculator))}"
     if outside:
         who = ", ".join(outside) if len(answers) > 1 else structures[0].get_chemical_formula()
         what = findings[0].partition(" is ")[2]  # after the name that it has in the call
@@ -304,39 +373,3 @@ def check_pair(reactant: Atoms, product: Atoms) -> None:
     check_ends(reactant, product)
     for doubt in order_doubts(reactant, product):
         typer.echo(f"note: {doubt}", err=True)
-
-
-def write_structures(path: Path, structures: Sequence[Atoms]) -> Path:
-    """Write structures as extended XYZ, atomically.
-
-    Raises:
-        PHLError: When the file cannot be written.
-    """
-    import ase.io
-
-    from phl_ase.files import replacing
-
-    with replacing(path) as temporary:
-        ase.io.write(str(temporary), list(structures), format="extxyz")
-    return path
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically."""
-    from phl_ase.files import write_atomic
-
-    write_atomic(path, text.encode())
-    return path
-
-
-def command_line(command: str, source: Path, method: str, settings: Sequence[str], *more: str) -> str:
-    """Return what to type for a command on a file: the same method with the same settings."""
-    settings = [word for setting in settings for word in ("--set", setting)]
-    return shlex.join(["phl", command, str(source), "--with", method, *settings, *more])
-
-
-def say_files(files: Sequence[Path], following: str) -> None:
-    """Say what was written and what to type next."""
-    typer.echo("\nwritten: " + "  ".join(map(str, files)))
-    if following:
-        typer.echo(f"next:    {following}")

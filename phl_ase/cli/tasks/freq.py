@@ -8,23 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
-from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
     atom_numbers,
     calculator_of,
-    check_thermochemistry,
     command_line,
     domain_watched,
-    file_of,
-    pascal,
-    prefix_of,
+    output_of,
     read_structures,
-    say_files,
     say_reliability,
-    write_structures,
-    write_text,
+    thermochemistry_of,
 )
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,6 +55,7 @@ def freq(
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,
     settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
     device: opt.Device = "auto",
     trust: opt.Trust = False,
 ) -> None:
@@ -72,33 +68,29 @@ def freq(
 
     phl freq ts.xyz --with default --temperature 400 --thermo quasi-RRHO
     """
-    prefix = prefix_of("freq", out, method, trust, structure)
-    bar = pascal(pressure)
-    check_thermochemistry(temperature, thermo)
+    output = output_of("freq", out, json, method, settings, trust, structure)
+    options = {**thermochemistry_of(temperature, pressure, thermo), "symmetry": symmetry}
     structures = read_structures(structure, charge, multiplicity, fixed)
     for mode in animate or []:
         if not 0 <= mode < 3 * min(map(len, structures)):
             raise PHLError(f"--animate {mode}: there is no such mode; expected a number from 0")
     for atoms in structures:
         set_isotopes(atoms, isotopes or [])
-    calculator = calculator_of(method, structures, settings or [], device, trust)
+    calculator = calculator_of(output, structures, device, trust)
     from phl_ase.paths import relax_to_minimum
     from phl_ase.plots.sticks import draw
     from phl_ase.progress import Progress
-    from phl_ase.results import provenance
     from phl_ase.tasks import frequencies
     from phl_ase.vibrations import mode_trajectory, molden_text
 
-    files: list[Path] = []
     saddles: list[Path] = []
     ends: list[Atoms] = []
     texts: list[str] = []
     records: list[dict[str, Any]] = []
-    results = file_of(prefix, ".json")
+    one = len(structures) == 1
     with domain_watched() as passed, Progress("freq", len(structures)) as progress:
         for place, atoms in enumerate(structures):
-            one = len(structures) == 1
-            name = prefix if one else prefix.with_name(f"{prefix.name}_{place}")
+            files = output if one else output.numbered(place)
             formula = atoms.get_chemical_formula()
             atoms.calc = calculator
             analysis, pushes = None, 0
@@ -107,18 +99,17 @@ def freq(
                 end, analysed, pushes = relax_to_minimum(atoms)
                 if not end.converged:
                     texts.append(f"structure {place} could not be relaxed: {end.sentence}")
-                    records.append({"formula": formula, "nature": "not relaxed"})
+                    records.append({"formula": formula, "nature": "not relaxed", "outcome": "not relaxed"})
                     continue
                 atoms, analysis = end.atoms, analysed.value
             progress.note(formula)
-            settled: dict[str, Any] = {"temperature": temperature, "pressure": bar, "symmetry": symmetry}
-            found = frequencies(atoms, **settled, model=thermo, analysis=analysis)
-            records.append(found.to_dict())
+            found = frequencies(atoms, **options, analysis=analysis)
+            records.append({**found.to_dict(), "outcome": found.nature})
             ends.append(atoms)
             texts.append(shown(found) if one else f"structure {place}, {shown(found)}\n")
-            files.append(write_structures(file_of(name, ".xyz"), [atoms.copy()]))
+            file = files.structures(".xyz", [atoms.copy()])
             if found.nature == "transition state":
-                saddles.append(files[-1])
+                saddles.append(file)
             softest = float(found.analysis.wavenumbers[0]) if len(found.analysis.wavenumbers) else 0.0
             if pushes:
                 end_of = "to the minimum" if found.nature == "minimum" else "three times, and no minimum was found"
@@ -126,27 +117,24 @@ def freq(
                     f"note: relaxing kept a symmetry and ended on a saddle point; it was pushed off it {end_of}"
                 )
             elif found.is_stationary and -_SOFT < softest < 0.0 and found.analysis.n_imaginary:
-                again = command_line("freq", structure, method, settings or [], "--relax")
+                again = output.command("freq", structure, "--relax")
                 texts.append(f"note: the imaginary mode is soft, as of a rotor: if a minimum is meant, {again}")
-            files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
+            files.bytes(".molden", molden_text(found.analysis).encode())
             for mode in dict.fromkeys([*range(found.analysis.n_imaginary), *(animate or [])]):
-                movie = mode_trajectory(found.analysis, mode, amplitude=0.35)
-                files.append(write_structures(file_of(name, f"_mode{mode}.xyz"), movie))
-            files.append(file_of(name, ".pdf"))
-            save_figure(files[-1], draw, (f"{formula}, {method}", found.analysis.wavenumbers.tolist()))
-            # as the work goes on: a stop loses nothing
-            save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
+                files.structures(f"_mode{mode}.xyz", mode_trajectory(found.analysis, mode, amplitude=0.35))
+            files.figure(draw, (f"{formula}, {method}", found.analysis.wavenumbers.tolist()))
+            output.results({"structures": records})  # as the work goes on: a stop loses nothing
             progress.advance()
-    save_json(results, {"method": method, "structures": records, "provenance": provenance(method=method)})
+    output.results({"structures": records})
     typer.echo("\n".join(texts).rstrip("\n"))
     following = ""
     if say_reliability(calculator, ends, passed=passed if len(ends) < len(structures) else []):
-        following = command_line("freq", structure, "tblite", [], *(["--relax"] if relax else []))
+        following = command_line("freq", structure, "tblite", (), *(["--relax"] if relax else []))
     elif not relax and any(record["nature"] == "not a stationary point" for record in records):
-        following = command_line("freq", structure, method, settings or [], "--relax")
+        following = output.command("freq", structure, "--relax")
     elif saddles and not relax:
-        following = command_line("reaction", saddles[0], method, settings or [])
-    say_files([*files, results], following)
+        following = output.command("reaction", saddles[0])
+    output.end(following)
     if any(record["nature"] == "not relaxed" for record in records):
         raise typer.Exit(1)
 
@@ -198,7 +186,7 @@ def shown(found: Frequencies) -> str:
         }
         rows += [(name, f"{value:.5f}", f"{value * kcal:.2f}") for name, value in values.items()]
         rows.append(("G", f"{thermo.gibbs_energy:.5f}", f"{thermo.gibbs_energy * kcal:.2f}"))
-    lines += ["", table(("", "eV", "kcal/mol"), rows)]
+    lines += ["", text_table(("", "eV", "kcal/mol"), rows)]
     if found.thermochemistry is not None:
         lines.append(f"{found.thermochemistry.sentence}, symmetry number {found.thermochemistry.symmetry_number}")
     return "\n".join(lines)

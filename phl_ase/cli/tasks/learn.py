@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phl_ase.cli.options import (
-    Charge,
-    Device,
-    Multiplicity,
-    Pressure,
-    Product,
-    Settings,
-    Structure,
-    Temperature,
-    Thermo,
-    Trust,
-)
-from phl_ase.cli.options import Prefix as Out
-from phl_ase.cli.output import check_target, save_figure, save_json, table
-from phl_ase.cli.tasks.common import (
-    check_electrons,
-    check_pair,
-    check_thermochemistry,
-    command_line,
-    file_of,
-    pascal,
-    prefix_of,
-    read_one,
-    say_files,
-    write_structures,
-)
+from phl_ase.cli import options as opt
+from phl_ase.cli.tasks.common import Output, check_electrons, check_pair, output_of, read_one, thermochemistry_of
 from phl_ase.cli.tasks.reaction import annotated, drawn, shown_profile
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.learning import LearnedReaction
@@ -78,15 +54,14 @@ Scheduler = Annotated[
     str | None,
     typer.Option("--scheduler", metavar="ADDRESS", help="Reference on a dask.distributed cluster: tcp://HOST:PORT."),
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Results as JSON; PREFIX.json too.")]
 
 
 def learn(
-    structure: Structure,
+    structure: opt.Structure,
     method: Reference,
     start: From = "auto",
-    product: Product = None,
-    out: Out = None,
+    product: opt.Product = None,
+    out: opt.Prefix = None,
     ts_only: TSOnly = False,
     fmax: FMax = 0.02,
     budget: Budget = None,
@@ -96,15 +71,15 @@ def learn(
     model: Model = False,
     workers: Workers = 1,
     scheduler: Scheduler = None,
-    temperature: Temperature = 298.15,
-    pressure: Pressure = 1.0,
-    thermo: Thermo = "ideal gas",
-    charge: Charge = None,
-    multiplicity: Multiplicity = None,
-    settings: Settings = None,
-    json: JsonFile = None,
-    device: Device = "auto",
-    trust: Trust = False,
+    temperature: opt.Temperature = 298.15,
+    pressure: opt.Pressure = 1.0,
+    thermo: opt.Thermo = "ideal gas",
+    charge: opt.Charge = None,
+    multiplicity: opt.Multiplicity = None,
+    settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
+    device: opt.Device = "auto",
+    trust: opt.Trust = False,
 ) -> None:
     """Find a reaction at a reference's accuracy with few of its gradients: a model is taught while it searches.
 
@@ -115,10 +90,8 @@ def learn(
 
     phl learn reactant.xyz --product product.xyz --with pyscf:pbe0/def2-svp --budget 100 --workers 4
     """
-    check_target(json, "JSON file")
-    prefix = prefix_of("learn", out, method, trust, structure, product)
-    settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
-    check_thermochemistry(temperature, thermo)
+    output = output_of("learn", out, json, method, settings, trust, structure, product)
+    settled = thermochemistry_of(temperature, pressure, thermo)
     atoms = read_one(structure, charge, multiplicity)
     end = None if product is None else read_one(product, charge, multiplicity)
     if atoms.pbc.any():
@@ -133,14 +106,14 @@ def learn(
     from phl_ase.learning import LabelStore, LearnedCalculator, LearnOptions, learn_reaction, make_start
     from phl_ase.reference import difference_step
 
-    reference = label_method(method, settings or [], device, trust)
+    reference = label_method(method, output.settings, device, trust)
     calculator = LearnedCalculator(make_start(start, method, atoms, device=device, trust=trust))
     chosen: dict[str, Any] = {"fmax": fmax, "ts_only": ts_only, "path_error": path_error, "labels": labels}
     if hvp is not None:
         chosen |= {"hvp": hvp, "end_hvp": (hvp + 1) // 2}
     options = LearnOptions(**chosen)
     executor = cluster(scheduler) if scheduler else processes(workers) if workers > 1 else serial
-    work = file_of(prefix, ".work")
+    work = output.path(".work")
     with open_store(work) as kept:
         store = LabelStore(
             kept,
@@ -161,20 +134,17 @@ def learn(
             typer.echo(f"{len(store)} reference gradients are kept in {work}: the same command goes on", err=True)
             raise
     typer.echo(shown(found, temperature))
-    content = record_of(found, method, start)
-    results = file_of(prefix, ".json")
-    save_json(results, content)
-    save_json(json, content)
-    files = [*written(prefix, found, temperature, structure.stem, reference.make), results]
+    output.results(record_of(found, start), start=start)
+    write_files(output, found, temperature, structure.stem, reference.make)
     if model and found.reaction is not None:
         from phl_ase.learning.model import train_model
         from phl_ase.reference import level_of_theory
 
         typer.echo("training a model on the labels and on the surrogate around the path", err=True)
-        target = file_of(prefix, "_model.safetensors")
-        files.append(train_model(found, target, level_of_theory(reference.make()), start=model_start(start)))
-    points = file_of(prefix, "_points.xyz")
-    say_files(files, command_line("freq", points, method, settings or []) if points in files else "")
+        target = output.path("_model.safetensors")
+        output.written.append(train_model(found, target, level_of_theory(reference.make()), start=model_start(start)))
+    points = output.path("_points.xyz")
+    output.end(output.command("freq", points) if points in output.written else "")
     if not found.verified:
         raise typer.Exit(1)
 
@@ -227,7 +197,7 @@ def shown(found: LearnedReaction, temperature: float) -> str:
         "verified",
     )
     if rows:
-        lines.append(table(headings, rows))
+        lines.append(text_table(headings, rows))
     if found.path_labels:
         count = len(found.path_labels)
         sure = f"standard deviation of its energies up to {found.path_std().max():.3f} eV"
@@ -245,9 +215,8 @@ def shown(found: LearnedReaction, temperature: float) -> str:
     return "\n".join(lines)
 
 
-def record_of(found: LearnedReaction, method: str, start: str) -> dict[str, Any]:
+def record_of(found: LearnedReaction, start: str) -> dict[str, Any]:
     """Return the numbers for JSON, units in the names."""
-    from phl_ase.results import provenance
     from phl_ase.units import convert
 
     def barrier(place: int) -> float | None:
@@ -272,7 +241,6 @@ def record_of(found: LearnedReaction, method: str, start: str) -> dict[str, Any]
 
     forces = [one.label.fmax for one in (found.ts, *found.ends) if one is not None]
     return {
-        "method": method,
         "start": start,
         "outcome": found.outcome,
         "reasons": [found.reason] if found.reason else [],
@@ -292,11 +260,10 @@ def record_of(found: LearnedReaction, method: str, start: str) -> dict[str, Any]
         "path_energy_std_eV": found.path_std(),
         "steps": [vars(step) for step in found.steps],
         "profile": None if found.profile is None else found.profile.to_dict(),
-        "provenance": provenance(method=method, start=start),
     }
 
 
-def written(prefix: Path, found: LearnedReaction, temperature: float, name: str, make: Any) -> list[Path]:
+def write_files(output: Output, found: LearnedReaction, temperature: float, name: str, make: Any) -> None:
     """Write structures, figures and labels."""
     from phl_ase.learning.dataset import write_labels
     from phl_ase.plots.learning import Convergence, LearntPath, draw_convergence, draw_path
@@ -304,12 +271,11 @@ def written(prefix: Path, found: LearnedReaction, temperature: float, name: str,
     from phl_ase.results import provenance
     from phl_ase.units import convert
 
-    files = []
     if found.reaction is not None:
         images = annotated(found.reaction)
         for image, std in zip(images, found.path_std(), strict=True):
             image.info["path_energy_std"] = float(std)
-        files.append(write_structures(file_of(prefix, ".xyz"), images))
+        output.structures(".xyz", images)
     points = []
     for kind, point in (("ts", found.ts), *zip(("reactant", "product"), found.ends, strict=False)):
         if point is not None:
@@ -317,24 +283,22 @@ def written(prefix: Path, found: LearnedReaction, temperature: float, name: str,
             copy.info.update(kind=kind, reference_energy=point.label.energy, verified=point.verified)
             points.append(copy)
     if points:
-        files.append(write_structures(file_of(prefix, "_points.xyz"), points))
+        output.structures("_points.xyz", points)
     if found.profile is not None:
-        figure = file_of(prefix, ".pdf")
         std = convert(found.path_std(), "eV", "kcal/mol")
-        save_figure(figure, draw_path, LearntPath(drawn(found.profile, temperature), std, found.asked_on_path()))
-        files.append(figure)
+        output.figure(draw_path, LearntPath(drawn(found.profile, temperature), std, found.asked_on_path()))
     if found.steps:
-        figure = file_of(prefix, "_convergence.pdf")
         steps = [(step.stage, step.gradients, step.fmax) for step in found.steps]
-        save_figure(figure, draw_convergence, Convergence(steps, found.options.fmax, found.options.path_error))
-        files.append(figure)
+        convergence = Convergence(steps, found.options.fmax, found.options.path_error)
+        output.figure(draw_convergence, convergence, "_convergence.pdf")
     calculator = make()
     labels = write_labels(
-        file_of(prefix, "_labels.h5"),
+        output.path("_labels.h5"),
         found.store,
         level_of_theory(calculator),
         energy_reference(calculator),
         provenance(command="phl learn"),
         name,
     )
-    return files if labels is None else [*files, labels]
+    if labels is not None:
+        output.written.append(labels)

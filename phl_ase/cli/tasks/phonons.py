@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
-from phl_ase.cli.output import save_figure, save_json, table
-from phl_ase.cli.tasks.common import file_of, prefix_of, say_files, say_reliability
+from phl_ase.cli.tasks.common import output_of, say_reliability
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
 from phl_ase.cli.validate.running import make_folder
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -28,6 +28,7 @@ def phonons(
     mesh: opt.Mesh = opt.MESH,
     temperature: opt.PhononTemperature = 298.15,
     settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
     device: opt.Device = "auto",
     trust: opt.Trust = False,
 ) -> None:
@@ -38,11 +39,11 @@ def phonons(
 
     phl phonons copper.cif --with emt --relax --supercell 3 3 3
     """
-    prefix = prefix_of("phonons", out, method, trust, crystal)
+    output = output_of("phonons", out, json, method, settings, trust, crystal)
     from phl_ase.cli.labelling import label_method
 
-    calculator = label_method(method, settings or [], device, trust).make()
-    folder = file_of(prefix, "_phonopy")
+    calculator = label_method(method, output.settings, device, trust).make()
+    folder = output.path("_phonopy")
     make_folder(folder, "files of phonopy")
     import numpy as np
 
@@ -50,7 +51,7 @@ def phonons(
     from phl_ase.phonons.bands import THERMAL_TEMPERATURES, band_path
     from phl_ase.plots.phonons import draw
     from phl_ase.progress import Progress
-    from phl_ase.results import Report, plain, provenance
+    from phl_ase.results import Report, plain
 
     phonon = crystal_of(crystal, supercell or matrix, calculator if relax else None)
     band_path(phonon, path)  # a path that the lattice does not have costs nothing yet
@@ -69,23 +70,21 @@ def phonons(
         (f"entropy at {temperature:g} K", "meV/(K cell)", milli["entropy"]),
         (f"heat capacity at {temperature:g} K", "meV/(K cell)", milli["heat_capacity"]),
     ]
-    typer.echo(table(("quantity", "unit", "value"), rows, words=2))
+    typer.echo(text_table(("quantity", "unit", "value"), rows, words=2))
     size = len(phonon.primitive)
     typer.echo(f"per primitive cell of {size} atom{'s' * (size > 1)}; {constants.source}")
     arrays = {
         name: getattr(found, name) for name in ("distances", "frequencies", "label_distances", "dos_frequencies", "dos")
     }
     report = Report(crystal.stem, method, "computed", arrays={**arrays, "labels": np.array(found.labels)})
-    figure = file_of(prefix, ".pdf")
-    save_figure(figure, draw, [report])
+    output.figure(draw, [report])
     write_for_phonopy(folder, phonon, constants)
-    results = file_of(prefix, ".json")
+    output.written.append(folder)
     values = {name: value for name, _, value in rows}
     thermal = {name: getattr(found, name) for name in ("temperatures", *_THERMAL)}
     units = {name: unit for name, unit, _ in rows} | {"frequencies": "THz", "dos": "states/THz", "thermal": "eV, K"}
-    content = {"method": method, "values": values, "units": units, **plain(report.arrays), "thermal": thermal}
-    save_json(results, {**content, "provenance": provenance(method=method)})
-    say_files([figure, results, folder], f"phonopy-load {quote(str(folder / 'phonopy.yaml'))} --mesh 20 20 20 -t")
+    output.results({"values": values, "units": units, **plain(report.arrays), "thermal": thermal})
+    output.end(f"phonopy-load {quote(str(folder / 'phonopy.yaml'))} --mesh 20 20 20 -t")
 
 
 def say_if_not_relaxed(phonon: Phonopy, calculator: Any) -> None:

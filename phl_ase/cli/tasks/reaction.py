@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from math import isnan
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from phl_ase.cli import options as opt
-from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
     calculator_of,
     check_pair,
-    check_thermochemistry,
-    command_line,
     domain_watched,
-    file_of,
-    pascal,
-    prefix_of,
+    output_of,
     read_one,
-    say_files,
     say_reliability,
-    write_structures,
+    thermochemistry_of,
 )
 from phl_ase.cli.tasks.ts import check_names, said_of
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -49,6 +43,7 @@ def irc(
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,
     settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
     device: opt.Device = "auto",
     trust: opt.Trust = False,
 ) -> None:
@@ -58,12 +53,11 @@ def irc(
 
     phl irc guess_ts.xyz --with tblite
     """
-    prefix = prefix_of("irc", out, method, trust, structure)
+    output = output_of("irc", out, json, method, settings, trust, structure)
     atoms = read_one(structure, charge, multiplicity, fixed)
-    atoms.calc = calculator_of(method, [atoms], settings or [], device, trust)
+    atoms.calc = calculator_of(output, [atoms], device, trust)
     from phl_ase.paths import find_reaction
     from phl_ase.progress import Progress
-    from phl_ase.results import provenance
 
     with domain_watched() as passed, Progress("irc", 1):
         found = find_reaction(atoms, method=integrator, step=step)
@@ -76,29 +70,26 @@ def irc(
                 "it lies near a minimum: give a guess of a TS, or 'phl ts REACTANT --product PRODUCT' to find one"
             )
         else:
-            typer.echo(f"next:    {command_line('ts', structure, method, settings or [])}")
+            typer.echo(f"next:    {output.command('ts', structure)}")
         raise typer.Exit(1)
     typer.echo(shown_path(found))
     ends = {"backward": found.backward, "forward": found.forward}
     stationary = {"TS": atoms, **{name: end.atoms for name, end in ends.items() if end is not None}}
     say_reliability(atoms.calc, [*stationary.values()], [*stationary], found=structure)
-    files = path_files(prefix, found)
-    results = file_of(prefix, ".json")
-    path = found.path
+    output.structures(".xyz", annotated(found))
+    output.structures("_ends.xyz", [end.atoms.copy() for end in found.ends])
     content = {
-        "method": method,
         "outcome": found.outcome,
         "sentence": found.sentence,
-        "arc_length_sqrt_amu_A": path.arc_length,
-        "energies_eV": path.energies,
+        "arc_length_sqrt_amu_A": found.path.arc_length,
+        "energies_eV": found.path.energies,
         "barrier_forward_eV": found.barrier_forward,
         "barrier_back_eV": found.barrier_back,
         "bonds_broken": found.broken,
         "bonds_made": found.made,
-        "provenance": provenance(method=method),
     }
-    save_json(results, content)
-    say_files([*files, results], command_line("reaction", structure, method, settings or []))
+    output.results(content)
+    output.end(output.command("reaction", structure))
     if not found.converged:
         raise typer.Exit(1)
 
@@ -120,6 +111,7 @@ def reaction(
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,
     settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
     device: opt.Device = "auto",
     trust: opt.Trust = False,
 ) -> None:
@@ -132,20 +124,19 @@ def reaction(
 
     phl reaction reactant.xyz --product product.xyz --with default --temperature 400
     """
-    prefix = prefix_of("reaction", out, method, trust, structure, product)
-    settled = {"temperature": temperature, "pressure": pascal(pressure), "model": thermo}
+    output = output_of("reaction", out, json, method, settings, trust, structure, product)
+    settled = thermochemistry_of(temperature, pressure, thermo)
     check_names(strategy, guess, product)
-    check_thermochemistry(temperature, thermo)
     atoms = read_one(structure, charge, multiplicity, fixed)
     end = None if product is None else read_one(product, charge, multiplicity, fixed)
     from phl_ase.paths import find_reaction
+    from phl_ase.plots.profile import draw
     from phl_ase.progress import Progress
-    from phl_ase.results import provenance
     from phl_ase.tasks import reaction_profile, search_between, search_from
 
     if end is not None:
         check_pair(atoms, end)
-    calculator = calculator_of(method, [atoms], settings or [], device, trust)
+    calculator = calculator_of(output, [atoms], device, trust)
     connection, joins = "", True
     options: dict[str, Any] = {"strategy": strategy, "fmax": fmax, "max_steps": steps}
     with domain_watched() as passed, Progress("reaction", 2) as progress:
@@ -181,33 +172,19 @@ def reaction(
     if connection:
         typer.echo(connection)
     stationary = {point.name: point.atoms for point in profile.points}
-    outside = say_reliability(calculator, [*stationary.values()], [*stationary], found=file_of(prefix, "_points.xyz"))
+    outside = say_reliability(calculator, [*stationary.values()], [*stationary], found=output.path("_points.xyz"))
     notes = connection.splitlines()
     if outside:
         notes.append(f"Outside of what the model was trained on, check with another method: {', '.join(outside)}")
-    files = [write_structures(file_of(prefix, ".xyz"), annotated(path))]
+    output.structures(".xyz", annotated(path))
     points = [point.atoms.copy() for point in profile.points]
     for point, copy in zip(profile.points, points, strict=True):
         copy.info["kind"] = {"transition state": "ts"}.get(point.name, point.name)
-    files.append(write_structures(file_of(prefix, "_points.xyz"), points))
-    figure = file_of(prefix, ".pdf")
-    from phl_ase.plots.profile import draw
-
-    save_figure(figure, draw, drawn(profile, temperature))
-    page = file_of(prefix, ".html")
-    write_page(page, structure.stem, profile, method, temperature, notes)
-    results = file_of(prefix, ".json")
-    save_json(
-        results,
-        {
-            "method": method,
-            **profile.to_dict(),
-            "connection": connection,
-            "outside_of_training": outside,
-            "provenance": provenance(method=method),
-        },
-    )
-    say_files([*files, figure, page, results], f"open {quote(str(page))}")
+    output.structures("_points.xyz", points)
+    output.figure(draw, drawn(profile, temperature))
+    page = output.bytes(".html", html_page(structure.stem, profile, method, temperature, notes).encode())
+    output.results({**profile.to_dict(), "connection": connection, "outside_of_training": outside})
+    output.end(f"open {quote(str(page))}")
     if not path.converged or not joins:
         raise typer.Exit(1)
 
@@ -225,14 +202,7 @@ def shown_path(found: Reaction) -> str:
         if end is not None:
             rows.append((name, f"{end.energy:.6f}", f"{barrier * kcal:.2f}", end.n_imaginary, end.fragments))
     headings = ("end", "E / eV", "E(TS) − E / (kcal/mol)", "imaginary modes", "molecules")
-    return table(headings, rows) + f"\n{found.sentence}"
-
-
-def path_files(prefix: Path, found: Reaction) -> list[Path]:
-    """Write the path and its relaxed ends."""
-    files = [write_structures(file_of(prefix, ".xyz"), annotated(found))]
-    ends = [end.atoms.copy() for end in found.ends]
-    return [*files, write_structures(file_of(prefix, "_ends.xyz"), ends)] if ends else files
+    return text_table(headings, rows) + f"\n{found.sentence}"
 
 
 def annotated(found: Reaction) -> list[Atoms]:
@@ -267,7 +237,7 @@ def shown_profile(profile: ReactionProfile, temperature: float) -> str:
     broken, made = profile.reaction.broken, profile.reaction.made
     change = f"breaks {', '.join(broken) or 'no bond'}, makes {', '.join(made) or 'no bond'}"
     head = f"kcal/mol above the reactant; H and G at {temperature:g} K"
-    return f"{table(HEADINGS, rows_of(profile))}\n{head}; {change}"
+    return f"{text_table(HEADINGS, rows_of(profile))}\n{head}; {change}"
 
 
 def drawn(profile: ReactionProfile, temperature: float) -> Profile:
@@ -289,14 +259,11 @@ def drawn(profile: ReactionProfile, temperature: float) -> Profile:
     )
 
 
-def write_page(
-    path: Path, name: str, profile: ReactionProfile, method: str, temperature: float, notes: list[str]
-) -> None:
-    """Write the HTML page: table, profile, path and imaginary mode; notes stand above them."""
+def html_page(name: str, profile: ReactionProfile, method: str, temperature: float, notes: list[str]) -> str:
+    """Return the HTML page: table, profile, path and imaginary mode; notes stand above them."""
     import numpy as np
 
     from phl_ase import __version__
-    from phl_ase.files import write_atomic
     from phl_ase.plots.pages import Movie, reaction_page
     from phl_ase.plots.profile import draw
     from phl_ase.plots.style import rendered
@@ -311,7 +278,7 @@ def write_page(
     mode = mode_trajectory(analysis, 0, amplitude=0.35)
     wavenumber = f"{abs(analysis.wavenumbers[0]):.0f}i cm⁻¹"
     broken, made = profile.reaction.broken, profile.reaction.made
-    page = reaction_page(
+    return reaction_page(
         f"{name}: {profile.points[0].atoms.get_chemical_formula()}",
         lines=[
             f"Computed with {method}. Breaks {', '.join(broken) or 'no bond'}; makes {', '.join(made) or 'no bond'}.",
@@ -327,4 +294,3 @@ def write_page(
         ],
         footer=f"phl_ase {__version__}",
     )
-    write_atomic(path, page.encode())

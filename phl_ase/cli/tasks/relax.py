@@ -7,18 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
-from phl_ase.cli.output import save_json, table
-from phl_ase.cli.tasks.common import (
-    calculator_of,
-    command_line,
-    domain_watched,
-    file_of,
-    prefix_of,
-    read_structures,
-    say_files,
-    say_reliability,
-    write_structures,
-)
+from phl_ase.cli.tasks.common import calculator_of, domain_watched, output_of, read_structures, say_reliability
+from phl_ase.tables import text_table
 
 
 def relax(
@@ -31,6 +21,7 @@ def relax(
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,
     settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
     device: opt.Device = "auto",
     trust: opt.Trust = False,
 ) -> None:
@@ -42,14 +33,13 @@ def relax(
 
     phl relax conformers.xyz --with default --fmax 0.001
     """
-    prefix = prefix_of("relax", out, method, trust, structure)
+    output = output_of("relax", out, json, method, settings, trust, structure)
     structures = read_structures(structure, charge, multiplicity, fixed)
-    calculator = calculator_of(method, structures, settings or [], device, trust)
+    calculator = calculator_of(output, structures, device, trust)
     from ase.calculators.singlepoint import SinglePointCalculator
 
     from phl_ase.paths import relax as relaxed
     from phl_ase.progress import Progress
-    from phl_ase.results import provenance
 
     records: list[dict[str, Any]] = []
     ends, rows = [], []
@@ -75,19 +65,19 @@ def relax(
                 }
             )
             progress.advance()
-    typer.echo(table(("", "structure", "outcome", "E / eV", "largest F / (eV/Å)", "steps"), rows, words=3))
+    typer.echo(text_table(("", "structure", "outcome", "E / eV", "largest F / (eV/Å)", "steps"), rows, words=3))
     for row, record in zip(rows, records, strict=True):
         if record["outcome"] != "converged":
             typer.echo(f"{row[0]}: {record['sentence']}")
-    done = all(record["outcome"] == "converged" for record in records)
     reached = {
         f"structure {place}": end
         for place, (end, record) in enumerate(zip(ends, records, strict=True))
         if record["outcome"] == "converged"
     }
+    done = len(reached) == len(records)
     say_reliability(calculator, [*reached.values()], [*reached], passed=[] if done else passed)
-    files = [write_structures(file_of(prefix, ".xyz"), ends), file_of(prefix, ".json")]
-    save_json(files[1], {"method": method, "structures": records, "provenance": provenance(method=method)})
-    say_files(files, command_line("freq", files[0], method, settings or []) if done else "")
+    file = output.structures(".xyz", ends)
+    output.results({"structures": records})
+    output.end(output.command("freq", file) if done else "")
     if not done:
         raise typer.Exit(1)

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from phl_ase.cli import options as opt
-from phl_ase.cli.output import save_figure, save_json, table
 from phl_ase.cli.tasks.common import (
+    Output,
     calculator_of,
     check_pair,
-    command_line,
     domain_watched,
-    file_of,
-    prefix_of,
+    output_of,
     read_one,
     read_structures,
-    say_files,
     say_reliability,
-    write_structures,
-    write_text,
 )
 from phl_ase.errors import PHLError, unknown
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -45,6 +41,7 @@ def ts(
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,
     settings: opt.Settings = None,
+    json: opt.ResultsFile = None,
     device: opt.Device = "auto",
     trust: opt.Trust = False,
 ) -> None:
@@ -57,10 +54,9 @@ def ts(
 
     phl ts reactant.xyz --product product.xyz --with default
     """
-    prefix = prefix_of("ts", out, method, trust, structure, product)
+    output = output_of("ts", out, json, method, settings, trust, structure, product)
     check_names(strategy, guess, product)
     from phl_ase.progress import Progress
-    from phl_ase.results import provenance
     from phl_ase.tasks import search_between, search_from
 
     searches: list[TransitionStateSearch] = []
@@ -68,7 +64,7 @@ def ts(
     joined = ""
     if product is None:
         guesses = read_structures(structure, charge, multiplicity, fixed)
-        calculator = calculator_of(method, guesses, settings or [], device, trust)
+        calculator = calculator_of(output, guesses, device, trust)
         with domain_watched() as passed, Progress("ts", len(guesses)) as progress:
             for atoms in guesses:
                 searches.append(search_from(atoms, calculator, strategy=strategy, fmax=fmax, max_steps=steps))
@@ -79,11 +75,11 @@ def ts(
     else:
         reactant, end = (read_one(file, charge, multiplicity, fixed) for file in (structure, product))
         check_pair(reactant, end)
-        calculator = calculator_of(method, [reactant], settings or [], device, trust)
+        calculator = calculator_of(output, [reactant], device, trust)
         options: dict[str, Any] = {"guess": guess or "auto", "strategy": strategy, "fmax": fmax, "max_steps": steps}
         with domain_watched() as passed, Progress("ts", 1) as progress:
-            found = search_between(reactant, end, calculator, **options, note=progress.note)
-        searches, joined = [found.search], said_of(found)
+            joining = search_between(reactant, end, calculator, **options, note=progress.note)
+        searches, joined = [joining.search], said_of(joining)
     typer.echo(shown(searches))
     for place in basins:
         typer.echo(
@@ -94,18 +90,15 @@ def ts(
         typer.echo(joined)
     reached = {f"guess {place}": one.atoms for place, one in enumerate(searches) if one.converged}
     passed = passed if len(reached) < len(searches) else []
-    outside = say_reliability(calculator, [*reached.values()], [*reached], found=file_of(prefix, ".xyz"), passed=passed)
-    ends_found = [found.atoms.copy() for found in searches]
-    files = [write_structures(file_of(prefix, ".xyz"), ends_found)]
-    files += [file for place, found in enumerate(searches) for file in mode_files(prefix, place, found, method)]
-    results = file_of(prefix, ".json")
-    content = {"method": method, "searches": [record_of(found) for found in searches], "outside_of_training": outside}
-    save_json(results, {**content, "provenance": provenance(method=method)})
+    outside = say_reliability(calculator, [*reached.values()], [*reached], found=output.path(".xyz"), passed=passed)
+    file = output.structures(".xyz", [found.atoms.copy() for found in searches])
+    for place, found in enumerate(searches):
+        write_modes(output.numbered(place) if place else output, found)
+    output.results({"searches": [record_of(found) for found in searches], "outside_of_training": outside})
     done = all(one.converged for one in searches)
     # 'phl reaction' takes one structure
-    following = command_line("reaction", files[0], method, settings or []) if done and len(searches) == 1 else ""
-    say_files([*files, results], following)
-    if not done or (product is not None and not found.joins):
+    output.end(output.command("reaction", file) if done and len(searches) == 1 else "")
+    if not done or (product is not None and not joining.joins):
         raise typer.Exit(1)
 
 
@@ -149,48 +142,29 @@ def shown(searches: list[TransitionStateSearch]) -> str:
     """Return a table of searches, and what became of those that failed."""
     rows = []
     for place, found in enumerate(searches):
-        imaginary = None if found.analysis is None else f"{abs(found.analysis.wavenumbers[0]):.0f}i"
-        if found.analysis is not None and found.analysis.wavenumbers[0] >= 0:
-            imaginary = "none"
-        formula = found.atoms.get_chemical_formula()
-        rows.append(
-            (
-                place,
-                formula,
-                found.outcome,
-                f"{found.energy:.6f}",
-                imaginary,
-                found.fmax,
-                found.steps,
-                found.force_calls,
-            )
-        )
+        lowest = None if found.analysis is None else found.analysis.wavenumbers[0]
+        imaginary = None if lowest is None else f"{-lowest:.0f}i" if lowest < 0 else "none"
+        formula, energy = found.atoms.get_chemical_formula(), f"{found.energy:.6f}"
+        counts = (found.fmax, found.steps, found.force_calls)
+        rows.append((place, formula, found.outcome, energy, imaginary, *counts))
     headings = ("", "guess", "outcome", "E / eV", "imaginary / cm⁻¹", "largest F / (eV/Å)", "steps", "gradients")
-    lines = [table(headings, rows, words=3)]
-    for place, found in enumerate(searches):
-        if found.converged:
-            continue
-        lines.append(f"{place}: {found.sentence}")
-    return "\n".join(lines)
+    failed = [f"{place}: {found.sentence}" for place, found in enumerate(searches) if not found.converged]
+    return "\n".join([text_table(headings, rows, words=3), *failed])
 
 
-def mode_files(prefix: Path, place: int, found: TransitionStateSearch, method: str) -> list[Path]:
+def write_modes(output: Output, found: TransitionStateSearch) -> None:
     """Write a TS's modes for viewers, its imaginary mode as a movie and as a figure."""
     if found.analysis is None or found.n_imaginary == 0:
-        return []
+        return
     from phl_ase.plots.mode import Mode, draw
     from phl_ase.vibrations import mode_trajectory, molden_text
 
-    name = prefix.with_name(f"{prefix.name}_{place}") if place else prefix
-    movie = mode_trajectory(found.analysis, 0, amplitude=0.35)
-    files = [write_structures(file_of(name, "_imaginary.xyz"), movie)]
-    files.append(write_text(file_of(name, ".molden"), molden_text(found.analysis)))
+    output.structures("_imaginary.xyz", mode_trajectory(found.analysis, 0, amplitude=0.35))
+    output.bytes(".molden", molden_text(found.analysis).encode())
     whole = found.analysis.atoms.positions * 0.0
     whole[found.analysis.indices] = found.analysis.displacements[0]
     title = f"{found.atoms.get_chemical_formula()}: {abs(found.analysis.wavenumbers[0]):.0f}i cm⁻¹"
-    figure = file_of(name, ".pdf")
-    save_figure(figure, lambda modes: draw(title, modes), {method: Mode(found.analysis.atoms, whole)})
-    return [*files, figure]
+    output.figure(lambda modes: draw(title, modes), {output.method: Mode(found.analysis.atoms, whole)})
 
 
 def record_of(found: TransitionStateSearch) -> dict[str, Any]:

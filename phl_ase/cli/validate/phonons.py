@@ -9,12 +9,12 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.output import check_outputs, save_plot, table
+from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.running import make_folder, run_tasks
 from phl_ase.errors import PHLError
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from phonopy import Phonopy
 
     from phl_ase.phonons import ForceConstants
@@ -93,12 +93,15 @@ def phonons(
         )
 
     reports = run_tasks("phonons", [(str(crystal), task)], json)
-    typer.echo(_shown(reports[0], reference))
+    (report,) = reports
+    rows = [(m.name, m.unit, m.value, m.reference) for m in report.metrics]
+    numbers = text_table(("quantity", "unit", "value", "reference"), rows, words=2)
+    typer.echo(f"{report.system}, {report.potential}, reference: {reference}\n\n{numbers}\n\n{report.sentence}")
     save_plot(plot, "phonons", reports)
 
 
 def crystal_of(source: Path, supercell: Any, relax_with: Any) -> Phonopy:
-    """Crystal and supercell of a phonopy file or of a unit cell, which may be relaxed."""
+    """Return crystal and supercell of a phonopy file, or of a unit cell, which may be relaxed, shape and volume too."""
     from phl_ase.datasets import read_images
     from phl_ase.phonons import check_crystal, make_phonopy, parse_supercell, read_phonopy_yaml
 
@@ -118,30 +121,19 @@ def crystal_of(source: Path, supercell: Any, relax_with: Any) -> Phonopy:
         typer.echo(f"note: phonons move every atom; the constraints in {source} are not kept", err=True)
         cell.set_constraint()
     if relax_with is not None:
-        cell = _relaxed(cell, relax_with)
+        from ase.filters import FrechetCellFilter
+        from ase.optimize import BFGS
+
+        cell = cell.copy()
+        cell.calc = relax_with
+        moved: Any = FrechetCellFilter(cell)
+        with BFGS(moved, logfile=None) as optimiser:
+            if not optimiser.run(fmax=_RELAXED, steps=_STEPS):
+                raise PHLError(
+                    f"the unit cell did not relax to {_RELAXED} eV/Å in {_STEPS} steps; relax it yourself first"
+                )
+        cell.calc = None
     return make_phonopy(cell, parse_supercell(wanted))
-
-
-def _relaxed(cell: Atoms, calculator: Any) -> Atoms:
-    """A unit cell at the minimum of a calculator, its shape and volume too."""
-    from ase.filters import FrechetCellFilter
-    from ase.optimize import BFGS
-
-    atoms = cell.copy()
-    atoms.calc = calculator
-    moved: Any = FrechetCellFilter(atoms)
-    with BFGS(moved, logfile=None) as optimiser:
-        if not optimiser.run(fmax=_RELAXED, steps=_STEPS):
-            raise PHLError(f"the unit cell did not relax to {_RELAXED} eV/Å in {_STEPS} steps; relax it yourself first")
-    atoms.calc = None
-    return atoms
-
-
-def _shown(report: Report, reference: str) -> str:
-    """Return one line for each number, the reference's beside it."""
-    rows = [(m.name, m.unit, m.value, m.reference) for m in report.metrics]
-    head = f"{report.system}, {report.potential}, reference: {reference}"
-    return "\n".join([head, "", table(("quantity", "unit", "value", "reference"), rows, words=2), "", report.sentence])
 
 
 def write_for_phonopy(folder: Path, phonon: Phonopy, constants: ForceConstants) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phl_ase.cli.validate.inputs import is_data_set, read_reactions, read_structures
 from phl_ase.errors import PHLError, unknown
@@ -16,40 +16,16 @@ if TYPE_CHECKING:
 
     from phl_ase.cli.validate.inputs import Structure
     from phl_ase.datasets import ReactionFrames
-    from phl_ase.structures import Frame
     from phl_ase.study.references import NoReference
+    from phl_ase.types import ASECalculator
     from phl_ase.validators import ReferenceReaction
 
 Start = tuple[str, "Atoms"]
 """Text for the provenance of a start, and the start."""
 
 
-@dataclass(frozen=True)
-class Displacements:
-    """Places where searches start.
-
-    Attributes:
-        rms: RMS displacements from the TS, Å.
-        starts: Number of starts for each of them.
-        seed: Of the displacements.
-    """
-
-    rms: tuple[float, ...]
-    starts: int
-    seed: int
-
-    def of(self, atoms: Atoms) -> list[Start]:
-        """Displaced copies of a structure."""
-        from phl_ase.paths import displaced
-
-        return [
-            (f"{rms:g} Å RMS from the TS, seed {seed}", displaced(atoms, rms, seed))
-            for rms in self.rms
-            for seed in range(self.seed, self.seed + self.starts)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.rms) * self.starts
+Displacement = tuple[float, int]
+"""RMS displacement of a start from the TS, Å, and its seed."""
 
 
 @dataclass(frozen=True)
@@ -88,50 +64,51 @@ class Search:
             return error
 
 
-def labelled(source: str, names: Sequence[str] | None, displacements: Displacements) -> list[Search]:
-    """The reactions of a data set, as its labels have them."""
+def _displaced(atoms: Atoms, displacements: Sequence[Displacement]) -> list[Start]:
+    from phl_ase.paths import displaced
+
+    return [(f"{rms:g} Å RMS from the TS, seed {seed}", displaced(atoms, rms, seed)) for rms, seed in displacements]
+
+
+def labelled(source: str, names: Sequence[str] | None, displacements: Sequence[Displacement]) -> list[Search]:
+    """Return searches of the reactions of a data set, as its labels have them."""
     from phl_ase.structures import atoms_from_frame
     from phl_ase.study.references import labelled_reaction
 
-    def search(frames: ReactionFrames, ts: Frame) -> Search:
-        return Search(
-            frames.name,
-            len(displacements),
-            lambda: (labelled_reaction(frames), displacements.of(atoms_from_frame(ts))),
-        )
+    def make(frames: ReactionFrames) -> tuple[ReferenceReaction, list[Start]]:
+        # read_reactions gives those with a TS alone
+        return labelled_reaction(frames), _displaced(atoms_from_frame(frames.transition_state), displacements)  # type: ignore[arg-type]
 
-    reactions = read_reactions(source, names).values()
-    return [search(frames, frames.transition_state) for frames in reactions if frames.transition_state is not None]
+    found = read_reactions(source, names)
+    return [Search(name, len(displacements), partial(make, frames)) for name, frames in found.items()]
 
 
-def of_method(structures: Sequence[Structure], method: Any, displacements: Displacements) -> list[Search]:
-    """The reactions that a method has near the transition states of an input."""
+def of_method(
+    structures: Sequence[Structure], method: ASECalculator, displacements: Sequence[Displacement]
+) -> list[Search]:
+    """Return searches of the reactions that a method has near the transition states of an input."""
     from phl_ase.study.references import own_reaction
 
-    def search(guess: Structure) -> Search:
-        name = guess.labels.reaction or guess.name
+    def make(name: str, guess: Atoms) -> tuple[ReferenceReaction, list[Start]]:
+        own = own_reaction(name, guess, method)
+        return own.reaction, _displaced(own.ts.atoms, displacements)
 
-        def make() -> tuple[ReferenceReaction, list[Start]]:
-            own = own_reaction(name, guess.atoms, method)
-            return own.reaction, displacements.of(own.ts.atoms)
-
-        return Search(name, len(displacements), make)
-
-    return [search(guess) for guess in structures]
+    named = [(one.labels.reaction or one.name, one.atoms) for one in structures]
+    return [Search(name, len(displacements), partial(make, name, guess)) for name, guess in named]
 
 
 def guesses(structures: Sequence[Structure]) -> list[Search]:
-    """Each structure of a file as a guess; nothing is known of what should be found."""
+    """Return a search from each structure of a file; nothing is known of what should be found."""
     from phl_ase.validators import ReferenceReaction
 
-    def search(guess: Structure) -> Search:
-        return Search(guess.name, 1, lambda: (ReferenceReaction(guess.name), [("the structure given", guess.atoms)]))
+    def make(guess: Structure) -> tuple[ReferenceReaction, list[Start]]:
+        return ReferenceReaction(guess.name), [("the structure given", guess.atoms)]
 
-    return [search(guess) for guess in structures]
+    return [Search(guess.name, 1, partial(make, guess)) for guess in structures]
 
 
-def between(reactant: str, product: Path, method: str, calculator: Any) -> list[Search]:
-    """Return one search from a guess between two structures, which it should connect.
+def between(reactant: str, product: Path, method: str, calculator: ASECalculator) -> Search:
+    """Return the search from a guess between two structures, which it should connect.
 
     Raises:
         PHLError: For a file that does not hold exactly one structure, other atoms, or an unknown method.
@@ -141,7 +118,13 @@ def between(reactant: str, product: Path, method: str, calculator: Any) -> list[
 
     if method not in GUESSES:
         raise unknown("way to guess a path", method, GUESSES)
-    ends = {"reactant": _only(reactant), "product": _only(str(product))}
+    ends: dict[str, Atoms] = {}
+    for end, path in (("reactant", reactant), ("product", str(product))):
+        found = [] if is_data_set(path) else read_structures(path, (), None)
+        if len(found) != 1:
+            count = len(found) or "a data set of"
+            raise PHLError(f"{path} holds {count} structures; expected one: an end of the reaction")
+        ends[end] = found[0].atoms
     name = f"{ends['reactant'].get_chemical_formula()} {Path(reactant).stem} to {product.stem}"
 
     def make() -> tuple[ReferenceReaction, list[Start]]:
@@ -151,11 +134,4 @@ def between(reactant: str, product: Path, method: str, calculator: Any) -> list[
         where = f"image {guess.index + 1} of {len(guess.path)} of the {guess.method} path{climbed}"
         return reference, [(where, guess.atoms)]
 
-    return [Search(name, 1, make)]
-
-
-def _only(path: str) -> Atoms:
-    found = [] if is_data_set(path) else read_structures(path, (), None)
-    if len(found) != 1:
-        raise PHLError(f"{path} holds {len(found) or 'a data set of'} structures; expected one: an end of the reaction")
-    return found[0].atoms
+    return Search(name, 1, make)

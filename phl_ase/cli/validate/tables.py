@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from phl_ase.cli.output import table
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.results import Metric, Report
@@ -70,7 +70,7 @@ def report_table(
     ]
     if len(reports) > 1:
         rows.append(["mean magnitude", *([""] * len(told)), "", *(_mean(column, values) for column in shown)])
-    lines = [table(["system", *told, "outcome", *(column.heading for column in shown)], rows, words=2 + len(told))]
+    lines = [text_table(["system", *told, "outcome", *(column.heading for column in shown)], rows, words=2 + len(told))]
     good = sum(report.outcome == expected for report in reports)
     lines.append(f"{good} of {len(reports)}: {expected}")
     sentences: dict[str, list[str]] = {}

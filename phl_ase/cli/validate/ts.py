@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +12,18 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
-from phl_ase.cli.output import check_outputs, check_target, save_plot, table
+from phl_ase.cli.output import check_outputs, check_target, save_plot, write_structures
 from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_structures
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
-from phl_ase.cli.validate.searches import Displacements, Search, between, guesses, labelled, of_method
+from phl_ase.cli.validate.searches import Search, between, guesses, labelled, of_method
 from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
 from phl_ase.errors import PHLError, unknown
+from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from phl_ase.results import Report
 
 _COLUMNS = (
@@ -107,15 +110,22 @@ def ts(
     check_inputs(methods=[model, reference], files=[structures, product], trust=trust)
     check_target(write, "structures")
     make_folder(trajectories, "trajectories")
+    from phl_ase.curvature import curvature_of
+    from phl_ase.paths import LADDERS, RECOMMENDED, STRATEGIES, search_in_turn
     from phl_ase.resolver import resolve_calculator
+    from phl_ase.validators import validate_transition_state
 
+    for strategy in strategies or ():
+        if strategy not in {*STRATEGIES, "all"}:
+            raise unknown("Sella strategy", strategy, [*STRATEGIES, "all"])
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
-    chosen = _chosen(strategies, calculator)
-    displacements = Displacements(tuple(displacement or (0.1,)), starts, seed)
+    source = curvature_of(calculator).source
+    chosen = [*STRATEGIES] if "all" in (strategies or ()) else [*dict.fromkeys(strategies or [RECOMMENDED[source]])]
+    displacements = [(rms, seed + k) for rms in displacement or (0.1,) for k in range(starts)]
     level = "none"
     near = [] if product is not None else read_structures(structures, ("ts",), reactions, opt.pairs(key))
     if product is not None:
-        searches, level = between(structures, product, guess or "auto", calculator), "the structures given"
+        searches, level = [between(structures, product, guess or "auto", calculator)], "the structures given"
     elif reference is not None:
         method = resolve_calculator(reference, device=device, trust=trust)
         searches, level = of_method(near, method, displacements), reference
@@ -125,99 +135,48 @@ def ts(
         searches = guesses(near)
     if near:
         say_seen(calculator, [one.labels for one in near], model)
-    options = _Options(calculator, model, follow, max_steps, trajectories, {"reference": level, "dtype": dtype})
+    shared: dict[str, Any] = {"potential": model, "follow": follow, "max_steps": max_steps}
 
-    def task(search: Search, place: int, strategy: str) -> Task:
-        make = partial(_report, search, place, strategy, options)
-        return f"{search.name}, {strategy}", partial(
-            scored, search.name, model, "transition state", make, strategy=strategy
-        )
+    def searched(search: Search, place: int, strategy: str, internal: bool | None = None) -> Report:
+        known, places = search.made
+        said, start = places[place]
+        kept = trajectory_file(trajectories, search.name, place, strategy)
+        details = {"start": said, "reference": level, "dtype": dtype}
+        how: dict[str, Any] = {"strategy": strategy, "internal": internal, "trajectory": kept, "details": details}
+        return validate_transition_state(start, calculator, known, **shared, **how)
 
-    if product is not None and not strategies:
-        tasks: list[Task] = [(search.name, partial(_in_turn, search, options)) for search in searches]
-    else:
-        tasks = [
-            task(search, place, strategy) for search in searches for place in range(search.count) for strategy in chosen
-        ]
+    def in_turn(search: Search) -> Report:
+        """Try strategies in turn until one joins the ends; else return the first that found a TS, or the first."""
+
+        def missed(report: Report) -> int:
+            return 0 if report.outcome == "found" else 2 - int(report.metric("first order").value)
+
+        return search_in_turn(LADDERS[source], partial(searched, search, 0), missed)[0]
+
+    tasks: list[Task] = []
+    for search in searches:
+        if product is not None and not strategies:
+            tasks.append((search.name, partial(in_turn, search)))
+            continue
+        for place, way in itertools.product(range(search.count), chosen):
+            make = partial(searched, search, place, way)
+            task = partial(scored, search.name, model, "transition state", make, strategy=way)
+            tasks.append((f"{search.name}, {way}", task))
     reports = run_tasks("ts", tasks, json)
-    lines = [f"{model}, reference: {level}", "", _shown(reports)]
+    lines = [f"{model}, reference: {level}", ""]
+    lines.append(report_table(reports, _COLUMNS, "found", ("strategy",)) if len(reports) <= _FEW else _funnel(reports))
     if len(reports) <= _FEW and (product is not None or level == "none"):
         lines += what_paths_do(reports, "found")
     typer.echo("\n".join(lines))
-    _write(write, searches, reports)
+    if write is not None:
+        write_structures(write, _ends(searches, reports))
     save_plot(plot, "transition state", reports)
 
 
-@dataclass(frozen=True)
-class _Options:
-    """Options that every search is given."""
-
-    calculator: Any
-    model: str
-    follow: bool
-    max_steps: int
-    trajectories: Path | None
-    details: Mapping[str, Any]
-
-
-def _chosen(strategies: Sequence[str] | None, calculator: Any) -> list[str]:
-    """The strategies that were asked for; without any, what is recommended for the calculator."""
-    from phl_ase.curvature import curvature_of
-    from phl_ase.paths import RECOMMENDED, STRATEGIES
-
-    for strategy in strategies or ():
-        if strategy not in {*STRATEGIES, "all"}:
-            raise unknown("Sella strategy", strategy, [*STRATEGIES, "all"])
-    return (
-        list(STRATEGIES)
-        if "all" in (strategies or ())
-        else list(dict.fromkeys(strategies or (RECOMMENDED[curvature_of(calculator).source],)))
-    )
-
-
-def _in_turn(search: Search, options: _Options) -> Report:
-    """Search between two ends, in one strategy after another until one finds the TS that joins them.
-
-    Where none does, the report is of the first that found a TS, or of the first.
-    """
-    from phl_ase.curvature import curvature_of
-    from phl_ase.paths import LADDERS, search_in_turn
-
-    def attempt(strategy: str, internal: bool | None) -> Report:
-        return _report(search, 0, strategy, options, internal=internal)
-
-    def missed(report: Report) -> int:
-        return 0 if report.outcome == "found" else 2 - int(report.metric("first order").value)
-
-    return search_in_turn(LADDERS[curvature_of(options.calculator).source], attempt, missed)[0]
-
-
-def _report(search: Search, place: int, strategy: str, options: _Options, *, internal: bool | None = None) -> Report:
-    """Return the report of one search."""
-    from phl_ase.validators import validate_transition_state
-
-    reference, starts = search.made
-    said, start = starts[place]
-    return validate_transition_state(
-        start,
-        options.calculator,
-        reference,
-        potential=options.model,
-        strategy=strategy,
-        follow=options.follow,
-        max_steps=options.max_steps,
-        internal=internal,
-        trajectory=trajectory_file(options.trajectories, search.name, place, strategy),
-        details={"start": said, **options.details},
-    )
-
-
-def _shown(reports: Sequence[Report]) -> str:
-    """Return a row for each of a few searches or the funnel of each strategy, and what went wrong."""
+def _funnel(reports: Sequence[Report]) -> str:
+    """Return the funnel of each strategy, and what went wrong."""
     from phl_ase.validators import funnels
 
-    if len(reports) <= _FEW:
-        return report_table(reports, _COLUMNS, "found", facts=("strategy",))
     groups = funnels(reports)
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
     headings = ["strategy", "starts", *stages, "barrier error / (kcal/mol)", "steps", "gradients", "HVPs", "Hessians"]
@@ -232,29 +191,18 @@ def _shown(reports: Sequence[Report]) -> str:
         for r in reports
         if r.outcome != "found"
     )
-    return "\n".join([table([*headings, "time / s"], rows), "calls and times are means of a search", *failed])
+    return "\n".join([text_table([*headings, "time / s"], rows), "calls and times are means of a search", *failed])
 
 
-def _write(path: Path | None, searches: Sequence[Search], reports: Sequence[Report]) -> None:
-    """Write the structures that searches ended at."""
-    if path is None:
-        return
-    import ase.io
-
-    from phl_ase.files import replacing
-
+def _ends(searches: Sequence[Search], reports: Sequence[Report]) -> list[Atoms]:
+    """Return the structures that searches ended at."""
     by_name = {search.name: search for search in searches}
     images = []
     for report in reports:
         if "positions" in report.arrays:
-            _, starts = by_name[report.system].made
-            atoms = starts[0][1].copy()
+            atoms = by_name[report.system].made[1][0][1].copy()
             atoms.positions = report.arrays["positions"]
-            atoms.info |= {
-                "reaction": report.system,
-                "outcome": report.outcome,
-                "strategy": report.provenance["strategy"],
-            }
+            strategy = report.provenance["strategy"]
+            atoms.info |= {"reaction": report.system, "outcome": report.outcome, "strategy": strategy}
             images.append(atoms)
-    with replacing(path) as temporary:
-        ase.io.write(str(temporary), images, format="extxyz")
+    return images
