@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from phl_ase.scoring.paired import Estimate, Observations, ratio_change, ratio_estimate
 from phl_ase.study.config import ClaimSection
 from phl_ase.study.outcomes import RunResult, observations
 from phl_ase.study.plan import Series, TrainingMethod
 from phl_ase.study.quantities import QUANTITIES
-from phl_ase.study.timing import speed_ratio
 
 SEEN, NOT_SEEN, UNDECIDED, NOT_ASKED = "seen", "not seen", "undecided", "not asked"
 COMPARISON = "for comparison"
-
-_Methods = Mapping[TrainingMethod, Sequence[RunResult]]
 
 
 @dataclass(frozen=True)
@@ -85,59 +84,70 @@ def settings_of(series: Mapping[Series, object]) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: (pair[1], pair[0] != "random", pair[0]))
 
 
-def _of_errors(claim: ClaimSection, here: _Methods, where: str) -> Claim:
+def _of_errors(claim: ClaimSection, here: Mapping[TrainingMethod, Sequence[RunResult]], where: str) -> Claim:
     of, to = TrainingMethod.of(claim.of), TrainingMethod.of(claim.to)
     pair = f"{of.label} : {to.label}"
-    if not _have_errors(here, of, to):
+
+    def both(name: str, group: str, *methods: TrainingMethod) -> tuple[Observations, Observations]:
+        one, other = methods or (of, to)
+        quantity = QUANTITIES[name]
+        return observations(quantity, group, here.get(one, ())), observations(quantity, group, here.get(other, ()))
+
+    def are_known(*methods: TrainingMethod) -> bool:
+        return all(any("accuracy" in run.reports for run in here.get(method, ())) for method in methods)
+
+    if not are_known(of, to):
         return Claim(claim.text, where, pair)
-    # where models trained without any curvature have the same Hessian errors, equal errors say nothing
-    blind, supervised = "", of if claim.expect == "smaller" else to
+    notes = []
     if claim.control is not None:
-        control = TrainingMethod.of(claim.control)
-        if _have_errors(here, control, supervised) and _ratio(here, control, supervised, "hessian").matches:
-            blind = (
+        # where models trained without any curvature have the same Hessian errors, equal errors say nothing
+        control, supervised = TrainingMethod.of(claim.control), of if claim.expect == "smaller" else to
+        if are_known(control, supervised) and ratio_estimate(*both("hessian", "all", control, supervised)).matches:
+            notes.append(
                 f"{control.label}, without any curvature, has the same Hessian error: these models cannot tell "
                 "schemes apart"
             )
     evidence = []
     for name in claim.properties:
-        estimate = _ratio(here, of, to, name)
-        evidence.append(Evidence(f"{QUANTITIES[name].name} error", estimate, _verdict(claim, estimate, blind)))
+        estimate = ratio_estimate(*both(name, "all"))
+        verdict = _verdict(claim, estimate, blind=bool(notes), smaller=claim.expect == "smaller")
+        evidence.append(Evidence(f"{QUANTITIES[name].name} error", estimate, verdict))
     for name in claim.properties if claim.change else ():
-        first, second = claim.change or ("", "")
-        sides = [_pair(here, of, to, name, group) for group in (first, second)]
-        if not all(len(side) for both in sides for side in both):
-            continue
-        for group, both in reversed([*zip((first, second), sides, strict=True)]):
-            what = f"{QUANTITIES[name].name} error, {group}"
-            evidence.append(Evidence(what, ratio_estimate(*both), COMPARISON))
-        change = ratio_change(sides[0], sides[1])
-        what = f"{QUANTITIES[name].name} error, {first} : {second}"
-        evidence.append(Evidence(what, change, _smaller(change, blind)))
+        groups = claim.change or ("", "")
+        first, second = (both(name, group) for group in groups)
+        if all(map(len, (*first, *second))):
+            what = f"{QUANTITIES[name].name} error, "
+            for group, side in zip(groups[::-1], (second, first), strict=True):
+                evidence.append(Evidence(what + group, ratio_estimate(*side), COMPARISON))
+            change = ratio_change(first, second)
+            verdict = _verdict(claim, change, blind=bool(notes), smaller=True)
+            evidence.append(Evidence(what + " : ".join(groups), change, verdict))
     capped = next((run.facts for run in here[to] if run.facts.get("capped_from")), None)
-    notes = [blind] if blind else []
     if capped is not None:
         epochs = f"{capped['epochs']} of {capped['capped_from']} epochs"
         notes.append(f"{to.label} was stopped by the cap on steps after {epochs}")
     return Claim(claim.text, where, pair, tuple(evidence), "; ".join(notes))
 
 
-def _verdict(claim: ClaimSection, estimate: Estimate, blind: str) -> str:
-    if claim.expect == "smaller":
-        return _smaller(estimate, blind)
+def _verdict(claim: ClaimSection, estimate: Estimate, *, blind: bool, smaller: bool) -> str:
+    """Return what a ratio says of a claim.
+
+    Args:
+        claim: The claim.
+        estimate: The ratio.
+        blind: Whether models without curvature are as good, so that equal errors say nothing.
+        smaller: Whether the ratio should be below 1, where it is not as good as 1; else that the errors match.
+    """
+    if smaller:
+        if estimate.better:
+            return SEEN
+        return NOT_SEEN if estimate.worse or (estimate.matches and not blind) else UNDECIDED
     low, high = claim.margin
     matches = estimate.decides and low <= estimate.low and estimate.high <= high
     # smaller errors than those that should match are more than was claimed
     if matches or (estimate.better and estimate.high < low):
         return UNDECIDED if blind else SEEN
     return NOT_SEEN if estimate.worse and estimate.low > high else UNDECIDED
-
-
-def _smaller(estimate: Estimate, blind: str) -> str:
-    """Return whether a ratio is below 1: not seen where it is above, or as good as 1."""
-    if estimate.better:
-        return SEEN
-    return NOT_SEEN if estimate.worse or (estimate.matches and not blind) else UNDECIDED
 
 
 def _of_speed(claim: ClaimSection, step_seconds: Mapping[str, Sequence[float]]) -> Claim:
@@ -148,20 +158,16 @@ def _of_speed(claim: ClaimSection, step_seconds: Mapping[str, Sequence[float]]) 
         return Claim(claim.text, "", pair)
     found = speed_ratio(slow, fast)
     verdict = SEEN if found.low > claim.factor else NOT_SEEN if found.high < claim.factor else UNDECIDED
-    evidence = Evidence("seconds of a step", found, verdict)
     note = "the ratio is that of these molecules and grows with their size"
-    return Claim(claim.text, "timed in turn", pair, (evidence,), note)
+    return Claim(claim.text, "timed in turn", pair, (Evidence("seconds of a step", found, verdict),), note)
 
 
-def _have_errors(here: _Methods, *methods: TrainingMethod) -> bool:
-    return all(any("accuracy" in run.reports for run in here.get(method, ())) for method in methods)
+def speed_ratio(slow: Sequence[float], fast: Sequence[float]) -> Estimate:
+    """Return how many times as long the one takes, with a 95 % t interval of the logarithm over the rounds."""
+    from scipy.stats import t as student
 
-
-def _pair(
-    here: _Methods, of: TrainingMethod, to: TrainingMethod, name: str, group: str
-) -> tuple[Observations, Observations]:
-    return observations(QUANTITIES[name], group, here[of]), observations(QUANTITIES[name], group, here[to])
-
-
-def _ratio(here: _Methods, of: TrainingMethod, to: TrainingMethod, name: str) -> Estimate:
-    return ratio_estimate(*_pair(here, of, to, name, "all"))
+    rounds = min(len(slow), len(fast))
+    logs = np.log(np.array(slow[:rounds]) / np.array(fast[:rounds]))
+    half = student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)) if len(logs) > 1 else np.nan
+    value, low, high = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half])
+    return Estimate(float(value), float(low), float(high), units=len(logs), unit="rounds", pairs=len(logs))

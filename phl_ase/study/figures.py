@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,26 +20,25 @@ from phl_ase.plots import displacement, forest, funnel, irc, mode, parity, phono
 from phl_ase.plots.style import new_figure, panel, plain_ticks, plain_ticks_along, styles_of, to_png, to_svg
 from phl_ase.results import Report
 from phl_ase.scoring import ERRORS, group_means, intervals, resampling_units
+from phl_ase.scoring.paired import Estimate
 from phl_ase.structures import atoms_from_frame
 from phl_ase.study.config import PROPERTIES
-from phl_ase.study.outcomes import RunResult, training_log
-from phl_ase.study.plan import Series, TrainingMethod
+from phl_ase.study.outcomes import RunResult, observations
+from phl_ase.study.plan import Run, Series, TrainingMethod
 from phl_ase.study.quantities import QUANTITIES
 from phl_ase.study.results import Results
-from phl_ase.training.checkpoint import BEST
+from phl_ase.study.run import Study
+from phl_ase.training.checkpoint import BEST, LOG
 from phl_ase.validators.accuracy import DISPLACEMENT_EDGES
 from phl_ase.validators.names import MetricName
 from phl_ase.vibrations import harmonic_analysis
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MOST_NAMED = 5  # methods that one panel can tell apart
 _LARGEST_SVG = 400_000  # bytes
 _AXIS = "displacement"
-
-Style = tuple[str, str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,23 +69,53 @@ class StudyFigure:
 
 def figures(results: Results) -> Iterator[StudyFigure]:
     """Yield all figures of a study, in the order of the report."""
-    for split, budget in results.settings:
-        yield from _error_figures(results, split, budget)
-    for split, budget in results.settings:
-        yield from _setting_figures(results, split, budget)
+    for setting in results.settings:
+        yield from _error_figures(results, *setting)
+    for setting in results.settings:
+        yield from _setting_figures(results, *setting)
     yield from learning_curves(results)
-    yield from _cost_figures(results)
-    picture = _mode_figure(results)
-    if picture is not None:
-        yield picture
+    if results.study.step_seconds:
+        yield StudyFigure(
+            "Cost",
+            "cost",
+            "Left: time of an optimiser step, timed in turn on one thread; dots are rounds, the bar is their median. "
+            "Right: Hessian error of the test frames against the time that training took; one point for each run, "
+            "all training frames.",
+            lambda: _draw_cost(results),
+        )
+    for split, budget in results.settings[:1]:
+        looks = styles(results)
+        curves = {
+            one.method.label: training.Curves(
+                looks[one.method], [training_log(results.study, run.run) for run in results.series[one]]
+            )
+            for one in _named(results, split, budget)
+        }
+        yield StudyFigure(
+            "Cost",
+            "training",
+            f"Root-mean-square errors of the validation frames during training, {split} split, equal {budget}; one "
+            "line for each seed.",
+            partial(training.draw, curves),
+        )
+    yield from _mode_figure(results)
 
 
-def styles(results: Results) -> dict[TrainingMethod, Style]:
+def styles(results: Results) -> dict[TrainingMethod, tuple[str, str, str]]:
     """Return colour, marker and line of each method, the same in every figure: the colour is that of the scheme."""
     # methods with fixed probes come last
     methods = sorted(dict.fromkeys(one.method for one in results.series), key=lambda method: method.regime == "fixed")
     found = styles_of(method.label for method in methods)
     return {method: found[method.label] for method in methods}
+
+
+def training_log(study: Study, run: Run) -> list[dict[str, Any]]:
+    """Return what training wrote after each epoch; the last line may be broken off."""
+    records: list[dict[str, Any]] = []
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        for line in (study.planned[run].folder / LOG).read_text(encoding="utf-8").splitlines():
+            records.append(json.loads(line))  # noqa: PERF401 - what comes before a broken line is kept
+    return records
 
 
 def _named(results: Results, split: str, budget: str) -> list[Series]:
@@ -91,76 +124,45 @@ def _named(results: Results, split: str, budget: str) -> list[Series]:
     return ([one for one in series if one.method.regime != "fixed"] or series)[:_MOST_NAMED]
 
 
-# -------------------------------------------------------------------------------------------------------------- errors
+# -------------------------------------------------------------------------------------------- of one split and budget
 
 
 def _error_figures(results: Results, split: str, budget: str) -> Iterator[StudyFigure]:
     """Yield the errors, and their ratios to the baseline."""
     where, key, series = f"{split} split, equal {budget}", f"{split}-{budget}", results.series_of(split, budget)
     baseline = results.study.config.report.baseline
+    others = [one for one in series if one.method.scheme != baseline]
+
+    def drawn(shown: Sequence[Series], groups: Sequence[str], *, is_ratio: bool) -> Figure:
+        panels = []
+        for name in PROPERTIES:
+            title, unit = f"{QUANTITIES[name].name} error", QUANTITIES[name].unit
+            axis = f"{title} : that of {baseline}" if is_ratio else f"{title} / {f'({unit})' if '/' in unit else unit}"
+            lines: dict[str, dict[str, Estimate]] = {group: {} for group in groups}
+            for group, one in itertools.product(groups, shown):
+                row = results.row(one, name, group)
+                estimate = None if row is None else row.ratio if is_ratio else row.mean
+                if estimate is not None:
+                    lines[group][one.method.label] = estimate
+            panels.append(forest.Panel(axis, lines, is_ratio))
+        return forest.draw([one.method.label for one in shown], panels)
+
     if any(results.row(one, "hessian", "all") is not None for one in series):
         yield StudyFigure(
             "Errors",
             f"errors-{key}",
             f"Mean absolute errors of the test frames, {where}: means over frames and seeds with 95 % intervals. Near: "
             "stationary points and samples up to 600 K; far: reaction paths, random displacements and hotter samples.",
-            lambda: forest.draw([one.method.label for one in series], _panels(results, series, is_ratio=False)),
+            lambda: drawn(series, ("near", "far"), is_ratio=False),
         )
-    others = [one for one in series if one.method.scheme != baseline]
     if others and len(others) < len(series):
         yield StudyFigure(
             "Errors",
             f"ratios-{key}",
             f"Error ratios to {baseline} on the same frames and seeds, {where}, with 95 % intervals. Left of 1 a "
             "method errs less; an interval inside the grey band [0.8, 1.25] counts as equal.",
-            lambda: forest.draw([one.method.label for one in others], _panels(results, others, is_ratio=True)),
+            lambda: drawn(others, ("all", "near", "far"), is_ratio=True),
         )
-
-
-def _panels(results: Results, series: Sequence[Series], *, is_ratio: bool) -> list[forest.Panel]:
-    panels = []
-    for name in PROPERTIES:
-        lines: dict[str, Any] = {}
-        for group in ("near", "far") if not is_ratio else ("all", "near", "far"):
-            rows = {one.method.label: results.row(one, name, group) for one in series}
-            estimates = {label: (row.ratio if is_ratio else row.mean) for label, row in rows.items() if row is not None}
-            lines[group] = {label: estimate for label, estimate in estimates.items() if estimate is not None}
-        title, unit = f"{QUANTITIES[name].name} error", QUANTITIES[name].unit
-        label = (
-            f"{title} : that of {results.study.config.report.baseline}"
-            if is_ratio
-            else f"{title} / {f'({unit})' if '/' in unit else unit}"
-        )
-        panels.append(forest.Panel(label, lines, is_ratio))
-    return panels
-
-
-def pooled_accuracy(runs: Sequence[RunResult]) -> Report | None:
-    """Return the accuracy reports of several seeds as one: all their test frames together; ``None`` without any.
-
-    A frame that several seeds tested counts once for each; reactions are drawn whole, over all seeds.
-    """
-    reports = [report for run in runs for report in run.reports.get("accuracy", ())]
-    if not reports:
-        return None
-    distance = np.concatenate([np.asarray(r.arrays[_AXIS], dtype=float) for r in reports])
-    errors = {
-        name: np.concatenate([np.asarray(r.arrays[f"{name}_error"], dtype=float) for r in reports]) for name in ERRORS
-    }
-    reactions = [str(name) for r in reports for name in np.asarray(r.arrays["reaction"]).tolist()]
-    groups = intervals(distance, DISPLACEMENT_EDGES)
-    means = group_means(errors, groups, resampling_units(reactions))
-    arrays = {_AXIS: distance, **{f"{name}_error": values for name, values in errors.items()}}
-    arrays[f"{_AXIS}_means"] = np.array([distance[g].mean() if g.any() else np.nan for g in groups])
-    arrays[f"{_AXIS}_frames"] = means.members
-    for name in ERRORS:
-        arrays[f"{name}_by_{_AXIS}"] = means.mean[name]
-        arrays |= {f"{name}_by_{_AXIS}_{limit}": getattr(means, limit)[name] for limit in ("low", "high", "frames")}
-    first = reports[0]
-    return Report(first.system, first.potential, first.outcome, arrays=arrays, validator="accuracy")
-
-
-# -------------------------------------------------------------------------------------------- of one split and budget
 
 
 def _setting_figures(results: Results, split: str, budget: str) -> Iterator[StudyFigure]:
@@ -179,29 +181,36 @@ def _setting_figures(results: Results, split: str, budget: str) -> Iterator[Stud
             lambda: displacement.draw_rows(pooled, looks),
         )
     first = {one.method.label: results.first(one).reports for one in series}
-    accuracy = {label: reports["accuracy"][0] for label, reports in first.items() if reports.get("accuracy")}
-    if accuracy:
+    pairs = {}
+    for label, reports in first.items():
+        for report in reports.get("accuracy", ())[:1]:
+            names = [name for name in parity.PARITY_UNITS if f"parity_{name}_reference" in report.arrays]
+            arrays = report.arrays
+            pairs[label] = {n: (arrays[f"parity_{n}_reference"], arrays[f"parity_{n}_predicted"]) for n in names}
+    if pairs:
         yield StudyFigure(
             "Parity and spectra",
             f"parity-{key}",
             f"Model against reference for the test frames, {where}, first seed: energies above the lowest of the same "
             "composition, force components, Hessian elements. The line is perfect agreement.",
-            lambda: parity.draw(
-                {label: _pairs(report) for label, report in accuracy.items()}, [looks[label][0] for label in accuracy]
-            ),
+            lambda: parity.draw(pairs, [looks[label][0] for label in pairs]),
         )
-    states = [
-        replace(r, system=str(r.provenance.get("reaction", r.system)))
-        for reports in first.values()
-        for r in reports.get("frequencies", ())
-        if r.provenance.get("kind") == "ts" and MetricName.RMSD_TO_REFERENCE not in {m.name for m in r.metrics}
-    ]
+    states, worst = [], dict[str, float]()
+    for report in [report for reports in first.values() for report in reports.get("frequencies", ())]:
+        metrics = {metric.name: metric.value for metric in report.metrics}
+        if report.provenance.get("kind") == "ts" and MetricName.RMSD_TO_REFERENCE not in metrics:
+            system, error = str(report.provenance.get("reaction", report.system)), metrics.get(MetricName.FREQUENCY_MAE)
+            states.append(replace(report, system=system))
+            error = 1e9 if error is None or not np.isfinite(error) else error
+            worst[system] = max(worst.get(system, 0.0), error)
     if states:
+        # the largest errors first: the figure has room for a dozen systems
+        order = sorted(worst, key=lambda system: -worst[system])
         yield StudyFigure(
             "Parity and spectra",
             f"spectra-{key}",
             f"Harmonic wavenumbers of TSs at the reference's structures, {where}, first seed; imaginary ones on grey.",
-            lambda: spectra.draw(_worst_first(states)),
+            lambda: spectra.draw(sorted(states, key=lambda report: order.index(report.system))),
         )
     paths = [r for reports in first.values() for r in reports.get("irc", ())]
     if paths:
@@ -227,23 +236,29 @@ def _setting_figures(results: Results, split: str, budget: str) -> Iterator[Stud
         yield StudyFigure("Phonons", f"phonons-{key}", f"Phonons, first seed, {where}.", lambda: phonons.draw(crystals))
 
 
-def _pairs(report: Report) -> dict[str, tuple[Any, Any]]:
-    """Return what parity draws of an accuracy report."""
-    return {
-        label: (report.arrays[f"parity_{label}_reference"], report.arrays[f"parity_{label}_predicted"])
-        for label in parity.PARITY_UNITS
-        if f"parity_{label}_reference" in report.arrays
+def pooled_accuracy(runs: Sequence[RunResult]) -> Report | None:
+    """Return the accuracy reports of several seeds as one: all their test frames together; ``None`` without any.
+
+    A frame that several seeds tested counts once for each; reactions are drawn whole, over all seeds.
+    """
+    reports = [report for run in runs for report in run.reports.get("accuracy", ())]
+    if not reports:
+        return None
+    distance = np.concatenate([np.asarray(r.arrays[_AXIS], dtype=float) for r in reports])
+    errors = {
+        name: np.concatenate([np.asarray(r.arrays[f"{name}_error"], dtype=float) for r in reports]) for name in ERRORS
     }
-
-
-def _worst_first(reports: Sequence[Report]) -> list[Report]:
-    """Return systems with the largest errors first: a figure has room for a dozen."""
-    worst: dict[str, float] = {}
-    for report in reports:
-        value = next((m.value for m in report.metrics if m.name == MetricName.FREQUENCY_MAE), np.nan)
-        worst[report.system] = max(worst.get(report.system, 0.0), float(value) if np.isfinite(value) else 1e9)
-    order = sorted(worst, key=lambda system: -worst[system])
-    return sorted(reports, key=lambda report: order.index(report.system))
+    reactions = [str(name) for r in reports for name in np.asarray(r.arrays["reaction"]).tolist()]
+    groups = intervals(distance, DISPLACEMENT_EDGES)
+    means = group_means(errors, groups, resampling_units(reactions))
+    arrays = {_AXIS: distance, **{f"{name}_error": values for name, values in errors.items()}}
+    arrays[f"{_AXIS}_means"] = np.array([distance[g].mean() if g.any() else np.nan for g in groups])
+    arrays[f"{_AXIS}_frames"] = means.members
+    for name in ERRORS:
+        arrays[f"{name}_by_{_AXIS}"] = means.mean[name]
+        arrays |= {f"{name}_by_{_AXIS}_{limit}": getattr(means, limit)[name] for limit in ("low", "high", "frames")}
+    first = reports[0]
+    return Report(first.system, first.potential, first.outcome, arrays=arrays, validator="accuracy")
 
 
 # ----------------------------------------------------------------------------------------------------- learning curves
@@ -302,54 +317,35 @@ def _draw_curves(results: Results, curves: Mapping[TrainingMethod, Sequence[Seri
     return figure
 
 
-# -------------------------------------------------------------------------------------------------- training and cost
-
-
-def _cost_figures(results: Results) -> Iterator[StudyFigure]:
-    if results.study.step_seconds:
-        yield StudyFigure(
-            "Cost",
-            "cost",
-            "Left: time of an optimiser step, timed in turn on one thread; dots are rounds, the bar is their median. "
-            "Right: Hessian error of the test frames against the time that training took; one point for each run, "
-            "all training frames.",
-            lambda: _draw_cost(results),
-        )
-    for split, budget in results.settings[:1]:
-        yield StudyFigure(
-            "Cost",
-            "training",
-            f"Root-mean-square errors of the validation frames during training, {split} split, equal {budget}; one "
-            "line for each seed.",
-            lambda: training.draw(
-                {
-                    one.method.label: training.Curves(
-                        styles(results)[one.method],
-                        [training_log(results.study, run.run) for run in results.series[one]],
-                    )
-                    for one in _named(results, *results.settings[0])
-                }
-            ),
-        )
+# ---------------------------------------------------------------------------------------------------------------- cost
 
 
 def _draw_cost(results: Results) -> Figure:
     figure = new_figure(11.5, 4.4)
     left, right = figure.subplots(1, 2)
-    _draw_steps(left, results)
+    seconds = results.study.step_seconds
+    order = list(dict.fromkeys(one.method.cost_key for one in results.series)) or list(seconds)
+    keys = [key for key in order if key in seconds]
+    panel(left)
+    for place, key in enumerate(keys):
+        values = 1e3 * np.asarray(seconds[key])
+        left.barh(place, np.median(values), color="#0072B2", alpha=0.75, height=0.6)
+        left.plot(values, [place] * len(values), "o", color="black", markersize=3.5, alpha=0.6)
+        left.text(values.max() * 1.03, place, f"{np.median(values):.3g}", va="center", fontsize=9)
+    left.set_yticks(range(len(keys)), keys)
+    left.invert_yaxis()
+    left.margins(x=0.12)
+    left.set_xlabel(f"time of an optimiser step ({results.study.config.budget.clock} clock) / ms")
+
     panel(right)
     for method, (colour, marker, _) in styles(results).items():
         points = []
-        for one, runs in results.series.items():
-            for run in runs if one.method == method and one.fraction == 1 else ():
-                values = [
-                    v.value for v in QUANTITIES["hessian"].values(run.reports.get("accuracy", ())) if v.group == "all"
-                ]
-                if values and "cpu_seconds" in run.facts:
-                    points.append((run.facts["cpu_seconds"], float(np.mean(values))))
+        for run in [run for s, runs in results.series.items() if (s.method, s.fraction) == (method, 1) for run in runs]:
+            found = observations(QUANTITIES["hessian"], "all", [run]).values
+            if len(found) and "cpu_seconds" in run.facts:
+                points.append((run.facts["cpu_seconds"], found.mean()))
         if points:
-            x, y = zip(*points, strict=True)
-            right.plot(x, y, marker, color=colour, markersize=6, label=method.label)
+            right.plot(*zip(*points, strict=True), marker, color=colour, markersize=6, label=method.label)
     if right.lines:
         right.set_xscale("log")
         right.set_yscale("log")
@@ -363,73 +359,49 @@ def _draw_cost(results: Results) -> Figure:
     return figure
 
 
-def _draw_steps(axes: Axes, results: Results) -> None:
-    seconds = results.study.step_seconds
-    order = list(dict.fromkeys(one.method.cost_key for one in results.series)) or list(seconds)
-    keys = [key for key in order if key in seconds]
-    panel(axes)
-    for place, key in enumerate(keys):
-        values = 1e3 * np.asarray(seconds[key])
-        axes.barh(place, np.median(values), color="#0072B2", alpha=0.75, height=0.6)
-        axes.plot(values, [place] * len(values), "o", color="black", markersize=3.5, alpha=0.6)
-        axes.text(values.max() * 1.03, place, f"{np.median(values):.3g}", va="center", fontsize=9)
-    axes.set_yticks(range(len(keys)), keys)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel(f"time of an optimiser step ({results.study.config.budget.clock} clock) / ms")
-
-
 # ---------------------------------------------------------------------------------------------- one transition state
 
 
-def _mode_figure(results: Results) -> StudyFigure | None:
-    """Return the imaginary mode of the TS with the largest molecule that a search found; ``None`` where none did."""
-    searches = [
-        (run, report)
-        for runs in results.series.values()
-        for run in runs
-        for report in run.reports.get("ts", ())
-        if report.outcome == "found"
-    ]
+def _mode_figure(results: Results) -> Iterator[StudyFigure]:
+    """Yield the imaginary mode of a TS that a search found, where one did."""
+    searches = []
+    for run in [run for runs in results.series.values() for run in runs]:
+        for report in run.reports.get("ts", ()):
+            if report.outcome == "found":
+                # fresh probes first, then schemes with curvature, TSs not trained on, many atoms
+                method, unseen = run.run.method, report.provenance.get("part") == "test"
+                supervised = (not method.draws, method.scheme == "E-F-HVP-onehot", not method.probes)
+                rank = (method.regime == "fixed", *supervised, not unseen, -len(report.arrays["positions"]))
+                searches.append(((*rank, run.run.seed), run.run, report))
     if not searches:
-        return None
-
-    def rank(pair: tuple[RunResult, Report]) -> tuple[Any, ...]:
-        """Order: fresh probes first, then schemes with curvature, TSs not trained on, many atoms."""
-        run, report = pair
-        method = run.run.method
-        supervised = (not method.draws, method.scheme == "E-F-HVP-onehot", not method.probes)
-        unseen = report.provenance.get("part") == "test"
-        return (method.regime == "fixed", *supervised, not unseen, -len(report.arrays["positions"]), run.run.seed)
-
-    run, report = min(searches, key=rank)
-    data = results.study.config.data
+        return
+    _, chosen, report = min(searches, key=lambda search: search[0])
+    data, label = results.study.config.data, chosen.method.label
     with open_dataset(data.source, keys=data.keys or None) as dataset:
         name = str(report.provenance["reaction"])
         frame = reactions_of(dataset, [name])[name].transition_state
     if frame is None or frame.hessian is None:
-        return None
+        return
     atoms = atoms_from_frame(frame)
     analysis = harmonic_analysis(atoms, frame.hessian)
     own = atoms.copy()
     own.positions = np.asarray(report.arrays["positions"], dtype=float)
     own = aligned(own, atoms)
     try:
-        file = results.study.planned[run.run].folder / BEST
+        file = results.study.planned[chosen].folder / BEST
         calculator = PHLCalculator(str(file), device="cpu", out_of_domain="ignore")
         modes = harmonic_analysis(own, calculator.get_hessian(own))
     except PHLError:
-        return None
-    label = run.run.method.label
+        return
     shown = f"{-analysis.wavenumbers[0]:.0f}i", f"{-modes.wavenumbers[0]:.0f}i"
     caption = (
         f"The transition state of {report.system}, three perpendicular views along its principal axes. Arrows: its "
         f"imaginary mode, of the reference ({shown[0]} cm⁻¹) and of {label} ({shown[1]} cm⁻¹) at its own TS, which a "
-        f"search found from {report.provenance.get('start', 'a displaced start')} ({run.run.series.split} split, seed "
-        f"{run.run.seed}). The longest arrow of each is equally long."
+        f"search found from {report.provenance.get('start', 'a displaced start')} ({chosen.series.split} split, seed "
+        f"{chosen.seed}). The longest arrow of each is equally long."
     )
     pictures = {
         f"reference, {shown[0]} cm⁻¹": mode.Mode(atoms, analysis.displacements[0]),
         f"{label}, {shown[1]} cm⁻¹": mode.Mode(own, modes.displacements[0]),
     }
-    return StudyFigure("A transition state", "mode", caption, lambda: mode.draw(str(report.system), pictures))
+    yield StudyFigure("A transition state", "mode", caption, lambda: mode.draw(str(report.system), pictures))

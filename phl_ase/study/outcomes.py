@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +14,6 @@ from phl_ase.study.plan import Run, Series
 from phl_ase.study.quantities import Quantity
 from phl_ase.study.run import Study
 from phl_ase.study.worker import last_epoch
-from phl_ase.training.checkpoint import LOG
-
-NUMBERS = ("seconds", "cpu_seconds", "best_epoch", "training_frames", "gradient_calls")
-_OTHERS = ("frames", "transition_states", "level_of_theory")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +24,7 @@ class RunResult:
         run: The run.
         outcome: ``done``, ``trained`` (a validator failed or is missing), ``failed`` or ``not run``.
         reason: Why it is not done; empty where it is.
-        facts: Numbers of its training: ``NUMBERS``, epochs, steps, capped_from.
-        data: Number of frames and names of TSs in each part, and level of theory.
+        facts: Of its training: epochs, steps, capped_from, and what ``worker`` returned.
         reports: Validator -> its reports, of those that are done.
         seconds: Validator -> how long it took, s.
     """
@@ -39,7 +33,6 @@ class RunResult:
     outcome: str
     reason: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
     reports: Mapping[str, tuple[Report, ...]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -52,12 +45,10 @@ def read_run(study: Study, run: Run) -> RunResult:
     span, training = planned.length, study.store.get(planned.key)
     facts = {"epochs": span.epochs, "steps": span.steps, "capped_from": span.capped_from}
     if training is None:
-        begun = last_epoch(planned.folder) is not None
+        begun = last_epoch(planned.folder) > 0
         return RunResult(run, "not run", "training, or stopped while training" if begun else "waits", facts)
     if training.failure is not None:
         return RunResult(run, "failed", training.failure.reason, facts)
-    facts |= {key: training.value[key] for key in NUMBERS if key in training.value}
-    data = {key: training.value[key] for key in _OTHERS if key in training.value}
     reports, reasons, seconds = {}, [], {}
     for name in planned.validators:
         record = study.store.get(planned.validator_key(name))
@@ -68,7 +59,8 @@ def read_run(study: Study, run: Run) -> RunResult:
         else:
             reports[name] = tuple(Report.from_dict(one) for one in record.value)
             seconds[name] = record.cpu_seconds
-    return RunResult(run, "trained" if reasons else "done", "; ".join(reasons), facts, data, reports, seconds)
+    outcome = "trained" if reasons else "done"
+    return RunResult(run, outcome, "; ".join(reasons), facts | training.value, reports, seconds)
 
 
 def by_series(results: Iterable[RunResult]) -> dict[Series, list[RunResult]]:
@@ -81,24 +73,15 @@ def by_series(results: Iterable[RunResult]) -> dict[Series, list[RunResult]]:
 
 def observations(quantity: Quantity, group: str, results: Iterable[RunResult]) -> Observations:
     """Return the values of a quantity over the runs of one series."""
-    parts = []
-    for result in results:
-        found = [v for v in quantity.values(result.reports.get(quantity.validator, ())) if v.group == group]
-        if found:
-            items, reactions, _, values = zip(*found, strict=True)
-            seeds = np.full(len(found), result.run.seed)
-            parts.append(Observations(seeds, np.array(items), np.array(reactions), np.array(values, dtype=float)))
-    return Observations.joined(parts)
-
-
-def training_log(study: Study, run: Run) -> list[dict[str, Any]]:
-    """Return what training wrote after each epoch; the last line may be broken off."""
-    records: list[dict[str, Any]] = []
-    planned = study.planned.get(run)
-    try:
-        lines = (planned.folder / LOG).read_text(encoding="utf-8").splitlines() if planned else []
-        for line in lines:
-            records.append(json.loads(line))  # noqa: PERF401 - what comes before a broken line is kept
-    except (OSError, ValueError):
-        pass
-    return records
+    found = [
+        (result.run.seed, value)
+        for result in results
+        for value in quantity.values(result.reports.get(quantity.validator, ()))
+        if value.group == group
+    ]
+    return Observations(
+        np.array([seed for seed, _ in found], dtype=int),
+        np.array([value.item for _, value in found], dtype=str),
+        np.array([value.reaction for _, value in found], dtype=str),
+        np.array([value.value for _, value in found], dtype=float),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from phl_ase.jobs import digest
 from phl_ase.objective import SCHEMES
 from phl_ase.probes.families import FAMILIES
 from phl_ase.structures import Frame
-from phl_ase.study.config import MatrixSection, MethodSection, StudyConfig
+from phl_ase.study.config import MatrixSection, MethodSection, RunSection, StudyConfig
 from phl_ase.training import RunData, TrainConfig, parse_config, prepare_data
 
 _CHOICES = ("regime", "n_probes", "probes", "hvps")
@@ -136,53 +136,43 @@ class Run:
 def plan_runs(config: StudyConfig) -> tuple[Run, ...]:
     """Return the runs of a configuration, each once: its blocks' combinations, then single ones.
 
+    Seeds are the outermost loop of a block: an early stop leaves whole comparisons.
+
     Raises:
-        PHLError: For runs and claims that cannot be, or a configuration without runs.
+        PHLError: For runs and claims that cannot be, for settings of a block that none of its schemes has, which would
+            otherwise vanish in silence, and for a configuration without runs.
     """
-    runs = [run for place, block in enumerate(config.matrix) for run in _runs_of(block, f"matrix.{place}")]
-    for place, single in enumerate(config.run):
-        runs.append(
-            Run(Series(_method(single, f"run.{place}"), single.split, single.fraction, single.budget), single.seed)
-        )
+    runs = []
+    for place, block in enumerate(config.matrix):
+        drawing = [scheme for scheme in block.schemes if families(scheme)]
+        choosing = [scheme for scheme in drawing if len(families(scheme)) > 1]
+        users = {"regimes": drawing, "n_probes": drawing, "hvps": drawing, "probes": choosing}
+        for key in [key for key, schemes in users.items() if key in block.model_fields_set and not schemes]:
+            schemes = ", ".join(block.schemes)
+            raise PHLError(f"matrix.{place}.{key}: none of the schemes {schemes} has a choice of it; leave it out")
+        if "fixed" not in block.regimes and block.n_probes != (1,):
+            raise PHLError(
+                f"matrix.{place}.n_probes counts fixed probes; add 'fixed' to regimes, or name the run in [[run]]"
+            )
+        for family in set(block.probes) - set(families(choosing[0])) if choosing else ():
+            valid = ", ".join(families(choosing[0]))
+            raise PHLError(f"matrix.{place}.probes: {choosing[0]} has no probes {family!r}; valid: {valid}")
+        seeds, splits, fractions, budgets = block.seeds, block.splits, block.fractions, block.budgets
+        for seed, split, fraction, budget in itertools.product(seeds, splits, fractions, budgets):
+            runs += [Run(Series(method, split, fraction, budget), seed) for method in methods_of(block)]
+    sections: list[tuple[str, MethodSection]] = [(f"run.{place}", one) for place, one in enumerate(config.run)]
     for place, claim in enumerate(config.claim):
-        for method in (claim.of, claim.to, claim.control):
-            if method is not None:
-                _method(method, f"claim.{place}")
+        sections += [(f"claim.{place}", one) for one in (claim.of, claim.to, claim.control) if one is not None]
+    for name, section in sections:
+        try:
+            method = TrainingMethod.of(section)
+        except PHLError as error:
+            raise PHLError(f"{name}: {error}") from None
+        if isinstance(section, RunSection):
+            runs.append(Run(Series(method, section.split, section.fraction, section.budget), section.seed))
     if not runs:
         raise PHLError("the configuration has no runs; add [[matrix]] or [[run]]")
     return tuple(dict.fromkeys(runs))
-
-
-def _method(section: MethodSection, where: str) -> TrainingMethod:
-    try:
-        return TrainingMethod.of(section)
-    except PHLError as error:
-        raise PHLError(f"{where}: {error}") from None
-
-
-def _runs_of(block: MatrixSection, where: str) -> Iterator[Run]:
-    """Yield the runs of a block, seeds outermost: an early stop leaves whole comparisons.
-
-    Raises:
-        PHLError: For a setting that no scheme of the block has, which would otherwise vanish in silence.
-    """
-    drawing = [scheme for scheme in block.schemes if families(scheme)]
-    choosing = [scheme for scheme in drawing if len(families(scheme)) > 1]
-    users = {"regimes": drawing, "n_probes": drawing, "hvps": drawing, "probes": choosing}
-    for key in [key for key, schemes in users.items() if key in block.model_fields_set and not schemes]:
-        raise PHLError(
-            f"{where}.{key}: none of the schemes {', '.join(block.schemes)} has a choice of it; leave it out"
-        )
-    if "fixed" not in block.regimes and block.n_probes != (1,):
-        raise PHLError(f"{where}.n_probes counts fixed probes; add 'fixed' to regimes, or name the run in [[run]]")
-    for family in set(block.probes) if choosing else ():
-        if family not in families(choosing[0]):
-            raise PHLError(
-                f"{where}.probes: {choosing[0]} has no probes {family!r}; valid: {', '.join(families(choosing[0]))}"
-            )
-    for seed, split, fraction, budget in itertools.product(block.seeds, block.splits, block.fractions, block.budgets):
-        for method in methods_of(block):
-            yield Run(Series(method, split, fraction, budget), seed)
 
 
 def methods_of(block: MatrixSection) -> list[TrainingMethod]:
@@ -322,8 +312,7 @@ class StudyData:
         Raises:
             PHLError: When the data cannot be split so.
         """
-        series = run.series
-        key = (series.split, series.fraction, run.seed)
+        key = (run.series.split, run.series.fraction, run.seed)
         if key not in self._counts:
             self._counts[key] = len(run_data(run, self._config, dataset=self.dataset).train)
         return self._counts[key]

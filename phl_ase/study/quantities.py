@@ -5,7 +5,7 @@ This is the one place where the values of metrics and arrays are read of reports
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,11 +43,9 @@ class Quantity:
         validator: Whose reports hold it.
         unit: Its unit.
         groups: Groups of items that it is averaged over.
-        values: Every value in a validator's reports.
         shown: Groups that tables show; all groups are in CSV and JSON.
-        is_share: Whether it is the share of what went well, where more is better and ratios say nothing.
-        is_error: Whether smaller is better.
         decimals: Digits after the point in tables.
+        read: Every value in a validator's report.
     """
 
     name: str
@@ -55,67 +53,51 @@ class Quantity:
     validator: str
     unit: str
     groups: tuple[str, ...]
-    values: Callable[[Sequence[Report]], Iterable[Value]]
-    shown: tuple[str, ...] = ()
-    is_share: bool = False
-    is_error: bool = True
-    decimals: int = 2
+    shown: tuple[str, ...]
+    decimals: int
+    read: Callable[[Report], Iterable[Value]]
+
+    @property
+    def is_share(self) -> bool:
+        """Return whether it is the share of what went well, where more is better and ratios say nothing."""
+        return self.unit == "%" and self.validator != "accuracy"
+
+    @property
+    def is_error(self) -> bool:
+        """Return whether smaller is better."""
+        return bool(self.unit) and not self.is_share
+
+    def values(self, reports: Iterable[Report]) -> list[Value]:
+        """Return every value in a validator's reports."""
+        return [value for report in reports for value in self.read(report)]
 
 
 Metrics = Mapping[str, Metric]
+_Reader = Callable[[Report, Metrics], float]  # NaN where a report has no such number
 
 
-def _frame_errors(error: str) -> Callable[[Sequence[Report]], Iterator[Value]]:
-    """Return a reader of the errors of single frames."""
-
-    def values(reports: Sequence[Report]) -> Iterator[Value]:
-        for report in reports:
-            arrays = report.arrays
-            regions = {name: np.asarray(arrays[f"is_{name}"], dtype=bool) for name in ("near", "far")}
-            rows = zip(arrays["frame_id"], arrays["reaction"], arrays[f"{error}_error"], strict=True)
-            for place, (frame, reaction, value) in enumerate(rows):
-                # JSON has no infinity: NaN is a label that the frame lacks, or a model that exploded, which is counted
-                if np.isnan(value) and report.outcome == "scored":
-                    continue
-                for group in ("all", *(name for name, inside in regions.items() if inside[place])):
-                    yield Value(str(frame), str(reaction), group, float(value))
-
-    return values
-
-
-def _of_metrics(
-    read: Callable[[Report, Metrics], float], group_of: Callable[[Report], str]
-) -> Callable[[Sequence[Report]], Iterator[Value]]:
-    """Return a reader of one number of each report; NaN where a report has none."""
-
-    def values(reports: Sequence[Report]) -> Iterator[Value]:
-        for report in reports:
-            value = read(report, {metric.name: metric for metric in report.metrics})
-            if np.isnan(value):
-                continue
-            facts, group = report.provenance, group_of(report)
-            item = f"{report.system} {facts.get('start', '')}".strip()
-            unseen = facts.get("part") in ("test", "left out")
-            for one in (group, f"{group}, not trained on") if unseen else (group,):
-                yield Value(item, str(facts.get("reaction", "")), one, value)
-
-    return values
-
-
-def _state(report: Report) -> str:
-    own = "own " if report.provenance.get("geometry") == "stationary point of the potential" else ""
-    return f"{own}{'TSs' if report.provenance.get('kind') == 'ts' else 'minima'}"
-
-
-def _reaction(report: Report) -> str:
-    return "reactions"
-
-
-def _magnitude(*names: str) -> Callable[[Report, Metrics], float]:
-    """Return a reader of the mean magnitude of metrics; of NaN where a report lacks one."""
+def _magnitude(*names: str) -> _Reader:
+    """Return a reader of the mean magnitude of metrics."""
     return lambda report, metrics: (
         float(np.mean([abs(metrics[name].value) for name in names])) if all(n in metrics for n in names) else np.nan
     )
+
+
+def _outcome(name: str) -> _Reader:
+    """Return a reader of whether a report has an outcome, in per cent."""
+    return lambda report, metrics: 100.0 * (report.outcome == name)
+
+
+def _stage(last: str) -> _Reader:
+    """Return a reader of whether a search passed a stage and all before it, in per cent."""
+    order = list(FUNNEL_STAGES)[: list(FUNNEL_STAGES).index(last) + 1]
+
+    def read(report: Report, metrics: Metrics) -> float:
+        if metrics and last not in metrics:
+            return np.nan
+        return 100.0 * (bool(metrics) and all(metrics[name].value == 1 for name in order if name in metrics))
+
+    return read
 
 
 def _imaginary(report: Report, metrics: Metrics) -> float:
@@ -128,83 +110,109 @@ def _barrier(report: Report, metrics: Metrics) -> float:
     return _magnitude(*BARRIER_ERRORS.values())(report, metrics) if report.outcome == "found" else np.nan
 
 
-def _outcome(name: str) -> Callable[[Report, Metrics], float]:
-    """Return a reader of whether a report has an outcome, in per cent."""
-    return lambda report, metrics: 100.0 * (report.outcome == name)
-
-
-def _stage(last: str) -> Callable[[Report, Metrics], float]:
-    """Return a reader of whether a search passed a stage and all before it, in per cent."""
-    order = list(FUNNEL_STAGES)[: list(FUNNEL_STAGES).index(last) + 1]
-
-    def read(report: Report, metrics: Metrics) -> float:
-        if metrics and last not in metrics:
-            return np.nan
-        return 100.0 * (bool(metrics) and all(metrics[name].value == 1 for name in order if name in metrics))
-
-    return read
-
-
-_STATES = ("TSs", "TSs, not trained on", "minima", "minima, not trained on", "own TSs", "own minima")
+_PATH_BARRIERS = (MetricName.BARRIER_FORWARD_ERROR, MetricName.BARRIER_BACK_ERROR)
+_REGIONS = ("all", "near", "far")
 _REACTIONS = ("reactions", "reactions, not trained on")
-_DECIMALS = {"energy": 1, "forces": 0, "hessian": 3, "lowest_eigenvalue": 2, "saddle_order": 0}
 
-_FREQUENCIES = {
-    "frequency": ("frequency error", "cm⁻¹", _magnitude(MetricName.FREQUENCY_MAE), 1),
-    "largest_frequency": ("largest frequency error", "cm⁻¹", _magnitude(MetricName.LARGEST_FREQUENCY_ERROR), 0),
-    "imaginary": ("imaginary wavenumber error", "cm⁻¹", _imaginary, 1),
-    "zpe": ("ZPE error", "meV", _magnitude(MetricName.ZPE_ERROR), 2),
-    "order": ("right number of imaginary modes", "%", _outcome("agrees"), 0),
-}
-_SEARCHES = {
-    "converged": ("searches that converge", "%", _stage(MetricName.CONVERGED), 0),
-    "first_order": ("… with one imaginary mode", "%", _stage(MetricName.FIRST_ORDER), 0),
-    "connected": ("… whose path reaches both ends", "%", _stage(MetricName.CONNECTED), 0),
-    "funnel": ("TS searches that pass all stages", "%", _outcome("found"), 0),
-    "barrier": ("barrier error of TSs found", "kcal/mol", _barrier, 2),
-    "steps": ("steps of a TS search", "", _magnitude(MetricName.STEPS), 1),
-    "gradients": ("gradients of a TS search", "", _magnitude(MetricName.FORCE_CALLS), 1),
-}
-_PATHS = {
-    "connects": ("paths that reach both ends", "%", _outcome("connects"), 0),
-    "profile": ("path profile RMSE", "kcal/mol", _magnitude(MetricName.PROFILE_RMSE), 2),
-    "path_barrier": (
-        "barrier error along the path",
-        "kcal/mol",
-        _magnitude(MetricName.BARRIER_FORWARD_ERROR, MetricName.BARRIER_BACK_ERROR),
-        2,
+# validator -> heading, groups, groups shown, and key -> name, unit, decimals, reader of one number of each report
+_OF_METRICS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], Mapping[str, tuple[str, str, int, _Reader]]]] = {
+    "frequencies": (
+        "vibrations",
+        ("TSs", "TSs, not trained on", "minima", "minima, not trained on", "own TSs", "own minima"),
+        ("TSs", "minima"),
+        {
+            "frequency": ("frequency error", "cm⁻¹", 1, _magnitude(MetricName.FREQUENCY_MAE)),
+            "largest_frequency": (
+                "largest frequency error",
+                "cm⁻¹",
+                0,
+                _magnitude(MetricName.LARGEST_FREQUENCY_ERROR),
+            ),
+            "imaginary": ("imaginary wavenumber error", "cm⁻¹", 1, _imaginary),
+            "zpe": ("ZPE error", "meV", 2, _magnitude(MetricName.ZPE_ERROR)),
+            "order": ("right number of imaginary modes", "%", 0, _outcome("agrees")),
+        },
+    ),
+    "ts": (
+        "TS searches with Sella",
+        _REACTIONS,
+        _REACTIONS[:1],
+        {
+            "converged": ("searches that converge", "%", 0, _stage(MetricName.CONVERGED)),
+            "first_order": ("… with one imaginary mode", "%", 0, _stage(MetricName.FIRST_ORDER)),
+            "connected": ("… whose path reaches both ends", "%", 0, _stage(MetricName.CONNECTED)),
+            "funnel": ("TS searches that pass all stages", "%", 0, _outcome("found")),
+            "barrier": ("barrier error of TSs found", "kcal/mol", 2, _barrier),
+            "steps": ("steps of a TS search", "", 1, _magnitude(MetricName.STEPS)),
+            "gradients": ("gradients of a TS search", "", 1, _magnitude(MetricName.FORCE_CALLS)),
+        },
+    ),
+    "irc": (
+        "reaction paths",
+        _REACTIONS,
+        _REACTIONS[:1],
+        {
+            "connects": ("paths that reach both ends", "%", 0, _outcome("connects")),
+            "profile": ("path profile RMSE", "kcal/mol", 2, _magnitude(MetricName.PROFILE_RMSE)),
+            "path_barrier": ("barrier error along the path", "kcal/mol", 2, _magnitude(*_PATH_BARRIERS)),
+        },
     ),
 }
 
 
-def _table() -> Iterator[tuple[str, Quantity]]:
-    regions, title = ("all", "near", "far"), "mean absolute errors of the test frames"
-    for key, kind in ERRORS.items():
-        table_of = regions if key in ("energy", "forces", "hessian") else ()
-        values, decimals = _frame_errors(key), _DECIMALS[key]
-        yield key, Quantity(kind.title, title, "accuracy", kind.unit, regions, values, table_of, decimals=decimals)
-    for validator, section, table, group_of, groups, shown in (
-        ("frequencies", "vibrations", _FREQUENCIES, _state, _STATES, ("TSs", "minima")),
-        ("ts", "TS searches with Sella", _SEARCHES, _reaction, _REACTIONS, ("reactions",)),
-        ("irc", "reaction paths", _PATHS, _reaction, _REACTIONS, ("reactions",)),
-    ):
-        for key, (name, unit, read, decimals) in table.items():
-            yield (
-                key,
-                Quantity(
-                    name,
-                    section,
-                    validator,
-                    unit,
-                    groups,
-                    _of_metrics(read, group_of),
-                    shown,
-                    is_share=unit == "%",
-                    is_error=unit not in ("%", ""),
-                    decimals=decimals,
-                ),
-            )
+def _frame_errors(error: str) -> Callable[[Report], Iterator[Value]]:
+    """Return a reader of the errors of single frames."""
+
+    def read(report: Report) -> Iterator[Value]:
+        arrays = report.arrays
+        names = ("frame_id", "reaction", f"{error}_error", "is_near", "is_far")
+        for frame, reaction, value, near, far in zip(*(arrays[name] for name in names), strict=True):
+            # JSON has no infinity: NaN is a label that the frame lacks, or a model that exploded, which is counted
+            if np.isnan(value) and report.outcome == "scored":
+                continue
+            for group, inside in zip(_REGIONS, (True, near, far), strict=True):
+                if inside:
+                    yield Value(str(frame), str(reaction), group, float(value))
+
+    return read
 
 
-QUANTITIES: dict[str, Quantity] = dict(_table())
+def _of_metrics(validator: str, number: _Reader) -> Callable[[Report], Iterator[Value]]:
+    """Return a reader of one number of each report."""
+
+    def read(report: Report) -> Iterator[Value]:
+        value, facts = number(report, {metric.name: metric for metric in report.metrics}), report.provenance
+        if np.isnan(value):
+            return
+        group = "reactions"
+        if validator == "frequencies":
+            own = "own " if facts.get("geometry") == "stationary point of the potential" else ""
+            group = f"{own}{'TSs' if facts.get('kind') == 'ts' else 'minima'}"
+        item = f"{report.system} {facts.get('start', '')}".strip()
+        unseen = facts.get("part") in ("test", "left out")
+        for one in (group, f"{group}, not trained on") if unseen else (group,):
+            yield Value(item, str(facts.get("reaction", "")), one, value)
+
+    return read
+
+
+_DECIMALS = {"energy": 1, "forces": 0, "hessian": 3, "lowest_eigenvalue": 2, "saddle_order": 0}
+
+QUANTITIES: dict[str, Quantity] = {
+    key: Quantity(
+        kind.title,
+        "mean absolute errors of the test frames",
+        "accuracy",
+        kind.unit,
+        _REGIONS,
+        _REGIONS if key in ("energy", "forces", "hessian") else (),
+        _DECIMALS[key],
+        _frame_errors(key),
+    )
+    for key, kind in ERRORS.items()
+} | {
+    key: Quantity(name, section, validator, unit, groups, shown, decimals, _of_metrics(validator, number))
+    for validator, (section, groups, shown, table) in _OF_METRICS.items()
+    for key, (name, unit, decimals, number) in table.items()
+}
 """Key -> what training methods are compared by; barriers and profiles are means over what was found."""

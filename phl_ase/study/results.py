@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from phl_ase.scoring.paired import MARGIN, Estimate, mean_estimate, ratio_estima
 from phl_ase.study.claims import NOT_ASKED, Claim, judge, settings_of
 from phl_ase.study.outcomes import RunResult, by_series, observations, read_run
 from phl_ase.study.plan import Series, TrainingMethod, typical
-from phl_ase.study.quantities import QUANTITIES, Quantity
+from phl_ase.study.quantities import QUANTITIES
 from phl_ase.study.run import FORMAT, SCHEMA, Study
 from phl_ase.tables import text_table
 from phl_ase.validators.names import BARRIER_ERRORS, BARRIERS, MetricName
@@ -32,8 +33,8 @@ RULE = (
     "“worse” that it excludes 1; else, and with one seed alone, a comparison is undecided"
 )
 
-
 _MOST_REASONS = 10  # of searches that fell short
+_NONE = TrainingMethod("")  # in place of the method, for settings that differ in it alone
 
 
 @dataclass(frozen=True)
@@ -111,19 +112,19 @@ class Results:
         return [(one.run.name, one.outcome, one.reason) for one in self.runs if one.outcome != "done"]
 
     def notes(self) -> list[str]:
-        """Return what a reader of the tables must know of the data."""
+        """Return what a reader of the tables must know of the data, and why TS searches fell short."""
         first: dict[str, RunResult] = {}
         for result in self.runs:
-            if result.data.get("frames") and result.run.series.fraction == 1:
+            if result.facts.get("frames") and result.run.series.fraction == 1:
                 first.setdefault(result.run.series.split, result)
         found = [self.study.config.report.note] if self.study.config.report.note else []
         for split, result in first.items():
-            data, frames = result.data, result.data["frames"]
-            states = {part: ", ".join(sorted(set(names))) for part, names in data["transition_states"].items()}
+            facts, frames = result.facts, result.facts["frames"]
+            states = {part: ", ".join(sorted(set(names))) for part, names in facts["transition_states"].items()}
             found.append(
                 f"{split} split, seed {result.run.seed}: {frames['train']} frames to train on, {frames['valid']} to "
                 f"choose the model by, {frames['test']} to test; labels: "
-                f"{data.get('level_of_theory') or 'of an unknown level'}. TSs among the test frames: "
+                f"{facts.get('level_of_theory') or 'of an unknown level'}. TSs among the test frames: "
                 f"{states['test'] or 'none'}; trained on: {states['train'] or 'none'}."
             )
             if split == "random":
@@ -132,19 +133,17 @@ class Results:
             "near: stationary points and normal-mode samples up to 600 K; far: hotter samples, points on reaction "
             "paths, structures displaced at random"
         )
-        return found + self._shortfalls()
-
-    def _shortfalls(self) -> list[str]:
-        """Return why TS searches fell short, the most frequent reasons first: not all of them are the model's fault."""
+        # the most frequent reasons first: not all of them are the model's fault
         reasons = Counter(
             f"{one.run.series.method.label}, TS search {report.system}: {report.outcome}: {report.sentence}"
             for one in self.runs
             for report in one.reports.get("ts", ())
             if report.outcome != "found"
         )
-        lines = [f"{reason} ({count})" for reason, count in reasons.most_common(_MOST_REASONS)]
-        left = sum(reasons.values()) - sum(count for _, count in reasons.most_common(_MOST_REASONS))
-        return [*lines, f"{left} more searches fell short; every reason is in the runs' reports"] if left else lines
+        shown = reasons.most_common(_MOST_REASONS)
+        found += [f"{reason} ({count})" for reason, count in shown]
+        left = reasons.total() - sum(count for _, count in shown)
+        return [*found, f"{left} more searches fell short; every reason is in the runs' reports"] if left else found
 
 
 def make_rows(series: Mapping[Series, Sequence[RunResult]], baseline: str) -> list[Row]:
@@ -154,24 +153,18 @@ def make_rows(series: Mapping[Series, Sequence[RunResult]], baseline: str) -> li
         series: Series -> its runs.
         baseline: The scheme that ratios are to.
     """
-    found = []
+    rows = []
     for key, quantity in QUANTITIES.items():
         for group in quantity.groups:
-            seen = {one: observations(quantity, group, results) for one, results in series.items()}
-            against = {_setting(one): seen[one] for one in seen if one.method.scheme == baseline and len(seen[one])}
+            seen = {one: found for one, runs in series.items() if len(found := observations(quantity, group, runs))}
+            against = {replace(one, method=_NONE): seen[one] for one in seen if one.method.scheme == baseline}
             for one, observed in seen.items():
-                if not len(observed):
-                    continue
-                ratio, other = None, against.get(_setting(one))
+                ratio, other = None, against.get(replace(one, method=_NONE))
                 if other is not None and not quantity.is_share and one.method.scheme != baseline:
                     ratio = ratio_estimate(observed, other)
                 mean = mean_estimate(observed, most=100.0 if quantity.unit == "%" else None)
-                found.append(Row(one, key, group, mean, ratio))
-    return found
-
-
-def _setting(series: Series) -> tuple[str, float, str]:
-    return series.split, series.fraction, series.budget
+                rows.append(Row(one, key, group, mean, ratio))
+    return rows
 
 
 # ------------------------------------------------------------------------------------------------- one table of many
@@ -193,9 +186,9 @@ class Line:
     section: str
     label: str
     unit: str
-    cells: tuple[str, ...]
+    cells: Sequence[str]
     reference: str = ""
-    best: frozenset[int] = field(default_factory=frozenset)
+    best: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -209,8 +202,8 @@ class Comparison:
     """
 
     title: str
-    methods: tuple[str, ...]
-    lines: tuple[Line, ...]
+    methods: Sequence[str]
+    lines: Sequence[Line]
 
 
 def comparison(results: Results, split: str, budget: str, *, short: bool = False) -> Comparison:
@@ -223,11 +216,78 @@ def comparison(results: Results, split: str, budget: str, *, short: bool = False
         short: Whether to leave out the intervals where no method has several seeds.
     """
     series = results.series_of(split, budget)
+    runs = [results.series[one] for one in series]
+    done = [f"{sum(run.outcome == 'done' for run in some)} of {len(some)}" for some in runs]
+    lines = [Line("training", "runs done", "", done)]
+    for key, (label, unit) in _TRAINING.items():
+        known = [[run.facts[key] for run in some if key in run.facts] for some in runs]
+        lines.append(Line("training", label, unit, [number(float(np.mean(n)), 0) if n else "–" for n in known]))
+
     intervals = not short or any(results.seeds(one) > 1 for one in series)
-    quantities = _quantity_lines(results, series, intervals=intervals)
-    lines = [*_training_lines(results, series), *quantities, *_search_lines(results, series)]
+    for key, quantity in QUANTITIES.items():
+        for group in quantity.shown:
+            rows = [results.row(one, key, group) for one in series]
+            if not any(rows):
+                continue
+            counted = quantity.is_share and all(row is None or row.mean.seeds == 1 for row in rows)
+            cells, values = [], {}
+            for place, row in enumerate(rows):
+                if row is None:
+                    cells.append("–")
+                    continue
+                mean, shown = row.mean, number(row.mean.value, quantity.decimals)
+                if quantity.is_share and mean.seeds == 1:
+                    cells.append(f"{round(mean.value * mean.pairs / 100)} of {mean.pairs}")
+                else:
+                    cells.append(with_interval(mean, quantity.decimals) if intervals else shown)
+                if quantity.is_error and shown != "–":
+                    values[place] = float(shown)
+            best = [place for place in values if len(values) > 1 and values[place] == min(values.values())]
+            unit = "" if counted else quantity.unit
+            lines.append(Line(quantity.section, heading(key, group), unit, cells, best=best))
     title = f"{split} split, equal {budget}: means{' with 95 % intervals' if intervals else ''}"
-    return Comparison(title, tuple(one.method.label for one in series), tuple(lines))
+    return Comparison(title, [one.method.label for one in series], [*lines, *_search_lines(results, series)])
+
+
+_TRAINING = {
+    "seconds": ("time", "s"),
+    "cpu_seconds": ("time on the processor", "s"),
+    "epochs": ("epochs", ""),
+    "best_epoch": ("best epoch", ""),
+}
+
+
+def _search_lines(results: Results, series: Sequence[Series]) -> Iterator[Line]:
+    """Yield one TS search of each method in full: that of the reaction that the configuration names, first seed."""
+    chosen = results.study.config.report.search
+    if chosen is None:
+        return
+    reports = []
+    for one in series:
+        found = results.first(one).reports.get("ts", ())
+        reports.append(next((r for r in found if r.provenance.get("reaction") == chosen.reaction), None))
+    if not any(reports):
+        return
+    section = f"first search of the TS of {chosen.name or chosen.reaction}"
+    yield Line(section, "outcome", "", ["–" if report is None else report.outcome for report in reports])
+    shown: list[tuple[str, str, str, int]] = [
+        (MetricName.IMAGINARY_WAVENUMBER, "imaginary wavenumber", "cm⁻¹", 0),
+        (MetricName.RMSD_TO_TS, "RMSD to the reference TS", "Å", 3),
+        (MetricName.STEPS, "steps", "", 0),
+        (MetricName.FORCE_CALLS, "force calls", "", 0),
+        (MetricName.HESSIAN_CALLS, "Hessian calls", "", 0),
+    ]
+    for end, name in (("reactant", chosen.reactant), ("product", chosen.product)):
+        shown.append((BARRIERS[end], f"barrier from {name}", "kcal/mol", 1))
+        shown.append((BARRIER_ERRORS[end], f"barrier error from {name}", "kcal/mol", 1))
+    for key, label, unit, decimals in shown:
+        text = wavenumber if key == MetricName.IMAGINARY_WAVENUMBER else partial(number, decimals=decimals)
+        metrics = [None if r is None else next((m for m in r.metrics if m.name == key), None) for r in reports]
+        known = [metric for metric in metrics if metric is not None]
+        if known:
+            reference = next((m.reference for m in known if m.reference is not None), None)
+            cells = ["–" if metric is None else text(metric.value) for metric in metrics]
+            yield Line(section, label, unit, cells, "" if reference is None else text(reference))
 
 
 def ratios(results: Results, split: str, budget: str) -> Comparison:
@@ -241,95 +301,9 @@ def ratios(results: Results, split: str, budget: str) -> Comparison:
             found = [None if row is None else row.ratio for row in rows]
             if any(found):
                 cells = ["–" if one is None else f"{with_interval(one, 2)} {one.verdict}" for one in found]
-                lines.append(Line(quantity.section, heading(key, group), "", tuple(cells)))
+                lines.append(Line(quantity.section, heading(key, group), "", cells))
     title = f"{split} split, equal {budget}: error ratios to {baseline} on the same frames and seeds"
-    return Comparison(title, tuple(one.method.label for one in series), tuple(lines))
-
-
-def _training_lines(results: Results, series: Sequence[Series]) -> Iterator[Line]:
-    section = "training"
-    done = [(sum(run.outcome == "done" for run in results.series[one]), len(results.series[one])) for one in series]
-    yield Line(section, "runs done", "", tuple(f"{some} of {every}" for some, every in done))
-    for key, label, unit in (
-        ("seconds", "time", "s"),
-        ("cpu_seconds", "time on the processor", "s"),
-        ("epochs", "epochs", ""),
-        ("best_epoch", "best epoch", ""),
-    ):
-        means = []
-        for one in series:
-            known = [run.facts[key] for run in results.series[one] if key in run.facts]
-            means.append(float(np.mean(known)) if known else np.nan)
-        yield Line(section, label, unit, tuple(number(value, 0) for value in means))
-
-
-def _quantity_lines(results: Results, series: Sequence[Series], *, intervals: bool) -> Iterator[Line]:
-    for key, quantity in QUANTITIES.items():
-        for group in quantity.shown:
-            rows = [results.row(one, key, group) for one in series]
-            if not any(rows):
-                continue
-            cells = [_cell(row, quantity, intervals=intervals) for row in rows]
-            shown = {i: number(row.mean.value, quantity.decimals) for i, row in enumerate(rows) if row is not None}
-            known = {i: float(text) for i, text in shown.items() if text != "–"}
-            best = frozenset(
-                i for i in known if len(known) > 1 and quantity.is_error and known[i] == min(known.values())
-            )
-            counted = quantity.is_share and all(row is None or row.mean.seeds == 1 for row in rows)
-            unit = "" if counted else quantity.unit
-            yield Line(quantity.section, heading(key, group), unit, tuple(cells), best=best)
-
-
-def _cell(row: Row | None, quantity: Quantity, *, intervals: bool) -> str:
-    if row is None:
-        return "–"
-    if quantity.is_share and row.mean.seeds == 1:
-        return f"{round(row.mean.value * row.mean.pairs / 100)} of {row.mean.pairs}"
-    return with_interval(row.mean, quantity.decimals) if intervals else number(row.mean.value, quantity.decimals)
-
-
-_SEARCH = (
-    (MetricName.IMAGINARY_WAVENUMBER, "cm⁻¹", 0),
-    (MetricName.RMSD_TO_TS, "Å", 3),
-    (MetricName.STEPS, "", 0),
-    (MetricName.FORCE_CALLS, "", 0),
-    (MetricName.HESSIAN_CALLS, "", 0),
-)
-
-
-def _search_lines(results: Results, series: Sequence[Series]) -> Iterator[Line]:
-    """Yield one TS search of each method in full: that of the reaction that the configuration names, first seed."""
-    chosen = results.study.config.report.search
-    if chosen is None:
-        return
-    reports = []
-    for one in series:
-        found = results.first(one).reports.get("ts", ())
-        reports.append(next((r for r in found if r.provenance.get("reaction") == chosen.reaction), None))
-    known = [report for report in reports if report is not None]
-    if not known:
-        return
-    section = f"first search of the TS of {chosen.name or chosen.reaction}"
-    yield Line(section, "outcome", "", tuple("–" if report is None else report.outcome for report in reports))
-    ends = {"reactant": chosen.reactant, "product": chosen.product}
-    barriers = [
-        (name, f"{kind} from {shown}")
-        for end, shown in ends.items()
-        for name, kind in ((BARRIERS[end], "barrier"), (BARRIER_ERRORS[end], "barrier error"))
-    ]
-    for name, unit, decimals in (*_SEARCH, *((name, "kcal/mol", 1) for name, _ in barriers)):
-        metrics = [None if r is None else next((m for m in r.metrics if m.name == name), None) for r in reports]
-        if not any(metrics):
-            continue
-        text = wavenumber if name == MetricName.IMAGINARY_WAVENUMBER else lambda value, d=decimals: number(value, d)
-        reference = next((m.reference for m in metrics if m is not None and m.reference is not None), None)
-        yield Line(
-            section,
-            dict(barriers).get(name, str(name)),
-            unit,
-            tuple("–" if metric is None else text(metric.value) for metric in metrics),
-            "" if reference is None else text(reference),
-        )
+    return Comparison(title, [one.method.label for one in series], lines)
 
 
 def heading(quantity: str, group: str) -> str:
@@ -399,7 +373,6 @@ def as_json(results: Results) -> dict[str, Any]:
                     "outcome": one.outcome,
                     "reason": one.reason,
                     **one.facts,
-                    **one.data,
                     "validator_seconds": dict(one.seconds),
                 }
                 for one in results.runs
@@ -413,9 +386,8 @@ def as_json(results: Results) -> dict[str, Any]:
 
 def _identity(series: Series) -> dict[str, Any]:
     """Return the columns that say which series a line is about."""
-    method: TrainingMethod = series.method
     where = {"split": series.split, "fraction": series.fraction, "budget": series.budget}
-    return {**asdict(method), "method": method.label, **where}
+    return {**asdict(series.method), "method": series.method.label, **where}
 
 
 _COLUMNS = (
@@ -430,58 +402,43 @@ def as_csv(results: Results) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows({key: _csv_cell(value) for key, value in line.items()} for line in _csv_lines(results))
-    return text.getvalue()
 
+    def write(table: str, **values: Any) -> None:
+        for key, value in values.items():
+            if isinstance(value, float):
+                values[key] = f"{value:.6g}" if np.isfinite(value) else ""
+            elif isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+                values[key] = f"'{value}"  # a spreadsheet would take it for a formula
+        writer.writerow({"table": table, **values})
 
-def _csv_lines(results: Results) -> Iterable[dict[str, Any]]:
+    def counts(one: Estimate) -> dict[str, Any]:
+        drawn = {"seeds": one.seeds, "units": one.units, "unit_drawn": one.unit}
+        return drawn | {"values": one.pairs, "left_out": one.left_out}
+
+    def ratio(one: Estimate) -> dict[str, Any]:
+        return {"ratio": one.value, "ratio_low": one.low, "ratio_high": one.high}
+
     for claim in results.claims:
-        about = {"method": claim.ratio, "group": claim.where, "quantity": claim.text}
-        yield {"table": "claim", **about, "verdict": claim.verdict, "note": claim.note}
+        about = {"method": claim.ratio, "group": claim.where}
+        write("claim", **about, quantity=claim.text, verdict=claim.verdict, note=claim.note)
         for one in claim.evidence:
-            found = {
-                "table": "evidence",
-                "method": claim.ratio,
-                "group": claim.where,
-                "quantity": one.what,
-                "verdict": one.verdict,
-            }
-            yield found | _ratio_columns(one.estimate) | _counts(one.estimate)
+            found = ratio(one.estimate) | counts(one.estimate)
+            write("evidence", **about, quantity=one.what, verdict=one.verdict, **found)
     for row in results.rows:
         quantity, mean = QUANTITIES[row.quantity], row.mean
-        line: dict[str, Any] = {
-            "table": "error",
-            **_identity(row.series),
-            "quantity": quantity.name,
-            "group": row.group,
-        }
-        line |= {"unit": quantity.unit, "value": mean.value, "low": mean.low, "high": mean.high} | _counts(mean)
+        found = {"value": mean.value, "low": mean.low, "high": mean.high} | counts(mean)
         if row.ratio is not None:
-            line |= {**_ratio_columns(row.ratio), "verdict": row.ratio.verdict}
-        yield line
+            found |= {**ratio(row.ratio), "verdict": row.ratio.verdict}
+        write("error", **_identity(row.series), quantity=quantity.name, group=row.group, unit=quantity.unit, **found)
     for result in results.runs:
-        of_run = {"table": "run", **_identity(result.run.series), "seed": result.run.seed}
-        yield of_run | {"quantity": "outcome", "verdict": result.outcome, "note": result.reason}
+        of_run = {**_identity(result.run.series), "seed": result.run.seed}
+        write("run", **of_run, quantity="outcome", verdict=result.outcome, note=result.reason)
         for name, value in {**result.facts, **{f"seconds of {k}": v for k, v in result.seconds.items()}}.items():
-            yield of_run | {"quantity": name, "value": value}
+            if isinstance(value, int | float):
+                write("run", **of_run, quantity=name, value=value)
     for key, seconds in typical(results.study.step_seconds).items():
-        yield {"table": "cost", "method": key, "quantity": "time of a step", "unit": "s", "value": seconds}
-
-
-def _ratio_columns(estimate: Estimate) -> dict[str, Any]:
-    return {"ratio": estimate.value, "ratio_low": estimate.low, "ratio_high": estimate.high}
-
-
-def _counts(estimate: Estimate) -> dict[str, Any]:
-    names = {"seeds": "seeds", "units": "units", "unit_drawn": "unit", "values": "pairs", "left_out": "left_out"}
-    return {column: getattr(estimate, name) for column, name in names.items()}
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6g}" if np.isfinite(value) else ""
-    # a text that a spreadsheet would take for a formula
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+        write("cost", method=key, quantity="time of a step", unit="s", value=seconds)
+    return text.getvalue()
 
 
 def as_text(results: Results, width: int | None = None) -> str:
@@ -499,19 +456,15 @@ def as_text(results: Results, width: int | None = None) -> str:
         parts += [f"    {one.what}: {with_interval(one.estimate, 2)}, {one.verdict}" for one in claim.evidence]
         parts += [f"    {claim.note}"] if claim.note else []
     for setting in results.settings:
-        parts += ["", _as_text(comparison(results, *setting, short=True), width)]
+        table = comparison(results, *setting, short=True)
+        with_reference = any(line.reference for line in table.lines)
+        headings = ["", *table.methods, *(["ref."] if with_reference else [])]
+        rows = []
+        for section, lines in groupby(table.lines, lambda line: line.section):
+            rows.append([section, *[""] * (len(headings) - 1)])
+            for line in lines:
+                unit = f" /\u00a0{line.unit}" if line.unit else ""  # not broken before the unit
+                rows.append([f"  {line.label}{unit}", *line.cells, *([line.reference] if with_reference else [])])
+        parts += ["", f"{table.title}\n{text_table(headings, rows, width=width)}"]
     parts += ["", *(f"{name}: {word}: {reason}" for name, word, reason in results.unfinished()), *results.notes()]
     return "\n".join([*parts, *([RULE] if results.claims else [])]).lstrip("\n")
-
-
-def _as_text(table: Comparison, width: int | None) -> str:
-    with_reference = any(line.reference for line in table.lines)
-    rows, section = [], ""
-    for line in table.lines:
-        if line.section != section:
-            section = line.section
-            rows.append([section, *[""] * (len(table.methods) + with_reference)])
-        unit = f" /\u00a0{line.unit}" if line.unit else ""  # not broken before the unit
-        rows.append([f"  {line.label}{unit}", *line.cells, *([line.reference] if with_reference else [])])
-    headings = ["", *table.methods, *(["ref."] if with_reference else [])]
-    return f"{table.title}\n{text_table(headings, rows, width=width)}"

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from phl_ase.study.plan import (
     typical,
 )
 from phl_ase.study.validation import EVERY_VALIDATOR, check_inputs
-from phl_ase.study.worker import last_epoch, start
+from phl_ase.study.worker import last_epoch, start, step_seconds
+from phl_ase.tables import text_table
 from phl_ase.training import choose_device
 
 FORMAT, SCHEMA = "phl study", 3
@@ -121,14 +121,14 @@ def _open(root: Path, train: bool) -> None:
     """
     marker = root / MARKER
     if marker.exists():
-        found = read_json(marker)
-        if found.get("format") == FORMAT and found.get("schema") in (*FOLDERS, SCHEMA):
-            return
-        valid = ", ".join(map(str, (*FOLDERS, SCHEMA)))
-        raise PHLError(
-            f"{root} holds a study of schema {found.get('schema', '?')} (phl_ase {found.get('phl_ase', 'unknown')}), "
-            f"this version reads {valid}: choose another folder with --out"
-        )
+        found, valid = read_json(marker), (*FOLDERS, SCHEMA)
+        if found.get("format") != FORMAT or found.get("schema") not in valid:
+            raise PHLError(
+                f"{root} holds a study of schema {found.get('schema', '?')} (phl_ase "
+                f"{found.get('phl_ase', 'unknown')}), this version reads {', '.join(map(str, valid))}: choose another "
+                "folder with --out"
+            )
+        return
     if not train:
         raise PHLError(f"{root} holds no study to report on; leave --report out to run it")
     try:
@@ -150,10 +150,6 @@ class _Session:
     store: Store
     executor: Any
 
-    def run(self, tasks: Sequence[Task], title: str) -> None:
-        if self.executor is not None:
-            run(tasks, start, self.store, executor=self.executor, title=title, retry=True, lines=True)
-
     def plan(self, one: Run, part: str, span: Length, *, older: str = "", **options: Any) -> PlannedRun:
         """Return a run in its folder, which may be that of an older schema."""
         planned = PlannedRun.of(one, self.root / part, self.config, self.data.hash, span, **options)
@@ -163,22 +159,31 @@ class _Session:
 
     def work(self, planned: Iterable[PlannedRun], steps: Mapping[str, float], title: str = "study") -> None:
         """Train and validate what is not finished; a task that fails leaves its reason and stops no other."""
-        planned, same = list(planned), TrainingMethod("")
-        ordered: list[PlannedRun] = []
-        # of runs that differ in their method alone the longest first, so that none is left alone at the end
-        for _, group in itertools.groupby(planned, lambda o: replace(o.run, series=replace(o.run.series, method=same))):
-            ordered += sorted(group, key=lambda one: -one.training_seconds(steps))
-        self.run([task for one in ordered for task in tasks_of(one, steps)], title)
         if self.executor is None:
             return
+        planned, same = list(planned), TrainingMethod("")
+        tasks: list[Task] = []
+        # of runs that differ in their method alone the longest first, so that none is left alone at the end
+        for _, group in itertools.groupby(planned, lambda o: replace(o.run, series=replace(o.run.series, method=same))):
+            for one in sorted(group, key=lambda one: -one.training_seconds(steps)):
+                tasks += tasks_of(one, steps)
+        run(tasks, start, self.store, executor=self.executor, title=title, retry=True, lines=True)
         for one in planned:  # for phl report
             for name in one.validators:
-                record, file = self.store.get(one.validator_key(name)), one.folder / f"{name}.json"
-                if record is None or record.failure is not None:
-                    continue
-                content = json_text(record.value).encode()
-                if not file.exists() or file.read_bytes() != content:
+                reports, file = self.value(one.validator_key(name)), one.folder / f"{name}.json"
+                content = json_text(reports).encode()
+                if reports is not None and not (file.exists() and file.read_bytes() == content):
                     write_atomic(file, content)
+
+    def value(self, key: str) -> Any:
+        """Return the result of a task; ``None`` where there is none."""
+        record = self.store.get(key)
+        return None if record is None or record.failure is not None else record.value
+
+    def failure(self, key: str, otherwise: str) -> str:
+        """Return why a task has no result."""
+        record = self.store.get(key)
+        return otherwise if record is None or record.failure is None else record.failure.reason
 
     def timed(self, runs: Sequence[Run]) -> dict[str, list[float]]:
         """Return seconds of a step of every method, measured once, in turn, while nothing else of the study runs.
@@ -197,29 +202,26 @@ class _Session:
         keys = {method: digest("time of a step", method, about) for method in wanted}
         before = read_json(self.root / "timing.json")  # of schema 2
         known = dict(before.get("seconds", {})) if before.get("clock") == config.budget.clock else {}
-        for method, key in keys.items():
-            record = self.store.get(key)
-            if record is not None and record.failure is None:
-                known[method] = record.value
+        known |= {method: found for method, key in keys.items() if (found := self.value(key)) is not None}
         missing = {method: one for method, one in wanted.items() if method not in known}
         if missing and self.executor is not None:
-            task = Task(
-                "steps", digest("times of steps", sorted(keys[m] for m in missing)), ("timing", (missing, config))
-            )
-            self.run([task], "timing")
-            record = self.store.get(task.key)
-            if record is None or record.failure is not None:
-                reason = "nothing is known" if record is None or record.failure is None else record.failure.reason
-                raise PHLError(f"steps could not be timed: {reason}")
-            for method, seconds in record.value.items():
+            key = digest("times of steps", sorted(keys[m] for m in missing))
+            task = Task("steps", key, ("timing", (missing, config)))
+            run([task], start, self.store, executor=self.executor, title="timing", retry=True, lines=True)
+            found = self.value(key)
+            if found is None:
+                raise PHLError(f"steps could not be timed: {self.failure(key, 'nothing is known')}")
+            for method, seconds in found.items():
                 self.store.keep(keys[method], Record(seconds))
-            known |= record.value
+            known |= found
         return {method: list(known[method]) for method in wanted if method in known}
 
     def tuned(
         self, runs: Sequence[Run], steps: Mapping[str, float]
     ) -> tuple[dict[str, dict[str, float]], dict[str, list[float | None]]]:
         """Return the loss weights of each scheme, and the scores of what was tried.
+
+        A score is the sum of the logarithms of the mean errors of the validation frames; ``None`` where there is none.
 
         Raises:
             PHLError: When no setting of a scheme could be trained.
@@ -235,20 +237,21 @@ class _Session:
                 self.plan(one, TRIALS, span, older=f"{scheme}-{place}", weights=weights, **options)
                 for place, weights in enumerate(tuning.settings[scheme])
             ]
-        if not tried:
-            return {}, {}
         self.work([one for some in tried.values() for one in some], steps, "tuning")
-        scores = {scheme: [_score(self.store, one) for one in some] for scheme, some in tried.items()}
+        scores: dict[str, list[float | None]] = {scheme: [] for scheme in tried}
         chosen = {}
-        for scheme, values in scores.items():
-            present = [np.inf if value is None else value for value in values]
+        for scheme, some in tried.items():
+            for trial in some:
+                reports = self.value(trial.validator_key("validation"))
+                report = None if reports is None else Report.from_dict(reports[0])
+                errors = [np.inf if report is None else report.metric(f"{name}, all").value for name in PROPERTIES]
+                scores[scheme].append(float(np.sum(np.log(errors))) if np.all(np.isfinite(errors)) else None)
+            present = [np.inf if value is None else value for value in scores[scheme]]
             if self.executor is not None and not np.isfinite(min(present)):
-                record = self.store.get(tried[scheme][0].key)
-                failure = None if record is None else record.failure
-                reason = "no validation gave finite errors" if failure is None else failure.reason
+                reason = self.failure(some[0].key, "no validation gave finite errors")
                 raise PHLError(f"no loss weights of {scheme} could be tried: {reason}")
             chosen[scheme] = dict(tuning.settings[scheme][int(np.argmin(present))])
-        if self.executor is not None:
+        if tried and self.executor is not None:
             write_json(self.root / TUNING, {"scores": scores, "settings": tuning.settings, "chosen": chosen})
         return chosen, scores
 
@@ -260,33 +263,18 @@ def tasks_of(planned: PlannedRun, steps: Mapping[str, float]) -> list[Task]:
         planned: The run.
         steps: ``TrainingMethod.cost_key`` -> seconds of a step, of the methods that were timed.
     """
-    name, training = planned.run.name, partial(_progress, planned)
-    tasks = [
-        Task(
-            f"{name}, training",
-            planned.key,
-            ("training", planned),
-            cost=planned.training_seconds(steps),
-            kind="training",
-            progress=training,
-        )
-    ]
-    for validator in planned.validators:
-        key, cost = planned.validator_key(validator), EVERY_VALIDATOR[validator].seconds
-        tasks.append(
-            Task(f"{name}, {validator}", key, (validator, planned), needs=(planned.key,), cost=cost, kind=validator)
-        )
+
+    def progress() -> tuple[float, str]:
+        epoch = last_epoch(planned.folder)
+        return min(epoch / planned.length.epochs, 1.0), f"epoch {epoch} of {planned.length.epochs}"
+
+    name, seconds = planned.run.name, planned.training_seconds(steps)
+    kind = "training"
+    tasks = [Task(f"{name}, {kind}", planned.key, (kind, planned), cost=seconds, kind=kind, progress=progress)]
+    for kind in planned.validators:
+        key, seconds = planned.validator_key(kind), EVERY_VALIDATOR[kind].seconds
+        tasks.append(Task(f"{name}, {kind}", key, (kind, planned), needs=(planned.key,), cost=seconds, kind=kind))
     return tasks
-
-
-def _progress(planned: PlannedRun) -> tuple[float, str]:
-    epoch, _ = last_epoch(planned.folder) or (0, 0.0)
-    return min(epoch / planned.length.epochs, 1.0), f"epoch {epoch} of {planned.length.epochs}"
-
-
-def estimated_seconds(planned: Iterable[PlannedRun], steps: Mapping[str, float]) -> float:
-    """Return the seconds of one core for training and validating, without validation during training."""
-    return sum(task.cost for one in planned for task in tasks_of(one, steps))
 
 
 def _to_time(config: StudyConfig, runs: Sequence[Run]) -> dict[str, Run]:
@@ -296,16 +284,6 @@ def _to_time(config: StudyConfig, runs: Sequence[Run]) -> dict[str, Run]:
         method = time_method(config)
         wanted.setdefault(method.cost_key, Run(Series(method, runs[0].series.split), runs[0].seed))
     return wanted
-
-
-def _score(store: Store, planned: PlannedRun) -> float | None:
-    """Return the sum of log mean errors over the validation frames; ``None`` where there is none."""
-    record = store.get(planned.validator_key("validation"))
-    if record is None or record.failure is not None:
-        return None
-    report = Report.from_dict(record.value[0])
-    values = [report.metric(f"{name}, all").value for name in PROPERTIES]
-    return float(np.sum(np.log(values))) if np.all(np.isfinite(values)) else None
 
 
 def plan_text(config: StudyConfig, workers: int) -> str:
@@ -318,27 +296,26 @@ def plan_text(config: StudyConfig, workers: int) -> str:
     Raises:
         PHLError: For data that cannot be read.
     """
-    from phl_ase.study.timing import measure
-
     _check(config)
     runs, data = plan_runs(config), StudyData(config)
-    twice = config.model_copy(
-        update={"budget": config.budget.model_copy(update={"rounds": min(config.budget.rounds, 2)})}
-    )
+    budget = config.budget.model_copy(update={"rounds": min(config.budget.rounds, 2)})
     wanted = _to_time(config, runs)
-    steps = typical(measure(wanted, twice)) if wanted else {}
+    steps = typical(step_seconds(wanted, config.model_copy(update={"budget": budget}))) if wanted else {}
     lengths, refused = data.lengths(runs, steps)
-    planned = {one: PlannedRun.of(one, Path(), config, data.hash, span) for one, span in lengths.items()}
-    lines = []
+    rows, total = [], 0.0
     for series in dict.fromkeys(one.series for one in runs):
-        known = [planned[one] for one in runs if one.series == series and one in planned]
-        spans = (f"{one.length.epochs}{' (cap)' if one.length.capped_from else ''}" for one in known)
-        epochs = ", ".join(dict.fromkeys(spans)) or "-"
-        hours = estimated_seconds(known, steps) / 3600
+        spans = {one: lengths[one] for one in runs if one.series == series and one in lengths}
+        planned = [PlannedRun.of(one, Path(), config, data.hash, span) for one, span in spans.items()]
+        # without validation during training
+        hours = sum(task.cost for one in planned for task in tasks_of(one, steps)) / 3600
+        total += hours
+        epochs = dict.fromkeys(f"{span.epochs}{' (cap)' if span.capped_from else ''}" for span in spans.values())
         where = f"{series.split}, {series.fraction:g} of the frames, equal {series.budget}"
         count = sum(one.series == series for one in runs)
-        lines.append(f"{series.method.label:38s} {where:44s} {count:3d} runs  epochs {epochs:14s} {hours:7.2f} h")
-    lines += [f"{one.name}: {reason}" for one, reason in refused.items()]
-    hours = estimated_seconds(planned.values(), steps) / 3600
-    total = f"{len(runs)} runs: about {hours:.1f} hours of one core"
-    return "\n".join([*lines, f"{total}, {hours / workers:.1f} with {workers} processes"])
+        rows.append([series.method.label, where, count, ", ".join(epochs) or "-", f"{hours:.2f}"])
+    table = text_table(["training method", "setting", "runs", "epochs", "time / h"], rows, words=2)
+    lines = [table, *(f"{one.name}: {reason}" for one, reason in refused.items())]
+    lines.append(
+        f"{len(runs)} runs: about {total:.1f} hours of one core, {total / workers:.1f} with {workers} processes"
+    )
+    return "\n".join(lines)

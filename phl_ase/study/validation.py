@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,12 +14,12 @@ import numpy as np
 
 from phl_ase.curvature import curvature_of
 from phl_ase.datasets import BaseDataset, ReactionFrames, reactions_of, read_images
-from phl_ase.errors import PHLError
+from phl_ase.errors import PHLError, missing_package
 from phl_ase.paths import displaced
 from phl_ase.results import Report, provenance
 from phl_ase.scoring import STATIONARY, geometries
 from phl_ase.structures import Frame, atoms_from_frame
-from phl_ase.study.config import ValidatorsSection
+from phl_ase.study.config import PROPERTIES, ValidatorsSection
 from phl_ase.study.references import labelled_path, labelled_reaction, tight_transition_state
 from phl_ase.training import RunData
 from phl_ase.types import ASECalculator
@@ -32,7 +33,6 @@ from phl_ase.validators import (
     validate_transition_state,
 )
 
-_PREDICTED = ("energy", "forces", "hessian")
 _MOST_POINTS = 2000  # of a parity plot: enough to see, few enough for a file
 
 
@@ -54,15 +54,12 @@ class ValidationRequest:
 
     def details(self, reaction: ReactionFrames, frame: Frame, **more: Any) -> dict[str, Any]:
         """Return what the provenance says of a frame: its reaction and in which part of the data it is."""
-        return {"reaction": reaction.name, "part": self._part(frame), **more}
-
-    def _part(self, frame: Frame) -> str:
-        return self._parts.get(frame.frame_id, "left out")
+        return {"reaction": reaction.name, "part": self.parts.get(frame.frame_id, "left out"), **more}
 
     @cached_property
-    def _parts(self) -> dict[int, str]:
-        parts = ("train", "valid", "test")
-        return {frame.frame_id: part for part in parts for frame in getattr(self.data, part)}
+    def parts(self) -> dict[int, str]:
+        """Number of a frame -> part of the data that it is in."""
+        return {frame.frame_id: part for part in ("train", "valid", "test") for frame in getattr(self.data, part)}
 
     @cached_property
     def stationary(self) -> list[Frame]:
@@ -79,13 +76,13 @@ class ValidationRequest:
         if not any(self.dataset.reactions):
             return []
         tested = {frame.reaction for frame in self.data.test}
-        found = [
-            one for one in reactions_of(self.dataset, self.settings.reactions or None).values() if one.name in tested
+        return [
+            one
+            for one in reactions_of(self.dataset, self.settings.reactions or None).values()
+            if one.name in tested
+            and (ts := one.transition_state) is not None
+            and not (self.settings.unseen and self.parts.get(ts.frame_id) in ("train", "valid"))
         ]
-        known = [one for one in found if one.transition_state is not None]
-        if self.settings.unseen:
-            known = [one for one in known if self._part(transition_state(one)) not in ("train", "valid")]
-        return known
 
 
 def transition_state(reaction: ReactionFrames) -> Frame:
@@ -98,7 +95,7 @@ def accuracy(calculator: Any, request: ValidationRequest) -> list[Report]:
     frames = list(request.data.test)
     if not frames:
         raise PHLError("the split leaves nothing to test with")
-    predictions = calculator.evaluate([atoms_from_frame(f) for f in frames], _PREDICTED)
+    predictions = calculator.evaluate([atoms_from_frame(f) for f in frames], PROPERTIES)
     report = validate_accuracy(
         frames, predictions, system="test frames", potential=request.name, stationary=request.stationary
     )
@@ -109,49 +106,37 @@ def accuracy(calculator: Any, request: ValidationRequest) -> list[Report]:
         "reaction": np.array([frame.reaction for frame in frames]),
         **{f"is_{region}": groups.get(region, nothing).astype(int) for region in ("near", "far")},
     }
-    pairs = {
-        f"parity_{label}_{side}": np.array(values)
-        for label, pair in parity(frames, predictions).items()
-        for side, values in pair.items()
-    }
-    return [dataclasses.replace(report, arrays={**report.arrays, **facts, **pairs})]
+    return [dataclasses.replace(report, arrays={**report.arrays, **facts, **parity(frames, predictions)})]
 
 
-def parity(frames: Sequence[Frame], predictions: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+def parity(frames: Sequence[Frame], predictions: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Return reference and prediction side by side, thinned evenly where there are many.
 
     Energies are counted from the lowest reference energy of the same composition among the frames; of a Hessian the
     upper triangle counts.
 
     Returns:
-        ``energy`` (eV), ``forces`` (eV/Å), ``hessian`` (eV/Å²) -> ``reference`` and ``predicted``, equally long.
+        ``parity_LABEL_reference`` and ``parity_LABEL_predicted``, equally long, of ``energy`` (eV), ``forces`` (eV/Å)
+        and ``hessian`` (eV/Å²).
     """
     lowest: dict[tuple[int, ...], float] = {}
-    for frame in frames:
+    keys = [tuple(sorted(frame.numbers.tolist())) for frame in frames]
+    for key, frame in zip(keys, frames, strict=True):
         if frame.energy is not None:
-            key = tuple(sorted(frame.numbers.tolist()))
             lowest[key] = min(lowest.get(key, np.inf), frame.energy)
-    columns: dict[str, tuple[list[Any], list[Any]]] = {label: ([], []) for label in _PREDICTED}
-    for frame, predicted in zip(frames, predictions, strict=True):
-        zero = lowest.get(tuple(sorted(frame.numbers.tolist())), 0.0)
-        for label, pair in columns.items():
-            reference = getattr(frame, label)
-            if reference is None or predicted.get(label) is None:
-                continue
-            for side, value in zip(pair, (reference, predicted[label]), strict=True):
-                array = np.asarray(value)
-                if label == "energy":
-                    side.append(np.atleast_1d(array - zero))
-                else:
-                    side.append(array[np.triu_indices(len(array))] if label == "hessian" else array.ravel())
-    result = {}
-    for label, pair in columns.items():
-        if pair[0]:
-            both = [np.concatenate(side) for side in pair]
-            step = -(-len(both[0]) // _MOST_POINTS)
-            reference_side, predicted_side = ([float(f"{v:.6g}") for v in side[::step]] for side in both)
-            result[label] = {"reference": reference_side, "predicted": predicted_side}
-    return result
+    found = {}
+    for label in PROPERTIES:
+        sides: tuple[list[Any], list[Any]] = ([], [])
+        for key, frame, predicted in zip(keys, frames, predictions, strict=True):
+            pair = getattr(frame, label), predicted.get(label)
+            for side, value in zip(sides, pair, strict=True) if pair[0] is not None and pair[1] is not None else ():
+                array = np.asarray(value) - (lowest.get(key, 0.0) if label == "energy" else 0.0)
+                side.append(array[np.triu_indices(len(array))] if label == "hessian" else array.ravel())
+        for name, side in zip(("reference", "predicted"), sides, strict=True) if sides[0] else ():
+            values = np.concatenate(side)
+            thinned = values[:: -(-len(values) // _MOST_POINTS)]
+            found[f"parity_{label}_{name}"] = np.array([float(f"{value:.6g}") for value in thinned])
+    return found
 
 
 def frequencies(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
@@ -168,10 +153,10 @@ def frequencies(calculator: ASECalculator, request: ValidationRequest) -> list[R
                 continue
             reference = ReferenceCurvature(atoms_from_frame(frame), frame.hessian, kind="stationary")
             details = request.details(reaction, frame, kind=kind)
+            named: dict[str, Any] = {"system": f"{reaction.name} {kind}", "potential": request.name, "details": details}
             for function in functions:
-                named = {"system": f"{reaction.name} {kind}", "potential": request.name}
-                make = partial(function, reference, calculator, **named, details=details)
-                reports.append(_or_refused(make, **named, validator="frequencies", details=details))
+                make = partial(function, reference, calculator, **named)
+                reports.append(_or_refused(make, validator="frequencies", **named))
     return reports
 
 
@@ -184,62 +169,48 @@ def searches(calculator: ASECalculator, request: ValidationRequest) -> list[Repo
         for seed in range(settings.seed, settings.seed + settings.starts):
             start = f"{settings.displacement:g} Å RMS from the TS, seed {seed}"
             details = request.details(reaction, target, start=start)
+            named: dict[str, Any] = {"potential": request.name, "details": details}
             make = partial(
                 validate_transition_state,
                 displaced(atoms_from_frame(target), settings.displacement, seed),
                 calculator,
                 labelled_reaction(reaction),
-                potential=request.name,
                 strategy=settings.strategy,
                 follow=settings.follow,
                 max_steps=settings.max_steps,
-                details=details,
+                **named,
             )
-            named = {"system": reaction.name, "potential": request.name}
-            reports.append(_or_refused(make, **named, validator="transition state", details=details))
+            reports.append(_or_refused(make, system=reaction.name, validator="transition state", **named))
     return reports
 
 
 def paths(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
-    """Return reaction paths from the model's own TSs, of the reactions that have one to compare with."""
+    """Return reaction paths from the model's own TSs, of the reactions that have one to compare with.
+
+    Where the model has no TS, the report says so.
+    """
+    settings = request.settings.irc
     reports = []
     for reaction in request.reactions:
+        target = transition_state(reaction)
+        details = request.details(reaction, target)
+        named: dict[str, Any] = {"system": reaction.name, "potential": request.name, "details": details}
         try:
             reference = labelled_path(reaction)
         except PHLError:
             continue  # no path in the data
-        details = request.details(reaction, transition_state(reaction))
-        named = {"system": reaction.name, "potential": request.name}
-        make = partial(_path, calculator, request, reaction, reference, details)
-        reports.append(_or_refused(make, **named, validator="irc", details=details))
+
+        def make(target: Frame = target, reference: ReferencePath = reference, named: dict[str, Any] = named) -> Report:
+            hessian = curvature_of(calculator).hessian
+            ts = tight_transition_state(atoms_from_frame(target), calculator, hessian)
+            if not ts.converged:
+                sentence = f"the model has no TS near the reference's: {ts.sentence}"
+                return _without_result("no TS", sentence, validator="irc", **named)
+            named = {**named, "method": settings.method, "step": settings.step}
+            return validate_irc(ts.atoms, calculator, hessian, reference, **named)
+
+        reports.append(_or_refused(make, validator="irc", **named))
     return reports
-
-
-def _path(
-    calculator: ASECalculator,
-    request: ValidationRequest,
-    reaction: ReactionFrames,
-    reference: ReferencePath,
-    details: Mapping[str, Any],
-) -> Report:
-    """Return one path; where the model has no TS, a report that says so."""
-    hessian = curvature_of(calculator).hessian
-    ts = tight_transition_state(atoms_from_frame(transition_state(reaction)), calculator, hessian)
-    if not ts.converged:
-        sentence = f"the model has no TS near the reference's: {ts.sentence}"
-        facts = provenance(**details)
-        return Report(reaction.name, request.name, "no TS", sentence, provenance=facts, validator="irc")
-    return validate_irc(
-        ts.atoms,
-        calculator,
-        hessian,
-        reference,
-        system=reaction.name,
-        potential=request.name,
-        method=request.settings.irc.method,
-        step=request.settings.irc.step,
-        details=details,
-    )
 
 
 def phonons(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
@@ -260,19 +231,22 @@ def phonons(calculator: ASECalculator, request: ValidationRequest) -> list[Repor
 def validation_errors(calculator: Any, request: ValidationRequest) -> list[Report]:
     """Return errors of the validation frames, by which loss weights are chosen."""
     frames = list(request.data.valid)
-    predictions = calculator.evaluate([atoms_from_frame(f) for f in frames], _PREDICTED)
+    predictions = calculator.evaluate([atoms_from_frame(f) for f in frames], PROPERTIES)
     return [validate_accuracy(frames, predictions, system="validation frames", potential=request.name)]
 
 
-def _or_refused(
-    make: Callable[[], Report], *, system: str, potential: str, validator: str, details: Mapping[str, Any]
-) -> Report:
+def _or_refused(make: Callable[[], Report], **named: Any) -> Report:
     """Return a report, or one that says why the model refused the structure: one molecule must not stop the others."""
     try:
         return make()
     except PHLError as error:
-        sentence = " ".join(str(error).split())
-        return Report(system, potential, "refused", sentence, provenance=provenance(**details), validator=validator)
+        return _without_result("refused", " ".join(str(error).split()), **named)
+
+
+def _without_result(
+    outcome: str, sentence: str, *, system: str, potential: str, validator: str, details: Mapping[str, Any]
+) -> Report:
+    return Report(system, potential, outcome, sentence, provenance=provenance(**details), validator=validator)
 
 
 @dataclass(frozen=True)
@@ -281,27 +255,27 @@ class Validator:
 
     Attributes:
         validate: From calculator and request to reports.
-        packages: What it needs: package -> extra that brings it, empty for the package's own.
-        by_reaction: Whether it depends on which reactions are chosen.
         seconds: About how long it takes for a small molecule's reactions, before any has been timed.
+        by_reaction: Whether it depends on which reactions are chosen.
+        package: Optional package that it needs; empty without one.
     """
 
     validate: Callable[[Any, ValidationRequest], list[Report]]
-    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    seconds: float
     by_reaction: bool = False
-    seconds: float = 5.0
+    package: str = ""
 
 
 VALIDATORS: dict[str, Validator] = {
-    "accuracy": Validator(accuracy, seconds=3.0),
-    "frequencies": Validator(frequencies, by_reaction=True, seconds=3.0),
-    "ts": Validator(searches, {"sella": ""}, by_reaction=True, seconds=30.0),
-    "irc": Validator(paths, {"sella": ""}, by_reaction=True, seconds=20.0),
-    "phonons": Validator(phonons, {"phonopy": ""}, seconds=30.0),
+    "accuracy": Validator(accuracy, 3.0),
+    "frequencies": Validator(frequencies, 3.0, by_reaction=True),
+    "ts": Validator(searches, 30.0, by_reaction=True, package="sella"),
+    "irc": Validator(paths, 20.0, by_reaction=True, package="sella"),
+    "phonons": Validator(phonons, 30.0, package="phonopy"),
 }
 """Name in the configuration -> validator."""
 
-EVERY_VALIDATOR: dict[str, Validator] = {**VALIDATORS, "validation": Validator(validation_errors, seconds=2.0)}
+EVERY_VALIDATOR: dict[str, Validator] = {**VALIDATORS, "validation": Validator(validation_errors, 2.0)}
 """The validators, and what tuning needs."""
 
 
@@ -311,14 +285,10 @@ def check_inputs(settings: ValidatorsSection) -> None:
     Raises:
         PHLError: For a missing package, an unreadable crystal or an unknown reference method.
     """
-    import importlib.util
-
-    from phl_ase.errors import missing_package
-
     for name in settings.run:
-        for package, extra in VALIDATORS[name].packages.items():
-            if importlib.util.find_spec(package) is None:
-                raise missing_package(package, extra or "all", f"the validator {name!r} of validators.run")
+        package = VALIDATORS[name].package
+        if package and importlib.util.find_spec(package) is None:
+            raise missing_package(package, "all", f"the validator {name!r} of validators.run")
     if "phonons" in settings.run:
         from phl_ase.phonons import parse_supercell
         from phl_ase.resolver import resolve_calculator

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ import torch
 
 from phl_ase.calculator import PHLCalculator
 from phl_ase.datasets import open_dataset
-from phl_ase.errors import DomainWarning
+from phl_ase.errors import DomainWarning, PHLError
 from phl_ase.potentials.model_file import load_model, save_model
 from phl_ase.results import plain
-from phl_ase.study.plan import PlannedRun, gradient_calls, run_data
-from phl_ase.study.timing import measure
+from phl_ase.study.config import StudyConfig
+from phl_ase.study.plan import PlannedRun, Run, gradient_calls, run_data, subset, train_config
 from phl_ase.study.validation import EVERY_VALIDATOR, ValidationRequest
-from phl_ase.training import Stopped, train
+from phl_ase.training import RunData, Stopped, train
 from phl_ase.training.checkpoint import BEST, CONFIG, LAST, LOG
 
 ERROR_FILE = "errors-{stage}.txt"
@@ -31,8 +32,12 @@ ERROR_FILE = "errors-{stage}.txt"
 MODEL = "model.safetensors"
 """The model with its errors on its card."""
 
+CLOCKS: Mapping[str, Callable[[], float]] = {"processor": time.process_time, "wall": time.perf_counter}
+"""What time is measured in -> the clock, s."""
+
 _PROCESSOR = "processor_seconds.txt"  # that a stopped training has used so far
-_PARTS = ("train", "valid", "test")
+_BATCHES = 6  # of frames that are timed: enough for a mean over sizes, few enough for a scheme whose steps take long
+_STEPS = 24  # in the difference of two runs, which has neither start nor validation in it
 
 
 def start() -> Callable[..., Any]:
@@ -43,19 +48,23 @@ def start() -> Callable[..., Any]:
     def do(payload: tuple[str, Any], *_: Any) -> Any:
         stage, planned = payload
         if stage == "timing":
-            return measure(*planned)
+            return step_seconds(*planned)
         if planned.key not in opened:
             opened.clear()
             opened[planned.key] = _Opened(planned)
         planned.folder.mkdir(parents=True, exist_ok=True)
-        with _errors_in_file(planned.folder / ERROR_FILE.format(stage=stage)):
-            return _train(opened[planned.key]) if stage == "training" else _validate(stage, opened[planned.key])
+        path = planned.folder / ERROR_FILE.format(stage=stage)
+        with open(path, "a", encoding="utf-8") as errors, contextlib.redirect_stderr(errors):
+            value = opened[planned.key].train() if stage == "training" else opened[planned.key].validate(stage)
+        if not path.stat().st_size:
+            path.unlink()
+        return value
 
     return do
 
 
 class _Opened:
-    """What the tasks of a run have in common."""
+    """A run whose tasks are done: its data and its model."""
 
     def __init__(self, planned: PlannedRun) -> None:
         self.planned = planned
@@ -67,72 +76,101 @@ class _Opened:
     def calculator(self) -> PHLCalculator:
         return PHLCalculator(str(self.planned.folder / BEST), device=self.planned.config.training.device)
 
+    def train(self) -> dict[str, Any]:
+        """Train, going on where there is a checkpoint, and return facts.
 
-@contextmanager
-def _errors_in_file(path: Path) -> Iterator[None]:
-    """Collect standard error in a file, which is removed where nothing was written."""
-    with open(path, "a", encoding="utf-8") as errors, redirect_stderr(errors):
-        yield
-    if not path.stat().st_size:
-        path.unlink()
+        Raises:
+            KeyboardInterrupt: Where it was stopped; the checkpoint is written.
+        """
+        planned, data, folder = self.planned, self.data, self.planned.folder
+        if not (folder / LAST).exists():  # stopped before its first checkpoint: nothing to go on from
+            (folder / CONFIG).unlink(missing_ok=True)
+        before, started = 0.0, time.process_time()
+        with contextlib.suppress(OSError, ValueError):
+            before = float((folder / _PROCESSOR).read_text())
+        try:
+            result = train(planned.config, data, folder, resume=(folder / LAST).exists())
+        except Stopped:
+            (folder / _PROCESSOR).write_text(str(before + time.process_time() - started))
+            raise KeyboardInterrupt from None
+        frames = {part: getattr(data, part) for part in ("train", "valid", "test")}
+        return {
+            "seconds": result.records[-1]["seconds"] if result.records else 0.0,
+            "cpu_seconds": round(before + time.process_time() - started, 3),
+            "best_epoch": result.best_epoch,
+            "training_frames": len(data.train),
+            "gradient_calls": gradient_calls(planned.run.method, [len(frame) for frame in data.train]),
+            "frames": {part: len(some) for part, some in frames.items()},
+            "transition_states": {part: [f.reaction for f in some if f.kind == "ts"] for part, some in frames.items()},
+            "level_of_theory": data.provenance.get("level_of_theory"),
+        }
+
+    def validate(self, name: str) -> list[dict[str, Any]]:
+        """Validate the trained model and return the reports in plain values."""
+        planned = self.planned
+        request = ValidationRequest(planned.run.method.label, self.dataset, self.data, planned.study.validators)
+        with warnings.catch_warnings():  # other reactions than those of training are what is asked about
+            warnings.simplefilter("ignore", DomainWarning)
+            reports = EVERY_VALIDATOR[name].validate(self.calculator, request)
+        if name == "accuracy":  # the model once more, with its test errors on its card
+            model: Any = load_model(planned.folder / BEST, dtype=getattr(torch, planned.config.training.dtype))
+            errors = {f"{m.name} / {m.unit}" if m.unit else m.name: m.value for m in reports[0].metrics}
+            save_model(planned.folder / MODEL, model, {**model.provenance, "test_errors": errors})
+        return plain(reports)
 
 
-def _train(opened: _Opened) -> dict[str, Any]:
-    """Train, going on where there is a checkpoint, and return facts.
+def step_seconds(runs: Mapping[str, Run], config: StudyConfig) -> dict[str, list[float]]:
+    """Return seconds of an optimiser step, the methods in turn so that a busy machine is busy for all of them.
 
-    Raises:
-        KeyboardInterrupt: Where it was stopped; the checkpoint is written.
+    Args:
+        runs: ``TrainingMethod.cost_key`` -> a run.
+        config: The study.
+
+    Returns:
+        Those of the keys that can be trained at all -> one number for each round, s.
     """
-    planned, data, folder = opened.planned, opened.data, opened.planned.folder
-    if not (folder / LAST).exists():  # stopped before its first checkpoint: nothing to go on from
-        (folder / CONFIG).unlink(missing_ok=True)
-    before, started = _number_in(folder / _PROCESSOR), time.process_time()
+    first = next(iter(runs.values()))
+    data = run_data(replace(first, series=replace(first.series, fraction=1.0)), config)
+    frames = subset(data.train, min(1.0, _BATCHES * config.training.batch_size / len(data.train)), 0)
+    part = replace(data, train=frames, valid=frames[:1])
+    batches = -(-len(frames) // config.training.batch_size)
+    more = -(-_STEPS // batches)
+    seconds: dict[str, list[float]] = {key: [] for key in runs}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in runs; the processor's clock counts threads that wait for each other as well
     try:
-        result = train(planned.config, data, folder, resume=(folder / LAST).exists())
-    except Stopped:
-        (folder / _PROCESSOR).write_text(str(before + time.process_time() - started))
-        raise KeyboardInterrupt from None
-    frames = {part: getattr(data, part) for part in _PARTS}
-    return {
-        "seconds": result.records[-1]["seconds"] if result.records else 0.0,
-        "cpu_seconds": round(before + time.process_time() - started, 3),
-        "best_epoch": result.best_epoch,
-        "training_frames": len(data.train),
-        "gradient_calls": gradient_calls(planned.run.method, [len(frame) for frame in data.train]),
-        "frames": {part: len(some) for part, some in frames.items()},
-        "transition_states": {part: [f.reaction for f in some if f.kind == "ts"] for part, some in frames.items()},
-        "level_of_theory": data.provenance.get("level_of_theory"),
-    }
+        for _ in range(config.budget.rounds):
+            for key in list(seconds):
+                try:
+                    short, long = (training_seconds(runs[key], config, part, epochs) for epochs in (1, 1 + more))
+                except Stopped:
+                    raise
+                except PHLError:
+                    del seconds[key]  # its runs fail by themselves, and say why
+                    continue
+                seconds[key].append((long - short) / (more * batches))
+    finally:
+        torch.set_num_threads(threads)
+    # the difference of two short times may be anything on a machine with other work; all of them were not
+    return {key: [s for s in values if s > 0] or [max(map(abs, values))] for key, values in seconds.items() if values}
 
 
-def _number_in(path: Path) -> float:
-    with contextlib.suppress(OSError, ValueError):
-        return float(path.read_text())
-    return 0.0
+def training_seconds(run: Run, config: StudyConfig, data: RunData, epochs: int) -> float:
+    """Return how long so many epochs take by the clock of the study, s."""
+    clock = CLOCKS[config.budget.clock]
+    with tempfile.TemporaryDirectory() as folder:
+        started = clock()
+        train(train_config(run, config, epochs=epochs), data, folder)
+        return clock() - started
 
 
-def _validate(name: str, opened: _Opened) -> list[dict[str, Any]]:
-    """Validate the trained model and return the reports in plain values."""
-    planned = opened.planned
-    request = ValidationRequest(planned.run.method.label, opened.dataset, opened.data, planned.study.validators)
-    with warnings.catch_warnings():  # other reactions than those of training are what is asked about
-        warnings.simplefilter("ignore", DomainWarning)
-        reports = EVERY_VALIDATOR[name].validate(opened.calculator, request)
-    if name == "accuracy":  # the model once more, with its test errors on its card
-        model: Any = load_model(planned.folder / BEST, dtype=getattr(torch, planned.config.training.dtype))
-        errors = {f"{m.name} / {m.unit}" if m.unit else m.name: m.value for m in reports[0].metrics}
-        save_model(planned.folder / MODEL, model, {**model.provenance, "test_errors": errors})
-    return plain(reports)
-
-
-def last_epoch(folder: Path) -> tuple[int, float] | None:
-    """Return the last finished epoch of a run and the seconds until then; ``None`` before the first one."""
+def last_epoch(folder: Path) -> int:
+    """Return the last finished epoch of a run; 0 before the first one."""
     try:
         with open(folder / LOG, "rb") as file:
             file.seek(0, 2)
             file.seek(max(file.tell() - 2000, 0))
             lines = file.read().split(b"\n")[:-1]  # what follows the last line break is still being written
-        record = json.loads(lines[-1])
-        return int(record["epoch"]), float(record["seconds"])
+        return int(json.loads(lines[-1])["epoch"])
     except (OSError, ValueError, IndexError, KeyError):
-        return None
+        return 0

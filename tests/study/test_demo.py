@@ -53,7 +53,7 @@ def test_demo_validates_every_scheme_alike(finished):
     _, results = finished
     assert [one.run.method.scheme for one in results.runs] == list(SCHEMES)
     for one in results.runs:
-        assert "hcn_hnc" in one.data["transition_states"]["test"]
+        assert "hcn_hnc" in one.facts["transition_states"]["test"]
         (accuracy,) = one.reports["accuracy"]
         assert accuracy.metric("hessian, far").value > 0
         assert [report.system for report in one.reports["frequencies"]] == ["hcn_hnc ts"]
@@ -152,7 +152,7 @@ def test_report_is_self_contained(finished):
 def test_quick_demo_from_end_to_end(tmp_path):
     results = Results.of(run_study(read_demo(quick=True), tmp_path / "out"))
     assert {one.outcome for one in results.runs} == {"done"}
-    assert len(set(results.runs[0].data["transition_states"]["test"])) >= 3
+    assert len(set(results.runs[0].facts["transition_states"]["test"])) >= 3
 
 
 def test_reports_of_validators_as_a_page():

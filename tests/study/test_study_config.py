@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from phl_ase.datasets import open_dataset
 from phl_ase.errors import PHLError
 from phl_ase.objective import SCHEMES
+from phl_ase.study.claims import speed_ratio
 from phl_ase.study.config import (
     MatrixSection,
     StudyConfig,
@@ -34,7 +35,6 @@ from phl_ase.study.plan import (
     subset,
     train_config,
 )
-from phl_ase.study.timing import speed_ratio
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 

@@ -25,7 +25,7 @@ from phl_ase.errors import PHLError
 from phl_ase.jobs import Store, digest, open_store
 from phl_ase.results import Metric, Report, read_reports
 from phl_ase.scoring import ERRORS
-from phl_ase.study import timing
+from phl_ase.study import worker
 from phl_ase.study.claims import NOT_ASKED, NOT_SEEN, SEEN, UNDECIDED, judge
 from phl_ase.study.config import parse_study
 from phl_ase.study.figures import learning_curves, pooled_accuracy, styles
@@ -492,15 +492,15 @@ def test_steps_are_timed_on_one_thread(monkeypatch):
     """The processor's clock counts threads that wait for each other: a step took ten times as long."""
     used = []
 
-    def seconds(run, config, data, epochs, clock):
+    def seconds(run, config, data, epochs):
         used.append(torch.get_num_threads())
         return float(epochs)
 
-    monkeypatch.setattr(timing, "_seconds", seconds)
+    monkeypatch.setattr(worker, "training_seconds", seconds)
     config, threads = parse_study(TINY), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = timing.measure({"E-F": Run(Series(PLAIN))}, config)
+        found = worker.step_seconds({"E-F": Run(Series(PLAIN))}, config)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -509,9 +509,9 @@ def test_steps_are_timed_on_one_thread(monkeypatch):
 
 
 def test_the_last_epoch_is_read_of_a_log_that_is_being_written(tmp_path):
-    assert last_epoch(tmp_path) is None
+    assert last_epoch(tmp_path) == 0
     (tmp_path / "log.jsonl").write_text('{"epoch": 1, "seconds": 2}\n{"epoch": 4, "seconds": 10}\n{"epo')
-    assert last_epoch(tmp_path) == (4, 10.0)
+    assert last_epoch(tmp_path) == 4
 
 
 def test_numbers_as_text():
