@@ -19,6 +19,7 @@ RUNS = {
     "ef": "150 frames, energies and forces (150 gradients)",
     "hvp": "150 frames, also one HVP each (450 gradients)",
     "more": "450 frames, energies and forces (450 gradients)",
+    "both": "150 frames and 33 of the reaction, one HVP each (800 gradients)",
 }
 SEEDS = (0, 1)
 EV_IN_KCAL = 23.060548

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -169,6 +170,20 @@ def order_doubts(reactant: Atoms, product: Atoms) -> tuple[str, ...]:
         )
     graphs = [molecular_graph(atoms) for atoms in (reactant, product)]
     doubts = []
+    before, after = map(_bonds, graphs)
+    fewest, exchange = len(before ^ after), None
+    for i, j in combinations(range(len(reactant)), 2):
+        if reactant.symbols[i] == reactant.symbols[j]:
+            places = {i: j, j: i}
+            changed = len(before ^ {frozenset(places.get(atom, atom) for atom in bond) for bond in after})
+            if changed < fewest:
+                fewest, exchange = changed, (i, j)
+    if exchange is not None:
+        names = " and ".join(f"{reactant.symbols[atom]}{atom}" for atom in exchange)
+        doubts.append(
+            f"{len(before ^ after)} bonds break or form, but only {fewest} with {names} of the product exchanged; if "
+            "that is meant, list the product's atoms in the reactant's order"
+        )
     for atom in range(len(reactant)):
         around = sorted(graphs[0][atom])
         if len(around) != 4 or around != sorted(graphs[1][atom]):

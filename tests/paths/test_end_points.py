@@ -157,6 +157,17 @@ def test_a_product_with_like_atoms_in_another_order_is_doubted():
     assert "H3" in exchanged
 
 
+def test_a_product_whose_like_atoms_exchanged_would_change_fewer_bonds_is_doubted():
+    """The tautomers of formamide: the hydrogen of nitrogen moves to oxygen, that of carbon stays."""
+    amide = Atoms(
+        "CONHHH", [[0, 0.4, 0], [1.2, 0.2, 0], [-0.9, -0.6, 0], [-0.4, 1.4, 0], [-0.6, -1.5, 0], [-1.9, -0.3, 0]]
+    )
+    acid = Atoms("CONHHH", [[0, 0.4, 0], [1.3, 0.2, 0], [-0.9, -0.4, 0], [-0.3, 1.5, 0], [1.4, -0.8, 0], [-1.8, 0, 0]])
+    assert order_doubts(amide, acid) == ()
+    (doubt,) = order_doubts(amide, acid[[0, 1, 2, 4, 3, 5]])
+    assert doubt.startswith("4 bonds break or form, but only 2 with H3 and H4 of the product exchanged")
+
+
 def test_real_reactions_are_not_doubted():
     assert order_doubts(HCN, HNC) == ()
     assert order_doubts(ammonia(), ammonia(-0.3)) == ()  # three bonds invert without a slip
