@@ -573,6 +573,10 @@ def test_the_table_of_malonaldehyde_is_that_of_its_workflow(monkeypatch):
         assert beside["Hessian, eV/Å²"] < 0.55 * without["Hessian, eV/Å²"]
         assert beside["forces, meV/Å"] < 0.7 * without["forces, meV/Å"]
         assert beside["minimum, cm⁻¹"] < without["minimum, cm⁻¹"]
+        # frames of the reaction: the TS, too
+        reaction = results["runs"][f"both{seed}"]
+        assert abs(reaction["imaginary mode, cm⁻¹"] + results["reference"]["ts"][0]) < 30
+        assert abs(reaction["barrier, kcal/mol"] - results["reference"]["barrier"]) < 0.1
 
 
 def test_the_readme_is_short():
