@@ -350,7 +350,7 @@ class PHLCalculator(Calculator):
 
         Args:
             structures: A list of structures.
-            quantities: Any of energy, forces, stress, hessian.
+            quantities: Any of energy, forces, stress, hessian, and what else the model ``predicts``.
 
         Returns:
             For each structure the quantities asked for, shapes and units as elsewhere; from a committee also
@@ -363,8 +363,9 @@ class PHLCalculator(Calculator):
             PropertyNotImplementedError: For the stress of a structure whose cell has no volume.
         """
         wanted = _listed(quantities, "quantities")
-        if strange := [quantity for quantity in wanted if quantity not in CALCULATED]:
-            raise unknown("quantity", strange[0], CALCULATED)
+        known = (*CALCULATED, *getattr(self.potential, "predicts", ()))
+        if strange := [quantity for quantity in wanted if quantity not in known]:
+            raise unknown("quantity", strange[0], known)
         if isinstance(structures, Atoms):  # it would iterate over its atoms
             raise PHLError("got one structure; expected a list of them: evaluate([atoms])")
         structures = _listed(structures, "structures")
@@ -476,7 +477,7 @@ class PHLCalculator(Calculator):
             tables = committee_tables(self.potential, batch, quantities, self.memory_budget)
         else:
             predictions = evaluate(self.potential, batch, quantities, memory_budget=self.memory_budget)
-            tables = {name: to_numpy(getattr(predictions, name)) for name in quantities}
+            tables = {name: to_numpy(value) for name in quantities if (value := predictions.get(name)) is not None}
         found, start = [], 0
         for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
             atoms = slice(start, start := start + len(frame))

@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from phl_ase.errors import NonFiniteError
 from phl_ase.structures import Frame, Predictions
+from phl_ase.structures.label import label_of
 
 Array = np.ndarray
 
@@ -49,13 +50,14 @@ def part_of(name: str, table: Array, system: int, atoms: slice) -> Any:
         system: The system's place in the batch.
         atoms: Its atoms in the batch.
     """
-    if name.startswith("energy"):
-        return float(table[system])
-    if name.startswith("forces"):
-        return table[atoms].copy()
+    label = label_of(name.removesuffix("_std"))
     if name == "stress":
         return full_3x3_to_voigt_6_stress(table[system])
-    side = 3 * (atoms.stop - atoms.start)
+    if label.per == "atom":
+        return table[atoms].copy()
+    if label.per == "system":
+        return table[system].copy() if label.shape else float(table[system])
+    side, _ = label.shape_for(atoms.stop - atoms.start)
     return table[system, :side, :side].copy()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from phl_ase.curvature import Curvature
     from phl_ase.datasets import BaseDataset
     from phl_ase.results import Report
+    from phl_ase.scoring import LabelErrors
     from phl_ase.structures import Frame
     from phl_ase.validators import ScoredFrames
     from phl_ase.validators.uncertainty import UncertaintySamples
@@ -87,7 +89,9 @@ def evaluate(
     check_inputs(methods=[model], files=[dataset], trust=trust)
     from phl_ase.datasets import open_dataset
     from phl_ase.resolver import resolve_calculator
-    from phl_ase.scoring import ENERGIES
+    from phl_ase.results import Metric
+    from phl_ase.scoring import ENERGIES, LabelErrors
+    from phl_ase.structures.label import label_of
     from phl_ase.validators.uncertainty import UncertaintySamples
 
     if energies not in ENERGIES:
@@ -107,11 +111,17 @@ def evaluate(
         scored, said, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
         if said:
             typer.echo(said + "\n")
-        samples = UncertaintySamples()
+        samples, others = UncertaintySamples(), LabelErrors()
         report = _report(
-            opened, scored, calculator, samples, name=model, energies=energies, split=chosen, trained_on=seen
+            opened, scored, calculator, samples, others, name=model, energies=energies, split=chosen, trained_on=seen
         )
     typer.echo(_shown(report))
+    if means := others.means():
+        rows = [(name, mae, rmse, label_of(name).unit, n) for name, (mae, rmse, n) in means.items()]
+        typer.echo("\n" + text_table(("label", "MAE", "RMSE", "unit", "frames"), rows))
+        metrics = [Metric(f"{name} MAE", mae, unit) for name, mae, _, unit, _ in rows]
+        metrics += [Metric(f"{name} RMSE", rmse, unit) for name, _, rmse, unit, _ in rows]
+        report = dataclasses.replace(report, metrics=(*report.metrics, *metrics))
     typer.echo(_levels(model, calculator, labels))
     stated = _uncertainty(samples, report)
     save_json(json, [report, *stated] if stated else report)
@@ -124,6 +134,7 @@ def _report(
     indices: Sequence[int],
     calculator: Any,
     samples: UncertaintySamples,
+    others: LabelErrors,
     *,
     name: str,
     energies: str,
@@ -136,7 +147,7 @@ def _report(
 
     curvature = curvature_of(calculator)
     return accuracy_report(
-        _scored(dataset, indices, _predictor(calculator, curvature, name), samples),
+        _scored(dataset, indices, _predictor(calculator, curvature, name), samples, others),
         system=dataset.name,
         potential=name,
         # of the whole data set, whatever part is evaluated; one at a time, for their Hessians
@@ -286,9 +297,12 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
 
 
 def _scored(
-    dataset: BaseDataset, indices: Sequence[int], predict: Predict, samples: UncertaintySamples
+    dataset: BaseDataset, indices: Sequence[int], predict: Predict, samples: UncertaintySamples, others: LabelErrors
 ) -> ScoredFrames:
-    """Return errors of some frames, never holding more than one batch of Hessians; uncertainties go to the samples."""
+    """Return errors of some frames, never holding more than one batch of Hessians.
+
+    Uncertainties go to the samples, errors of labels that other packages declare to the others.
+    """
     import warnings
 
     import numpy as np
@@ -303,13 +317,14 @@ def _scored(
                 warnings.simplefilter("ignore", DomainWarning)
                 predictions = predict(batch)
             samples.add(batch, predictions)
+            others.add(batch, predictions)
             yield batch, predictions
             for _ in batch:
                 progress.advance()
 
     with Progress("evaluate", len(indices)) as progress:
         scored = score_batches(batches())
-    if all(np.isnan(values).all() for values in scored.errors.values()):
+    if all(np.isnan(values).all() for values in scored.errors.values()) and not others.means():
         left = ", ".join(dataset.keys_not_read)
         raise PHLError(
             f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare"
@@ -338,8 +353,10 @@ def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
     """Return what asks a calculator: in one batched pass where it can, frame by frame otherwise."""
     from phl_ase.structures import atoms_from_frame
 
+    known = (*_DERIVATIVES, "hvp", *getattr(getattr(calculator, "potential", None), "predicts", ()))
+
     def asked(frames: Sequence[Frame]) -> tuple[str, ...]:
-        return tuple(q for q in (*_DERIVATIVES, "hvp") if any(frame.label(q) is not None for frame in frames))
+        return tuple(q for q in known if any(frame.label(q) is not None for frame in frames))
 
     def batched(frames: Sequence[Frame]) -> list[dict[str, Any]]:
         needs = asked(frames)

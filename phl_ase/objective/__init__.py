@@ -3,7 +3,7 @@
 from phl_ase.objective.compiled import CompiledLoss
 from phl_ase.objective.displaced import predictions_by_differences
 from phl_ase.objective.schemes import REGIMES, SCHEMES, Scheme, check_regime, scheme, with_curvature_targets
-from phl_ase.objective.terms import TERMS, LossTerm, mean_square, register_term
+from phl_ase.objective.terms import TERMS, LossTerm, mean_square, register_term, terms
 
 __all__ = [
     "REGIMES",
@@ -17,5 +17,6 @@ __all__ = [
     "predictions_by_differences",
     "register_term",
     "scheme",
+    "terms",
     "with_curvature_targets",
 ]

@@ -7,7 +7,7 @@ square, so its root is an error with a unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from phl_ase.errors import PHLError
 from phl_ase.structures import Batch, Label, Labels, Predictions
-from phl_ase.structures.label import OWN, label_of
+from phl_ase.structures.label import LABELS, OWN, label_of, labels
 
 Values = Callable[[Batch, Predictions, Labels], Float[Tensor, " systems"]]
 """The value of a term for each system."""
@@ -102,12 +102,18 @@ TERMS: dict[str, LossTerm] = {
     term.name: term
     for term in (
         LossTerm("energy", "energy", _energy, "eV/atom"),
-        mean_square(label_of("forces")),
-        mean_square(label_of("stress")),
+        mean_square(LABELS["forces"]),
+        mean_square(LABELS["stress"]),
         LossTerm("curvature", "hvp", _curvature, "eV/Å²"),
     )
 }
-"""Name -> term; others are added by :func:`register_term`."""
+"""Name -> term; others are added by :func:`register_term`, see :func:`terms`."""
+
+
+def terms() -> Mapping[str, LossTerm]:
+    """Return every term by its name: those of the package, then those of packages that declare labels."""
+    labels()  # loads these packages
+    return TERMS
 
 
 def register_term(term: LossTerm) -> LossTerm:

@@ -34,6 +34,7 @@ class Model(KeepsFloat64):
         reference_energies: Energy per species ``(species,)`` eV, in the order of ``species``.
         scale: Energy scale, eV.
         takes_blocks: Whether it is faster on batches in blocks (``structures.in_blocks``).
+        predicts: Labels of other packages that its method ``predict`` returns.
         provenance: What its card says of it: level of theory, data, scheme, errors, versions.
     """
 
@@ -43,6 +44,7 @@ class Model(KeepsFloat64):
     derivative_modes: tuple[str, ...] = ("func", "batched", "loop")
     takes_charge: bool = False
     takes_blocks: bool = False
+    predicts: tuple[str, ...] = ()
     reference_energies: Tensor
     scale: Tensor
     provenance: dict[str, Any]

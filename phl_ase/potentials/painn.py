@@ -21,7 +21,7 @@ from phl_ase.potentials.model import Model
 from phl_ase.potentials.painn_blocks import PairMoments, first_messages, later_messages
 from phl_ase.potentials.radial import bessel_basis
 from phl_ase.potentials.repulsion import check_core, core_named
-from phl_ase.structures import Batch, BlockedNeighbours, Neighbours
+from phl_ase.structures import Batch, BlockedNeighbours
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,14 @@ class PaiNN(Model):
             # float64 whatever the weights are: absolute energies do not fit float32
             self.register_buffer("reference_energies", torch.zeros(len(config.species), dtype=torch.float64))
             self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-            self._initialise(generator or torch.Generator().manual_seed(0))
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        with torch.no_grad():
-            self.embedding.normal_(generator=generator)
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.xavier_uniform_(module.weight, generator=generator)
-                    if module.bias is not None:
-                        module.bias.zero_()
+            generator = generator or torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                self.embedding.normal_(generator=generator)
+                for module in self.modules():
+                    if isinstance(module, nn.Linear):
+                        nn.init.xavier_uniform_(module.weight, generator=generator)
+                        if module.bias is not None:
+                            module.bias.zero_()
 
     def card(self) -> dict[str, Any]:
         """Architecture as plain data, enough to build the model again."""
@@ -169,14 +167,7 @@ class PaiNN(Model):
         """Energies in eV, float64 (the atomic contributions in the dtype of the weights)."""
         rows, scale = self.tables(batch)
         pairs = batch.neighbours[self.config.cutoff]
-        vectors = batch.vectors(self.config.cutoff)
-        r = vectors.square().sum(-1).sqrt()
-        unit = vectors / r.unsqueeze(-1)
-        basis = bessel_basis(r, self.config.cutoff, self.config.n_basis)
-        if isinstance(pairs, BlockedNeighbours):
-            s = self._features_in_blocks(batch, rows, basis, unit)
-        else:
-            s = self._features(pairs, rows, basis, unit)
+        s, r = self._features(batch, rows)
         atomic = self.readout_out(nn.functional.silu(self.readout_hidden(s))).squeeze(-1).double() * scale
         atomic = atomic + self.reference_energies[rows]
         if self.core is not None:
@@ -187,33 +178,37 @@ class PaiNN(Model):
             atomic = atomic * batch.atom_mask
         return atomic.new_zeros(batch.n_systems).index_add(0, batch.system, atomic)
 
+    def features(self, batch: Batch) -> Float[Tensor, "atoms channels"]:
+        """Return the scalar features of every atom, of which the energy is read: for models that predict more."""
+        return self._features(batch, self.tables(batch)[0])[0]
+
     def _features(
-        self, pairs: Neighbours, rows: Tensor, basis: Tensor, unit: Tensor
-    ) -> Float[Tensor, "atoms channels"]:
+        self, batch: Batch, rows: Int[Tensor, " atoms"]
+    ) -> tuple[Float[Tensor, "atoms channels"], Float[Tensor, " edges"]]:
+        """Return scalar features of atoms and distances of pairs, Å, by dense matrices where the batch is in blocks."""
+        vectors = batch.vectors(self.config.cutoff)
+        r = vectors.square().sum(-1).sqrt()
+        unit = vectors / r.unsqueeze(-1)
+        basis = bessel_basis(r, self.config.cutoff, self.config.n_basis)
         s: Tensor = self.embedding[rows]
         v: Tensor | None = None
-        per_layer = self.filters(basis).split(self._filter_widths, dim=-1)
-        for message, update, layer_filters in zip(self.messages, self.updates, per_layer, strict=True):
-            ds, dv = message(s, v, layer_filters, unit, pairs.i, pairs.j)
-            s, v = update(s + ds, dv if v is None else v + dv)
-        return s
-
-    def _features_in_blocks(
-        self, batch: Batch, rows: Tensor, basis: Tensor, unit: Tensor
-    ) -> Float[Tensor, "atoms channels"]:
-        pairs = cast(BlockedNeighbours, batch.neighbours[self.config.cutoff])
+        pairs = batch.neighbours[self.config.cutoff]
+        messages = cast(Iterable[_Message], self.messages)
+        if not isinstance(pairs, BlockedNeighbours):
+            per_layer = self.filters(basis).split(self._filter_widths, dim=-1)
+            for message, update, layer_filters in zip(messages, self.updates, per_layer, strict=True):
+                ds, dv = message(s, v, layer_filters, unit, pairs.i, pairs.j)
+                s, v = update(s + ds, dv if v is None else v + dv)
+            return s, r
         moments = basis.unsqueeze(1) * torch.cat([torch.ones_like(unit[:, :1]), unit], dim=-1).unsqueeze(-1)
         in_system = batch.numbers.shape[0] // batch.n_systems
         geometry = PairMoments(moments, pairs, in_system, rows, len(self.species))
         blocks = geometry.blocks() if len(self.messages) > 1 else None
-        s: Tensor = self.embedding[rows]
-        v: Tensor | None = None
         weights = self.filters.weight.T.split(self._filter_widths, dim=-1)
-        messages = cast(Iterable[_Message], self.messages)
         for message, update, weight in zip(messages, self.updates, weights, strict=True):
             if v is None or blocks is None:
                 ds, dv = first_messages(geometry.by_species(), message.features(self.embedding), weight)
             else:
                 ds, dv = later_messages(blocks, message.features(s), v, weight)
             s, v = update(s + ds, dv if v is None else v + dv)
-        return s
+        return s, r

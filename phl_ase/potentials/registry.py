@@ -12,6 +12,7 @@ import torch
 from phl_ase.errors import PHLError, unknown
 from phl_ase.potentials.model import Model
 from phl_ase.potentials.painn import PaiNN, PaiNNConfig
+from phl_ase.structures.label import labels
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator
     Raises:
         PHLError: For an unknown architecture or setting, listing the valid ones.
     """
+    if name not in ARCHITECTURES:
+        labels()  # packages that declare labels bring architectures that predict them
     if name not in ARCHITECTURES:
         raise unknown("architecture", name, ARCHITECTURES)
     architecture = ARCHITECTURES[name]

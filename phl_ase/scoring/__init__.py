@@ -15,6 +15,7 @@ from phl_ase.scoring.errors import (
 )
 from phl_ase.scoring.frames import FrameFacts, LabelledStructure, facts
 from phl_ase.scoring.groups import MILD, REGIONS, STATIONARY, geometries, intervals, mean_errors, temperature_groups
+from phl_ase.scoring.labels import LabelErrors
 from phl_ase.scoring.paired import MARGIN, Estimate, Observations, mean_estimate, ratio_change, ratio_estimate
 from phl_ase.scoring.relative import ENERGIES, composition_offsets, relative_energy_errors
 
@@ -32,6 +33,7 @@ __all__ = [
     "Estimate",
     "FrameFacts",
     "GroupMeans",
+    "LabelErrors",
     "LabelledStructure",
     "Observations",
     "Units",

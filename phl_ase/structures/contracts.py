@@ -18,8 +18,9 @@ from phl_ase.structures.label import label_of
 class Potential(Protocol):
     """Energy only: forces, stress, HVPs and Hessians come from ``phl_ase.derivatives`` for every potential.
 
-    A potential that also predicts labels of another kind (see :func:`phl_ase.structures.register_label`) has a method
-    ``predict(batch, names)`` that returns them by name: ``(systems, …)``, ``(atoms, …)``, ``(systems, dense, dense)``.
+    A potential that also predicts labels of another kind (see :func:`phl_ase.structures.register_label`) lists their
+    names in ``predicts`` and has a method ``predict(batch, names)`` that returns those asked for by name:
+    ``(systems, …)``, ``(atoms, …)``, ``(systems, dense, dense)``.
 
     Attributes:
         species: Atomic numbers it knows, ascending; empty when it takes any.
@@ -85,7 +86,7 @@ def predicted(potential: Potential, batch: Batch, names: Iterable[str]) -> dict[
     """Return what a potential predicts of labels that other packages declare.
 
     Args:
-        potential: One with a method ``predict`` where names are given.
+        potential: One that lists them in ``predicts`` and has a method ``predict``.
         batch: The systems.
         names: The labels; without any, nothing is computed.
 
@@ -95,12 +96,15 @@ def predicted(potential: Potential, batch: Batch, names: Iterable[str]) -> dict[
     names = list(names)
     if not names:
         return {}
-    predict = getattr(potential, "predict", None)
-    found: dict[str, Tensor] = predict(batch, names) if predict is not None else {}
+    for name in names:
+        if name not in getattr(potential, "predicts", ()):
+            raise PHLError(
+                f"{type(potential).__name__} does not predict {name}; name it in its attribute predicts and return it "
+                "from its method predict"
+            )
+    found: dict[str, Tensor] = potential.predict(batch, names)  # type: ignore[attr-defined]
     for name in names:
         label = label_of(name)
-        if name not in found:
-            raise PHLError(f"{type(potential).__name__} does not predict {name}; give it a method predict that does")
         shape = found[name].shape
         expected = (batch.n_systems, *label.shape) if label.per == "system" else (len(batch.numbers), *label.shape)
         if label.per != "pair" and shape != expected:

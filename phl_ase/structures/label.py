@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from phl_ase.errors import NonFiniteError, PHLError, shortened, unknown
+from phl_ase.errors import NonFiniteError, PHLError, reason_of, shortened, unknown
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ def label_of(name: str) -> Label:
 def register_label(label: Label) -> Label:
     """Declare a label: frames can then carry it, and every reader, file and table knows it.
 
-    A loss that learns it is a :class:`phl_ase.objective.LossTerm`; a model that predicts it offers ``predict``, see
-    :class:`phl_ase.structures.Potential`.
+    A loss that learns it is a :class:`phl_ase.objective.LossTerm`; a model that predicts it offers ``predicts`` and
+    ``predict``, see :class:`phl_ase.structures.Potential`.
 
     Args:
         label: Per system, atom or pair. Declaring the same one again changes nothing.
@@ -191,6 +191,8 @@ def register_label(label: Label) -> Label:
     return label
 
 
+_GROUP, _LOADED = "phl_ase.labels", set[str]()
+
 RESERVED = frozenset(
     {"numbers", "positions", "cell", "pbc", "charge", "multiplicity", "kind", "reaction", "irc_s", "temperature"}
     | {"probes", "hvp_dir", "frame_id", "extra", "atoms", "curvature"}
@@ -198,10 +200,21 @@ RESERVED = frozenset(
 """Names that no label may have: of what else frames, files and losses hold."""
 
 
-@cache
 def _load_entry_points() -> None:
-    for point in entry_points(group="phl_ase.labels"):
-        label = point.load()
-        if not isinstance(label, Label):
-            raise PHLError(f"the entry point {point.name!r} of phl_ase.labels is {shortened(label)}; expected a Label")
-        register_label(label)
+    """Load the packages that declare labels, once; they may register loss terms and architectures beside them."""
+    if _GROUP in _LOADED:
+        return
+    _LOADED.add(_GROUP)  # first, since what is loaded asks for labels itself
+    for point in entry_points(group=_GROUP):
+        try:
+            label = point.load()
+            if not isinstance(label, Label):
+                raise PHLError(f"it is {shortened(label)}; expected a Label")
+            register_label(label)
+        except Exception as error:  # any package may be broken in any way
+            _LOADED.discard(_GROUP)
+            text = str(error) if isinstance(error, PHLError) else reason_of(error)
+            raise PHLError(
+                f"the entry point {point.name!r} of {_GROUP} ({point.value}) cannot be loaded: {text}; mend or "
+                "uninstall that package"
+            ) from error

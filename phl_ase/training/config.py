@@ -96,12 +96,12 @@ class LossSection(_Section):
     def _terms_exist(cls, values: Any) -> Any:
         strange = [name for name in values if name not in cls.model_fields] if isinstance(values, dict) else []
         if strange:  # only then is it worth torch
-            from phl_ase.objective import TERMS
+            from phl_ase.objective import terms
 
             wrong: list[InitErrorDetails] = [
                 {"type": "extra_forbidden", "loc": (name,), "input": values[name]}
                 for name in strange
-                if name not in TERMS
+                if name not in terms()
             ]
             if wrong:
                 raise ValidationError.from_exception_data(cls.__name__, wrong)

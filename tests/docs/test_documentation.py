@@ -33,14 +33,16 @@ from phl_ase.cli import app
 from phl_ase.cli.app import COMMANDS, GROUPS
 from phl_ase.datasets import SPLITS, DatasetMeta, open_dataset, reactions_of, write_dataset
 from phl_ase.errors import PHLError
+from phl_ase.objective import TERMS
 from phl_ase.paths import STRATEGIES, rmsd
-from phl_ase.potentials import bundled_models
+from phl_ase.potentials import ARCHITECTURES, bundled_models
 from phl_ase.probes import FAMILIES
 from phl_ase.reactions import SAMPLERS
 from phl_ase.reference.labels import HESSIANS
 from phl_ase.resolver import resolve_calculator
-from phl_ase.results import Metric, Report, write_json
+from phl_ase.results import Metric, Report, read_reports, write_json
 from phl_ase.structures import Frame, atoms_from_frame
+from phl_ase.structures.label import LABELS
 from phl_ase.training import default_toml, read_config
 from phl_ase.units import convert
 from phl_ase.vibrations import harmonic_analysis
@@ -222,6 +224,26 @@ def _(ran: Ran) -> None:
     np.testing.assert_allclose(hvp.ravel(), atoms.calc.get_hessian(atoms)[0], atol=1e-6)
 
 
+@block("docs/training.md", "A label of your own")
+def _(ran: Ran) -> None:
+    if importlib.util.find_spec("tblite") is None:
+        assert "tblite" in str(ran["error"])
+        return
+    frames, last = ran["frames"], ran["result"].records[-1]
+    assert last["valid_dipole"] < 0.6 * np.std([frame.label("dipole") for frame in frames[::2]])
+    write_dataset("held_out.h5", frames[::2])
+    shown = CliRunner().invoke(
+        app, ["evaluate", "runs/dipole/best.safetensors", "held_out.h5", "--json", "errors.json"]
+    )
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"dipole +0\.\d+ +0\.\d+ +e·Å +50", shown.output), shown.output
+    (report,) = read_reports("errors.json")
+    # what is kept is the epoch of the lowest validation loss
+    best = next(r for r in ran["result"].records if r["epoch"] == ran["result"].best_epoch)
+    assert report.metric("dipole RMSE").value == pytest.approx(best["valid_dipole"], rel=1e-3)
+    assert report.metric("dipole MAE").unit == "e·Å"
+
+
 @block("docs/validation.md", "In Python")
 def _(ran: Ran) -> None:
     found, reaction = ran["found"], ran["reaction"]
@@ -249,9 +271,20 @@ def test_every_block_has_a_check():
     assert not gone, f"checks of blocks that are gone: {gone}"
 
 
+@pytest.fixture
+def declarations():
+    """Labels, loss terms and architectures that a block declares are taken away after it."""
+    tables = (LABELS, TERMS, ARCHITECTURES)
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
 @pytest.mark.skipif("default" not in bundled_models(), reason="this version has no bundled model 'default'")
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.name)
-def test_block_is_right(code, tmp_path, monkeypatch, capsys):
+def test_block_is_right(code, tmp_path, monkeypatch, capsys, declarations):
     monkeypatch.chdir(tmp_path)
     check = CHECKS[code.name]
     text = code.text

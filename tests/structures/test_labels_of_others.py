@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from surfaces import cluster
 
+from phl_ase import PHLCalculator
 from phl_ase.datasets import (
     EXPORTERS,
     Dataset,
@@ -25,7 +29,7 @@ from phl_ase.derivatives import evaluate
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.objective import TERMS, mean_square, register_term
 from phl_ase.potentials import ARCHITECTURES, Architecture, PaiNN, PaiNNConfig, load_model
-from phl_ase.structures import Label, PackedFrames, collate, register_label
+from phl_ase.structures import Label, PackedFrames, atoms_from_frame, collate, label, register_label
 from phl_ase.structures.label import LABELS
 from phl_ase.training import RunData, parse_config, train
 
@@ -35,6 +39,8 @@ PARTIAL = Label("partial", "atom", (), "e", largest=10.0)
 
 class WithGap(PaiNN):
     """A model that also predicts a gap, as much for every atom, and no charges."""
+
+    predicts = ("gap", "partial")
 
     def __init__(self, config: PaiNNConfig, generator: torch.Generator | None = None) -> None:
         super().__init__(config, generator)
@@ -54,8 +60,8 @@ def declared(monkeypatch):
             monkeypatch.delitem(table, name, raising=False)
     monkeypatch.setitem(LABELS, "gap", GAP)  # taken away again after the test
     monkeypatch.setitem(LABELS, "partial", PARTIAL)
-    for label in (GAP, PARTIAL):
-        monkeypatch.setitem(TERMS, label.name, mean_square(label))
+    for one in (GAP, PARTIAL):
+        monkeypatch.setitem(TERMS, one.name, mean_square(one))
     monkeypatch.setitem(ARCHITECTURES, "with-gap", Architecture(PaiNNConfig, WithGap))
 
 
@@ -201,7 +207,7 @@ def test_a_label_is_registered_once(monkeypatch):
     try:
         assert register_label(GAP) is register_label(GAP) is LABELS["gap"]
         assert register_term(mean_square(GAP)) is TERMS["gap"]
-        for label, words in (
+        for other, words in (
             (dataclasses.replace(GAP, unit="Ha"), "uses the name 'REF_gap', which is taken|uses the name 'gap'"),
             (Label("hvp2", "probe", (3,), "1"), "per probe; expected system, atom or pair"),
             (Label("positions", "atom", (3,), "Å"), "'positions', which is taken"),
@@ -210,9 +216,94 @@ def test_a_label_is_registered_once(monkeypatch):
             (Label("blocks", "pair", (2, 3), "1"), "expected .* square ones"),
         ):
             with pytest.raises(PHLError, match=words):
-                register_label(label)
+                register_label(other)
         with pytest.raises(PHLError, match="there is a loss term 'gap'"):
             register_term(mean_square(GAP))
     finally:
         LABELS.pop("gap", None)
         TERMS.pop("gap", None)
+
+
+PACKAGE = """
+from phl_ase.objective import mean_square, register_term
+from phl_ase.potentials import ARCHITECTURES, Architecture, PaiNN, PaiNNConfig
+from phl_ase.structures import Label, register_label
+
+WIDTH = register_label(Label("width", "system", (), "Å"))
+register_term(mean_square(WIDTH))
+
+
+class WithWidth(PaiNN):
+    predicts = ("width",)
+
+
+ARCHITECTURES["with-width"] = Architecture(PaiNNConfig, WithWidth)
+"""
+
+
+def install(folder, monkeypatch, text, value):
+    """Put a package with an entry point on the path, as pip would."""
+    (folder / "phl_with_width.py").write_text(text)
+    info = folder / "phl_with_width-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: phl-with-width\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[phl_ase.labels]\nwidth = {value}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from phl_ase.training import parse_config\n"
+        "from phl_ase.potentials.registry import build_model\n"
+        "assert parse_config({'loss': {'width': 2.0}}).loss.width == 2.0\n"
+        "assert build_model('with-width', {'species': (1, 8)}).predicts == ('width',)",
+        "from phl_ase.structures import labels\n"
+        "from phl_ase.objective import terms\n"
+        "assert terms()['width'].unit == labels()['width'].unit == 'Å'",
+        "from phl_ase.potentials.registry import build_model\n"
+        "assert build_model('with-width', {'species': (1, 8)}).predicts == ('width',)",
+    ],
+)
+def test_a_package_is_found_by_its_entry_point(tmp_path, monkeypatch, program):
+    # the package imports what is being imported when it is looked for
+    install(tmp_path, monkeypatch, PACKAGE, "phl_with_width:WIDTH")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("WIDTH = 1", "it is 1; expected a Label"), ("import nothing_like_it", "ModuleNotFoundError"), ("", "WIDTH")],
+)
+def test_a_package_that_is_broken_is_named(tmp_path, monkeypatch, text, words):
+    install(tmp_path, monkeypatch, text, "phl_with_width:WIDTH")
+    monkeypatch.delitem(sys.modules, "phl_with_width", raising=False)
+    for _ in range(2):  # again: it is not taken for loaded
+        monkeypatch.setattr(label, "_LOADED", set())
+        with pytest.raises(PHLError, match=f"'width' of phl_ase.labels .*{words}.* mend or uninstall"):
+            label.labels()
+    monkeypatch.delitem(sys.modules, "phl_with_width", raising=False)
+
+
+def test_their_errors_are_measured(frames):
+    from phl_ase.scoring import LabelErrors
+
+    errors = LabelErrors()
+    predictions = [{"gap": frame.label("gap") and frame.label("gap") + 0.1 * i} for i, frame in enumerate(frames)]
+    errors.add(frames[:5], predictions[:5])
+    errors.add(frames[5:], predictions[5:])
+    wrong = np.array([0.1 * i for i in range(12) if i % 4])
+    assert errors.means() == {"gap": (pytest.approx(wrong.mean()), pytest.approx(np.sqrt((wrong**2).mean())), 9)}
+
+
+def test_the_calculator_gives_them(frames):
+    model = WithGap(PaiNNConfig((1, 8), channels=4, layers=1))
+    model.of_atom.data += 0.25
+    structures = [atoms_from_frame(frame) for frame in frames[:3]]
+    rows = PHLCalculator(model).evaluate(structures, ["energy", "gap", "partial"])
+    assert [row["gap"] for row in rows] == [pytest.approx(0.25 * len(atoms)) for atoms in structures]
+    assert [row["partial"].shape for row in rows] == [(len(atoms),) for atoms in structures]
+    with pytest.raises(PHLError, match="unknown quantity 'gap'"):
+        PHLCalculator(PaiNN(PaiNNConfig((1, 8), channels=4, layers=1))).evaluate(structures, ["gap"])
