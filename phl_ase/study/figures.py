@@ -181,12 +181,7 @@ def _setting_figures(results: Results, split: str, budget: str) -> Iterator[Stud
             lambda: displacement.draw_rows(pooled, looks),
         )
     first = {one.method.label: results.first(one).reports for one in series}
-    pairs = {}
-    for label, reports in first.items():
-        for report in reports.get("accuracy", ())[:1]:
-            names = [name for name in parity.PARITY_UNITS if f"parity_{name}_reference" in report.arrays]
-            arrays = report.arrays
-            pairs[label] = {n: (arrays[f"parity_{n}_reference"], arrays[f"parity_{n}_predicted"]) for n in names}
+    pairs = {label: parity.pairs_of(found["accuracy"][0]) for label, found in first.items() if found.get("accuracy")}
     if pairs:
         yield StudyFigure(
             "Parity and spectra",

@@ -33,11 +33,18 @@ def adopt(store: Store, planned: PlannedRun, folder: Path) -> PlannedRun:
     if not is_whole or marker.get("fingerprint") != planned.key or store.is_done(planned.key):
         return planned
     store.adopt(planned.key, Record({key: marker[key] for key in (*_FACTS, *_DATA) if key in marker}))
+    settings = planned.study.validators
     for validator, state in marker.get("validators", {}).items():
         if validator not in planned.validators or state.get("outcome") != "done":
             continue
         key = planned.validator_key(validator)
-        if state.get("digest") in (key, _key_of_schema_1(planned, validator)):
+        section = getattr(settings, validator, None)
+        options: dict[str, Any] = {} if section is None else section.model_dump(mode="json")
+        if "strategy" in options:
+            options["way"] = options.pop("strategy")
+        of_schema_1 = digest(planned.key, validator, options, sorted(settings.reactions))
+        # schema 1 had no choice of unseen reactions
+        if state.get("digest") in (key, key if settings.unseen else of_schema_1):
             try:
                 reports = plain(read_reports(folder / f"{validator}.json"))
             except PHLError:
@@ -45,17 +52,6 @@ def adopt(store: Store, planned: PlannedRun, folder: Path) -> PlannedRun:
             seconds = float(state.get("seconds", 0.0))
             store.adopt(key, Record(reports, seconds=seconds, cpu_seconds=seconds))
     return dataclasses.replace(planned, folder=folder)
-
-
-def _key_of_schema_1(planned: PlannedRun, validator: str) -> str:
-    settings = planned.study.validators
-    if settings.unseen:  # schema 1 had no such choice
-        return ""
-    section = getattr(settings, validator, None)
-    options: dict[str, Any] = {} if section is None else section.model_dump(mode="json")
-    if "strategy" in options:
-        options["way"] = options.pop("strategy")
-    return digest(planned.key, validator, options, sorted(settings.reactions))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,12 +24,12 @@ class NoReference(PHLError):
 
 
 def labelled_point(frame: Frame) -> StationaryPoint:
-    """A stationary point with the labels that a frame carries."""
+    """Return a stationary point with the labels that a frame carries."""
     return StationaryPoint(atoms_from_frame(frame), frame.energy, frame.hessian)
 
 
 def labelled_reaction(frames: ReactionFrames) -> ReferenceReaction:
-    """A reaction as a data set has it; without its end points where it does not have both."""
+    """Return a reaction as a data set has it; without its end points where it does not have both."""
     ends = {"reactant": frames.reactant, "product": frames.product}
     known = {name: labelled_point(frame) for name, frame in ends.items() if frame is not None}
     ts = frames.transition_state
@@ -39,7 +39,7 @@ def labelled_reaction(frames: ReactionFrames) -> ReferenceReaction:
 
 
 def labelled_path(frames: ReactionFrames) -> ReferencePath:
-    """The reaction path that a data set has, between its two minima.
+    """Return the reaction path that a data set has, between its two minima.
 
     Raises:
         PHLError: Where the path lacks its TS, an end point or an energy.
@@ -79,14 +79,14 @@ class OwnReaction:
 
 
 def tight_transition_state(guess: Atoms, calculator: ASECalculator, hessian: HessianFunction) -> TransitionStateSearch:
-    """The TS of a method near a guess, relaxed so far that a path may start there, whatever became of the search."""
+    """Return the search for the TS of a method near a guess, as tight as paths need it, whatever became of it."""
     start = guess.copy()
     start.calc = calculator
     return find_transition_state(start, hessian, fmax=_TIGHT, diag_every_n=3)
 
 
 def own_reaction(name: str, guess: Atoms, calculator: ASECalculator) -> OwnReaction:
-    """A reaction on a method's own surface: its TS from a guess, its path, its end points.
+    """Return a reaction on a method's own surface: its TS from a guess, its path, its end points.
 
     Args:
         name: For reports.
@@ -101,16 +101,10 @@ def own_reaction(name: str, guess: Atoms, calculator: ASECalculator) -> OwnReact
     ts = tight_transition_state(guess, calculator, hessian)
     if not ts.converged:
         raise NoReference(f"{name}: the reference has no TS near the guess: {ts.sentence}")
-    target = StationaryPoint(_bare(ts.atoms), ts.energy, hessian(ts.atoms))
+    target = StationaryPoint(ts.atoms.copy(), ts.energy, hessian(ts.atoms))  # a copy has no calculator
     found = find_reaction(ts.atoms, hessian)
     if not found.converged:
         raise NoReference(f"{name}: the reference's path does not join two minima: {found.sentence}")
-    ends = (StationaryPoint(_bare(end.atoms), end.energy) for end in found.ends)
+    ends = (StationaryPoint(end.atoms.copy(), end.energy) for end in found.ends)
     reaction = ReferenceReaction(name, target, dict(zip(("reactant", "product"), ends, strict=True)))
     return OwnReaction(target, reaction, ReferencePath.of(found), found)
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    copy = atoms.copy()
-    copy.calc = None
-    return copy

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from phl_ase.files import write_atomic
@@ -57,72 +58,59 @@ def render_study(results: Results, drawn: Sequence[StudyFigure]) -> str:
         results: What was found.
         drawn: Its figures.
     """
-    runs = results.runs
-    tables = []
+    tables, runs = [], []
     for setting in results.settings:
         tables.append(comparison(results, *setting))
         found = ratios(results, *setting)
         tables += [found] if found.lines and any(results.seeds(s) > 1 for s in results.series_of(*setting)) else []
+    hours = 0.0
+    for one in results.runs:
+        facts, validating = one.facts, sum(one.seconds.values())
+        hours += (facts.get("cpu_seconds", 0.0) + validating) / 3600
+        capped = f" (cap; else {facts['capped_from']})" if facts.get("capped_from") else ""
+        runs.append(
+            [
+                *(one.run.name, one.outcome, f"{facts.get('epochs', '–')}{capped}"),
+                *(str(facts.get(key, "–")) for key in ("steps", "best_epoch", "training_frames")),
+                *(number(seconds, 0) for seconds in (facts.get("seconds"), facts.get("cpu_seconds"), validating)),
+            ]
+        )
     return render(
         "study.html",
         package="phl_ase.study",
         title=results.study.config.title,
         results=results,
-        done=sum(run.outcome == "done" for run in runs),
-        hours=sum(run.facts.get("cpu_seconds", 0.0) + sum(run.seconds.values()) for run in runs) / 3600,
+        hours=hours,
         unfinished=results.unfinished(),
         rule=RULE,
         comparisons=tables,
         explain=results.study.config.report.explain,
         figures=drawn,
         states=_states(results),
-        runs=[_run_line(run) for run in runs],
+        runs=runs,
         origin=_origin(results),
         number=number,
         mark=lambda verdict: _MARKS.get(verdict, "?"),
     )
 
 
-def _run_line(run: Any) -> list[str]:
-    facts = run.facts
-    capped = facts.get("capped_from")
-    return [
-        run.run.name,
-        run.outcome,
-        f"{facts.get('epochs', '–')}{f' (cap; else {capped})' if capped else ''}",
-        *(str(facts.get(key, "–")) for key in ("steps", "best_epoch", "training_frames")),
-        *(number(facts.get(key, float("nan")), 0) for key in ("seconds", "cpu_seconds")),
-        number(sum(run.seconds.values()), 0),
-    ]
-
-
 def _states(results: Results) -> list[list[str]]:
     """Return the frequencies of every TS, of the first setting and seed; none where they are many."""
+    shown = ((MetricName.IMAGINARY_WAVENUMBER, 0), (MetricName.IMAGINARY_MODES, 0), (MetricName.ZPE, 1))
     lines = []
     for series in results.series_of(*results.settings[0]) if results.settings else ():
         for report in results.first(series).reports.get("frequencies", ()):
             if report.provenance.get("kind") != "ts":
                 continue
             metrics = {metric.name: metric for metric in report.metrics}
-            found = []
-            for name, decimals in (
-                (MetricName.IMAGINARY_WAVENUMBER, 0),
-                (MetricName.IMAGINARY_MODES, 0),
-                (MetricName.ZPE, 1),
-            ):
-                one = metrics.get(name)
-                if one is None:
-                    found.append("–")
-                    continue
-                sides = (one.value, float("nan") if one.reference is None else one.reference)
-                texts = [
-                    wavenumber(v) if name == MetricName.IMAGINARY_WAVENUMBER else number(v, decimals) for v in sides
-                ]
-                found.append(f"{texts[0]} ({texts[1]})")
-            error = metrics[MetricName.FREQUENCY_MAE].value if MetricName.FREQUENCY_MAE in metrics else float("nan")
-            lines.append(
-                [str(report.provenance.get("reaction", report.system)), series.method.label, number(error, 0), *found]
-            )
+            error = metrics.get(MetricName.FREQUENCY_MAE)
+            name = str(report.provenance.get("reaction", report.system))
+            line = [name, series.method.label, number(None if error is None else error.value, 0)]
+            for key, decimals in shown:
+                one = metrics.get(key)
+                text = wavenumber if key == MetricName.IMAGINARY_WAVENUMBER else partial(number, decimals=decimals)
+                line.append("–" if one is None else f"{text(one.value)} ({text(one.reference)})")
+            lines.append(line)
     return sorted(lines, key=lambda line: line[0]) if len(lines) <= _MOST_STATES else []
 
 

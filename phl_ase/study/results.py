@@ -312,15 +312,15 @@ def heading(quantity: str, group: str) -> str:
     return found.name if group in ("all", "reactions") else f"{found.name}, {group}"
 
 
-def number(value: float, decimals: int) -> str:
+def number(value: float | None, decimals: int) -> str:
     """Return a number as text; a dash where there is none."""
     # rounded first, and a zero added: no "-0.0"
-    return f"{round(value, decimals) + 0.0:.{decimals}f}" if np.isfinite(value) else "–"
+    return "–" if value is None or not np.isfinite(value) else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
-def wavenumber(value: float) -> str:
+def wavenumber(value: float | None) -> str:
     """Return a wavenumber as text, imaginary ones with an i."""
-    return f"{number(abs(value), 0)}{'i' if value < 0 else ''}"
+    return "–" if value is None else f"{number(abs(value), 0)}{'i' if value < 0 else ''}"
 
 
 def with_interval(estimate: Estimate, decimals: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,8 +32,6 @@ from phl_ase.validators import (
     validate_relaxed_frequencies,
     validate_transition_state,
 )
-
-_MOST_POINTS = 2000  # of a parity plot: enough to see, few enough for a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,37 +104,7 @@ def accuracy(calculator: Any, request: ValidationRequest) -> list[Report]:
         "reaction": np.array([frame.reaction for frame in frames]),
         **{f"is_{region}": groups.get(region, nothing).astype(int) for region in ("near", "far")},
     }
-    return [dataclasses.replace(report, arrays={**report.arrays, **facts, **parity(frames, predictions)})]
-
-
-def parity(frames: Sequence[Frame], predictions: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Return reference and prediction side by side, thinned evenly where there are many.
-
-    Energies are counted from the lowest reference energy of the same composition among the frames; of a Hessian the
-    upper triangle counts.
-
-    Returns:
-        ``parity_LABEL_reference`` and ``parity_LABEL_predicted``, equally long, of ``energy`` (eV), ``forces`` (eV/Å)
-        and ``hessian`` (eV/Å²).
-    """
-    lowest: dict[tuple[int, ...], float] = {}
-    keys = [tuple(sorted(frame.numbers.tolist())) for frame in frames]
-    for key, frame in zip(keys, frames, strict=True):
-        if frame.energy is not None:
-            lowest[key] = min(lowest.get(key, np.inf), frame.energy)
-    found = {}
-    for label in PROPERTIES:
-        sides: tuple[list[Any], list[Any]] = ([], [])
-        for key, frame, predicted in zip(keys, frames, predictions, strict=True):
-            pair = getattr(frame, label), predicted.get(label)
-            for side, value in zip(sides, pair, strict=True) if pair[0] is not None and pair[1] is not None else ():
-                array = np.asarray(value) - (lowest.get(key, 0.0) if label == "energy" else 0.0)
-                side.append(array[np.triu_indices(len(array))] if label == "hessian" else array.ravel())
-        for name, side in zip(("reference", "predicted"), sides, strict=True) if sides[0] else ():
-            values = np.concatenate(side)
-            thinned = values[:: -(-len(values) // _MOST_POINTS)]
-            found[f"parity_{label}_{name}"] = np.array([float(f"{value:.6g}") for value in thinned])
-    return found
+    return [dataclasses.replace(report, arrays={**report.arrays, **facts})]
 
 
 def frequencies(calculator: ASECalculator, request: ValidationRequest) -> list[Report]:
