@@ -15,10 +15,6 @@ from phl_ase.tables import text_table
 
 _COUNTED = 30
 
-DatasetName = Annotated[
-    str, typer.Argument(metavar="DATASET", help="A bundled name, our HDF5, or anything ase.io reads.")
-]
-
 Units = Annotated[
     list[str] | None,
     typer.Option(
@@ -30,8 +26,8 @@ Units = Annotated[
 
 
 def info(
-    file: DatasetName,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all of it as JSON.")] = None,
+    file: opt.DatasetName,
+    json: opt.JsonFile = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -82,7 +78,7 @@ def import_(
     structures: Annotated[
         Path | None, typer.Option("--structures", metavar="FILE", help="Structures of MLFF-distill's force Jacobians.")
     ] = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the report as JSON.")] = None,
+    json: opt.JsonFile = None,
 ) -> None:
     """Read a foreign data set, frame by frame, and write it as ours; nothing that is in the file is executed.
 
@@ -117,7 +113,7 @@ def import_(
 
 
 def export(
-    dataset: DatasetName,
+    dataset: opt.DatasetName,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file or folder to write.")],
     format: Annotated[
         str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, deepmd; by the suffix of FILE otherwise.")
@@ -166,7 +162,7 @@ def merge(
 
 
 def split(
-    dataset: DatasetName,
+    dataset: opt.DatasetName,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where train.h5, … are written.")],
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="random, stationary, by-reaction.")] = "random",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same split.")] = 0,

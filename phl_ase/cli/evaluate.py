@@ -31,19 +31,12 @@ _LOOKED_UP = 512  # frames at a time
 _DERIVATIVES = ("energy", "forces", "hessian")
 _HELD_OUT = ("valid", "test")  # parts of a split that are for structures that a model has not seen
 
-Predict = Callable[[Sequence["Frame"]], list[dict[str, Any]]]
-
 
 def evaluate(
     model: opt.Model,
-    dataset: Annotated[str, typer.Argument(help="A bundled name, our HDF5, or anything ase.io reads.")],
-    json: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the report: errors, intervals, curves.")
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw errors against displacement and temperature."),
-    ] = None,
+    dataset: opt.DatasetName,
+    json: opt.JsonFile = None,
+    plot: opt.PlotFile = None,
     reliability: Annotated[
         Path | None,
         typer.Option("--reliability", metavar="FILE", help="Draw a committee's uncertainty against its errors."),
@@ -87,11 +80,14 @@ def evaluate(
     check_outputs(json, plot)
     check_outputs(None, reliability)
     check_inputs(methods=[model], files=[dataset], trust=trust)
+    from phl_ase.curvature import curvature_of
     from phl_ase.datasets import open_dataset
+    from phl_ase.reference import level_of_theory
     from phl_ase.resolver import resolve_calculator
     from phl_ase.results import Metric
-    from phl_ase.scoring import ENERGIES, LabelErrors
+    from phl_ase.scoring import ENERGIES, STATIONARY, LabelErrors
     from phl_ase.structures.label import label_of
+    from phl_ase.validators import accuracy_report
     from phl_ase.validators.uncertainty import UncertaintySamples
 
     if energies not in ENERGIES:
@@ -106,14 +102,25 @@ def evaluate(
         calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
         if reliability is not None and "forces_std" not in calculator.implemented_properties:
             raise PHLError(f"{model} states no uncertainty; --reliability takes a committee")
-        chosen = {"name": split, "part": part, "seed": split_seed} if split else None
         drop = part in _HELD_OUT and split is not None and not include_trained
         scored, said, seen = _unseen(opened, indices, calculator, model, part, leave_out=drop)
         if said:
             typer.echo(said + "\n")
-        samples, others = UncertaintySamples(), LabelErrors()
-        report = _report(
-            opened, scored, calculator, samples, others, name=model, energies=energies, split=chosen, trained_on=seen
+        samples, others, curvature = UncertaintySamples(), LabelErrors(), curvature_of(calculator)
+        report = accuracy_report(
+            _scored(opened, scored, calculator, curvature, model, samples, others),
+            system=opened.name,
+            potential=model,
+            # of the whole data set, whatever part is evaluated; one at a time, for their Hessians
+            stationary=(opened[index] for index, kind in enumerate(opened.kinds) if kind in STATIONARY),
+            energies=energies,
+            details={
+                "data_hash": opened.content_hash(),
+                "frames": len(scored),
+                "split": {"name": split, "part": part, "seed": split_seed} if split else None,
+                "trained_on": seen,
+                "hessians": curvature.source,
+            },
         )
     typer.echo(_shown(report))
     if means := others.means():
@@ -122,45 +129,16 @@ def evaluate(
         metrics = [Metric(f"{name} MAE", mae, unit) for name, mae, _, unit, _ in rows]
         metrics += [Metric(f"{name} RMSE", rmse, unit) for name, _, rmse, unit, _ in rows]
         report = dataclasses.replace(report, metrics=(*report.metrics, *metrics))
-    typer.echo(_levels(model, calculator, labels))
+    card = getattr(getattr(calculator, "potential", None), "provenance", None) or {}
+    own = card.get("level_of_theory") or level_of_theory(calculator)
+    if not labels or own == labels:
+        typer.echo(f"labels: {labels or 'level of theory unknown'}")
+    else:
+        typer.echo(f"labels: {labels}; {model}: {own}: errors include the difference of the two methods")
     stated = _uncertainty(samples, report)
     save_json(json, [report, *stated] if stated else report)
     save_plot(plot, "accuracy", [report])
     save_plot(reliability, "uncertainty", stated)
-
-
-def _report(
-    dataset: BaseDataset,
-    indices: Sequence[int],
-    calculator: Any,
-    samples: UncertaintySamples,
-    others: LabelErrors,
-    *,
-    name: str,
-    energies: str,
-    split: dict[str, Any] | None,
-    trained_on: dict[str, Any] | None,
-) -> Report:
-    from phl_ase.curvature import curvature_of
-    from phl_ase.scoring import STATIONARY
-    from phl_ase.validators import accuracy_report
-
-    curvature = curvature_of(calculator)
-    return accuracy_report(
-        _scored(dataset, indices, _predictor(calculator, curvature, name), samples, others),
-        system=dataset.name,
-        potential=name,
-        # of the whole data set, whatever part is evaluated; one at a time, for their Hessians
-        stationary=(dataset[index] for index, kind in enumerate(dataset.kinds) if kind in STATIONARY),
-        energies=energies,
-        details={
-            "data_hash": dataset.content_hash(),
-            "frames": len(indices),
-            "split": split,
-            "trained_on": trained_on,
-            "hessians": curvature.source,
-        },
-    )
 
 
 def _shown(report: Report) -> str:
@@ -193,17 +171,6 @@ def _shown(report: Report) -> str:
         )
     explosion = [report.sentence] if report.outcome != "scored" else []
     return "\n".join([*lines, *explosion, *(f"note: {note}" for note in facts["notes"])])
-
-
-def _levels(model: str, calculator: Any, labels: str) -> str:
-    """Name the level of theory of the labels, and that of the model where it is another."""
-    from phl_ase.reference import level_of_theory
-
-    card = getattr(getattr(calculator, "potential", None), "provenance", None) or {}
-    own = card.get("level_of_theory") or level_of_theory(calculator)
-    if not labels or own == labels:
-        return f"labels: {labels or 'level of theory unknown'}"
-    return f"labels: {labels}; {model}: {own}: errors include the difference of the two methods"
 
 
 def _unseen(
@@ -297,7 +264,13 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
 
 
 def _scored(
-    dataset: BaseDataset, indices: Sequence[int], predict: Predict, samples: UncertaintySamples, others: LabelErrors
+    dataset: BaseDataset,
+    indices: Sequence[int],
+    calculator: Any,
+    curvature: Curvature,
+    name: str,
+    samples: UncertaintySamples,
+    others: LabelErrors,
 ) -> ScoredFrames:
     """Return errors of some frames, never holding more than one batch of Hessians.
 
@@ -315,7 +288,7 @@ def _scored(
             batch = dataset.frames(chosen)
             with warnings.catch_warnings():  # the report says how many there are
                 warnings.simplefilter("ignore", DomainWarning)
-                predictions = predict(batch)
+                predictions = _predictions(batch, calculator, curvature, name)
             samples.add(batch, predictions)
             others.add(batch, predictions)
             yield batch, predictions
@@ -326,13 +299,9 @@ def _scored(
         scored = score_batches(batches())
     if all(np.isnan(values).all() for values in scored.errors.values()) and not others.means():
         left = ", ".join(dataset.keys_not_read)
+        hint = left and f"; keys that were not read: {left}: a label under one of them is read by --key LABEL=KEY"
         raise PHLError(
-            f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare"
-            + (
-                f"; keys that were not read: {left}: a label under one of them is read by --key LABEL=KEY"
-                if left
-                else ""
-            )
+            f"no frame of {dataset.name} carries energy, forces or a Hessian: there is nothing to compare{hint}"
         )
     return scored
 
@@ -349,69 +318,53 @@ def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
         yield batch
 
 
-def _predictor(calculator: Any, curvature: Curvature, name: str) -> Predict:
-    """Return what asks a calculator: in one batched pass where it can, frame by frame otherwise."""
-    from phl_ase.structures import atoms_from_frame
-
-    known = (*_DERIVATIVES, "hvp", *getattr(getattr(calculator, "potential", None), "predicts", ()))
-
-    def asked(frames: Sequence[Frame]) -> tuple[str, ...]:
-        return tuple(q for q in known if any(frame.label(q) is not None for frame in frames))
-
-    def batched(frames: Sequence[Frame]) -> list[dict[str, Any]]:
-        needs = asked(frames)
-        if not needs:
-            return [{} for _ in frames]
-        try:
-            structures = [atoms_from_frame(f) for f in frames]
-            rows = list(calculator.evaluate(structures, [q for q in needs if q != "hvp"])) if needs != ("hvp",) else []
-            rows = rows or [{} for _ in frames]
-            for frame, atoms, row in zip(frames, structures, rows, strict=True):
-                if frame.probes is not None:
-                    row["hvp"] = _hvps(frame.probes, atoms, row, curvature)
-            return rows
-        except PHLError as error:
-            if len(frames) == 1:
-                raise type(error)(f"frame {frames[0].frame_id}: {error}") from None
-            # one by one: the message then names the frame of the data set and not its place in the batch
-            return [batched([frame])[0] for frame in frames]
-
-    def one_by_one(frames: Sequence[Frame]) -> list[dict[str, Any]]:
-        return [_ask(frame, asked([frame]), calculator=calculator, curvature=curvature, name=name) for frame in frames]
-
-    return batched if hasattr(calculator, "evaluate") else one_by_one
-
-
-def _hvps(probes: Any, atoms: Any, row: dict[str, Any], curvature: Curvature) -> Any:
-    """Return HVPs with recorded probes ``(K, n, 3)``: from the Hessian where that is there anyway."""
+def _predictions(frames: Sequence[Frame], calculator: Any, curvature: Curvature, name: str) -> list[dict[str, Any]]:
+    """Return what a calculator gives for frames: in one batched pass where it can, frame by frame otherwise."""
     import numpy as np
 
-    if "hessian" not in row:
-        return curvature.hvp(probes, atoms)
-    return (probes.reshape(len(probes), -1) @ np.asarray(row["hessian"], dtype=float)).reshape(probes.shape)
-
-
-def _ask(
-    frame: Frame, quantities: Sequence[str], *, calculator: Any, curvature: Curvature, name: str
-) -> dict[str, Any]:
-    """Return what any ASE calculator gives for one frame."""
     from phl_ase.structures import atoms_from_frame
 
-    atoms = atoms_from_frame(frame)
-    atoms.calc = calculator
-    ways: dict[str, Callable[[], Any]] = {
-        "energy": atoms.get_potential_energy,
-        "forces": lambda: atoms.get_forces(apply_constraint=False),
-        "hessian": lambda: curvature.hessian(atoms),
-        "hvp": lambda: _hvps(frame.probes, atoms, found, curvature),
-    }
-    found: dict[str, Any] = {}
+    batched = hasattr(calculator, "evaluate")
+    known = (*_DERIVATIVES, "hvp", *getattr(getattr(calculator, "potential", None), "predicts", ()))
+    needs = [q for q in known if any(frame.label(q) is not None for frame in frames)]
+    if not needs:
+        return [{} for _ in frames]
+    if not batched and len(frames) > 1:
+        return [_predictions([frame], calculator, curvature, name)[0] for frame in frames]
+    structures = [atoms_from_frame(frame) for frame in frames]
+    wanted = [q for q in needs if q != "hvp"]
+    rows: list[dict[str, Any]]
     try:
-        for quantity in quantities:
-            found[quantity] = ways[quantity]()
-        return found
-    except PHLError:
-        raise
+        if batched:
+            rows = list(calculator.evaluate(structures, wanted)) if wanted else [{} for _ in frames]
+        else:
+            (atoms,) = structures
+            atoms.calc = calculator
+            ask: dict[str, Callable[[], Any]] = {
+                "energy": atoms.get_potential_energy,
+                "forces": lambda: atoms.get_forces(apply_constraint=False),
+                "hessian": lambda: curvature.hessian(atoms),
+            }
+            rows = [{quantity: ask[quantity]() for quantity in wanted}]
+        for frame, atoms, row in zip(frames, structures, rows, strict=True):
+            if frame.probes is None:
+                continue
+            if "hessian" in row:  # it is there anyway
+                flat = frame.probes.reshape(len(frame.probes), -1)
+                row["hvp"] = (flat @ np.asarray(row["hessian"], dtype=float)).reshape(frame.probes.shape)
+            else:
+                row["hvp"] = curvature.hvp(frame.probes, atoms)
+        return rows
+    except PHLError as error:
+        if not batched:
+            raise
+        if len(frames) == 1:
+            raise type(error)(f"frame {frames[0].frame_id}: {error}") from None
+        # one by one: the message then names the frame of the data set and not its place in the batch
+        return [_predictions([frame], calculator, curvature, name)[0] for frame in frames]
     except Exception as error:  # a method may raise anything for a structure that it was not made for
+        if batched:
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PHLError(f"{name} cannot evaluate frame {frame.frame_id}, {atoms.symbols} ({reason})") from error
+        what = f"frame {frames[0].frame_id}, {structures[0].symbols}"
+        raise PHLError(f"{name} cannot evaluate {what} ({reason})") from error

@@ -15,6 +15,9 @@ Structure = Annotated[
 Input = Annotated[
     str, typer.Argument(metavar="INPUT", help="A bundled data set, our HDF5, or any structures that ase.io reads.")
 ]
+DatasetName = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A bundled name, our HDF5, or anything ase.io reads.")
+]
 Model = Annotated[
     str,
     typer.Argument(
