@@ -11,6 +11,7 @@ from phl_ase.plots import FIGURES
 from phl_ase.plots.style import to_svg
 from phl_ase.results import Metric, Report, plain
 from phl_ase.scoring import ALL_ERRORS
+from phl_ase.validators.names import MetricName
 
 _TURNED = 3  # reports up to which their metrics stand one below the other
 _COLUMNS = 11  # metrics side by side at most
@@ -99,6 +100,6 @@ def _shown(metric: Metric | None) -> str:
 
 
 def _number(metric: Metric, value: float) -> str:
-    if metric.name.endswith("wavenumber") and value < 0:
+    if metric.name == MetricName.IMAGINARY_WAVENUMBER and value < 0:
         return f"{-value:.4g}i"
     return "–" if value != value else f"{value:.4g}"

@@ -5,20 +5,27 @@ trained models are scored by the same code, and returns a :class:`phl_ase.result
 that fails is an outcome in it, not an exception; exceptions are the caller's own mistakes.
 """
 
-from phl_ase.validators.accuracy import (
-    ScoredFrames,
-    accuracy_report,
-    displacements,
-    predict,
-    score_batches,
-    validate_accuracy,
-)
-from phl_ase.validators.frequencies import ReferenceCurvature, validate_frequencies, validate_relaxed_frequencies
-from phl_ase.validators.funnel import Funnel, funnels
-from phl_ase.validators.irc import ReferencePath, validate_irc
-from phl_ase.validators.phonons import validate_phonons
-from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
-from phl_ase.validators.transition_state import validate_transition_state
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from phl_ase.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from phl_ase.validators.accuracy import (
+        ScoredFrames,
+        accuracy_report,
+        displacements,
+        predict,
+        score_batches,
+        validate_accuracy,
+    )
+    from phl_ase.validators.frequencies import ReferenceCurvature, validate_frequencies, validate_relaxed_frequencies
+    from phl_ase.validators.funnel import Funnel, funnels
+    from phl_ase.validators.irc import ReferencePath, validate_irc
+    from phl_ase.validators.phonons import validate_phonons
+    from phl_ase.validators.reference import ReferenceReaction, StationaryPoint
+    from phl_ase.validators.transition_state import validate_transition_state
 
 __all__ = [
     "Funnel",
@@ -39,3 +46,15 @@ __all__ = [
     "validate_relaxed_frequencies",
     "validate_transition_state",
 ]
+
+_HOMES = {
+    "accuracy": ("ScoredFrames", "accuracy_report", "displacements", "predict", "score_batches", "validate_accuracy"),
+    "frequencies": ("ReferenceCurvature", "validate_frequencies", "validate_relaxed_frequencies"),
+    "funnel": ("Funnel", "funnels"),
+    "irc": ("ReferencePath", "validate_irc"),
+    "phonons": ("validate_phonons",),
+    "reference": ("ReferenceReaction", "StationaryPoint"),
+    "transition_state": ("validate_transition_state",),
+}
+
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -56,8 +56,8 @@ def energy_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_n
     near = Metric("modes near zero in G", gibbs.n_near_zero, "", reference_gibbs.n_near_zero)
     return (
         *metrics,
-        Metric("G correction", value, "kcal/mol", reference),
-        Metric("G correction error", value - reference, "kcal/mol"),
+        Metric(MetricName.G_CORRECTION, value, "kcal/mol", reference),
+        Metric(MetricName.G_CORRECTION_ERROR, value - reference, "kcal/mol"),
         Metric("modes left out of G", gibbs.n_left_out, "", reference_gibbs.n_left_out),
         *([near] if gibbs.n_near_zero or reference_gibbs.n_near_zero else []),
     )
@@ -82,7 +82,7 @@ def _matched(match: ModeMatch) -> tuple[Metric, ...]:
     return (
         Metric("matched frequency MAE", float(errors.mean()), "cm⁻¹"),
         Metric("largest matched frequency error", float(errors.max()), "cm⁻¹"),
-        Metric("mean mode overlap", float(match.overlaps.mean())),
+        Metric(MetricName.MODE_OVERLAP, float(match.overlaps.mean())),
     )
 
 
@@ -139,16 +139,16 @@ def hessian_scores(
         errors = float(np.mean(np.abs(values - reference_values)))
         negative, reference_negative = (int(np.sum(v < -NEGATIVE_THRESHOLD)) for v in (values, reference_values))
         directions = (
-            Metric("lowest eigenvalue", float(values[0]), "eV/Å²", float(reference_values[0])),
+            Metric(MetricName.LOWEST_EIGENVALUE, float(values[0]), "eV/Å²", float(reference_values[0])),
             Metric("negative eigenvalues", negative, "", reference_negative),
             *_cosines(vectors.T, reference_vectors.T),
         )
     return HessianScores(
         metrics=(
-            Metric("Hessian MAE", float(np.mean(np.abs(raw[0] - raw[1]))), "eV/Å²"),
+            Metric(MetricName.HESSIAN_MAE, float(np.mean(np.abs(raw[0] - raw[1]))), "eV/Å²"),
             Metric("projected Hessian MAE", float(np.mean(np.abs(projected))), "eV/Å²"),
             Metric("eigenvalue MAE", float(np.mean(np.abs(raw_values - reference_raw_values))), "eV/Å²"),
-            *([Metric("projected eigenvalue MAE", errors, "eV/Å²")] if len(values) else []),
+            *([Metric(MetricName.PROJECTED_EIGENVALUE_MAE, errors, "eV/Å²")] if len(values) else []),
         ),
         directions=directions,
         eigenvalues=values,

@@ -300,7 +300,7 @@ class _Profile:
         return (
             Metric(MetricName.PROFILE_RMSE, error, "kcal/mol"),
             Metric("compared length", float(max(compared, 0.0)), "√amu·Å", whole),
-            Metric("largest deviation", deviation, "Å"),
+            Metric(MetricName.LARGEST_DEVIATION, deviation, "Å"),
         )
 
     def _deviation(self, structures: list[Atoms]) -> float:
@@ -348,7 +348,9 @@ def _energies(reaction: Reaction, reference: ReferencePath, turned: bool) -> lis
 def _counts(reaction: Reaction) -> list[Metric]:
     directions = (reaction.path.backward, reaction.path.forward)
     return [
-        Metric("first step overlap", float(np.min([direction.first_step_overlap for direction in directions]))),
+        Metric(
+            MetricName.FIRST_STEP_OVERLAP, float(np.min([direction.first_step_overlap for direction in directions]))
+        ),
         Metric(MetricName.STEPS, sum(direction.steps for direction in directions)),
         Metric(MetricName.FORCE_CALLS, reaction.path.force_calls),
         Metric(MetricName.HESSIAN_CALLS, reaction.path.hessian_calls),

@@ -24,6 +24,8 @@ class MetricName(StrEnum):
     HVP_CALLS = "HVP calls"
     HESSIAN_CALLS = "Hessian calls"
     SECONDS = "seconds"
+    BARRIER_FROM_END_1 = "barrier from end 1"
+    BARRIER_FROM_END_2 = "barrier from end 2"
     # a stationary point
     RMSD_TO_REFERENCE = "RMSD to the reference"
     FREQUENCY_MAE = "frequency MAE"
@@ -32,8 +34,18 @@ class MetricName(StrEnum):
     IMAGINARY_MODES = "imaginary modes"
     ZPE = "ZPE"
     ZPE_ERROR = "ZPE error"
+    MODE_OVERLAP = "mean mode overlap"
+    G_CORRECTION = "G correction"
+    G_CORRECTION_ERROR = "G correction error"
+    HESSIAN_MAE = "Hessian MAE"
+    PROJECTED_EIGENVALUE_MAE = "projected eigenvalue MAE"
+    LOWEST_EIGENVALUE = "lowest eigenvalue"
     # a reaction path
     PROFILE_RMSE = "profile RMSE"
+    LARGEST_DEVIATION = "largest deviation"
+    FIRST_STEP_OVERLAP = "first step overlap"
+    BARRIER_FORWARD = "barrier forward"
+    BARRIER_BACK = "barrier back"
     BARRIER_FORWARD_ERROR = "barrier forward error"
     BARRIER_BACK_ERROR = "barrier back error"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,22 +16,26 @@ from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structu
 from phl_ase.cli.validate.running import Task, run_tasks, scored
 from phl_ase.cli.validate.tables import MetricColumn, report_table
 from phl_ase.errors import PHLError
+from phl_ase.validators.names import MetricName
 
 if TYPE_CHECKING:
     from phl_ase.results import Report
+    from phl_ase.types import ASECalculator
     from phl_ase.validators import ReferenceCurvature
 
 _COLUMNS = (
-    MetricColumn("RMSD to the reference", "RMSD / Å", 3),
-    MetricColumn("frequency MAE", "frequency MAE / cm⁻¹"),
-    MetricColumn("largest frequency error", "largest / cm⁻¹"),
-    MetricColumn("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
-    MetricColumn("mean mode overlap", "mode overlap", 3),
-    MetricColumn("ZPE error", "ZPE error / meV"),
-    MetricColumn("G correction error", "G error / (kcal/mol)", 3),
-    MetricColumn("Hessian MAE", "Hessian MAE / (eV/Å²)", 3),
-    MetricColumn("projected eigenvalue MAE", "eigenvalue MAE / (eV/Å²)", 3),
-    MetricColumn("lowest eigenvalue", "lowest / (eV/Å²)", 2, reference=True, averaged=False),
+    MetricColumn(MetricName.RMSD_TO_REFERENCE, "RMSD / Å", 3),
+    MetricColumn(MetricName.FREQUENCY_MAE, "frequency MAE / cm⁻¹"),
+    MetricColumn(MetricName.LARGEST_FREQUENCY_ERROR, "largest / cm⁻¹"),
+    MetricColumn(
+        MetricName.IMAGINARY_WAVENUMBER, "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True
+    ),
+    MetricColumn(MetricName.MODE_OVERLAP, "mode overlap", 3),
+    MetricColumn(MetricName.ZPE_ERROR, "ZPE error / meV"),
+    MetricColumn(MetricName.G_CORRECTION_ERROR, "G error / (kcal/mol)", 3),
+    MetricColumn(MetricName.HESSIAN_MAE, "Hessian MAE / (eV/Å²)", 3),
+    MetricColumn(MetricName.PROJECTED_EIGENVALUE_MAE, "eigenvalue MAE / (eV/Å²)", 3),
+    MetricColumn(MetricName.LOWEST_EIGENVALUE, "lowest / (eV/Å²)", 2, reference=True, averaged=False),
 )
 
 _KINDS = ("reactant", "product", "ts")
@@ -77,23 +81,25 @@ def frequencies(
 
     found = read_structures(structures, kinds or _KINDS, reactions, opt.pairs(key))
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
+    known: Callable[[Structure], ReferenceCurvature]
     if reference is None:
-        make, level = _labelled(structures), level_of_theory(structures)
+        known, level = partial(_labelled, source=structures), level_of_theory(structures)
     else:
-        make, level = _computed(resolve_calculator(reference, device=device, trust=trust)), reference
+        other = resolve_calculator(reference, device=device, trust=trust)
+        known, level = cache(partial(_computed, calculator=other)), reference
     seen = say_seen(calculator, [one.labels for one in found], model)
-    trained_on = {one.name: flag for one, flag in zip(found, seen.flags, strict=True)}
-    details = {"reference": level, "data": structures}
     ways: list[Callable[..., Any]] = [validate_frequencies, *([validate_relaxed_frequencies] if relaxed else [])]
 
-    def task(one: Structure, validate: Callable[..., Any]) -> Task:
-        def report() -> Report:
-            facts = {**details, "trained_on": trained_on[one.name]}
-            return validate(make(one), calculator, system=one.name, potential=model, details=facts)
+    def report(one: Structure, flag: bool | None, validate: Callable[..., Any]) -> Report:
+        facts = {"reference": level, "data": structures, "trained_on": flag}
+        return validate(known(one), calculator, system=one.name, potential=model, details=facts)
 
-        return one.name, partial(scored, one.name, model, "frequencies", report)
-
-    reports = run_tasks("frequencies", [task(one, way) for way in ways for one in found], json)
+    tasks: list[Task] = [
+        (one.name, partial(scored, one.name, model, "frequencies", partial(report, one, flag, way)))
+        for way in ways
+        for one, flag in zip(found, seen.flags, strict=True)
+    ]
+    reports = run_tasks("frequencies", tasks, json)
     typer.echo(f"{model} against {level}\n")
     for number, title in enumerate(("at the reference's structures", "at the model's own stationary points")):
         part = reports[number * len(found) : (number + 1) * len(found)]
@@ -102,47 +108,33 @@ def frequencies(
     save_plot(plot, "frequencies", reports)
 
 
-def _labelled(source: str) -> Callable[[Structure], ReferenceCurvature]:
-    """References from the Hessians that a file holds."""
+def _labelled(one: Structure, source: str) -> ReferenceCurvature:
+    """Return the reference from the Hessian that a file holds."""
     from phl_ase.validators import ReferenceCurvature
 
-    def make(one: Structure) -> ReferenceCurvature:
-        if one.labels.hessian is None:
-            raise PHLError(
-                f"{one.name} of {source} has no Hessian to compare with; expected labels, or --reference METHOD "
-                "(tblite, emt, another model) to compute them"
-            )
-        # what a file calls a stationary point or a point of a path is one; otherwise its forces say
-        kind = "irc" if one.kind == "irc" else "stationary" if one.kind in _KINDS else None
-        return ReferenceCurvature(one.atoms, one.labels.hessian, forces=one.labels.forces, kind=kind)
-
-    return make
+    if one.labels.hessian is None:
+        raise PHLError(
+            f"{one.name} of {source} has no Hessian to compare with; expected labels, or --reference METHOD "
+            "(tblite, emt, another model) to compute them"
+        )
+    # what a file calls a stationary point or a point of a path is one; otherwise its forces say
+    kind = "irc" if one.kind == "irc" else "stationary" if one.kind in _KINDS else None
+    return ReferenceCurvature(one.atoms, one.labels.hessian, forces=one.labels.forces, kind=kind)
 
 
-def _computed(calculator: Any) -> Callable[[Structure], ReferenceCurvature]:
-    """References at the stationary points of a method, searched from the structures."""
+def _computed(one: Structure, calculator: ASECalculator) -> ReferenceCurvature:
+    """Return the reference at the stationary point of a method, searched from a structure."""
     from phl_ase.curvature import curvature_of
     from phl_ase.paths import find_transition_state, relax
     from phl_ase.study.references import NoReference
     from phl_ase.validators import ReferenceCurvature
     from phl_ase.vibrations import harmonic_analysis
 
-    curvature = curvature_of(calculator)
-    made: dict[str, ReferenceCurvature] = {}
-
-    def make(one: Structure) -> ReferenceCurvature:
-        if one.name not in made:
-            atoms = one.atoms.copy()
-            atoms.calc = calculator
-            is_saddle = one.kind == "ts" or (
-                not one.kind and harmonic_analysis(atoms, curvature.hessian(atoms)).n_imaginary == 1
-            )
-            point: Any = (
-                find_transition_state(atoms, curvature.hessian, fmax=1e-3) if is_saddle else relax(atoms, fmax=1e-3)
-            )
-            if not point.converged:
-                raise NoReference(f"the reference has no stationary point near {one.name}: {point.sentence}")
-            made[one.name] = ReferenceCurvature(point.atoms, curvature.hessian(point.atoms))
-        return made[one.name]
-
-    return make
+    hessian = curvature_of(calculator).hessian
+    atoms = one.atoms.copy()
+    atoms.calc = calculator
+    is_saddle = one.kind == "ts" or (not one.kind and harmonic_analysis(atoms, hessian(atoms)).n_imaginary == 1)
+    point: Any = find_transition_state(atoms, hessian, fmax=1e-3) if is_saddle else relax(atoms, fmax=1e-3)
+    if not point.converged:
+        raise NoReference(f"the reference has no stationary point near {one.name}: {point.sentence}")
+    return ReferenceCurvature(point.atoms, hessian(point.atoms))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,28 +12,28 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.seen import say_seen
-from phl_ase.cli.validate.inputs import Structure, is_data_set, level_of_theory, read_reactions, read_structures
+from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
 from phl_ase.cli.validate.running import Task, make_folder, run_tasks, scored, trajectory_file
 from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
 from phl_ase.errors import unknown
+from phl_ase.validators.names import MetricName
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from phl_ase.curvature import Curvature
     from phl_ase.results import Report
     from phl_ase.validators import ReferencePath
 
 _COLUMNS = (
-    MetricColumn("profile RMSE", "profile RMSE / (kcal/mol)", 2),
-    MetricColumn("largest deviation", "deviation / Å", 3),
-    MetricColumn("barrier forward", "barrier forward / (kcal/mol)", 1, reference=True, averaged=False),
-    MetricColumn("barrier forward error", "error", 2),
-    MetricColumn("barrier back", "barrier back / (kcal/mol)", 1, reference=True, averaged=False),
-    MetricColumn("barrier back error", "error", 2),
-    MetricColumn("first step overlap", "first step overlap", 4, averaged=False),
-    MetricColumn("force calls", "gradients", 0),
-    MetricColumn("Hessian calls", "Hessians", 0),
+    MetricColumn(MetricName.PROFILE_RMSE, "profile RMSE / (kcal/mol)", 2),
+    MetricColumn(MetricName.LARGEST_DEVIATION, "deviation / Å", 3),
+    MetricColumn(MetricName.BARRIER_FORWARD, "barrier forward / (kcal/mol)", 1, reference=True, averaged=False),
+    MetricColumn(MetricName.BARRIER_FORWARD_ERROR, "error", 2),
+    MetricColumn(MetricName.BARRIER_BACK, "barrier back / (kcal/mol)", 1, reference=True, averaged=False),
+    MetricColumn(MetricName.BARRIER_BACK_ERROR, "error", 2),
+    MetricColumn(MetricName.FIRST_STEP_OVERLAP, "first step overlap", 4, averaged=False),
+    MetricColumn(MetricName.FORCE_CALLS, "gradients", 0),
+    MetricColumn(MetricName.HESSIAN_CALLS, "Hessians", 0),
 )
 
 Made = tuple["Atoms", "ReferencePath | None"]
@@ -80,92 +79,52 @@ def irc(
     from phl_ase.curvature import curvature_of
     from phl_ase.paths.irc import INTEGRATORS
     from phl_ase.resolver import resolve_calculator
+    from phl_ase.results import Report, provenance
+    from phl_ase.structures import atoms_from_frame
+    from phl_ase.study.references import labelled_path, own_reaction, tight_transition_state
+    from phl_ase.validators import validate_irc
 
     if method not in INTEGRATORS:
         raise unknown("integrator of reaction paths", method, INTEGRATORS)
     calculator = resolve_calculator(model, device=device, dtype=dtype, trust=trust)
     curvature = curvature_of(calculator)
     near = read_structures(structures, ("ts",), reactions, opt.pairs(key))
-    if reference is not None:
-        level = reference
-        made = _of_method(near, resolve_calculator(reference, device=device, trust=trust))
+    other: Any = None if reference is None else resolve_calculator(reference, device=device, trust=trust)
+
+    def of_method(name: str, guess: Atoms) -> Made:
+        own = own_reaction(name, guess, other)
+        return own.ts.atoms, own.path
+
+    def labelled(frames: Any) -> Made:
+        return atoms_from_frame(frames.transition_state), labelled_path(frames)
+
+    made: dict[str, Callable[[], Made]]
+    if other is not None:
+        level = str(reference)
+        named = {one.labels.reaction or one.name: one.atoms for one in near}
+        made = {name: partial(of_method, name, guess) for name, guess in named.items()}
     elif is_data_set(structures):
-        level, made = level_of_theory(structures), _labelled(structures, reactions)
+        level = level_of_theory(structures)
+        made = {name: partial(labelled, frames) for name, frames in read_reactions(structures, reactions).items()}
     else:
-        level, made = "none", _guesses(near)
+        level, made = "none", {one.name: partial(lambda guess: (guess, None), one.atoms) for one in near}
     say_seen(calculator, [one.labels for one in near], model)
-    options = {"method": method, "step": step, "details": {"reference": level}}
 
-    def task(name: str, make: Callable[[], Made]) -> Task:
-        report = partial(_report, name, make, calculator, curvature, model, trajectories, options)
-        return name, partial(scored, name, model, "irc", report)
+    def followed(name: str, make: Callable[[], Made]) -> Report:
+        guess, path = make()
+        ts = tight_transition_state(guess, calculator, curvature.hessian)
+        if not ts.converged:
+            sentence = f"the model has no TS near the reference's: {ts.sentence}"
+            return Report(name, model, "no TS", sentence, provenance=provenance(), validator="irc")
+        said: dict[str, Any] = {"system": name, "potential": model, "details": {"reference": level}}
+        how: dict[str, Any] = {"method": method, "step": step, "trajectory": trajectory_file(trajectories, name)}
+        return validate_irc(ts.atoms, calculator, curvature.hessian, path, **said, **how)
 
-    tasks = [task(name, make) for name, make in made.items()]
+    tasks: list[Task] = [
+        (name, partial(scored, name, model, "irc", partial(followed, name, make))) for name, make in made.items()
+    ]
     reports = run_tasks("irc", tasks, json)
     expected = "converged" if level == "none" else "connects"
     lines = [f"{model}, reference: {level}", "", report_table(reports, _COLUMNS, expected)]
     typer.echo("\n".join([*lines, *(what_paths_do(reports, expected) if level == "none" else [])]))
     save_plot(plot, "irc", reports)
-
-
-def _labelled(source: str, names: list[str] | None) -> dict[str, Callable[[], Made]]:
-    """The paths of a data set."""
-    from phl_ase.structures import atoms_from_frame
-    from phl_ase.study.references import labelled_path
-
-    def make(frames: Any) -> Made:
-        return atoms_from_frame(frames.transition_state), labelled_path(frames)
-
-    return {name: partial(make, frames) for name, frames in read_reactions(source, names).items()}
-
-
-def _guesses(structures: Sequence[Structure]) -> dict[str, Callable[[], Made]]:
-    """The TSs of a file, without paths to compare with."""
-
-    def make(guess: Atoms) -> Made:
-        return guess, None
-
-    return {one.name: partial(make, one.atoms) for one in structures}
-
-
-def _of_method(structures: Sequence[Structure], method: Any) -> dict[str, Callable[[], Made]]:
-    """The paths of a method from near the TSs of an input."""
-    from phl_ase.study.references import own_reaction
-
-    def make(name: str, guess: Atoms) -> Made:
-        own = own_reaction(name, guess, method)
-        return own.ts.atoms, own.path
-
-    found = {one.labels.reaction or one.name: one.atoms for one in structures}
-    return {name: partial(make, name, guess) for name, guess in found.items()}
-
-
-def _report(
-    name: str,
-    make: Callable[[], Made],
-    calculator: Any,
-    curvature: Curvature,
-    model: str,
-    trajectories: Path | None,
-    options: dict[str, Any],
-) -> Report:
-    """Return the report of one path; where the model has no TS, a report that says so."""
-    from phl_ase.results import Report, provenance
-    from phl_ase.study.references import tight_transition_state
-    from phl_ase.validators import validate_irc
-
-    guess, path = make()
-    ts = tight_transition_state(guess, calculator, curvature.hessian)
-    if not ts.converged:
-        sentence = f"the model has no TS near the reference's: {ts.sentence}"
-        return Report(name, model, "no TS", sentence, provenance=provenance(), validator="irc")
-    return validate_irc(
-        ts.atoms,
-        calculator,
-        curvature.hessian,
-        path,
-        system=name,
-        potential=model,
-        trajectory=trajectory_file(trajectories, name),
-        **options,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from phl_ase.tables import text_table
 
 if TYPE_CHECKING:
     from phl_ase.results import Metric, Report
+    from phl_ase.validators.names import MetricName
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class MetricColumn:
         imaginary: Whether negative values are imaginary wavenumbers.
     """
 
-    metric: str
+    metric: MetricName
     heading: str
     decimals: int = 1
     reference: bool = False
@@ -33,22 +34,26 @@ class MetricColumn:
     imaginary: bool = False
 
     def cell(self, metric: Metric | None) -> str | None:
-        """The text of a value; ``None`` where there is none."""
+        """Return the text of a value; ``None`` where there is none."""
         if metric is None or metric.value != metric.value:
             return None
-        behind = f" ({self._text(metric.reference)})" if self.reference and metric.reference is not None else ""
-        return self._text(metric.value) + behind
+        values = [metric.value] if metric.reference is None or not self.reference else [metric.value, metric.reference]
+        value, *behind = (
+            f"{-number:.{self.decimals}f}i" if self.imaginary and number < 0 else f"{number:.{self.decimals}f}"
+            for number in values
+        )
+        return f"{value} ({behind[0]})" if behind else value
 
-    def _text(self, value: float) -> str:
-        if self.imaginary and value < 0:
-            return f"{-value:.{self.decimals}f}i"
-        return f"{value:.{self.decimals}f}"
+    def mean(self, metrics: Iterable[Metric]) -> str | None:
+        """Return the mean magnitude of values; ``None`` where that says nothing."""
+        numbers = [abs(metric.value) for metric in metrics if metric.value == metric.value]
+        return f"{sum(numbers) / len(numbers):.{self.decimals}f}" if self.averaged and numbers else None
 
 
 def report_table(
     reports: Sequence[Report], columns: Sequence[MetricColumn], expected: str, facts: Sequence[str] = ()
 ) -> str:
-    """Rows of reports, the mean magnitudes of their errors, and how many outcomes are as they should be.
+    """Return rows of reports, the mean magnitudes of their errors, and how many outcomes are as they should be.
 
     Args:
         reports: What a validator returned.
@@ -69,7 +74,8 @@ def report_table(
         for report, one in zip(reports, values, strict=True)
     ]
     if len(reports) > 1:
-        rows.append(["mean magnitude", *([""] * len(told)), "", *(_mean(column, values) for column in shown)])
+        means = (column.mean(one[column.metric] for one in values if column.metric in one) for column in shown)
+        rows.append(["mean magnitude", *([""] * len(told)), "", *means])
     lines = [text_table(["system", *told, "outcome", *(column.heading for column in shown)], rows, words=2 + len(told))]
     good = sum(report.outcome == expected for report in reports)
     lines.append(f"{good} of {len(reports)}: {expected}")
@@ -78,20 +84,12 @@ def report_table(
         if report.outcome != expected:
             name = ", ".join([report.system, *(str(report.provenance.get(fact)) for fact in told)])
             sentences.setdefault(f"{report.outcome}: {report.sentence}", []).append(name)
-    return "\n".join([*lines, *(f"{_names(systems)}: {sentence}" for sentence, systems in sentences.items())])
+    for sentence, systems in sentences.items():
+        lines.append(f"{', '.join(systems) if len(systems) <= 3 else f'{len(systems)} systems'}: {sentence}")
+    return "\n".join(lines)
 
 
 def what_paths_do(reports: Sequence[Report], expected: str) -> list[str]:
     """Return a line for each path that was followed with success: what its ends are, which bonds break and form."""
     lines = (f"{r.system}: {r.provenance['path']}" for r in reports if r.outcome == expected and "path" in r.provenance)
     return list(dict.fromkeys(lines))
-
-
-def _mean(column: MetricColumn, values: Sequence[dict[str, Metric]]) -> str | None:
-    numbers = [abs(one[column.metric].value) for one in values if column.metric in one]
-    present = [number for number in numbers if number == number]
-    return f"{sum(present) / len(present):.{column.decimals}f}" if column.averaged and present else None
-
-
-def _names(systems: Sequence[str]) -> str:
-    return ", ".join(systems) if len(systems) <= 3 else f"{len(systems)} systems"

@@ -20,6 +20,7 @@ from phl_ase.cli.validate.searches import Search, between, guesses, labelled, of
 from phl_ase.cli.validate.tables import MetricColumn, report_table, what_paths_do
 from phl_ase.errors import PHLError, unknown
 from phl_ase.tables import text_table
+from phl_ase.validators.names import MetricName
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,17 +28,23 @@ if TYPE_CHECKING:
     from phl_ase.results import Report
 
 _COLUMNS = (
-    MetricColumn("RMSD to the reference TS", "RMSD / Å", 3),
-    MetricColumn("imaginary wavenumber", "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True),
-    MetricColumn("barrier from reactant", "barrier from reactant / (kcal/mol)", 1, reference=True, averaged=False),
-    MetricColumn("barrier from product", "barrier from product / (kcal/mol)", 1, reference=True, averaged=False),
-    MetricColumn("barrier from end 1", "barrier from end 1 / (kcal/mol)", 1, averaged=False),
-    MetricColumn("barrier from end 2", "barrier from end 2 / (kcal/mol)", 1, averaged=False),
-    MetricColumn("steps", "steps", 0),
-    MetricColumn("force calls", "gradients", 0),
-    MetricColumn("HVP calls", "HVPs", 0),
-    MetricColumn("Hessian calls", "Hessians", 0),
-    MetricColumn("seconds", "time / s", 2),
+    MetricColumn(MetricName.RMSD_TO_TS, "RMSD / Å", 3),
+    MetricColumn(
+        MetricName.IMAGINARY_WAVENUMBER, "imaginary / cm⁻¹", 0, reference=True, averaged=False, imaginary=True
+    ),
+    MetricColumn(
+        MetricName.BARRIER_FROM_REACTANT, "barrier from reactant / (kcal/mol)", 1, reference=True, averaged=False
+    ),
+    MetricColumn(
+        MetricName.BARRIER_FROM_PRODUCT, "barrier from product / (kcal/mol)", 1, reference=True, averaged=False
+    ),
+    MetricColumn(MetricName.BARRIER_FROM_END_1, "barrier from end 1 / (kcal/mol)", 1, averaged=False),
+    MetricColumn(MetricName.BARRIER_FROM_END_2, "barrier from end 2 / (kcal/mol)", 1, averaged=False),
+    MetricColumn(MetricName.STEPS, "steps", 0),
+    MetricColumn(MetricName.FORCE_CALLS, "gradients", 0),
+    MetricColumn(MetricName.HVP_CALLS, "HVPs", 0),
+    MetricColumn(MetricName.HESSIAN_CALLS, "Hessians", 0),
+    MetricColumn(MetricName.SECONDS, "time / s", 2),
 )
 
 _FEW = 12  # reports that are shown one by one
