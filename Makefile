@@ -16,10 +16,10 @@ DEMO    ?= phl-demo
 FOREIGN ?= .venv-foreign
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.phl-ase-installed
-# each worker of pytest computes on one thread, so that WORKERS is the number of busy cores; a file's tests stay in one
-# worker, so that what they share is made once
+# each worker of pytest computes on one thread, so that WORKERS is the number of busy cores; a worker takes half of all
+# tests in their order, so that what a file's tests share is made once, and of the other's when its own are done
 SINGLE  := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
-SHARED  := -n $(WORKERS) --dist loadfile
+SHARED  := -n $(WORKERS) --dist worksteal
 PYTEST  := $(SINGLE) $(BIN)/python -m pytest
 
 .PHONY: test test-slow gpu-test foreign-test lint demo clean
