@@ -315,7 +315,17 @@ class KernelCorrection:
             )
             if sigma
         ]
-        self._spread(weights)
+        # the weights of all observations at the points that they belong to, in inverse distances
+        m, k, size = self._m, self._k, self._size
+        self._a = np.zeros(len(self._points.q))
+        self._a[:m] = weights[:m]
+        of_gradients = np.zeros((len(self._points.q), size))
+        of_gradients[:m] = weights[m : m + m * size].reshape(m, size)
+        of_hvps = weights[m + m * size :].reshape(k, size) / (2 * self._step)
+        of_gradients[m : m + k], of_gradients[m + k :] = of_hvps, -of_hvps
+        self._w = np.einsum("pdx,px->pd", self._points.jacobians, of_gradients)
+        # of the constant itself: the weights of all energies
+        self._constant = _CONSTANT**2 * float(weights[:m].sum()) + self._offset
 
     def _matrices_kept(self, labels: int, memory_budget: int) -> int:
         """How many covariance matrices of all labels the budget lets the climb over the settings keep."""
@@ -340,19 +350,6 @@ class KernelCorrection:
         rows = differences(mixed).transpose(2, 3, 0, 1)
         both = differences(rows)  # (points, 3n, points, 3n), turned
         return np.block([[energies[:m, :m], of_energies.T], [of_energies, both.reshape(len(of_energies), -1)]])
-
-    def _spread(self, weights: Array) -> None:
-        """Collect the weights of all observations at the points that they belong to, in inverse distances."""
-        m, pairs, size = self._m, self._k, self._size
-        self._a = np.zeros(len(self._points.q))
-        self._a[:m] = weights[:m]
-        slopes = np.zeros((len(self._points.q), size))
-        slopes[:m] = weights[m : m + m * size].reshape(m, size)
-        of_pairs = weights[m + m * size :].reshape(pairs, size) / (2 * self._step)
-        slopes[m : m + pairs], slopes[m + pairs :] = of_pairs, -of_pairs
-        self._w = np.einsum("pdx,px->pd", self._points.jacobians, slopes)
-        # of the constant itself: the weights of all energies
-        self._constant = _CONSTANT**2 * float(weights[:m].sum()) + self._offset
 
     def _evaluate(self, q: Array) -> tuple[float, Array, Array]:
         found = [

@@ -326,7 +326,9 @@ class _Run:
         outcome = "no transition state"
         seen: list[Atoms] = []
         for number in range(1 if self.product is None else _GUESSES):
-            known = None if number else self._known_ts()
+            # the TS of a run that is gone on with
+            former = [one for one in self.store.gradients if one.kind == "ts" and one.fmax <= self.options.fmax]
+            known = None if number or not former else self._label(former[-1].positions, "ts")
             if known is None:
                 guess = self._guess()
                 if guess is None:
@@ -347,13 +349,6 @@ class _Run:
             if sum(rmsd(self.ts.atoms, other) < _SAME_TS for other in seen) >= _GUESSES - 1:
                 self._label_band()
         return outcome
-
-    def _known_ts(self) -> Gradient | None:
-        """Return the TS of a run that is gone on with."""
-        for known in reversed(self.store.gradients):
-            if known.kind == "ts" and known.fmax <= self.options.fmax:
-                return self._label(known.positions, "ts")
-        return None
 
     def _guess(self) -> Atoms | None:
         """A guess of the TS: the user's, or the TS of the surrogate between both ends."""
@@ -444,11 +439,12 @@ class _Run:
         atoms.positions = positions
         within = 0.1 * self.options.fmax
         labelled = [known.positions for known in self.store.points]
+        trust = _TRUST if self.calculator.start is not None else _TRUST_OF_NOTHING
         reached: list[Array] = []
         # a correction learnt from few labels may bend the wanted mode upwards, and a search with its Hessian then runs
         # to another TS; one that makes up its own Hessian from gradients stays near
         for strategy in ("hessian", "gradients") if is_ts else ("",):
-            trusted = TrustedCalculator(self.calculator, labelled, self._trust())
+            trusted = TrustedCalculator(self.calculator, labelled, trust)
             if is_ts:
                 found: Any = search_from(atoms, trusted, strategy=strategy, fmax=within)
                 done = found.outcome in ("converged", "wrong order of saddle") or trusted.left
@@ -462,19 +458,24 @@ class _Run:
                     break
         return min(reached, key=lambda place: _farthest(place, positions), default=None)
 
-    def _trust(self) -> float:
-        return _TRUST if self.calculator.start is not None else _TRUST_OF_NOTHING
-
     def _plainly(self, best: Gradient, stage: str) -> Gradient | None:
         """Search on the reference from a geometry, every gradient bought and kept."""
         asked = ReferenceCalculator(self.store, "end" if stage != "ts" else stage)
         atoms = self.start.copy()
         atoms.positions = best.positions
         atoms.calc = asked
+
+        def surrogate_hessian(atoms: Atoms) -> Array:
+            self._fit()
+            return self.calculator.get_hessian(atoms)
+
         if stage == "ts":
-            asked_hessian = self._surrogate_hessian
             result: Any = find_transition_state(
-                atoms, asked_hessian, fmax=self.options.fmax, max_steps=_PLAIN_STEPS, analysis_hessian=asked_hessian
+                atoms,
+                surrogate_hessian,
+                fmax=self.options.fmax,
+                max_steps=_PLAIN_STEPS,
+                analysis_hessian=surrogate_hessian,
             )
         else:
             result = relax(atoms, self.options.fmax, _PLAIN_STEPS)
@@ -488,10 +489,6 @@ class _Run:
                 return known
         self.reason = f"{stage}: {result.sentence}"
         return None
-
-    def _surrogate_hessian(self, atoms: Atoms) -> Array:
-        self._fit()
-        return self.calculator.get_hessian(atoms)
 
     # -- curvature ----------------------------------------------------------------------------------------------------
 
@@ -563,7 +560,8 @@ class _Run:
     def _learn_curvature(self) -> None:
         """HVPs along random probes at the TS and both ends, for their frequencies."""
         assert self.ts is not None
-        points, n, usual = [self.ts, *self.ends], len(self.start), _usual_hvps(len(self.start))
+        points, n = [self.ts, *self.ends], len(self.start)
+        usual = min(5, 2 + -(-n // 5))  # at the TS, whose frequencies gain little from more
         counts = [usual if self.options.hvp is None else self.options.hvp]
         counts += 2 * [(usual + 1) // 2 if self.options.end_hvp is None else self.options.end_hvp]
         for place, (point, count) in enumerate(zip(points, counts, strict=True)):
@@ -722,11 +720,6 @@ class _Run:
             for point, one in zip(profile.points, known, strict=True)
         ]
         self.profile = replace(profile, points=(points[0], points[1], points[2]))
-
-
-def _usual_hvps(n: int) -> int:
-    """Return how many HVPs along random probes a TS gets: its frequencies gain little from more."""
-    return min(5, 2 + -(-n // 5))
 
 
 def _farthest(place: Array, start: Array) -> float:

@@ -56,6 +56,12 @@ class LearnedCalculator(Calculator):
         for row, one in zip(hvps, store.hvps, strict=True):
             sides = [self._start_at(store.atoms, one.positions + sign * store.step * one.vector)[1] for sign in (1, -1)]
             row[:] = one.product - (sides[0] - sides[1]) / (2 * store.step)
+        # settings of the last fit, be it that of a run which is gone on with: the likelihood has several summits
+        begin, kept = USUAL_KERNEL, store.kernel() or {}
+        if self.correction is not None:
+            begin = self.correction.choice
+        elif set(kept) == set(KERNEL_GRID) and all(kept[name] in values for name, values in KERNEL_GRID.items()):
+            begin = KernelChoice(**kept)
         self.correction = KernelCorrection(
             GradientObservations(
                 np.array([known.positions for known in points]),
@@ -67,19 +73,11 @@ class LearnedCalculator(Calculator):
                 store.step,
             ),
             store.atoms.numbers,
-            self._begin(store),
+            begin,
         )
         store.keep_kernel(asdict(self.correction.choice))
         self._hvps = list(store.hvps)
         self.reset()
-
-    def _begin(self, store: LabelStore) -> KernelChoice:
-        """Settings of the last fit, be it that of a run which is gone on with: the likelihood has several summits."""
-        if self.correction is not None:
-            return self.correction.choice
-        kept = store.kernel() or {}
-        known = set(kept) == set(KERNEL_GRID) and all(kept[name] in values for name, values in KERNEL_GRID.items())
-        return KernelChoice(**kept) if known else USUAL_KERNEL
 
     def _start_at(self, atoms: Atoms, positions: Array) -> tuple[float, Array]:
         """Energy and gradient of the starting model."""
