@@ -109,7 +109,8 @@ def check_start(atoms: Atoms, fmax: float, steps: int, aim: str, n_least: int) -
         NonFiniteError: For positions that are NaN or infinite.
     """
     if len(atoms) < n_least:
-        raise PHLError(f"the structure has {len(atoms)} atoms; {aim} needs at least {n_least}")
+        found = f"{len(atoms)} atom{'s' * (len(atoms) != 1)}"
+        raise PHLError(f"the structure has {found}; {aim} needs at least {n_least}")
     if atoms.calc is None:
         raise PHLError(f"the atoms have no calculator; {aim} needs one that gives energies and forces: set atoms.calc")
     if not np.all(np.isfinite(atoms.positions)):

@@ -149,7 +149,8 @@ def _check_electrons(atoms: Any, charge: int, multiplicity: int) -> None:
     if (electrons - multiplicity) % 2 == 0:
         raise PHLError(
             f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons, which cannot have "
-            f"multiplicity {multiplicity} (2S+1): set atoms.info['charge'] and atoms.info['multiplicity']"
+            f"multiplicity {multiplicity} (2S+1): set atoms.info['charge'] and "
+            "atoms.info['multiplicity'], in an XYZ file charge=… multiplicity=… in the comment"
         )
 
 

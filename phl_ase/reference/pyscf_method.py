@@ -348,6 +348,7 @@ def check_molecule(atoms: Atoms) -> tuple[int, int]:
     if electrons < max(1, unpaired) or (electrons - unpaired) % 2:
         raise PHLError(
             f"{name} with charge {charge} has {electrons} electrons, which cannot have multiplicity {multiplicity} "
-            "(2S+1): set atoms.info['charge'] and atoms.info['multiplicity']"
+            "(2S+1): set atoms.info['charge'] and "
+            "atoms.info['multiplicity'], in an XYZ file charge=… multiplicity=… in the comment"
         )
     return charge, multiplicity

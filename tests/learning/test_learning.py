@@ -395,6 +395,7 @@ def test_the_command_writes_everything(phl):
         (["ts.xyz", "--with", "tblite", "--from", "tblite"], "is the reference itself"),
         (["ts.xyz", "--with", "tblite", "--charge", "1"], "multiplicity 1 is impossible"),
         (["ts.xyz", "--with", "nothing"], "unknown model"),
+        (["helium.xyz", "--with", "tblite"], "a single atom; a reaction needs at least 2"),
         (["ts.xyz", "--with", "tblite", "--fmax", "0"], "expected a positive number"),
     ],
 )
@@ -403,6 +404,7 @@ def test_mistakes_are_one_line(phl, words, said):
     ase.io.write("turned.xyz", HCN_TS[[1, 0, 2]], format="xyz")
     ase.io.write("water.xyz", molecule("H2O"), format="xyz")
     ase.io.write("chloride.xyz", molecule("CH3Cl"), format="xyz")
+    ase.io.write("helium.xyz", Atoms("He"), format="xyz")
     code, output = phl("learn", *words)
     assert code == 2, output
     assert "--product" not in words or not list(Path().glob("*.work"))

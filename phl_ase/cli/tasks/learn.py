@@ -94,6 +94,8 @@ def learn(
     settled = thermochemistry_of(temperature, pressure, thermo)
     atoms = read_one(structure, charge, multiplicity)
     end = None if product is None else read_one(product, charge, multiplicity)
+    if len(atoms) < 2:
+        raise PHLError(f"{structure} holds a single atom; a reaction needs at least 2")
     if atoms.pbc.any():
         raise PHLError(f"{structure} is periodic; 'phl learn' is for molecules")
     if atoms.constraints:
