@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from phl_ase.structures.batch import Batch, Labels, Neighbours
@@ -80,7 +80,7 @@ def blocks_pay(batch: Batch, work: str) -> bool:
 
 
 def blocked(batch: Batch) -> tuple[Batch, Int[Tensor, " atoms"]]:
-    """The same systems in blocks; padded atoms are masked, far from nothing and bound to nobody.
+    """Return systems in blocks; padded atoms are masked and have no neighbours.
 
     Args:
         batch: Systems without padding.
@@ -99,7 +99,7 @@ def blocked(batch: Batch) -> tuple[Batch, Int[Tensor, " atoms"]]:
         numbers=numbers.index_copy(0, place, batch.numbers),
         system=systems.repeat_interleave(rows),
         slot=torch.arange(rows, device=place.device).repeat(batch.n_systems),
-        atom_mask=_mask(place, total),
+        atom_mask=torch.zeros(total, dtype=torch.bool, device=place.device).index_fill(0, place, True),
         neighbours={
             cutoff: BlockedNeighbours(place[pairs.i], place[pairs.j], pairs.shifts)
             for cutoff, pairs in batch.neighbours.items()
@@ -109,7 +109,7 @@ def blocked(batch: Batch) -> tuple[Batch, Int[Tensor, " atoms"]]:
 
 
 def in_blocks(batch: Batch, labels: Labels) -> tuple[Batch, Labels]:
-    """Systems and their labels in blocks.
+    """Return systems and their labels in blocks.
 
     Args:
         batch: Systems without padding.
@@ -134,7 +134,7 @@ def in_blocks(batch: Batch, labels: Labels) -> tuple[Batch, Labels]:
 def in_faster_form(
     potential: Potential, batch: Batch, *, hessians: bool = False
 ) -> tuple[Batch, Int[Tensor, " atoms"] | None]:
-    """The systems in blocks where the potential is faster on them, else as they are.
+    """Return systems in blocks where the potential is faster on them, else as they are.
 
     Args:
         potential: Who will be asked for their energies and derivatives; nothing of it is trained.
@@ -152,7 +152,3 @@ def in_faster_form(
 def _spread(values: Tensor, place: Int[Tensor, " atoms"], total: int, axis: int = 0) -> Tensor:
     shape = (*values.shape[:axis], total, *values.shape[axis + 1 :])
     return values.new_zeros(shape).index_copy(axis, place, values)
-
-
-def _mask(place: Int[Tensor, " atoms"], total: int) -> Bool[Tensor, " rows"]:
-    return torch.zeros(total, dtype=torch.bool, device=place.device).index_fill(0, place, True)

@@ -1,4 +1,4 @@
-"""Neighbour lists: who sees whom within a cutoff. Made once per frame, reused for every probe.
+"""Neighbour lists: ordered pairs of atoms within a cutoff. Made once per frame, reused for every probe.
 
 Small molecules: all pairs by distance. Everything else: ``vesin-torch``, of which only i, j and the integer shifts are
 taken; the vectors are rebuilt from the positions so that every derivative exists. Vesin divides the box into a grid of
@@ -38,7 +38,7 @@ _VESIN_CELLS = 1e5
 
 
 def neighbour_list(positions: Array, cell: Array, pbc: Array, cutoff: float, name: str = "structure"):
-    """All ordered pairs (i, j) with |r_j + S·cell − r_i| < cutoff, sorted by i.
+    """Return all ordered pairs (i, j) with |r_j + S·cell − r_i| < cutoff, sorted by i.
 
     Args:
         positions: ``(n, 3)`` Å, finite.
@@ -58,7 +58,21 @@ def neighbour_list(positions: Array, cell: Array, pbc: Array, cutoff: float, nam
     positions, pbc = np.asarray(positions, dtype=float), np.asarray(pbc, dtype=bool)
     check_positions(positions, name)
     if not pbc.any() and (len(positions) <= ALL_PAIRS or not np.isfinite(cutoff)):
-        i, j, shifts, distances = _all_pairs(positions, cutoff, name)
+        n = len(positions)
+        if n**2 > MOST_PAIRS:
+            most = int(MOST_PAIRS**0.5)
+            raise PHLError(f"{name}: has {n} atoms and the model sums over all pairs; expected at most {most} atoms")
+        found = []
+        step = max(1, _ROW_BLOCK // max(n, 1))
+        for start in range(0, n, step):
+            vectors = positions[None, :, :] - positions[start : start + step, None, :]
+            distances = np.sqrt((vectors**2).sum(-1))
+            rows = np.arange(len(distances))
+            distances[rows, start + rows] = np.inf
+            i, j = np.nonzero(distances < cutoff)
+            found.append((i + start, j, distances[i, j]))
+        i, j, distances = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
+        shifts = np.zeros((len(i), 3), dtype=np.int64)
     else:
         i, j, shifts, distances = _on_a_grid(positions, np.asarray(cell, dtype=float), pbc, cutoff, name)
     if len(distances) and distances.min() < OVERLAP:
@@ -73,25 +87,6 @@ def neighbour_list(positions: Array, cell: Array, pbc: Array, cutoff: float, nam
 def most_neighbours(cutoff: float) -> float:
     """Return how many neighbours of an atom within the cutoff (Å) are accepted, averaged over a structure."""
     return max(MANY, DENSEST * 4.0 / 3.0 * np.pi * cutoff**3)
-
-
-def _all_pairs(positions, cutoff, name):
-    n = len(positions)
-    if n**2 > MOST_PAIRS:
-        raise PHLError(
-            f"{name}: has {n} atoms and the model sums over all pairs; expected at most {int(MOST_PAIRS**0.5)} atoms"
-        )
-    found = []
-    step = max(1, _ROW_BLOCK // max(n, 1))
-    for start in range(0, n, step):
-        vectors = positions[None, :, :] - positions[start : start + step, None, :]
-        distances = np.sqrt((vectors**2).sum(-1))
-        rows = np.arange(len(distances))
-        distances[rows, start + rows] = np.inf
-        i, j = np.nonzero(distances < cutoff)
-        found.append((i + start, j, distances[i, j]))
-    i, j, distances = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
-    return i, j, np.zeros((len(i), 3), dtype=np.int64), distances
 
 
 def _on_a_grid(positions, cell, pbc, cutoff, name):
@@ -134,7 +129,7 @@ def _on_a_grid(positions, cell, pbc, cutoff, name):
 
 
 def _close_gaps(along, wraps, heights, axis, periodic, cutoff) -> bool:
-    """Shorten the empty space along a direction to little more than the cutoff; whether it is periodic afterwards.
+    """Shorten the empty space along a direction to little more than the cutoff.
 
     A periodic direction with such a gap is cut there: no pair reaches across it.
 
@@ -145,6 +140,9 @@ def _close_gaps(along, wraps, heights, axis, periodic, cutoff) -> bool:
         axis: The direction.
         periodic: Whether it is periodic.
         cutoff: Å.
+
+    Returns:
+        Whether the direction is periodic afterwards.
     """
     if not periodic:
         along[:, axis] -= along[:, axis].min()

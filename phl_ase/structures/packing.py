@@ -14,7 +14,7 @@ from torch import Tensor
 from phl_ase.errors import PHLError
 from phl_ase.structures.batch import Batch, Labels, Neighbours
 from phl_ase.structures.frame import Frame
-from phl_ase.structures.label import Label, arrays
+from phl_ase.structures.label import arrays
 from phl_ase.structures.neighbours import neighbour_list
 
 _CPU = "cpu"
@@ -51,13 +51,6 @@ class PackedFrames:
         self.charge = torch.tensor([f.charge for f in frames], device=_CPU)
         self.multiplicity = torch.tensor([f.multiplicity for f in frames], device=_CPU)
         self.frame_id = torch.tensor([f.frame_id for f in frames], device=_CPU)
-        self._pack_labels(frames)
-        self._pack_neighbours(frames, names)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def _pack_labels(self, frames: Sequence[Frame]) -> None:
         self.n_probes = torch.tensor([0 if f.probes is None else len(f.probes) for f in frames], device=_CPU)
         self._present: dict[str, Tensor] = {}
         self._values: dict[str, Tensor] = {}
@@ -83,8 +76,6 @@ class PackedFrames:
                 rows = [np.reshape(value, (-1, *row)) for value in given if value is not None]
                 joined = np.concatenate(rows) if rows else np.zeros((0, *row))
             self._values[name] = torch.tensor(joined, dtype=torch.float64, device=_CPU)
-
-    def _pack_neighbours(self, frames: Sequence[Frame], names: Sequence[str]) -> None:
         self.pairs: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
         self.pair_counts: dict[float, Tensor] = {}
         self.pair_offsets: dict[float, Tensor] = {}
@@ -96,6 +87,9 @@ class PackedFrames:
             self.pair_offsets[cutoff] = _offsets(self.pair_counts[cutoff])
             i, j, shifts = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*lists, strict=True))
             self.pairs[cutoff] = (i, j, shifts.to(torch.float64))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
 
     def select(self, indices: Sequence[int] | Tensor) -> tuple[Batch, Labels]:
         """Draw frames into a float64 batch with their labels.
@@ -109,6 +103,14 @@ class PackedFrames:
         atoms = _ragged_index(self.atom_offsets[chosen], sizes)
         starts = _offsets(sizes)
         system = systems.repeat_interleave(sizes)
+        periodic = bool(self.pbc[chosen].any())
+        neighbours = {}
+        for cutoff in self.cutoffs:
+            counts = self.pair_counts[cutoff][chosen]
+            edges = _ragged_index(self.pair_offsets[cutoff][chosen], counts)
+            i, j, shifts = (values[edges] for values in self.pairs[cutoff])
+            first = starts.repeat_interleave(counts)
+            neighbours[cutoff] = Neighbours(i + first, j + first, shifts if periodic else None)
         batch = Batch(
             positions=self.positions[atoms],
             numbers=self.numbers[atoms],
@@ -118,57 +120,39 @@ class PackedFrames:
             pbc=self.pbc[chosen],
             charge=self.charge[chosen],
             multiplicity=self.multiplicity[chosen],
-            neighbours={cutoff: self._select_pairs(cutoff, chosen, starts) for cutoff in self.cutoffs},
+            neighbours=neighbours,
         )
         values = {}
         for name, label in arrays().items():
             if label.per in ("system", "atom"):
                 values[name] = self._values[name][chosen if label.per == "system" else atoms]
             elif label.per == "pair" and self._present[name][chosen].any():
-                values[name] = self._select_matrices(name, label, chosen)
-        values |= self._select_probes(chosen, sizes, starts, len(atoms))
+                sides = (label.shape[0] if label.shape else 1) * sizes
+                largest = int(sides.max())
+                # elements of each matrix in row-major order, placed at (system, row, column) of the padded block
+                side = torch.where(self._present[name][chosen], sides, 0)
+                owner = systems.repeat_interleave(side**2)
+                element = torch.arange(len(owner), device=_CPU) - _offsets(side**2)[owner]
+                values[name] = torch.zeros(len(chosen), largest, largest, dtype=torch.float64, device=_CPU)
+                source = self._values[name][self._offsets[name][chosen][owner] + element]
+                values[name][owner, element // side[owner], element % side[owner]] = source
+        n_probes = self.n_probes[chosen]
+        if n_probes.any():
+            counts = n_probes * sizes
+            rows = _ragged_index(self._offsets["probes"][chosen], counts)
+            owner = systems.repeat_interleave(counts)
+            element = torch.arange(len(owner), device=_CPU) - _offsets(counts)[owner]
+            k, atom = element // sizes[owner], element % sizes[owner] + starts[owner]
+            for name in ("probes", "hvp"):
+                values[name] = torch.zeros(int(n_probes.max()), len(atoms), 3, dtype=torch.float64, device=_CPU)
+                values[name][k, atom] = self._values[name][rows]
         labels = Labels(
             values=values,
             present={name: mask[chosen] for name, mask in self._present.items()},
-            n_probes=self.n_probes[chosen],
+            n_probes=n_probes,
             frame_id=self.frame_id[chosen],
         )
         return batch, labels
-
-    def _select_pairs(self, cutoff: float, chosen: Tensor, starts: Tensor) -> Neighbours:
-        counts = self.pair_counts[cutoff][chosen]
-        edges = _ragged_index(self.pair_offsets[cutoff][chosen], counts)
-        i, j, shifts = self.pairs[cutoff]
-        shift_of_edge = starts.repeat_interleave(counts)
-        periodic = bool(self.pbc[chosen].any())
-        return Neighbours(i[edges] + shift_of_edge, j[edges] + shift_of_edge, shifts[edges] if periodic else None)
-
-    def _select_matrices(self, name: str, label: Label, chosen: Tensor) -> Tensor:
-        width = label.shape[0] if label.shape else 1
-        sides = width * self.sizes[chosen]
-        largest = int(sides.max())
-        dense = torch.zeros(len(chosen), largest, largest, dtype=torch.float64, device=_CPU)
-        # elements of each matrix in row-major order, placed at (system, row, column) of the padded block
-        side = torch.where(self._present[name][chosen], sides, 0)
-        owner = torch.arange(len(chosen), device=_CPU).repeat_interleave(side**2)
-        element = torch.arange(len(owner), device=_CPU) - _offsets(side**2)[owner]
-        source = self._offsets[name][chosen][owner] + element
-        dense[owner, element // side[owner], element % side[owner]] = self._values[name][source]
-        return dense
-
-    def _select_probes(self, chosen: Tensor, sizes: Tensor, starts: Tensor, n_atoms: int) -> dict[str, Tensor]:
-        counts = self.n_probes[chosen]
-        if not counts.any():
-            return {}
-        rows = _ragged_index(self._offsets["probes"][chosen], counts * sizes)
-        owner = torch.arange(len(chosen), device=_CPU).repeat_interleave(counts * sizes)
-        element = torch.arange(len(owner), device=_CPU) - _offsets(counts * sizes)[owner]
-        k, atom = element // sizes[owner], element % sizes[owner] + starts[owner]
-        found = {}
-        for name in ("probes", "hvp"):
-            found[name] = torch.zeros(int(counts.max()), n_atoms, 3, dtype=torch.float64, device=_CPU)
-            found[name][k, atom] = self._values[name][rows]
-        return found
 
 
 def collate(
