@@ -68,14 +68,31 @@ def compiled(function: Function, arguments: Mapping[str, Tensor], axes: Mapping[
 def _traced(
     function: Function, arguments: Mapping[str, Tensor], axes: Mapping[str, tuple[str, ...]]
 ) -> tuple[torch.fx.GraphModule, list[Any]]:
+    from torch._dynamo.source import ConstantSource
     from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     # buffers that a potential hides from ``named_buffers`` are constants
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    examples = [_example(mode, name, value, axes.get(name, ())) for name, value in arguments.items()]
+    examples = []
+    for name, value in arguments.items():
+        if not (leading := axes.get(name, ())):
+            examples.append(mode.from_tensor(value.detach(), static_shapes=True))
+            continue
+        sizes = []
+        for axis in leading:  # ``edges1`` is another size than ``edges``
+            kind = axis.rstrip("0123456789")
+            sizes.append(SIZES[kind] + 2 * int(axis.removeprefix(kind) or 0))
+        shape = (*sizes, *value.shape[len(sizes) :])
+        dynamic = [DimDynamic.DUCK] * len(sizes) + [DimDynamic.STATIC] * (len(shape) - len(sizes))
+        example = mode.from_tensor(
+            torch.empty(shape, dtype=value.dtype, device=value.device),
+            source=ConstantSource(name),
+            symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),
+        )
+        examples.append(example)
 
     def flat(*values: Tensor) -> list[Tensor]:
         return list(function(dict(zip(arguments, values, strict=True))))
@@ -86,28 +103,3 @@ def _traced(
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph, examples
-
-
-def _example(mode: Any, name: str, value: Tensor, axes: tuple[str, ...]) -> Tensor:
-    from torch._dynamo.source import ConstantSource
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
-
-    if not axes:
-        fixed: Tensor = mode.from_tensor(value.detach(), static_shapes=True)
-        return fixed
-    sizes = [_size(axis) for axis in axes]
-    shape = (*sizes, *value.shape[len(axes) :])
-    dynamic = [DimDynamic.DUCK] * len(axes) + [DimDynamic.STATIC] * (len(shape) - len(axes))
-    example: Tensor = mode.from_tensor(
-        torch.empty(shape, dtype=value.dtype, device=value.device),
-        source=ConstantSource(name),
-        symbolic_context=StatelessSymbolicContext(dynamic_sizes=dynamic),
-    )
-    return example
-
-
-def _size(axis: str) -> int:
-    """``edges1`` is another size than ``edges``."""
-    kind = axis.rstrip("0123456789")
-    number = int(axis.removeprefix(kind) or 0)
-    return SIZES[kind] + 2 * number

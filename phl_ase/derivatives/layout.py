@@ -6,9 +6,6 @@ one is then neither vectorised nor read in order: a third of the time of a train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch.fx import Graph, Node
 
@@ -26,29 +23,24 @@ def lay_out_matrix_products(graph: Graph) -> None:
     for node in reversed(graph.nodes):
         if node.target not in _ORDER or not node.users or not all(_transposes(user) for user in node.users):
             continue
-        if node.target is _ADD and not _of_one_shape(node.args):
+        shapes = [argument.meta["val"].shape if isinstance(argument, Node) else None for argument in node.args]
+        if node.target is _ADD and (None in shapes or shapes[0] != shapes[1]):
             continue
         with graph.inserting_before(node):
-            arguments = tuple(_transposed(graph, argument) for argument in node.args[:: _ORDER[node.target]])
-            made = graph.call_function(node.target, arguments, node.kwargs)
+            arguments = []
+            for argument in node.args[:: _ORDER[node.target]]:
+                if _transposes(argument):
+                    arguments.append(argument.all_input_nodes[0])
+                    continue
+                permute = (argument, _last_two_exchanged(argument))
+                arguments.append(graph.call_function(torch.ops.aten.permute.default, permute))
+                arguments[-1].meta["val"] = argument.meta["val"].mT
+            made = graph.call_function(node.target, tuple(arguments), node.kwargs)
         made.meta["val"] = node.meta["val"].mT
         for user in list(node.users):
             user.replace_all_uses_with(made)
             graph.erase_node(user)
         graph.erase_node(node)
-
-
-def _of_one_shape(arguments: Sequence[Any]) -> bool:
-    shapes = [argument.meta["val"].shape if isinstance(argument, Node) else None for argument in arguments]
-    return None not in shapes and shapes[0] == shapes[1]
-
-
-def _transposed(graph: Graph, node: Node) -> Node:
-    if _transposes(node):
-        return node.all_input_nodes[0]
-    made = graph.call_function(torch.ops.aten.permute.default, (node, _last_two_exchanged(node)))
-    made.meta["val"] = node.meta["val"].mT
-    return made
 
 
 def _transposes(node: Node) -> bool:

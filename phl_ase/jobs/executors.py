@@ -147,7 +147,15 @@ class _Processes:
         return len(self._at) < self._workers
 
     def submit(self, task: Task, payload: Any, values: Sequence[Any]) -> None:
-        worker = self._idle.pop() if self._idle else self._new_worker()
+        if self._idle:
+            worker = self._idle.pop()
+        else:
+            worker, theirs = self._context.Pipe()
+            arguments = (theirs, self._recipe)
+            process = self._context.Process(target=_work, args=arguments, name="phl worker", daemon=True)
+            with theirs, _environment(dict.fromkeys(_THREADS, "1")), _ignoring(signal.SIGINT):
+                process.start()
+            self._processes[worker] = process
         self._at[worker] = (task, payload, values)
         if worker in self._started:
             self._started[worker] = time.monotonic()
@@ -175,7 +183,8 @@ class _Processes:
                 continue
             self._idle.append(worker)
             found.append((self._at.pop(worker)[0], answer))
-        for worker in [one for one, since in self._started.items() if one in self._at and self._is_late(since)]:
+        latest = float("-inf") if self._time_limit is None else time.monotonic() - self._time_limit
+        for worker in [one for one, since in self._started.items() if one in self._at and since < latest]:
             process, (task, *_) = self._processes.pop(worker), self._at.pop(worker)
             process.kill()
             process.join()
@@ -184,11 +193,8 @@ class _Processes:
             found.append((task, Record(failure=Failure("time limit", f"took more than {self._time_limit:g} s"))))
         return found
 
-    def _is_late(self, since: float) -> bool:
-        return self._time_limit is not None and time.monotonic() - since > self._time_limit
-
     def _died(self, worker: Connection) -> list[tuple[Task, Record]]:
-        """Bury a worker: its task is tried again, or has failed."""
+        """Remove a worker that died: its task is tried again, or has failed."""
         process, (task, payload, values) = self._processes.pop(worker), self._at.pop(worker)
         process.join()
         worker.close()
@@ -206,14 +212,6 @@ class _Processes:
         self.submit(task, payload, values)
         return []
 
-    def _new_worker(self) -> Connection:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._recipe), name="phl worker", daemon=True)
-        with theirs, _environment(dict.fromkeys(_THREADS, "1")), _ignoring(signal.SIGINT):
-            process.start()
-        self._processes[ours] = process
-        return ours
-
     def stop(self) -> None:
         """End all workers, whatever they are at; a training run may write its checkpoint before."""
         for process in self._processes.values():
@@ -229,8 +227,18 @@ class _Processes:
 
 def _work(connection: Connection, recipe: bytes) -> None:
     """Do tasks until nobody is at the other end."""
+
+    def end_with_parent() -> None:
+        # its work may take hours, and nobody would take the result where the parent was killed
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_PATIENCE_SECONDS)
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal reaches all; the one that asks stops the rest
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):
         try:
             do = pickle.loads(recipe)()
@@ -239,14 +247,6 @@ def _work(connection: Connection, recipe: bytes) -> None:
                 connection.send(perform(do, *connection.recv()))
         except PHLError as error:
             connection.send(error)
-
-
-def _end_with(parent: Any) -> None:
-    """End this process when its parent was killed: its work may take hours, and nobody would take the result."""
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_PATIENCE_SECONDS)
-    os._exit(1)
 
 
 @contextmanager

@@ -91,8 +91,11 @@ class Store:
         Raises:
             PHLError: For a damaged file.
         """
-        if self._path(key, ".npz").exists():
-            return self._read(key)
+        path = self._path(key, ".npz")
+        if path.exists():
+            with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                content = json.loads(str(archive["record"]))
+                return Record(**{**content, "value": _with_arrays(content["value"], archive)})
         path = self._path(key, ".json")
         if key in self._adopted or not path.exists():
             return self._adopted.get(key)
@@ -146,12 +149,6 @@ class Store:
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / key[:2] / f"{key}{suffix}"
-
-    def _read(self, key: str) -> Record:
-        path = self._path(key, ".npz")
-        with _reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            content = json.loads(str(archive["record"]))
-            return Record(**{**content, "value": _with_arrays(content["value"], archive)})
 
 
 @contextmanager
@@ -209,18 +206,14 @@ def open_store(folder: str | Path, *, beside: Iterable[str] = ()) -> Iterator[St
                     "the version that began it, or choose another folder"
                 )
         else:
-            strange = [p.name for p in folder.iterdir() if p.name != _LOCK and not any(map(p.match, beside))]
+            strange = sorted(p.name for p in folder.iterdir() if p.name != _LOCK and not any(map(p.match, beside)))
             if strange:
                 (folder / _LOCK).unlink(missing_ok=True)  # made just now
-                raise PHLError(_other_content(folder, sorted(strange)))
+                if "campaign.json" in strange or any((folder / name / "reaction.json").exists() for name in strange):
+                    raise PHLError(
+                        f"{folder} holds unfinished work of an older version of phl_ase, which this one cannot go on "
+                        "with: choose another work folder, or delete this one"
+                    )
+                raise PHLError(f"{folder} holds other files ({strange[0]}, …); choose an empty or new work folder")
             write_atomic(marker, json.dumps({"format": "phl jobs", "schema": SCHEMA}).encode())
         yield Store(folder)
-
-
-def _other_content(folder: Path, names: list[str]) -> str:
-    if "campaign.json" in names or any((folder / name / "reaction.json").exists() for name in names):
-        return (
-            f"{folder} holds unfinished work of an older version of phl_ase, which this one cannot go on with: choose "
-            "another work folder, or delete this one"
-        )
-    return f"{folder} holds other files ({names[0]}, …); choose an empty or new work folder"

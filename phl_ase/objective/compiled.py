@@ -20,7 +20,6 @@ from phl_ase.structures import (
     BlockedNeighbours,
     Labels,
     Neighbours,
-    Potential,
     Predictions,
     require_known_elements,
 )
@@ -54,7 +53,7 @@ class CompiledLoss:
     def __call__(
         self, batch: Batch, labels: Labels, weights: Mapping[str, float]
     ) -> tuple[dict[str, float], list[Tensor]] | None:
-        """Sum of each term over the systems that carry its label, and the gradient of Σ weight · sum.
+        """Return the sum of each term over the systems that carry its label, and the gradient of Σ weight · sum.
 
         Args:
             batch: The systems.
@@ -73,7 +72,8 @@ class CompiledLoss:
         values, axes = _named(batch, labels)
         if any(size < 2 for name, kinds in axes.items() for size in values[name].shape[: len(kinds)]):
             return None
-        values |= self._state()
+        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        values |= {f"model.{name}": value.detach() for name, value in state.items()}
         values["weights"] = torch.tensor([*weights.values()], dtype=torch.float64, device=batch.positions.device)
         terms = tuple(weights)
         form = [(cutoff, type(pairs), pairs.shifts is None) for cutoff, pairs in batch.neighbours.items()]
@@ -89,29 +89,24 @@ class CompiledLoss:
         except (CompileFailure, RuntimeError) as error:
             self._give_up(f"the loss could not be compiled ({str(error).splitlines()[0]})")
             return None
-        if not self._agrees(key, values, axes, results, eager):
-            self._give_up("the compiler made a function that gives other numbers")
-            return None
+        sizes = tuple(values[name].shape[0] for name in axes)
+        checked = self._checked.setdefault(key, set())
+        if len(checked) < _CHECKS and sizes not in checked:
+            checked.add(sizes)
+            # equal but for rounding of the dtype computed in, also where sums are float64; what diverged is for the
+            # loss to say
+            allowed = torch.finfo(batch.positions.dtype).eps ** 0.4
+            for result, expected in zip(results, eager(values), strict=True):
+                deviation = (result - expected).norm() / expected.norm().clamp(min=1e-30)
+                if not (deviation <= allowed or not torch.isfinite(expected).all()):
+                    self._give_up("the compiler made a function that gives other numbers")
+                    return None
         return dict(zip(terms, results[0].tolist(), strict=True)), list(results[1:])
 
     def _give_up(self, reason: str) -> None:
         self.failure = reason
         self._functions.clear()
         warnings.warn(f"{reason}; going on without compiling", RuntimeWarning, stacklevel=4)
-
-    def _agrees(self, key, values, axes, results, eager) -> bool:
-        sizes = tuple(values[name].shape[0] for name in axes)
-        checked = self._checked.setdefault(key, set())
-        if len(checked) >= _CHECKS or sizes in checked:
-            return True
-        checked.add(sizes)
-        # rounded as the dtype computed in, also where sums are float64
-        computed = values["batch.positions"].dtype
-        return all(_close(a, b, computed) for a, b in zip(results, eager(values), strict=True))
-
-    def _state(self) -> dict[str, Tensor]:
-        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        return {f"model.{name}": value.detach() for name, value in state.items()}
 
     def _loss_and_gradient(
         self, values: Mapping[str, Tensor], batch: Batch, labels: Labels, terms: Sequence[str]
@@ -120,8 +115,25 @@ class CompiledLoss:
         parameters = {name: state[name].detach().requires_grad_() for name in self.names}
         potential = _Called(self.model, {**state, **parameters})
         batch, labels = _filled_in(batch, labels, values)
+        probes, stress = labels.probes, "stress" in terms
         with torch.enable_grad():
-            predictions = _predictions(potential, batch, labels, terms, differences=self.differences)
+            if self.differences and probes is not None:
+                predictions = predictions_by_differences(potential, batch, probes, stress=stress)
+            else:
+                graph = GradientGraph(
+                    potential,
+                    batch,
+                    curvature="curvature" in terms,
+                    measured=False,
+                    stress=stress,
+                    create_graph=True,
+                )
+                predictions = Predictions(
+                    energy=graph.energy,
+                    forces=-graph.gradient,
+                    stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
+                    hvp=None if probes is None else graph.hvp(probes),
+                )
             totals = [TERMS[name].total(batch, predictions, labels).double() for name in terms]
             loss = sum(w * total for w, total in zip(values["weights"].unbind(), totals, strict=True))
             gradients = torch.autograd.grad(loss, [*parameters.values()], materialize_grads=True)  # type: ignore[arg-type]
@@ -142,29 +154,8 @@ class _Called:
         return energy
 
 
-def _predictions(
-    potential: Potential, batch: Batch, labels: Labels, terms: Sequence[str], *, differences: bool
-) -> Predictions:
-    if differences and labels.probes is not None:
-        return predictions_by_differences(potential, batch, labels.probes, stress="stress" in terms)
-    graph = GradientGraph(
-        potential,
-        batch,
-        curvature="curvature" in terms,
-        measured=False,
-        stress="stress" in terms,
-        create_graph=True,
-    )
-    return Predictions(
-        energy=graph.energy,
-        forces=-graph.gradient,
-        stress=None if graph.strain_gradient is None else stress_of(batch, graph.strain_gradient),
-        hvp=None if labels.probes is None else graph.hvp(labels.probes),
-    )
-
-
 def _named(batch: Batch, labels: Labels) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-    """Every tensor of a batch and its labels by name, and the axes that change; atoms of blocks as (systems, rows)."""
+    """Return every tensor of a batch and its labels by name, and the axes that change; blocks as (systems, rows)."""
     blocked = any(isinstance(pairs, BlockedNeighbours) for pairs in batch.neighbours.values())
     kinds = {name: label.per for name, label in arrays().items()}
     per_atom = {f"batch.{name}": value for name in _ATOMS if (value := getattr(batch, name)) is not None}
@@ -192,7 +183,7 @@ def _named(batch: Batch, labels: Labels) -> tuple[dict[str, Tensor], dict[str, t
 
 
 def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tuple[Batch, Labels]:
-    """The batch and labels of these tensors; the inverse of :func:`_named`."""
+    """Return the batch and labels of these tensors; the inverse of :func:`_named`."""
     blocked = values["batch.numbers"].dim() == 2
     kinds = {name: label.per for name, label in arrays().items()}
     found: dict[str, dict[str, Any]] = {"batch": {}, "values": {}, "present": {}, "labels": {}}
@@ -211,9 +202,3 @@ def _filled_in(batch: Batch, labels: Labels, values: Mapping[str, Tensor]) -> tu
         dataclasses.replace(batch, **found["batch"], neighbours=neighbours),
         Labels(values=found["values"], present=found["present"], **found["labels"]),
     )
-
-
-def _close(result: Tensor, expected: Tensor, computed: torch.dtype) -> bool:
-    """Equal but for rounding, or both not finite: what diverged is for the loss to say."""
-    error = (result - expected).norm() / expected.norm().clamp(min=1e-30)
-    return bool(error <= torch.finfo(computed).eps ** 0.4 or not torch.isfinite(expected).all())

@@ -1,4 +1,4 @@
-"""What a loss needs, from the energies and gradients at two displaced places: HVPs by differences.
+"""Predictions for a loss from energies and gradients at two displaced places: HVPs by differences.
 
 For the probe v of a system, x± = x ± s v, s such that the atom that moves most moves by ``DISPLACEMENTS``:
 
@@ -28,7 +28,7 @@ nothing; forces to 0.02 and 0.07 meV/Å in the mean, 0.2 and 0.8 at most."""
 def predictions_by_differences(
     potential: Potential, batch: Batch, probes: Float[Tensor, "1 atoms 3"], *, stress: bool = False
 ) -> Predictions:
-    """Energy, forces, the HVP along one probe and stress, with the graph that a loss is differentiated in.
+    """Return energy, forces, the HVP along one probe and stress, with the graph that a loss is differentiated in.
 
     Args:
         potential: Any potential that can be differentiated twice.
@@ -37,7 +37,10 @@ def predictions_by_differences(
         stress: Whether to differentiate in the strain too.
     """
     probe = probes[0]
-    step = _steps(batch, probe)
+    lengths = torch.linalg.vector_norm(probe, dim=-1)
+    largest = lengths.new_zeros(batch.n_systems).scatter_reduce(0, batch.system, lengths, "amax")
+    # a system without a probe stays where it is, whatever the step
+    step = DISPLACEMENTS[probe.dtype] / torch.where(largest > 0, largest, 1.0)
     away = step.index_select(0, batch.system).unsqueeze(-1) * probe
     graph = GradientGraph(potential, _twice(batch, away), measured=False, stress=stress, create_graph=True)
     energies, gradients = (values.unflatten(0, (2, -1)) for values in (graph.energy, graph.gradient))
@@ -54,18 +57,11 @@ def predictions_by_differences(
     )
 
 
-def _steps(batch: Batch, probe: Tensor) -> Float[Tensor, " systems"]:
-    lengths = torch.linalg.vector_norm(probe, dim=-1)
-    largest = lengths.new_zeros(batch.n_systems).scatter_reduce(0, batch.system, lengths, "amax")
-    # a system without a probe stays where it is, whatever the step
-    return DISPLACEMENTS[probe.dtype] / torch.where(largest > 0, largest, 1.0)
-
-
 _Pairs = TypeVar("_Pairs", bound=Neighbours)
 
 
 def _twice(batch: Batch, away: Float[Tensor, "atoms 3"]) -> Batch:
-    """Every system moved forth, then every system moved back; pairs are those of where they are."""
+    """Return every system moved forth, then every system moved back; pairs are those of where they are."""
     atoms, systems = batch.numbers.shape[0], batch.n_systems  # symbols where this is traced
 
     def both(values: Tensor, second: int = 0) -> Tensor:

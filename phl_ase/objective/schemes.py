@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from phl_ase.errors import unknown
 from phl_ase.probes import draw_probes
@@ -106,12 +105,10 @@ def with_curvature_targets(
     if labels.probes is not None:
         recorded = (labels.n_probes > 0) & ~has_hessian
         own = recorded[batch.system].unsqueeze(-1)
-        targets = {name: _overlay(value, labels[name], own) for name, value in targets.items()}
+        for name, value in targets.items():
+            k = max(len(value), len(labels[name]))
+            both = (value, labels[name].to(value.dtype))
+            padded = [torch.cat([x, x.new_zeros(k - len(x), *x.shape[1:])]) for x in both]
+            targets[name] = torch.where(own, padded[1], padded[0])
         counts = torch.where(recorded, labels.n_probes, counts)
     return dataclasses.replace(labels.replaced(**targets), n_probes=counts)
-
-
-def _overlay(drawn: Tensor, recorded: Tensor, own: Tensor) -> Tensor:
-    k = max(len(drawn), len(recorded))
-    pad = [torch.cat([x, x.new_zeros(k - len(x), *x.shape[1:])]) for x in (drawn, recorded.to(drawn.dtype))]
-    return torch.where(own, pad[1], pad[0])

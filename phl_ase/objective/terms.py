@@ -48,7 +48,7 @@ class LossTerm:
         return labels.carried(self.label)
 
     def total(self, batch: Batch, predictions: Predictions, labels: Labels) -> Float[Tensor, ""]:
-        """The sum over the systems that carry the label; 0 with a zero gradient where none does."""
+        """Return the sum over the systems that carry the label; 0 with a zero gradient where none does."""
         return torch.where(self.present(labels), self.values(batch, predictions, labels), 0.0).sum()
 
 

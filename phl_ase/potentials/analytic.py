@@ -55,7 +55,7 @@ class PairPotential(nn.Module, ABC):
         """φ′ (eV/Å) and φ″ (eV/Å²), derived by hand."""
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         (cutoff,) = self.cutoffs
         r = batch.vectors(cutoff).square().sum(-1).sqrt()
         # every pair stands twice in the list
@@ -67,11 +67,18 @@ class PairPotential(nn.Module, ABC):
 
     @torch.no_grad()
     def closed_form_hessian(self, batch: Batch) -> Float[Tensor, "systems dense dense"]:
-        """The Hessians without automatic differentiation, eV/Å², laid out as ``Predictions.hessian``."""
+        """Return the Hessians without automatic differentiation, eV/Å², laid out as ``Predictions.hessian``."""
         (cutoff,) = self.cutoffs
         pairs, vectors = batch.neighbours[cutoff], batch.vectors(cutoff)
         r = vectors.square().sum(-1).sqrt()
-        first, second = self._enveloped_slopes(r)
+        energy, (first, second) = self.pair_energy(r), self.pair_slopes(r)
+        x, p = r / cutoff, _POWER
+        # u′ ∝ x^(p−1) (1 − x)³: the polynomial's coefficients are those that make it so
+        scale = -p * (p + 1) * (p + 2) * (p + 3) / 6
+        u = envelope(x, p)
+        u1 = scale * x ** (p - 1) * (1 - x) ** 3 / cutoff
+        u2 = scale * x ** (p - 2) * (1 - x) ** 2 * ((p - 1) * (1 - x) - 3 * x) / cutoff**2
+        first, second = first * u + energy * u1, second * u + 2 * first * u1 + energy * u2
         unit = vectors / r.unsqueeze(-1)
         along = unit.unsqueeze(-1) * unit.unsqueeze(-2)
         across = torch.eye(3, dtype=r.dtype, device=r.device) - along
@@ -83,18 +90,6 @@ class PairPotential(nn.Module, ABC):
         for a, b, sign in ((row, row, 1.0), (column, column, 1.0), (row, column, -1.0), (column, row, -1.0)):
             dense = dense.index_add(0, origin + a * n + b, sign * blocks)
         return dense.reshape(-1, n, n, 3, 3).transpose(2, 3).reshape(-1, 3 * n, 3 * n)
-
-    def _enveloped_slopes(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        (cutoff,) = self.cutoffs
-        energy, (first, second) = self.pair_energy(r), self.pair_slopes(r)
-        x = r / cutoff
-        # u′ ∝ x^(p−1) (1 − x)³: the polynomial's coefficients are those that make it so
-        p = _POWER
-        scale = -p * (p + 1) * (p + 2) * (p + 3) / 6
-        u = envelope(x, p)
-        u1 = scale * x ** (p - 1) * (1 - x) ** 3 / cutoff
-        u2 = scale * x ** (p - 2) * (1 - x) ** 2 * ((p - 1) * (1 - x) - 3 * x) / cutoff**2
-        return first * u + energy * u1, second * u + 2 * first * u1 + energy * u2
 
 
 class Harmonic(PairPotential):

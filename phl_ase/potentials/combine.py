@@ -36,7 +36,13 @@ class Combination(nn.Module):
         else:
             self.modules_among_members = nn.ModuleList(m for m in members if isinstance(m, nn.Module))
             self.members = members
-        self.species = _common_species(members)
+        known = [set(m.species) for m in members if m.species]
+        self.species = tuple(sorted(set.intersection(*known))) if known else ()
+        if known and not self.species:
+            raise PHLError(
+                f"potentials of species {', '.join(str(sorted(k)) for k in known)} have none in common; "
+                "combine potentials that know the same elements"
+            )
         self.cutoffs = tuple(sorted({cutoff for m in members for cutoff in m.cutoffs}))
         self.receptive_field = max(m.receptive_field for m in members)
         self.takes_blocks = all(getattr(m, "takes_blocks", False) for m in members)
@@ -44,7 +50,7 @@ class Combination(nn.Module):
         self.derivative_modes = tuple(mode for mode in members[0].derivative_modes if mode in shared)
 
     def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
-        """The energy of each member, eV, float64.
+        """Return the energy of each member, eV, float64.
 
         Raises:
             PHLError: For an element that a member does not know, or a member that returns something else than energies.
@@ -72,16 +78,3 @@ class Sum(Combination):
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
         """Energies in eV, float64."""
         return self.energies(batch).sum(0)
-
-
-def _common_species(members: Sequence[Potential]) -> tuple[int, ...]:
-    known = [set(m.species) for m in members if m.species]
-    if not known:
-        return ()
-    common = set.intersection(*known)
-    if not common:
-        raise PHLError(
-            f"potentials of species {', '.join(str(sorted(k)) for k in known)} have none in common; "
-            "combine potentials that know the same elements"
-        )
-    return tuple(sorted(common))

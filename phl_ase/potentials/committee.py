@@ -44,7 +44,10 @@ class Committee(Combination):
         _check_agreement("species", [tuple(m.species) for m in self.members])
         _check_agreement("takes_charge", [m.takes_charge for m in self.members])
         for name in _MUST_AGREE:
-            _check_agreement(name, [value for m in self.members if (value := _stated(m, name))])
+            given = [getattr(m, "provenance", None) for m in self.members]
+            cards = [card if isinstance(card, Mapping) else {} for card in given]
+            values = [getattr(m, name, None) or card.get(name) for m, card in zip(self.members, cards, strict=True)]
+            _check_agreement(name, [value for value in values if value])
         self.takes_charge = self.members[0].takes_charge
         self.calibration = calibration
         self.provenance = dict(provenance or {})
@@ -75,14 +78,14 @@ class Committee(Combination):
         return batch.positions.device.type != "cpu" or pairs * batch.positions.itemsize <= FEW_BYTES
 
     def energies(self, batch: Batch) -> Float[Tensor, "members systems"]:
-        """The energy of each member, eV, float64."""
+        """Return the energy of each member, eV, float64."""
         if self.together is None or not self.suits(batch):
             return super().energies(batch)
         energies = self.together(side_by_side(batch, len(self.members)))
         return energies.reshape(len(self.members), batch.n_systems)
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Mean energies in eV, float64."""
+        """Return mean energies in eV, float64."""
         return self.energies(batch).mean(0)
 
 
@@ -90,9 +93,3 @@ def _check_agreement(name: str, values: Sequence[object]) -> None:
     if any(value != values[0] for value in values):
         listed = ", ".join(dict.fromkeys(map(str, values)))
         raise PHLError(f"members of a committee differ in {name}: {listed}; expected models of the same surface")
-
-
-def _stated(member: Potential, name: str) -> object:
-    """An attribute of the member or an entry of its card's provenance; ``None`` where it says nothing."""
-    provenance = getattr(member, "provenance", None)
-    return getattr(member, name, None) or (provenance.get(name) if isinstance(provenance, Mapping) else None)

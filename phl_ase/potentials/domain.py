@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from math import gcd
@@ -82,7 +82,16 @@ class Domain:
         sizes: dict[str, int] = {}
         for frame in frames:
             pairs = Pairs.of_frame(frame)
-            _extend(shortest, farthest, pairs)
+            low, high = np.sort([pairs.numbers[pairs.i], pairs.numbers[pairs.j]], axis=0)
+            nearest = np.full(len(pairs.numbers), np.inf)
+            np.minimum.at(nearest, pairs.i, pairs.distances)
+            for a, b in np.unique(np.stack([low, high], axis=1), axis=0).tolist():
+                distance = float(pairs.distances[(low == a) & (high == b)].min())
+                shortest[a, b] = min(distance, shortest.get((a, b), np.inf))
+            for number in np.unique(pairs.numbers).tolist():
+                met = nearest[(pairs.numbers == number) & np.isfinite(nearest)]
+                if len(met):
+                    farthest[number] = max(float(met.max()), farthest.get(number, 0.0))
             loose, tight = (split_molecules(pairs, scale)[1] for scale in BOND_SCALES)
             # parts that are loosely one molecule (a stretched bond) do not count as seen apart
             for found in (loose, tight) if len(loose) > 1 else (loose,):
@@ -153,7 +162,10 @@ class Domain:
             PHLError: For anything else.
         """
         try:
-            shortest = {_pair(name): float(value) for name, value in values["shortest"].items()}
+            shortest = {}
+            for name, value in values["shortest"].items():
+                low, high = sorted(atomic_numbers[symbol] for symbol in name.split("-"))
+                shortest[low, high] = float(value)
             farthest = {atomic_numbers[name]: float(value) for name, value in values["farthest"].items()}
             seen = values.get("molecules", [])
             if not isinstance(seen, list) or not all(isinstance(entry, str) for entry in seen):
@@ -255,34 +267,5 @@ def _formula(numbers: tuple[int, ...], endless: bool) -> str:
     return f"[{''.join(sorted(symbols))}]" if endless else str(Formula.from_dict(symbols).format("hill"))
 
 
-def _extend(shortest: dict[tuple[int, int], float], farthest: dict[int, float], pairs: Pairs) -> None:
-    """Take the distances of a structure into what was seen."""
-    first, second = pairs.numbers[pairs.i], pairs.numbers[pairs.j]
-    # the longest first, so that the shortest of each pair of elements is what remains
-    order = np.argsort(-pairs.distances, kind="stable")
-    for low, high, distance in _last_of_each(first[order], second[order], pairs.distances[order]):
-        shortest[low, high] = min(distance, shortest.get((low, high), np.inf))
-    nearest = np.full(len(pairs.numbers), np.inf)
-    np.minimum.at(nearest, pairs.i, pairs.distances)
-    for number in np.unique(pairs.numbers):
-        met = nearest[(pairs.numbers == number) & np.isfinite(nearest)]
-        if len(met):
-            farthest[int(number)] = max(float(met.max()), farthest.get(int(number), 0.0))
-
-
-def _last_of_each(first: Array, second: Array, distances: Array) -> Iterator[tuple[int, int, float]]:
-    size = len(chemical_symbols)
-    table = np.zeros(size * size)
-    codes = np.minimum(first, second) * size + np.maximum(first, second)
-    table[codes] = distances
-    for code in np.unique(codes).tolist():
-        yield code // size, code % size, float(table[code])
-
-
 def _named(pair: Iterable[int]) -> str:
     return "-".join(chemical_symbols[z] for z in pair)
-
-
-def _pair(name: str) -> tuple[int, int]:
-    low, high = sorted(atomic_numbers[symbol] for symbol in name.split("-"))
-    return low, high

@@ -1,4 +1,4 @@
-"""Repulsive cores: what keeps atoms apart where a model has no data.
+"""Repulsive cores, which keep atoms apart where a model has no data.
 
 A core is a fixed sum over pairs, φ(r) u(r/r_c), with nothing to learn; a model adds to it. The envelope u is that of
 ``radial`` (three derivatives vanish at the cutoff, p = 6). The cutoff r_c of a pair is 0.8 times the sum of its
@@ -72,12 +72,9 @@ class Core(KeepsFloat64, ABC):
         inside = x < 1.0
         # beyond the cutoff x stays 1: no powers of a large number
         x = torch.where(inside, x, 1.0)
-        return torch.where(inside, self.bare(r, first, second) * _envelope(x), 0.0)
-
-
-def _envelope(x: Tensor) -> Tensor:
-    """``radial.envelope`` of p = 6, as a product: exact near x = 1, where the sum of its terms loses digits."""
-    return (1.0 - x) ** 4 * (1.0 + x * (4.0 + x * (10.0 + x * (20.0 + x * (35.0 + x * 56.0)))))
+        # ``radial.envelope`` of p = 6, as a product: exact near x = 1, where the sum of its terms loses digits
+        envelope = (1.0 - x) ** 4 * (1.0 + x * (4.0 + x * (10.0 + x * (20.0 + x * (35.0 + x * 56.0)))))
+        return torch.where(inside, self.bare(r, first, second) * envelope, 0.0)
 
 
 _BOHR = convert(1.0, "Bohr", "Å")
@@ -102,7 +99,7 @@ class ZBL(Core):
         self.register_buffer("charge_powers", powers, persistent=False)
 
     def bare(self, r: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """The screened repulsion, eV."""
+        """Return the screened repulsion, eV."""
         x = r * (self.charge_powers[first] + self.charge_powers[second]) / (0.8854 * _BOHR)
         screening = sum(weight * torch.exp(-decay * x) for weight, decay in _SCREENING)
         return _COULOMB / r * first * second * screening
@@ -116,7 +113,7 @@ CORES: dict[str, type[Core] | None] = {
 
 
 def core_named(name: str, species: tuple[int, ...], cutoff: float) -> Core | None:
-    """The core of a name.
+    """Return the core of a name.
 
     Args:
         name: Key of ``CORES``.

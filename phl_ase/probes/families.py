@@ -23,7 +23,7 @@ Fill = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ProbeFamily:
-    """One way to draw probes.
+    """A distribution of probes.
 
     Attributes:
         name: Its name in configurations.
@@ -51,14 +51,6 @@ class ProbeDraw:
 
     vectors: Float[Tensor, "probes atoms 3"]
     n_probes: Int[Tensor, " systems"]
-
-
-def _rademacher(component: Tensor, probe: Tensor, size: Tensor) -> Tensor:
-    return torch.where(component < 0, -1.0, 1.0).to(torch.float64)
-
-
-def _gaussian(component: Tensor, probe: Tensor, size: Tensor) -> Tensor:
-    return normal(component)
 
 
 def _sphere(component: Tensor, probe: Tensor, size: Tensor) -> Tensor:
@@ -94,8 +86,8 @@ def _inside(component: Tensor, size: Tensor) -> Tensor:
 FAMILIES: dict[str, ProbeFamily] = {
     family.name: family
     for family in (
-        ProbeFamily("rademacher", _rademacher, "every component +1 or −1"),
-        ProbeFamily("gaussian", _gaussian, "every component standard normal"),
+        ProbeFamily("rademacher", lambda c, p, n: torch.where(c < 0, -1.0, 1.0).double(), "every component +1 or −1"),
+        ProbeFamily("gaussian", lambda c, p, n: normal(c), "every component standard normal"),
         ProbeFamily("sphere", _sphere, "uniform on the sphere of radius √(3n)"),
         ProbeFamily("onehot", _onehot, "√(3n) times one coordinate direction: a Hessian column"),
         ProbeFamily("orthogonal", _orthogonal, "K rows of a random orthogonal matrix × √(3n)", at_most_3n=True),
