@@ -103,9 +103,11 @@ def build_reactions(
     if path.exists() and not any(some[0].payload[1].is_dir() for some in tasks.values()):
         raise PHLError(f"{path} exists; choose another name, or delete it to build anew")
     with open_store(folder) as store:
-        if retry:
-            for some in tasks.values():
-                store.forget(_to_retry(store, some))
+        for some in tasks.values() if retry else ():
+            # the first stage that did not go well, and those that stand on it
+            records = [store.get(task.key) for task in some]
+            went_well = [one is not None and not one.failure and one.value["outcome"] == "converged" for one in records]
+            store.forget([task.key for task in some[([*went_well, False]).index(False) :]])
         small_first = sorted(guesses, key=lambda guess: len(guess.structures[0]))
         run(
             [task for guess in small_first for task in tasks[guess.name]],
@@ -169,58 +171,39 @@ def _reaction(guess: ReactionGuess, store: Store, tasks: Sequence[Task]) -> Reac
     return ReactionFolder(guess, tasks[0].payload[1], records, failure)
 
 
-def _to_retry(store: Store, tasks: Sequence[Task]) -> list[str]:
-    """Return the first stage that did not go well, and those that stand on it."""
-    for place, task in enumerate(tasks):
-        record = store.get(task.key)
-        if record is None or record.failure is not None or record.value["outcome"] != "converged":
-            return [one.key for one in tasks[place:]]
-    return []
-
-
 def _worker(make: Callable[[], Any], about: Mapping[str, Any], plan: Plan) -> Callable[..., StageRecord | Failure]:
-    return partial(_do_stage, make, about, plan)
+    """Return a function that does a stage and writes the log of the reaction."""
 
-
-def _do_stage(
-    make: Callable[[], Any],
-    about: Mapping[str, Any],
-    plan: Plan,
-    task: tuple[ReactionGuess, Path, str],
-    *before: StageRecord,
-) -> StageRecord | Failure:
-    """Do a stage and write the log of the reaction.
-
-    Raises:
-        DiskError: When something cannot be written.
-    """
-    guess, path, stage = task
-    known = dict(zip(STAGES, before, strict=False))
-    folder = ReactionFolder(guess, path, known)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PHLError(f"cannot write into {path}: {error.strerror}; choose another work folder") from None
-    # a calculator of its own: what one carries over does not depend on the order of tasks
-    calculator = remembering(make(), Memory(path / LABEL_FILE))
-    started = time.perf_counter()
-    try:
-        record = RUN[stage](folder, calculator, plan)
-    except Exception as error:  # whatever a foreign calculator does to one reaction must not end the others
+    def do(task: tuple[ReactionGuess, Path, str], *before: StageRecord) -> StageRecord | Failure:
+        guess, path, stage = task
+        known = dict(zip(STAGES, before, strict=False))
+        folder = ReactionFolder(guess, path, known)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PHLError(f"cannot write into {path}: {error.strerror}; choose another work folder") from None
+        # a calculator of its own: what one carries over does not depend on the order of tasks
+        calculator = remembering(make(), Memory(path / LABEL_FILE))
+        started = time.perf_counter()
+        try:
+            record = RUN[stage](folder, calculator, plan)
+        except Exception as error:  # whatever a foreign calculator does to one reaction must not end the others
+            if calculator.memory.trouble is not None:
+                raise calculator.memory.trouble from None
+            if is_defect(error):
+                raise
+            outcome = "refused" if isinstance(error, PHLError) else "failed"
+            reason = str(error) if isinstance(error, (PHLError, CalculatorError)) else reason_of(error)
+            record = {"outcome": outcome, "sentence": reason, "frames": [], "traceback": traceback_of(error)}
         if calculator.memory.trouble is not None:
-            raise calculator.memory.trouble from None
-        if is_defect(error):
-            raise
-        outcome = "refused" if isinstance(error, PHLError) else "failed"
-        reason = str(error) if isinstance(error, (PHLError, CalculatorError)) else reason_of(error)
-        record = {"outcome": outcome, "sentence": reason, "frames": [], "traceback": traceback_of(error)}
-    if calculator.memory.trouble is not None:
-        raise calculator.memory.trouble
-    record["seconds"] = time.perf_counter() - started
-    record["computed"] = dict(calculator.computed)
-    record["provenance"] = provenance(level=about["level_of_theory"])
-    done = ReactionFolder(guess, path, {**known, stage: record})
-    write_log(done, about)
-    if done.stationary():
-        return record
-    return Failure(record["outcome"], record["sentence"], record.get("traceback", ""))
+            raise calculator.memory.trouble
+        record["seconds"] = time.perf_counter() - started
+        record["computed"] = dict(calculator.computed)
+        record["provenance"] = provenance(level=about["level_of_theory"])
+        done = ReactionFolder(guess, path, {**known, stage: record})
+        write_log(done, about)
+        if done.stationary():
+            return record
+        return Failure(record["outcome"], record["sentence"], record.get("traceback", ""))
+
+    return do

@@ -51,7 +51,21 @@ class ReactionGuess:
             raise PHLError(f"{self.name} has {len(self.structures)} structures; expected a TS guess, or both ends")
         roles = ("guess",) if len(self.structures) == 1 else ("reactant", "product")
         for atoms, role in zip(self.structures, roles, strict=True):
-            _check(atoms, f"{self.name}, {role}")
+            name = f"{self.name}, {role}"
+            frame_from_atoms(atoms, name)
+            if len(atoms) < 2:
+                raise PHLError(f"{name}: has {len(atoms)} atom; a reaction needs at least 2")
+            if np.any(atoms.pbc):
+                raise PHLError(f"{name}: is periodic; reactions are built of molecules: set atoms.pbc = False")
+            if atoms.constraints:
+                raise PHLError(f"{name}: has constraints; in a reaction all atoms move: del atoms.constraints")
+            closest, (i, j) = closest_atoms(atoms)
+            if closest < _OVERLAP:
+                distance = atoms.get_distance(i, j)
+                raise PHLError(
+                    f"{name}: atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) overlap, {distance:.2f} Å "
+                    "apart; mend the structure (are the units Å?)"
+                )
         for one, other in pairwise(self.structures):
             if not np.array_equal(one.numbers, other.numbers):
                 what = f"{one.symbols} and {other.symbols}"
@@ -70,7 +84,7 @@ class ReactionGuess:
 
     @property
     def is_pair(self) -> bool:
-        """Whether it is a reactant and a product."""
+        """Return whether it is a reactant and a product."""
         return len(self.structures) == 2
 
     @property
@@ -80,14 +94,14 @@ class ReactionGuess:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this molecule, as JSON holds it."""
+        """Return what makes it this molecule, as JSON holds it."""
         charge, multiplicity = charge_and_multiplicity(self.structures[0])
         numbers = self.structures[0].numbers.tolist()
         return {"numbers": numbers, "charge": charge, "multiplicity": multiplicity}
 
 
 def bare(atoms: Atoms) -> Atoms:
-    """A copy with positions, charge and multiplicity alone, its masses ASE's where they are but rounded."""
+    """Return a copy with positions, charge and multiplicity alone, its masses ASE's where they are but rounded."""
     charge, multiplicity = charge_and_multiplicity(atoms)
     copy = Atoms(atoms.numbers, atoms.positions, info={"charge": charge, "multiplicity": multiplicity})
     if not np.allclose(atoms.get_masses(), copy.get_masses(), rtol=0, atol=1e-3):
@@ -115,25 +129,8 @@ def check_names(guesses: Sequence[ReactionGuess]) -> None:
         seen[guess.folder] = guess.name
 
 
-def _check(atoms: Atoms, name: str) -> None:
-    frame_from_atoms(atoms, name)
-    if len(atoms) < 2:
-        raise PHLError(f"{name}: has {len(atoms)} atom; a reaction needs at least 2")
-    if np.any(atoms.pbc):
-        raise PHLError(f"{name}: is periodic; reactions are built of molecules: set atoms.pbc = False")
-    if atoms.constraints:
-        raise PHLError(f"{name}: has constraints; in a reaction all atoms move: del atoms.constraints")
-    closest, (i, j) = closest_atoms(atoms)
-    if closest < _OVERLAP:
-        distance = atoms.get_distance(i, j)
-        raise PHLError(
-            f"{name}: atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]}) overlap, {distance:.2f} Å apart; "
-            "mend the structure (are the units Å?)"
-        )
-
-
 def closest_atoms(atoms: Atoms) -> tuple[float, tuple[int, int]]:
-    """The smallest distance over the sum of covalent radii, and between which atoms it is; infinity for one atom."""
+    """Return the smallest distance over the sum of covalent radii, and of which atoms; infinity for one atom."""
     if len(atoms) < 2:
         return float("inf"), (0, 0)
     radii = covalent_radii[atoms.numbers]

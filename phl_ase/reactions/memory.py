@@ -63,7 +63,7 @@ class Memory:
                 raise PHLError(f"line {number} of {path} is damaged; delete it: its calculation is repeated") from None
 
     def find(self, atoms: Atoms, label: str, vectors: Array | None = None) -> Any:
-        """A label of a geometry; ``None`` where it is not known."""
+        """Return a label of a geometry; ``None`` where it is not known."""
         asked = (
             {"positions": atoms.positions} if vectors is None else {"positions": atoms.positions, "vectors": vectors}
         )
@@ -90,7 +90,7 @@ class Memory:
         self._known.setdefault(_key(record), {}).update(record)
 
     def count(self, label: str) -> int:
-        """Number of geometries of which a label is known."""
+        """Return the number of geometries of which a label is known."""
         return sum(label in entry for entry in self._known.values())
 
     @property
@@ -148,7 +148,7 @@ class Remembering(Calculator):
 
 
 class RememberingCurvature(Remembering):
-    """The same of a calculator that has Hessians of its own."""
+    """Energy, forces and curvature of a calculator that has Hessians of its own, each once."""
 
     def get_hessian(self, atoms: Atoms) -> Array:
         """``(3n, 3n)`` eV/Å²."""
@@ -163,20 +163,18 @@ class RememberingCurvature(Remembering):
     def get_hvp(self, vectors: Array, atoms: Atoms) -> Array:
         """HVPs ``(n, 3)`` or ``(K, n, 3)``, eV/Å² per unit of vector."""
         given = np.asarray(vectors, dtype=float)
-        hvps = [self._hvp(vector, atoms) for vector in given.reshape(-1, len(atoms), 3)]
+        hvps = []
+        for vector in given.reshape(-1, len(atoms), 3):
+            hvp = self.memory.find(atoms, "hvp", vector)
+            if hvp is None:
+                started = time.perf_counter()
+                hvp = curvature_of(self.calculator).hvp(vector, self._given(atoms))
+                self._keep(atoms, "hvp", started, vectors=vector, hvp=hvp)
+            hvps.append(hvp)
         return np.array(hvps).reshape(given.shape)
-
-    def _hvp(self, vector: Array, atoms: Atoms) -> Array:
-        known = self.memory.find(atoms, "hvp", vector)
-        if known is not None:
-            return np.array(known)
-        started = time.perf_counter()
-        hvp = curvature_of(self.calculator).hvp(vector, self._given(atoms))
-        self._keep(atoms, "hvp", started, vectors=vector, hvp=hvp)
-        return np.array(hvp)
 
 
 def remembering(calculator: ASECalculator, memory: Memory) -> Remembering:
-    """A remembering calculator with as much curvature of its own as another has."""
+    """Return a remembering calculator with as much curvature of its own as another has."""
     kind = RememberingCurvature if curvature_of(calculator).is_exact else Remembering
     return kind(calculator, memory)

@@ -54,24 +54,21 @@ def pack(
     if not any(result.frames for result in results):
         return 0
     with dataset_writer(path) as writer:
-        failed = sum(_append(writer, folder, calculator, plan) for folder in folders)
+        failed = 0
+        for folder in folders:
+            record, frames = folder.records.get("labels"), frames_of(folder)
+            if record is None:
+                failed += len(frames)  # the process that worked on them died
+                continue
+            failed += len(record["failures"])
+            remembered = remembering(calculator, Memory(folder.path / LABEL_FILE))
+            for place, frame in enumerate(frames):
+                if str(place) not in record["failures"]:
+                    writer.append(plan.request.label(frame, remembered).frame, f"{folder.name}, frame {place}")
         if not writer.frames:
             raise PHLError("no frame of any reaction has labels; see the logs in the work folder")
         writer.finish(_meta(folders, results, calculator, plan, about, source, failed))
         return writer.frames
-
-
-def _append(writer: Any, folder: ReactionFolder, calculator: ASECalculator, plan: Plan) -> int:
-    """Add the labelled frames of a reaction; how many of its frames have no labels."""
-    record, frames = folder.records.get("labels"), frames_of(folder)
-    if record is None:
-        return len(frames)  # the process that worked on them died
-    remembered = remembering(calculator, Memory(folder.path / LABEL_FILE))
-    for place, frame in enumerate(frames):
-        if str(place) not in record["failures"]:
-            labelled = plan.request.label(frame, remembered)
-            writer.append(labelled.frame, f"{folder.name}, frame {place}")
-    return len(record["failures"])
 
 
 def _meta(
@@ -104,23 +101,16 @@ def _meta(
         "units": {"step": "Å", "hvp_error": "eV/Å²", "irc_s": "√amu·Å"},
         "versions": method_versions(str(about["method"])),
     }
-    notes = [labels_note(plan.request), *_of_error(error, len(errors)), *_of_failures(unfinished, len(results), failed)]
+    notes = [labels_note(plan.request)]
+    if error is not None:
+        notes.append(
+            f"HVPs: rms error of an element about {error:.2g} eV/Å², by twice the step on {len(errors)} frames."
+        )
+    if unfinished:
+        counted = sorted(Counter(result.outcome for result in unfinished).items())
+        reasons = "; ".join(f"{count}: {BUILD_OUTCOMES[outcome]}" for outcome, count in counted)
+        notes.append(f"{len(unfinished)} of {len(results)} reactions are not finished ({reasons}).")
+    if failed:
+        notes.append(f"{failed} frames have no labels and are left out.")
     level = str(about["level_of_theory"])
     return DatasetMeta(level, energy_reference(calculator), provenance(**plain(details)), " ".join(notes))
-
-
-def _of_error(error: float | None, frames: int) -> list[str]:
-    if error is None:
-        return []
-    return [f"HVPs: rms error of an element about {error:.2g} eV/Å², by twice the step on {frames} frames."]
-
-
-def _of_failures(unfinished: Sequence[ReactionResult], total: int, failed: int) -> list[str]:
-    said = []
-    if unfinished:
-        counted = Counter(result.outcome for result in unfinished)
-        reasons = "; ".join(f"{count}: {BUILD_OUTCOMES[outcome]}" for outcome, count in sorted(counted.items()))
-        said.append(f"{len(unfinished)} of {total} reactions are not finished ({reasons}).")
-    if failed:
-        said.append(f"{failed} frames have no labels and are left out.")
-    return said

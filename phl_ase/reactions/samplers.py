@@ -114,8 +114,19 @@ def around_stationary_point(
         atoms.info.update(kind="nms", temperature=temperature)
         return atoms
 
+    limit = _HOTTEST * 0.5 * len(analysis.modes) * kB * temperature
+
     def unfit(atoms: Atoms) -> str:
-        return _unfit(atoms, calculator, energy, temperature, len(analysis.modes))
+        clash = _clash(atoms)
+        if clash:
+            return clash
+        there = atoms.copy()
+        there.calc = CountingCalculator(calculator)
+        tried = attempt(there.get_potential_energy)
+        if tried.value is None:
+            return tried.reason
+        excess = tried.value - energy
+        return f"{excess:.2f} eV above the stationary point, at most {limit:.2f}" if excess > limit else ""
 
     return _drawn(draw, unfit, count, f"{temperature:g} K", taken)
 
@@ -135,21 +146,6 @@ def _drawn(
                 break
             refused.append(f"{where}: {reason}")
     return Samples(tuple(frames), tuple(refused))
-
-
-def _unfit(atoms: Atoms, calculator: Any, energy: float, temperature: float, n_modes: int) -> str:
-    """Why a sample is not taken; empty where it is."""
-    clash = _clash(atoms)
-    if clash:
-        return clash
-    there = atoms.copy()
-    there.calc = CountingCalculator(calculator)
-    tried = attempt(there.get_potential_energy)
-    if tried.value is None:
-        return tried.reason
-    limit = _HOTTEST * 0.5 * n_modes * kB * temperature
-    excess = tried.value - energy
-    return f"{excess:.2f} eV above the stationary point, at most {limit:.2f}" if excess > limit else ""
 
 
 def _clash(atoms: Atoms) -> str:

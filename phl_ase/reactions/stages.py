@@ -13,12 +13,10 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 
 from phl_ase.curvature import curvature_of
 from phl_ase.paths import (
     Reaction,
-    ReactionEnd,
     ReactionPath,
     TransitionStateSearch,
     connects,
@@ -60,7 +58,15 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
     joins them. Where none joins them, the first that was found is taken.
     """
     settings, curvature = plan.settings, curvature_of(calculator)
-    start, tried = _start(folder, calculator, settings)
+    guessed, *others = (folder.atoms(atoms.positions) for atoms in folder.guess.structures)
+    tried = []
+    for product in others:
+        guess = guess_transition_state(guessed, product, calculator, method=settings.guess)
+        climbed = ", climbed as an elastic band" if settings.guess == "neb" else ""
+        image = f"image {guess.index + 1} of {len(guess.path)} of the {guess.method} path"
+        tried.append(f"guess: {image}{climbed}, {guess.force_calls} gradients")
+        guessed = guess.atoms
+    start = folder.atoms(guessed.positions, calculator)
     largest = float(np.linalg.norm(start.get_forces(), axis=1).max())
     if largest < STATIONARY_WITHIN and harmonic_analysis(start, curvature.hessian(start)).n_imaginary == 0:
         sentence = f"the guess is a minimum (largest force {largest:.2g} eV/Å, no imaginary mode): give one between two"
@@ -104,19 +110,6 @@ def _reaction(folder: ReactionFolder, calculator: Remembering, settings: Reactio
     )
 
 
-def _start(folder: ReactionFolder, calculator: Remembering, settings: ReactionSettings) -> tuple[Atoms, list[str]]:
-    """Where the search starts, and what is to be said of that."""
-    if not folder.guess.is_pair:
-        return folder.atoms(folder.guess.structures[0].positions, calculator), []
-    reactant, product = (folder.atoms(atoms.positions) for atoms in folder.guess.structures)
-    guess = guess_transition_state(reactant, product, calculator, method=settings.guess)
-    return folder.atoms(guess.atoms.positions, calculator), [
-        f"guess: image {guess.index + 1} of {len(guess.path)} of the {guess.method} path"
-        + (", climbed as an elastic band" if settings.guess == "neb" else "")
-        + f", {guess.force_calls} gradients"
-    ]
-
-
 def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
     """The path from the transition state, its ends relaxed and identified, points along it."""
     settings = plan.settings
@@ -124,7 +117,9 @@ def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> 
     connection, flipped = _connection(folder, reaction)
     reaction = reaction.turned() if flipped else reaction
     frames = []
-    for kind, (end, length) in zip(("reactant", "product"), _ends(reaction), strict=True):
+    lengths = reaction.path.arc_length
+    ends = {"reactant": (reaction.backward, float(lengths[0])), "product": (reaction.forward, float(lengths[-1]))}
+    for kind, (end, length) in ends.items():
         if end is not None and end.is_minimum:
             found = _frame(folder, calculator, end.atoms.positions, kind, hessian=True, irc_s=length)
             frames.append({**found, "n_imaginary": end.n_imaginary, "fragments": end.fragments})
@@ -142,12 +137,6 @@ def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> 
         "energies": reaction.path.energies,
         "frames": frames,
     }
-
-
-def _ends(reaction: Reaction) -> list[tuple[ReactionEnd | None, float]]:
-    """Both ends and how far from the transition state their path goes, √amu·Å."""
-    lengths = reaction.path.arc_length
-    return [(reaction.backward, float(lengths[0])), (reaction.forward, float(lengths[-1]))]
 
 
 def _connection(folder: ReactionFolder, reaction: Reaction) -> tuple[tuple[str, str], bool]:

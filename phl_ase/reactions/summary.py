@@ -62,7 +62,7 @@ class ReactionResult:
 
     @property
     def is_finished(self) -> bool:
-        """Whether everything is there."""
+        """Return whether everything is there."""
         return self.outcome == "finished"
 
     @property
@@ -135,23 +135,16 @@ def write_log(folder: ReactionFolder, about: Mapping[str, Any]) -> None:
     for stage, title in _TITLES.items():
         record = folder.records.get(stage)
         if record is not None:
-            lines += ["", f"{title}: {record['outcome']}{_when(record)}", f"  {record['sentence']}"]
-            lines += [f"  {line}" for line in _DETAILS.get(stage, _no_details)(folder, record)]
-            lines.append(f"  cost: {_cost(record)}")
+            date = record.get("provenance", {}).get("date", "")
+            lines += ["", f"{title}: {record['outcome']}{f' ({date})' if date else ''}", f"  {record['sentence']}"]
+            lines += [f"  {line}" for line in _DETAILS[stage](folder, record)]
+            computed = [f"{count} {kind}" for kind, count in record.get("computed", {}).items() if count]
+            seconds, what = record.get("seconds", 0.0), ", ".join(computed) or "nothing"
+            lines.append(f"  cost: {seconds:.1f} s; computed anew: {what}")
     if folder.failure is not None:
         title = next(title for stage, title in _TITLES.items() if stage not in folder.records)
         lines += ["", f"{title}: {folder.failure.outcome}", f"  {folder.failure.reason}"]
     write_atomic(folder.path / LOG, ("\n".join(lines) + "\n").encode())
-
-
-def _when(record: StageRecord) -> str:
-    date = record.get("provenance", {}).get("date", "")
-    return f" ({date})" if date else ""
-
-
-def _cost(record: StageRecord) -> str:
-    counted = [f"{count} {kind}" for kind, count in record.get("computed", {}).items() if count]
-    return f"{record.get('seconds', 0.0):.1f} s; computed anew: {', '.join(counted) or 'nothing'}"
 
 
 def _of_ts(folder: ReactionFolder, record: StageRecord) -> list[str]:
@@ -182,10 +175,6 @@ def _of_failures(folder: ReactionFolder, record: StageRecord) -> list[str]:
     failures = record.get("failures") or []
     lines = [f"frame {place}, {reason}" for place, reason in failures.items()] if isinstance(failures, dict) else []
     return lines or [f"drawn again: {reason}" for reason in failures]
-
-
-def _no_details(folder: ReactionFolder, record: StageRecord) -> list[str]:
-    return []
 
 
 _TITLES = {

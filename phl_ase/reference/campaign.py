@@ -6,6 +6,7 @@ replace. A frame that fails is recorded with its reason and does not stop the ot
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -137,9 +138,20 @@ def label_dataset(
         "settings": dict(method.settings),
         **request.description,
     }
-    if path.exists() and not (folder.is_dir() and _is_of(path, about)):
-        raise PHLError(f"{path} exists; choose another name, or delete it to label anew")
-    tasks = _tasks(frames, method, level, request)
+    if path.exists():
+        known: Mapping[str, Any] = {}
+        if folder.is_dir():  # left by an earlier run of the same campaign?
+            with contextlib.suppress(PHLError), open_dataset(path) as dataset:
+                known = dataset.meta.provenance
+        if any(known.get(name) != value for name, value in about.items()):
+            raise PHLError(f"{path} exists; choose another name, or delete it to label anew")
+    sample, labels_of = request.sample(len(frames)), request.description
+    del labels_of["estimate_error"]  # how many other frames have it is no matter
+    tasks = []
+    for i, frame in enumerate(frames):
+        # probes follow from the index
+        parts = (frame, method.name, dict(method.settings), level, labels_of, request.probes and i, i in sample)
+        tasks.append(Task(f"frame {i}", digest("label", _SCHEMA, *parts), (i, i in sample)))
     executor = serial if workers == 1 and time_limit is None else processes(workers, time_limit=time_limit)
     executor = executor if scheduler is None else cluster(scheduler)
     with open_store(folder) as store:
@@ -153,7 +165,8 @@ def label_dataset(
             keep_going=keep_going,
             load=lambda payload: (structures[payload[0]], payload[1]),
         )
-        failures = {i: _failure(store, task.key) for i, task in enumerate(tasks) if store.has_failed(task.key)}
+        records = {i: store.get(task.key) for i, task in enumerate(tasks) if store.has_failed(task.key)}
+        failures = {i: one.failure for i, one in records.items() if one is not None and one.failure is not None}
         finished = _Finished(structures, store, {i: t.key for i, t in enumerate(tasks) if store.is_done(t.key)})
         result = LabelResult(
             path=None,
@@ -183,28 +196,6 @@ def _frame_digest(frame: Frame) -> str:
     return found.hexdigest()
 
 
-def _is_of(path: Path, about: Mapping[str, Any]) -> bool:
-    """Return whether a data set was written by an earlier run of the same campaign."""
-    try:
-        with open_dataset(path) as dataset:
-            known = dataset.meta.provenance
-    except PHLError:
-        return False
-    return all(known.get(name) == value for name, value in about.items())
-
-
-def _tasks(frames: Sequence[str], method: LabelMethod, level: str, request: LabelRequest) -> list[Task]:
-    """Return a task for each frame; its payload is the index, and whether the error of HVPs is estimated."""
-    sample, about = request.sample(len(frames)), request.description
-    del about["estimate_error"]  # how many other frames have it is no matter
-    found = []
-    for i, frame in enumerate(frames):
-        # probes follow from the index
-        parts = (frame, method.name, dict(method.settings), level, about, request.probes and i, i in sample)
-        found.append(Task(f"frame {i}", digest("label", _SCHEMA, *parts), (i, i in sample)))
-    return found
-
-
 def _labeller(request: LabelRequest, make: Make) -> Callable[[tuple[Frame, bool]], dict[str, Any] | Failure]:
     """Return a function that labels one frame after another with a calculator of its own."""
     calculator = make()
@@ -217,13 +208,6 @@ def _labeller(request: LabelRequest, make: Make) -> Callable[[tuple[Frame, bool]
         return {"gradients": labelled.gradients, "hvp_error": labelled.hvp_error, "labels": labels}
 
     return label
-
-
-def _failure(store: Store, key: str) -> Failure:
-    record = store.get(key)
-    assert record is not None
-    assert record.failure is not None
-    return record.failure
 
 
 class _Finished(Sequence):
@@ -285,20 +269,30 @@ def _meta(
         "failures": failures[:_LISTED_FAILURES],
         "versions": method_versions(str(about["method"])),
     }
-    stresses = [f"Stress of {result.stresses} periodic frames."] if result.stresses else []
-    notes = [labels_note(request), *stresses, *_of_error(result), *_of_failures(result)]
+    notes = [labels_note(request)]
+    if result.stresses:
+        notes.append(f"Stress of {result.stresses} periodic frames.")
+    if result.hvp_error is not None:
+        notes.append(
+            f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å², by twice the step on "
+            f"{len(result.error_frames)} frames."
+        )
+    if failures:
+        reasons = sorted(Counter(failure.outcome for failure in result.failures.values()).items())
+        counted = "; ".join(f"{count} because {FAILURES.get(outcome, outcome)}" for outcome, count in reasons)
+        notes.append(f"{len(failures)} of {result.frames} frames of the input failed and are left out: {counted}.")
     return DatasetMeta(result.level_of_theory, reference, provenance(**details), " ".join(notes))
 
 
 def method_versions(method: str) -> dict[str, str]:
-    """Package -> version of what computes a method of the table; empty for another calculator."""
+    """Return package -> version of what computes a method of the table; empty for another calculator."""
     name = method.partition(":")[0]
     packages = {METHODS[name].package} if name in METHODS else set()
     return {package: importlib.metadata.version(package) for package in sorted(packages)}
 
 
 def labels_note(request: LabelRequest) -> str:
-    """What the notes of a data set say of its labels."""
+    """Return what the notes of a data set say of its labels."""
     parts = ["energy", "forces"]
     differences = f"central differences of {request.step:g} Å"
     if request.hessian is not None:
@@ -309,22 +303,3 @@ def labels_note(request: LabelRequest) -> str:
         which = "all 3n" if family == "complete" else f"{count} {family}"
         parts.append(f"HVPs along {which} probes a frame, seed {seed} ({differences})")
     return f"Labels: {', '.join(parts)}."
-
-
-def _of_error(result: LabelResult) -> list[str]:
-    if result.hvp_error is None:
-        return []
-    return [
-        f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å², by twice the step on "
-        f"{len(result.error_frames)} frames."
-    ]
-
-
-def _of_failures(result: LabelResult) -> list[str]:
-    if not result.failures:
-        return []
-    reasons = Counter(failure.outcome for failure in result.failures.values())
-    counted = "; ".join(
-        f"{count} because {FAILURES.get(outcome, outcome)}" for outcome, count in sorted(reasons.items())
-    )
-    return [f"{len(result.failures)} of {result.frames} frames of the input failed and are left out: {counted}."]

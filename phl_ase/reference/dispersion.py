@@ -116,7 +116,14 @@ def chai_head_gordon(numbers: Array, positions: Array) -> Dispersion:
     i, j = np.triu_indices(n, k=1)
     separation = positions[i] - positions[j]
     strength = np.sqrt(c6[i] * c6[j]) * _C6_UNIT
-    value, slope, bend = _pairs(np.sum(separation**2, axis=1), strength, STEEPNESS * (r0[i] + r0[j]) ** 12)
+    # energy of pairs and its derivatives in u = R² (Å²)
+    u, damping = np.sum(separation**2, axis=1), STEEPNESS * (r0[i] + r0[j]) ** 12
+    whole = u**6 + damping
+    value = -strength * u**3 / whole
+    slope = -3.0 * strength * u**2 * (damping - u**6) / whole**2
+    bend = -3.0 * strength * (
+        (2.0 * damping * u - 8.0 * u**7) / whole**2 - 12.0 * u**7 * (damping - u**6) / whole**3
+    )  # fmt: skip
 
     gradient = np.zeros((n, 3))
     np.add.at(gradient, i, 2.0 * slope[:, None] * separation)
@@ -129,14 +136,3 @@ def chai_head_gordon(numbers: Array, positions: Array) -> Dispersion:
         np.add.at(hessian, (row, column), sign * blocks)
     square = np.ascontiguousarray(hessian.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n))
     return Dispersion(float(value.sum()), gradient, square)
-
-
-def _pairs(u: Array, strength: Array, damping: Array) -> tuple[Array, Array, Array]:
-    """Energy of pairs and its first and second derivative in u = R² (Å²)."""
-    whole = u**6 + damping
-    value = -strength * u**3 / whole
-    slope = -3.0 * strength * u**2 * (damping - u**6) / whole**2
-    bend = -3.0 * strength * (
-        (2.0 * damping * u - 8.0 * u**7) / whole**2 - 12.0 * u**7 * (damping - u**6) / whole**3
-    )  # fmt: skip
-    return value, slope, bend

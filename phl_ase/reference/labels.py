@@ -9,6 +9,7 @@ What goes wrong with a structure is part of the result; an exception is a mistak
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -88,7 +89,7 @@ class Probes:
         check_family(self.family, self.count, smallest=self.count)
 
     def draw(self, frame: Frame) -> Array:
-        """The probes ``(K, n, 3)`` of a frame, dimensionless.
+        """Return the probes ``(K, n, 3)`` of a frame, dimensionless.
 
         Raises:
             PHLError: For more orthogonal probes than 3n.
@@ -119,21 +120,7 @@ class LabelledFrame:
     hvp_error: float | None = None
 
 
-def _own_hessian(atoms: Atoms, step: float) -> tuple[Array, int]:
-    curvature = curvature_of(atoms.calc)
-    if not curvature.is_exact:
-        return _difference_hessian(atoms, step)
-    return curvature.hessian(atoms), 0
-
-
-def _difference_hessian(atoms: Atoms, step: float) -> tuple[Array, int]:
-    return finite_difference_hessian(atoms, delta=step), 6 * len(atoms)
-
-
-HESSIANS: dict[str, Callable[[Atoms, float], tuple[Array, int]]] = {
-    "own": _own_hessian,
-    "differences": _difference_hessian,
-}
+HESSIANS = ("own", "differences")
 """How a Hessian is made: by the calculator where it has one, or by central differences of its forces."""
 
 
@@ -146,8 +133,7 @@ def label_frame(
     step: float = STEP,
     estimate_error: bool = False,
 ) -> LabelledFrame:
-    """Energy and forces of a structure, its stress where it is periodic and the calculator gives one, and the curvature
-    asked for.
+    """Compute energy and forces of a structure, the stress of a periodic one, and the curvature asked for.
 
     Args:
         structure: What is labelled. A frame keeps its kind, reaction and identity (which determines its probes); labels
@@ -201,12 +187,14 @@ def check_request(hessian: str | None, probes: Probes | None, step: float, *, es
 def _labels(
     frame: Frame, atoms: Atoms, hessian: str | None, probes: Probes | None, step: float, estimate_error: bool
 ) -> tuple[dict[str, Any], int, float | None]:
-    """Labels by their name, the gradient calls they cost, and the error of the HVPs where asked for."""
-    labels: dict[str, Any] = {
-        "stress": _stress(atoms),  # first: calculators that have it compute energy and forces along
-        "energy": float(atoms.get_potential_energy()),
-        "forces": np.array(atoms.get_forces(), dtype=float),
-    }
+    """Return labels by their name, the gradient calls they cost, and the error of the HVPs where asked for."""
+    labels: dict[str, Any] = {"stress": None}
+    # first: calculators that have it compute energy and forces along
+    if atoms.pbc.any() and atoms.cell.rank == 3 and "stress" in getattr(atoms.calc, "implemented_properties", ()):
+        with contextlib.suppress(NotImplementedError):  # PropertyNotImplementedError of ASE: of some structures only
+            labels["stress"] = np.array(atoms.get_stress(voigt=False), dtype=float)
+    labels["energy"] = float(atoms.get_potential_energy())
+    labels["forces"] = np.array(atoms.get_forces(), dtype=float)
     gradients, error = 1, None
     if probes is not None:
         vectors = probes.draw(frame)
@@ -214,22 +202,18 @@ def _labels(
         gradients += 2 * len(vectors)
         labels.update(probes=vectors, hvp=hvps)
         if estimate_error:
-            error = _hvp_error(hvps, finite_difference_hvp(vectors, atoms, delta=2 * step))
+            # the error of second-order differences is a third of what they differ by from those at twice the step
+            coarser = finite_difference_hvp(vectors, atoms, delta=2 * step)
+            error = float(np.sqrt(np.mean((coarser - hvps) ** 2)) / 3.0)
             gradients += 2 * len(vectors)
     if hessian is not None:
-        labels["hessian"], calls = HESSIANS[hessian](atoms, step)
-        gradients += calls
+        curvature = curvature_of(atoms.calc)
+        if hessian == "own" and curvature.is_exact:
+            labels["hessian"] = curvature.hessian(atoms)
+        else:
+            labels["hessian"] = finite_difference_hessian(atoms, delta=step)
+            gradients += 6 * len(atoms)
     return labels, gradients, error
-
-
-def _stress(atoms: Atoms) -> Array | None:
-    """The stress ``(3, 3)`` eV/Å³ of a periodic structure; ``None`` for others, and where the calculator has none."""
-    if not atoms.pbc.any() or atoms.cell.rank < 3 or "stress" not in getattr(atoms.calc, "implemented_properties", ()):
-        return None
-    try:
-        return np.array(atoms.get_stress(voigt=False), dtype=float)
-    except NotImplementedError:  # PropertyNotImplementedError of ASE: of some structures only
-        return None
 
 
 @dataclass(frozen=True)
@@ -258,7 +242,7 @@ class LabelRequest:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What the labels depend on, as JSON holds it."""
+        """Return all that the labels depend on, as JSON holds it."""
         probes = self.probes
         return {
             "hessian": self.hessian,
@@ -273,7 +257,7 @@ class LabelRequest:
         return label_frame(frame, calculator, **asked, estimate_error=estimate_error)
 
     def sample(self, frames: int) -> set[int]:
-        """Which of a number of frames have the error of their HVPs estimated, spread at random."""
+        """Return which of a number of frames have the error of their HVPs estimated, spread at random."""
         seed = 0 if self.probes is None else self.probes.seed
         chosen = np.random.default_rng(seed).permutation(frames)[: self.estimate_error]
         return set(chosen.tolist())
@@ -282,7 +266,7 @@ class LabelRequest:
 def choose_step(
     structure: Atoms | Frame, calculator: Any, *, steps: Sequence[float] = STEPS, seed: int = 0
 ) -> tuple[float, dict[float, float]]:
-    """The step whose HVPs are most nearly those of the next larger one: noise below, curvature of the forces above.
+    """Return the step whose HVPs are most nearly those of the next larger one: noise below, anharmonicity above.
 
     Args:
         structure: A typical structure.
@@ -309,28 +293,17 @@ def choose_step(
     return min(differences, key=differences.__getitem__), differences
 
 
-def _hvp_error(hvps: Array, coarser: Array) -> float:
-    """Error of second-order differences from those at twice the step: a third of what they differ by, rms."""
-    return float(np.sqrt(np.mean((coarser - hvps) ** 2)) / 3.0)
-
-
 def without_labels(structure: Atoms | Frame) -> Frame:
     """Return a frame without labels; of an ``Atoms``, what it says about itself and not what its calculator says."""
-    if isinstance(structure, Atoms):
-        structure = _frame_of(structure)
-    return structure.with_labels(dict.fromkeys(structure.labels()))
-
-
-def _frame_of(atoms: Atoms) -> Frame:
-    """Structure, charge, multiplicity, and the kind, reaction and the like that stand in ``atoms.info``."""
-    charge, multiplicity = charge_and_multiplicity(atoms)
-    known = {name: atoms.info[name] for name in ("kind", "reaction", "irc_s", "temperature") if name in atoms.info}
+    if not isinstance(structure, Atoms):
+        return structure.with_labels(dict.fromkeys(structure.labels()))
+    info, (charge, multiplicity) = structure.info, charge_and_multiplicity(structure)
     return Frame(
-        numbers=atoms.numbers.astype(np.int64),
-        positions=np.array(atoms.positions, dtype=float),
-        cell=np.array(atoms.cell, dtype=float),
-        pbc=np.array(atoms.pbc, dtype=bool),
+        numbers=structure.numbers.astype(np.int64),
+        positions=np.array(structure.positions, dtype=float),
+        cell=np.array(structure.cell, dtype=float),
+        pbc=np.array(structure.pbc, dtype=bool),
         charge=charge,
         multiplicity=multiplicity,
-        **known,
+        **{name: info[name] for name in ("kind", "reaction", "irc_s", "temperature") if name in info},
     )

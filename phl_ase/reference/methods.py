@@ -50,10 +50,6 @@ class Method:
     step: float = STEP
 
 
-def _yes(text: str) -> bool:
-    return {"yes": True, "true": True, "no": False, "false": False}[text.lower()]
-
-
 def _number(kind: Callable[[str], float], low: float, *, open_: bool = False) -> Callable[[str], Any]:
     """Reads a finite number from a limit on; ``open_`` leaves the limit itself out."""
 
@@ -69,7 +65,7 @@ def _number(kind: Callable[[str], float], low: float, *, open_: bool = False) ->
 _WHOLE = Setting(_number(int, 1), "a whole number, at least 1")
 _POSITIVE = Setting(_number(float, 0.0, open_=True), "a number above 0")
 _TEMPERATURE = Setting(_number(float, 0.0), "a temperature in K, 0 or more")
-_YES = Setting(_yes, "yes or no")
+_YES = Setting(lambda text: {"yes": True, "true": True, "no": False, "false": False}[text.lower()], "yes or no")
 
 
 def _emt(rest: str) -> Any:
@@ -131,7 +127,14 @@ def _tblite(rest: str, **settings: Any) -> Any:
             if structure is not None and np.all(np.isfinite(structure.positions)):
                 check_distances(structure, structure.get_chemical_formula())
             if structure is not None and multiplicity is not None and not structure.pbc.any():
-                _check_electrons(structure, self.parameters["charge"], multiplicity)
+                charge = self.parameters["charge"]
+                electrons = int(structure.numbers.sum()) - charge
+                if (electrons - multiplicity) % 2 == 0:  # xTB would take another without a word
+                    raise PHLError(
+                        f"{structure.get_chemical_formula()} with charge {charge} has {electrons} electrons, which "
+                        f"cannot have multiplicity {multiplicity} (2S+1): set atoms.info['charge'] and "
+                        "atoms.info['multiplicity'], in an XYZ file charge=… multiplicity=… in the comment"
+                    )
             try:
                 super().calculate(atoms, *arguments, **options)
             except CalculationFailed as problem:
@@ -141,17 +144,6 @@ def _tblite(rest: str, **settings: Any) -> Any:
 
     # at the usual accuracy (1.0) the noise of the forces puts 4e-3 eV/Å² on a numerical Hessian, here 3e-5; no slower
     return InfoTBLite(method=method, verbosity=0, **{"accuracy": 0.01, **settings})
-
-
-def _check_electrons(atoms: Any, charge: int, multiplicity: int) -> None:
-    """Refuse a multiplicity that xTB would replace by another without a word."""
-    electrons = int(atoms.numbers.sum()) - charge
-    if (electrons - multiplicity) % 2 == 0:
-        raise PHLError(
-            f"{atoms.get_chemical_formula()} with charge {charge} has {electrons} electrons, which cannot have "
-            f"multiplicity {multiplicity} (2S+1): set atoms.info['charge'] and "
-            "atoms.info['multiplicity'], in an XYZ file charge=… multiplicity=… in the comment"
-        )
 
 
 def _pyscf(rest: str, **settings: Any) -> Any:
@@ -186,7 +178,7 @@ METHODS: dict[str, Method] = {
 
 
 def make_method(text: str, settings: Mapping[str, str] | None = None) -> Any:
-    """A new ASE calculator of a method such as ``tblite:GFN1-xTB``.
+    """Return a new ASE calculator of a method such as ``tblite:GFN1-xTB``.
 
     Args:
         text: Name, and what follows it after a colon.
@@ -198,32 +190,27 @@ def make_method(text: str, settings: Mapping[str, str] | None = None) -> Any:
     name, _, rest = text.partition(":")
     if name not in METHODS:
         raise unknown("reference method", name, METHODS)
-    return METHODS[name].make(rest, **_read_settings(name, settings or {}))
-
-
-def _read_settings(name: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    known = METHODS[name].settings
-    values = {}
-    for key, text in settings.items():
+    known, values = METHODS[name].settings, {}
+    for key, given in (settings or {}).items():
         if not known:
             raise PHLError(f"got the setting {key!r}; the method {name} has none")
         if key not in known:
             raise unknown(f"setting of {name}", key, known)
         try:
-            values[key] = known[key].read(text)
+            values[key] = known[key].read(given)
         except (KeyError, ValueError, OverflowError):
-            raise PHLError(f"{name}: {key} is {shortened(text)}; expected {known[key].expected}") from None
-    return values
+            raise PHLError(f"{name}: {key} is {shortened(given)}; expected {known[key].expected}") from None
+    return METHODS[name].make(rest, **values)
 
 
 def difference_step(text: str) -> float:
-    """Displacement in central differences of a method or any other calculator, Å."""
+    """Return the displacement in central differences of a method or any other calculator, Å."""
     method = METHODS.get(text.partition(":")[0])
     return STEP if method is None else method.step
 
 
 def level_of_theory(calculator: Any) -> str:
-    """What a data set writes as the level of theory of a calculator's labels."""
+    """Return what a data set writes as the level of theory of a calculator's labels."""
     parameters = getattr(calculator, "parameters", None) or {}
     stated = getattr(calculator, "level_of_theory", None) or parameters.get("method")
     learnt = _provenance(calculator).get("level_of_theory")
@@ -233,10 +220,10 @@ def level_of_theory(calculator: Any) -> str:
 
 
 def energy_reference(calculator: Any) -> str:
-    """What the energies of a calculator are relative to: what a model's training data say, else ``absolute``."""
+    """Return what the energies of a calculator are relative to: what a model's training data say, else ``absolute``."""
     return str(_provenance(calculator).get("energy_reference") or "absolute")
 
 
 def _provenance(calculator: Any) -> Mapping[str, Any]:
-    """What a trained model says of its data; nothing for any other calculator."""
+    """Return what a trained model says of its data; nothing for any other calculator."""
     return getattr(getattr(calculator, "potential", None), "provenance", None) or {}

@@ -131,7 +131,17 @@ class PySCFCalculator(Calculator):
         self.rung = ""
         self._history = DensityHistory()
         self._mean_field: Any = None
-        self._check_functional()
+        if known is None and _INCOMPLETE.search(functional):
+            raise PHLError(
+                f"PySCF would leave the dispersion or second-order part of {functional!r} out; expected a functional "
+                f"that is whole without, such as b3lyp or pbe0, or {FUNCTIONAL!r}, whose dispersion is added here"
+            )
+        libxc = pyscf_package().dft.libxc  # outside: that the package is missing is a ValueError too
+        try:
+            libxc.parse_xc(self._xc)
+        except (KeyError, ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise PHLError(f"PySCF has no functional {self._xc!r} ({reason}); some it has: b3lyp, pbe0") from None
 
     # -- ASE ----------------------------------------------------------------------------------------------------------
 
@@ -210,19 +220,6 @@ class PySCFCalculator(Calculator):
         copy.calc = _Gradients(self)
         return copy
 
-    def _check_functional(self) -> None:
-        if not self._has_dispersion and _INCOMPLETE.search(self._xc):
-            raise PHLError(
-                f"PySCF would leave the dispersion or second-order part of {self._xc!r} out; expected a functional "
-                f"that is whole without, such as b3lyp or pbe0, or {FUNCTIONAL!r}, whose dispersion is added here"
-            )
-        libxc = pyscf_package().dft.libxc  # outside: that the package is missing is a ValueError too
-        try:
-            libxc.parse_xc(self._xc)
-        except (KeyError, ValueError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())
-            raise PHLError(f"PySCF has no functional {self._xc!r} ({reason}); some it has: b3lyp, pbe0") from None
-
     def _molecule(self, atoms: Atoms) -> Any:
         """PySCF's molecule."""
         charge, multiplicity = check_molecule(atoms)
@@ -241,22 +238,22 @@ class PySCFCalculator(Calculator):
             reason = " ".join(str(error).split())
             raise PHLError(f"PySCF has no basis {self.basis!r} for all of {species} ({reason})") from None
 
-    def _make_mean_field(self, molecule: Any) -> Any:
-        dft = pyscf_package().dft
-        mean_field = (dft.RKS if molecule.spin == 0 else dft.UKS)(molecule, xc=self._xc)
-        mean_field.chkfile = mean_field._chkfile = None  # the temporary file goes at once
-        mean_field.grids.level = self.grid_level
-        mean_field.conv_tol, mean_field.conv_tol_grad = CONVERGENCE, GRADIENT_CONVERGENCE
-        mean_field.max_cycle = 80
-        keep_in_memory(mean_field, self.max_memory / 4)
-        return mean_field
-
     def _converged(self, atoms: Atoms) -> Any:
-        molecule = self._molecule(atoms)
+        molecule, dft = self._molecule(atoms), pyscf_package().dft
+
+        def make() -> Any:
+            mean_field = (dft.RKS if molecule.spin == 0 else dft.UKS)(molecule, xc=self._xc)
+            mean_field.chkfile = mean_field._chkfile = None  # the temporary file goes at once
+            mean_field.grids.level = self.grid_level
+            mean_field.conv_tol, mean_field.conv_tol_grad = CONVERGENCE, GRADIENT_CONVERGENCE
+            mean_field.max_cycle = 80
+            keep_in_memory(mean_field, self.max_memory / 4)
+            return mean_field
+
         key = (tuple(atoms.numbers.tolist()), molecule.charge, molecule.spin)
         overlap = molecule.intor_symmetric("int1e_ovlp")
         start = self._history.start(key, atoms.positions, overlap)
-        mean_field, self.rung = converge(lambda: self._make_mean_field(molecule), start)
+        mean_field, self.rung = converge(make, start)
         self._history.add(key, atoms.positions, overlap, np.asarray(mean_field.make_rdm1()))
         return mean_field
 

@@ -85,7 +85,11 @@ class DensityHistory:
         if key != self._key or not self._entries:
             return None
         offsets = np.array([old.ravel() - positions.ravel() for old, _ in self._entries])
-        weights = _affine_weights(offsets)
+        # weights summing to 1 that bring Σ w_i offsets_i near zero, large ones of far points held back
+        gram = offsets @ offsets.T
+        gram += 1e-4 * np.diag(np.diag(gram)) + 1e-10 * np.eye(len(offsets))
+        weights = np.linalg.solve(gram, np.ones(len(offsets)))
+        weights /= weights.sum()
         density = sum(w * d for w, (_, d) in zip(weights, self._entries, strict=True))
         back = _power(overlap, -0.5)
         return back @ density @ back
@@ -96,14 +100,6 @@ class DensityHistory:
             self._key, self._entries = key, []
         root = _power(overlap, 0.5)
         self._entries = [*self._entries, (positions.copy(), root @ density @ root)][-self.length :]
-
-
-def _affine_weights(offsets: Array, *, damping: float = 1e-4) -> Array:
-    """Weights summing to 1 that bring ``Σ w_i offsets_i`` near zero, large ones of far points held back."""
-    gram = offsets @ offsets.T
-    gram += damping * np.diag(np.diag(gram)) + 1e-10 * np.eye(len(offsets))
-    weights = np.linalg.solve(gram, np.ones(len(offsets)))
-    return weights / weights.sum()
 
 
 def _power(matrix: Array, exponent: float) -> Array:
