@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ class Movie:
         caption: What moves.
         structures: The same atoms in each, in the order shown.
         labels: One for each structure, for example its energy.
+        numbered: Atoms that are shown with their numbers, from 0.
     """
 
     caption: str
     structures: Sequence[Atoms]
     labels: Sequence[str]
+    numbered: Collection[int] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the page's script draws: the structures in the principal axes of the first."""
@@ -38,7 +40,7 @@ class Movie:
         colours = jmol_colors[first.numbers]
         return {
             "caption": self.caption,
-            "symbols": first.get_chemical_symbols(),
+            "symbols": [f"{symbol}{k if k in self.numbered else ''}" for k, symbol in enumerate(first.symbols)],
             "radii": [round(float(r), 3) for r in covalent_radii[first.numbers]],
             "colours": ["#" + "".join(f"{round(255 * c):02x}" for c in colour) for colour in colours],
             "dark": [bool(colour @ _AS_LUMINANCE < 0.5) for colour in colours],

@@ -243,6 +243,8 @@ def test_reaction_from_a_transition_state(phl):
     )
     page = Path("hcn_reaction.html").read_text()
     assert "<svg" in page
+    assert "Breaks C0-H2; makes N1-H2 (atoms are numbered from 0)." in page
+    assert '["C0", "N1", "H2"]' in page  # those of changed bonds are shown with their numbers
     # nothing is loaded from anywhere
     assert not re.search(r"(src|href)=[\"']https?:|@import|url\([\"']?http", page)
 

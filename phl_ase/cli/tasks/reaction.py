@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import isnan
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -278,10 +279,12 @@ def html_page(name: str, profile: ReactionProfile, method: str, temperature: flo
     mode = mode_trajectory(analysis, 0, amplitude=0.35)
     wavenumber = f"{abs(analysis.wavenumbers[0]):.0f}i cm⁻¹"
     broken, made = profile.reaction.broken, profile.reaction.made
+    changed = {int(number) for bond in (*broken, *made) for number in re.findall(r"\d+", bond)}
     return reaction_page(
         f"{name}: {profile.points[0].atoms.get_chemical_formula()}",
         lines=[
-            f"Computed with {method}. Breaks {', '.join(broken) or 'no bond'}; makes {', '.join(made) or 'no bond'}.",
+            f"Computed with {method}. Breaks {', '.join(broken) or 'no bond'}; makes {', '.join(made) or 'no bond'}"
+            + (" (atoms are numbered from 0)." if changed else "."),
             f"Energies in kcal/mol above the reactant; H and G at {temperature:g} K.",
             *(f"{note.strip()[:1].upper()}{note.strip()[1:]}" for note in notes),
         ],
@@ -289,8 +292,8 @@ def html_page(name: str, profile: ReactionProfile, method: str, temperature: flo
         rows=rows_of(profile),
         figures=[("Energy profile", rendered(draw, content, "svg"))],
         movies=[
-            Movie("The path, there and back", [one for one, _ in there], [label for _, label in there]),
-            Movie(f"The imaginary mode, {wavenumber}", mode, [wavenumber] * len(mode)),
+            Movie("The path, there and back", [one for one, _ in there], [label for _, label in there], changed),
+            Movie(f"The imaginary mode, {wavenumber}", mode, [wavenumber] * len(mode), changed),
         ],
         footer=f"phl_ase {__version__}",
     )
