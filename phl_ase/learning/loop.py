@@ -325,11 +325,14 @@ class _Run:
         """Find the TS that is meant; from other guesses where one led to a TS of another reaction."""
         outcome = "no transition state"
         seen: list[Atoms] = []
-        for number in range(1 if self.product is None else _GUESSES):
+        for number in range(2 if self.product is None else _GUESSES):
             # the TS of a run that is gone on with
             former = [one for one in self.store.gradients if one.kind == "ts" and one.fmax <= self.options.fmax]
             known = None if number or not former else self._label(former[-1].positions, "ts")
-            if known is None:
+            if known is None and number and self.product is None:
+                self.say("ts: the model led to no TS; searching on the reference from the guess")
+                known = self._plainly(self._label(self.start.positions, "ts"), "ts", by_surrogate=False)
+            elif known is None:
                 guess = self._guess()
                 if guess is None:
                     return outcome
@@ -458,8 +461,8 @@ class _Run:
                     break
         return min(reached, key=lambda place: _farthest(place, positions), default=None)
 
-    def _plainly(self, best: Gradient, stage: str) -> Gradient | None:
-        """Search on the reference from a geometry, every gradient bought and kept."""
+    def _plainly(self, best: Gradient, stage: str, by_surrogate: bool = True) -> Gradient | None:
+        """Search on the reference from a geometry, with the surrogate's Hessian or none; every gradient is kept."""
         asked = ReferenceCalculator(self.store, "end" if stage != "ts" else stage)
         atoms = self.start.copy()
         atoms.positions = best.positions
@@ -472,7 +475,7 @@ class _Run:
         if stage == "ts":
             result: Any = find_transition_state(
                 atoms,
-                surrogate_hessian,
+                surrogate_hessian if by_surrogate else None,
                 fmax=self.options.fmax,
                 max_steps=_PLAIN_STEPS,
                 analysis_hessian=surrogate_hessian,

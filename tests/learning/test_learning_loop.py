@@ -64,6 +64,14 @@ def test_a_budget_ends_that_search_too(tmp_path, guess, monkeypatch):
     assert len(found.store) <= 5
 
 
+def test_where_the_model_leads_to_no_ts_the_reference_is_searched_on_from_the_guess(tmp_path, guess, monkeypatch):
+    monkeypatch.setattr("phl_ase.learning.loop._Run._stationary", lambda *_: None)
+    found = learnt(tmp_path, guess)
+    assert found.verified
+    assert found.ts.label.fmax <= 0.02
+    assert found.ts.analysis.wavenumbers[0] < -900
+
+
 def test_labels_beyond_the_memory_end_the_run(tmp_path, guess, monkeypatch):
     monkeypatch.setattr("phl_ase.learning.kernel.available_memory", lambda: 2000)
     found = learnt(tmp_path, guess)
