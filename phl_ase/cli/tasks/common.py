@@ -331,7 +331,8 @@ def say_reliability(
         for name, one in zip(names, answers, strict=True):
             forces, size = (largest_on_an_atom(one[key]) for key in ("forces_std", "forces"))
             energy = float(convert(one["energy_std"], "eV", "kcal/mol"))
-            rows.append((name, *(f"{value:.2g}" for value in (energy, forces, calibration.limit(size)))))
+            more = ">" if one.get("in_domain") is False else ""  # calibrated where training was
+            rows.append((name, f"{more}{energy:.2g}", f"{more}{forces:.2g}", f"{calibration.limit(size):.2g}"))
         if len(rows) == 1:
             _, of_energy, of_forces, usual = rows[0]
             typer.echo(
