@@ -43,15 +43,9 @@ def contained(dtype: torch.dtype | None = None) -> Iterator[None]:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
             logging.getLogger().setLevel(level)
-            _restore(environment)
-
-
-def _restore(environment: dict[str, str]) -> None:
-    for name in os.environ.keys() - environment.keys():
-        del os.environ[name]
-    for name, value in environment.items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update({name: v for name, v in environment.items() if os.environ.get(name) != v})
 
 
 def vendor(module: str, package: str, extra: str) -> ModuleType:

@@ -34,7 +34,10 @@ class GraphPesEnergy(Foreign):
     def __init__(self, module: Any) -> None:
         cutoff = float(module.cutoff)
         elements = tuple(atomic_numbers[symbol] for symbol in module.elements_seen)
-        super().__init__(module, elements, cutoff, _layers(module) * cutoff)
+        # message-passing layers by the names that graph-pes gives their lists; else the longest list, or 1
+        lists = {name: len(m) for name, m in module.named_modules() if isinstance(m, nn.ModuleList)}
+        passing = [n for name, n in lists.items() if name.rpartition(".")[2] in ("interactions", "layers", "gcn")]
+        super().__init__(module, elements, cutoff, max(passing or [1, *lists.values()]) * cutoff)
 
     def atomic_energies(self) -> tuple[Tensor, Tensor] | None:
         """The offsets of the elements, by atomic number."""
@@ -83,13 +86,6 @@ class GraphPesEnergy(Foreign):
 
 def _graphs() -> Any:
     return vendor("graph_pes.atomic_graph", _PACKAGE, _EXTRA)
-
-
-def _layers(module: nn.Module) -> int:
-    """Number of message-passing layers, by the names that graph-pes gives their lists; else the longest list, or 1."""
-    lists = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.ModuleList)]
-    passing = [len(m) for name, m in lists if name.rpartition(".")[2] in ("interactions", "layers", "gcn")]
-    return max(passing or [1, *(len(m) for _, m in lists)])
 
 
 def load(file: str, *, trust: bool = False) -> GraphPesEnergy:

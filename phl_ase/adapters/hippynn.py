@@ -126,11 +126,12 @@ def load(file: str, *, trust: bool = False) -> HippynnEnergy:
     path = existing(name)
     path = path / _STRUCTURE if path.is_dir() else path
     vendor("hippynn", _PACKAGE, _EXTRA)
+    kinds = vendor("hippynn.graphs.indextypes", _PACKAGE, _EXTRA).IdxType
     try:
         structure = read_module(
             path,
             ("hippynn.graphs", "hippynn.layers", "hippynn.networks"),
-            _others(),
+            {(kinds.__module__, kinds.__name__): kinds},
             base=object,
             # optimisers, schedules and data of the training are of no use here
             rest=record_kind,
@@ -154,11 +155,6 @@ def load(file: str, *, trust: bool = False) -> HippynnEnergy:
         raise
     except Exception as error:  # whatever the vendor's graph tools raise is one line here
         raise PHLError(f"{path.name}: is no hippynn model that can be used ({reason_of(error)[:200]})") from error
-
-
-def _others() -> dict[tuple[str, str], Any]:
-    kinds = vendor("hippynn.graphs.indextypes", _PACKAGE, _EXTRA).IdxType
-    return {(kinds.__module__, kinds.__name__): kinds}
 
 
 def _holds_records(module: nn.Module) -> bool:

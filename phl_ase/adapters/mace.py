@@ -114,29 +114,32 @@ def load(file: str, *, trust: bool = False) -> MaceEnergy:
     name, _, head = file.partition("#") if not Path(file).exists() else (file, "", "")
     path = existing(name)
     vendor("mace.modules", _PACKAGE, _EXTRA)
-    # of the two ways the first runs nothing of the file: it is taken also where the file is trusted
-    record = read_records(path, _plain_types())
+    irreps = vendor("e3nn.o3._irreps", _PACKAGE, _EXTRA)
+    plain = {("e3nn.o3._irreps", name): getattr(irreps, name) for name in ("Irreps", "Irrep", "_MulIr")}
+    # this runs nothing of the file: it is tried also where the file is trusted
+    record = read_records(path, plain)
     try:
-        module = _rebuilt(record, path)
+        module = _rebuilt(record)
     except _Different as reason:
         if not trust:
             raise not_trusted(path, str(reason), "mace") from None
         module = read_trusted(path)
         if not hasattr(module, "r_max"):
             raise PHLError(f"{path.name}: holds a {type(module).__name__}; expected a MACE model") from None
-    return MaceEnergy(module, _head(module, head, path))
+    heads = list(getattr(module, "heads", None) or ["Default"])
+    default = [name for name in heads if name.lower() == "default"]
+    chosen = head or (heads[0] if len(heads) == 1 else default[0] if default else "")
+    if chosen not in heads:
+        got = f"has no head {head!r}" if head else "has several heads"
+        raise PHLError(f"{path.name}: {got}; choose one of {', '.join(heads)}: mace:{path}#HEAD")
+    return MaceEnergy(module, heads.index(chosen))
 
 
 class _Different(Exception):
     """A model that the installed MACE does not build from the settings in the file."""
 
 
-def _plain_types() -> dict[tuple[str, str], Any]:
-    irreps = vendor("e3nn.o3._irreps", _PACKAGE, _EXTRA)
-    return {("e3nn.o3._irreps", name): getattr(irreps, name) for name in ("Irreps", "Irrep", "_MulIr")}
-
-
-def _rebuilt(record: PickledObject, path: Path) -> nn.Module:
+def _rebuilt(record: PickledObject) -> nn.Module:
     kind = type(record).__name__
     if kind != "ScaleShiftMACE":
         raise _Different(f"holds a {kind}, which is rebuilt from its settings only for ScaleShiftMACE")
@@ -158,7 +161,7 @@ def _rebuilt(record: PickledObject, path: Path) -> nn.Module:
 
 
 def _settings(record: Any) -> dict[str, Any]:
-    """Arguments of the constructor, by MACE's own reading of a model; names of classes become this MACE's classes."""
+    """Return the constructor's arguments as MACE reads them of a model; names of classes become this MACE's classes."""
     scripts = vendor("mace.tools.scripts_utils", _PACKAGE, _EXTRA)
     modules = vendor("mace.modules", _PACKAGE, _EXTRA)
     settings: dict[str, Any] = scripts.extract_config_mace_model(record)
@@ -175,13 +178,3 @@ def _settings(record: Any) -> dict[str, Any]:
         if not 0 <= settings[name] <= largest:
             raise ValueError(f"{name} is {settings[name]}")
     return settings
-
-
-def _head(module: Any, wanted: str, path: Path) -> int:
-    heads = list(getattr(module, "heads", None) or ["Default"])
-    default = [name for name in heads if name.lower() == "default"]
-    chosen = wanted or (heads[0] if len(heads) == 1 else default[0] if default else "")
-    if chosen not in heads:
-        got = f"has no head {wanted!r}" if wanted else "has several heads"
-        raise PHLError(f"{path.name}: {got}; choose one of {', '.join(heads)}: mace:{path}#HEAD")
-    return heads.index(chosen)

@@ -73,7 +73,7 @@ class PickledObject:
         return True
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
-        """The state dict of a recorded module: parameters and persistent buffers by their full names."""
+        """Return the state dict of a recorded module: parameters and persistent buffers by their full names."""
         transient = self.__dict__.get("_non_persistent_buffers_set", ())
         found = {f"{prefix}{k}": v for k, v in self.__dict__.get("_parameters", {}).items() if v is not None}
         buffers = self.__dict__.get("_buffers", {})
@@ -100,17 +100,13 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     return rebuilt
 
 
-def _parameter(data: Tensor, requires_grad: bool, *_: Any) -> nn.Parameter:
-    return nn.Parameter(data, requires_grad)
-
-
 _DATA: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _bytes,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, *_: nn.Parameter(data, requires_grad),
     **{("torch", str(dtype)[6:]): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
     **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset, slice)},
 }
@@ -120,7 +116,7 @@ LookUp = Callable[[str, str], Any]
 
 
 def read_records(path: Path, plain: Mapping[tuple[str, str], Any]) -> PickledObject:
-    """The object of a file as a tree of records, tensors and plain values.
+    """Return the object of a file as a tree of records, tensors and plain values.
 
     Args:
         path: A file that ``torch.save`` wrote.
@@ -141,7 +137,7 @@ def read_records(path: Path, plain: Mapping[tuple[str, str], Any]) -> PickledObj
 
 @functools.cache
 def record_kind(module: str, name: str) -> type[PickledObject]:
-    """The class of records that stand for a class (or function) of another package."""
+    """Return the class of records that stand for a class (or function) of another package."""
     return type(name, (PickledObject,), {"__module__": module})
 
 
@@ -153,7 +149,7 @@ def read_module(
     base: type = nn.Module,
     rest: Callable[[str, str], Any] | None = None,
 ) -> Any:
-    """The object of a file, made of torch modules of named packages.
+    """Return the object of a file, made of torch modules of named packages.
 
     Args:
         path: A file that ``torch.save`` wrote.
@@ -191,16 +187,15 @@ def is_plain(kind: Any, base: type = nn.Module) -> bool:
     return (
         isinstance(kind, type)
         and issubclass(kind, base)
-        and all(getattr(kind, name, None) in _plain(name) for name in _OWN_UNPICKLING)
+        and all(
+            getattr(kind, name, None) in (getattr(object, name, None), getattr(nn.Module, name, None))
+            for name in _OWN_UNPICKLING
+        )
     )
 
 
-def _plain(name: str) -> tuple[Any, ...]:
-    return getattr(object, name, None), getattr(nn.Module, name, None)
-
-
 def read_trusted(path: Path) -> Any:
-    """The object of a file, by torch's own unpickler: runs whatever code the file holds.
+    """Return the object of a file, by torch's own unpickler: runs whatever code the file holds.
 
     Raises:
         PHLError: For a file that is missing or damaged, or needs a package that is not installed.
@@ -217,7 +212,7 @@ def read_trusted(path: Path) -> Any:
 def read_plain_or_trusted(
     path: Path, prefix: str, packages: tuple[str, ...], others: Mapping[tuple[str, str], Any], *, trust: bool
 ) -> Any:
-    """The object of a file, as :func:`read_module` reads it; where it holds more, by torch, if it is trusted.
+    """Return the object of a file, as :func:`read_module` reads it; where it holds more, by torch, if it is trusted.
 
     Args:
         path: A file that ``torch.save`` wrote.
@@ -238,7 +233,7 @@ def read_plain_or_trusted(
 
 
 def not_trusted(path: Path, reason: str, prefix: str) -> PHLError:
-    """The error for a file that needs more than reading."""
+    """Return the error for a file that needs more than reading."""
     return PHLError(
         f"{path.name}: {reason}; loading it would run code from the file. If you trust whoever made it, say so: "
         f"--trust on the command line, PHLCalculator({f'{prefix}:{path.name}'!r}, trust=True) in Python"

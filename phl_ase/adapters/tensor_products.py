@@ -29,6 +29,7 @@ class MatrixProducts:
     """
 
     def __init__(self, product: Any) -> None:
+        e3nn = vendor("e3nn.o3", "e3nn", "mace")
         first, second, out = product.irreps_in1, product.irreps_in2, product.irreps_out
         self._channels = first[0].mul
         self._dims = [irrep.dim for _, irrep in first]
@@ -42,7 +43,8 @@ class MatrixProducts:
             path = paths[p]
             irreps = first[path.i_in1].ir, second[path.i_in2].ir, out[path.i_out].ir
             block = torch.zeros(irreps[0].dim, second.dim, irreps[2].dim, dtype=torch.float64, device="cpu")
-            block[:, second.slices()[path.i_in2]] = path.path_weight * _wigner_3j(*(irrep.l for irrep in irreps))
+            symbols = e3nn.wigner_3j(*(irrep.l for irrep in irreps), dtype=torch.float64)
+            block[:, second.slices()[path.i_in2]] = path.path_weight * symbols
             couplings[path.i_in1].append(block)
         # which path a component of the message belongs to
         spread = torch.zeros(len(paths), sum(self._widths), dtype=torch.float64, device="cpu")
@@ -63,7 +65,10 @@ class MatrixProducts:
         weight: Float[Tensor, "edges weights"],
     ) -> Float[Tensor, "edges messages"]:
         """The messages, in e3nn's order: by irreps, of each the channels, of each of these its components."""
-        *couplings, spread = self._constants(harmonics)
+        key = harmonics.dtype, harmonics.device
+        if key not in self._converted:
+            self._converted[key] = [constant.to(harmonics) for constant in self._exact]
+        *couplings, spread = self._converted[key]
         edges, channels = len(harmonics), self._channels
         parts = features.split([channels * dim for dim in self._dims], dim=-1)
         mixed = []
@@ -76,12 +81,6 @@ class MatrixProducts:
         weights = weight.reshape(edges, len(spread), channels).transpose(1, 2) @ spread
         paths = (_joined(mixed) * weights).split(self._widths, dim=-1)
         return _joined([paths[place].flatten(1) for place in self._outputs])
-
-    def _constants(self, like: Tensor) -> list[Tensor]:
-        key = like.dtype, like.device
-        if key not in self._converted:
-            self._converted[key] = [constant.to(like) for constant in self._exact]
-        return self._converted[key]
 
 
 def can_be_matrices(product: Any) -> bool:
@@ -120,11 +119,6 @@ def own_products(module: nn.Module) -> Iterator[None]:
     finally:
         for part, forward in zip(taken, replaced, strict=True):
             part.forward = forward
-
-
-def _wigner_3j(*degrees: int) -> Tensor:
-    symbols: Tensor = vendor("e3nn.o3", "e3nn", "mace").wigner_3j(*degrees, dtype=torch.float64)
-    return symbols
 
 
 class _Joined(torch.autograd.Function):

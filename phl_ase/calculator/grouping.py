@@ -52,10 +52,7 @@ def groups_of(
     graph = GradientGraph(potential, batch, curvature=True)
     each = elements * max(graph.saved_bytes, 1) / max(elements[middle], 1)
     limit = memory_budget / _GPU_ROWS if device.type != "cpu" else float(min(memory_budget, CPU_CHUNK))
-    return _split(order, sizes, each, limit, _ALIKE if wants_rows else np.inf)
-
-
-def _split(order: np.ndarray, sizes: np.ndarray, each: np.ndarray, limit: float, alike: float) -> list[list[int]]:
+    alike = _ALIKE if wants_rows else np.inf
     groups: list[list[int]] = []
     total = 0.0
     for index in order:

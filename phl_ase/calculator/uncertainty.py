@@ -51,7 +51,8 @@ def committee_tables(
     # rows of a Hessian keep a processor busy by themselves
     if committee.together is not None and "hessian" not in needs and committee.suits(batch):
         found = evaluate(committee.together, side_by_side(batch, count), needs, memory_budget=memory_budget)
-        values = {name: _by_member(to_numpy(getattr(found, name)), count) for name in needs}
+        tables = {name: to_numpy(getattr(found, name)) for name in needs}
+        values = {name: table.reshape(count, -1, *table.shape[1:]) for name, table in tables.items()}
     else:
         each = [evaluate(member, batch, needs, memory_budget=memory_budget) for member in committee.members]
         values = {name: stacked(each, name) for name in needs}
@@ -62,10 +63,6 @@ def committee_tables(
                 factor = 1.0 if committee.calibration is None else getattr(committee.calibration, name)
                 tables[f"{name}_std"] = factor * values[name].std(axis=0, ddof=1)
     return tables
-
-
-def _by_member(table: Array, count: int) -> Array:
-    return table.reshape(count, -1, *table.shape[1:])
 
 
 class DomainWatch:
@@ -145,9 +142,22 @@ class DomainWatch:
             for system, parts in enumerate(zip(*(np.split(a, ends[:-1]) for a in (forces, forces_std)), strict=True)):
                 size, value = map(largest_on_an_atom, parts)
                 if value > (limit := self.calibration.limit(size)):
-                    reasons.setdefault(system, _uncertain(value, limit))
+                    digits = next((d for d in (2, 3, 4) if f"{value:.{d}g}" != f"{limit:.{d}g}"), 5)
+                    uncertain = (
+                        f"the force on an atom is uncertain by {value:.{digits}g} eV/Å, more than the "
+                        f"{limit:.{digits}g} eV/Å that are usual for forces of its size in the training data"
+                    )
+                    reasons.setdefault(system, uncertain)
         for system, reason in reasons.items():
-            self._act(frames[system], names[system], reason)
+            finding = f"{names[system]} is unlike the model's training data: {reason}"
+            if self.action == "error":
+                raise DomainError(f"{finding} (refused because of out_of_domain='error')")
+            composition = str(sorted(frames[system].numbers.tolist()))
+            if self.action == "warn" and composition not in self.warned:
+                self.warned.add(composition)
+                flags = "" if self.domain is None else f"; results['{IN_DOMAIN}'] tells of each structure"
+                advice = f"Compositions are warned of once{flags}. PHLCalculator(…, out_of_domain='ignore') stops this"
+                warnings.warn(DomainWarning(f"{finding}; its results may be far off", advice), stacklevel=2)
         return [system not in reasons for system in range(len(frames))]
 
     def _misplaced(self, pairs: Pairs, cutoff: float) -> str:
@@ -193,20 +203,9 @@ class DomainWatch:
             self._last = (bonds, reason)
         return reason
 
-    def _act(self, frame: Frame, name: str, reason: str) -> None:
-        finding = f"{name} is unlike the model's training data: {reason}"
-        if self.action == "error":
-            raise DomainError(f"{finding} (refused because of out_of_domain='error')")
-        composition = str(sorted(frame.numbers.tolist()))
-        if self.action == "warn" and composition not in self.warned:
-            self.warned.add(composition)
-            flags = "" if self.domain is None else f"; results['{IN_DOMAIN}'] tells of each structure"
-            advice = f"Compositions are warned of once{flags}. PHLCalculator(…, out_of_domain='ignore') stops this"
-            warnings.warn(DomainWarning(f"{finding}; its results may be far off", advice), stacklevel=2)
-
 
 def _pairs_of_systems(batch: Batch, ends: Array) -> Iterator[Pairs]:
-    """The pairs of each system within the longest cutoff."""
+    """Yield the pairs of each system within the longest cutoff."""
     cutoff = max(batch.neighbours)
     neighbours = batch.neighbours[cutoff]
     distances = np.linalg.norm(to_numpy(batch.vectors(cutoff)), axis=1)
@@ -222,14 +221,6 @@ def _pairs_of_systems(batch: Batch, ends: Array) -> Iterator[Pairs]:
             distances[edges],
             None if shifts is None else shifts[edges],
         )
-
-
-def _uncertain(value: float, limit: float) -> str:
-    digits = next((d for d in (2, 3, 4) if f"{value:.{d}g}" != f"{limit:.{d}g}"), 5)
-    return (
-        f"the force on an atom is uncertain by {value:.{digits}g} eV/Å, more than the {limit:.{digits}g} eV/Å that are "
-        "usual for forces of its size in the training data"
-    )
 
 
 def watch_of(potential: Potential, action: str) -> DomainWatch | None:

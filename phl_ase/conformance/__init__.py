@@ -142,17 +142,15 @@ def check_potential(
     """
     with own_modes(torch.device("cpu")):
         subject = Subject(potential, frames, dtype)
-        rows = [row for rule in RULES if (row := _run(rule, subject)) is not None]
+        rows = []
+        for rule in RULES:
+            tolerance = rule.tolerance if subject.dtype == torch.float64 else rule.single_precision
+            try:
+                measured = rule.measure(subject)
+                value, note = (measured.value, measured.note) if isinstance(measured, Measured) else (measured, "")
+            except Exception as error:  # a potential that cannot do it is a result
+                value, note = float("nan"), first_line(error)
+            if value is not None:
+                passed = bool(value <= tolerance)
+                rows.append(Check(rule.name, passed, value, tolerance, rule.unit, rule.consequence, note))
         return ConformanceReport(getattr(potential, "name", type(potential).__name__), tuple(rows), costs(subject))
-
-
-def _run(rule: Rule, subject: Subject) -> Check | None:
-    tolerance = rule.tolerance if subject.dtype == torch.float64 else rule.single_precision
-    try:
-        measured = rule.measure(subject)
-        value, note = (measured.value, measured.note) if isinstance(measured, Measured) else (measured, "")
-    except Exception as error:  # a potential that cannot do it is a result
-        value, note = float("nan"), first_line(error)
-    if value is None:
-        return None
-    return Check(rule.name, bool(value <= tolerance), value, tolerance, rule.unit, rule.consequence, note)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phl_ase.conformance.subject import Subject, filled, frame_of, moved, relative
 from phl_ase.derivatives import evaluate
 from phl_ase.errors import PHLError
-from phl_ase.structures import Batch, Frame
+from phl_ase.structures import Batch
 
 
 def energies(s: Subject) -> float:
@@ -64,13 +64,11 @@ def crosstalk(s: Subject) -> float:
 def translation(s: Subject) -> float:
     """Systems shifted at random, the atoms of cells wrapped back into them."""
     shifted = moved(s.frames, [s.rng.uniform(-4.0, 4.0, size=3) for _ in s.frames])
-    return s.change([_wrapped(frame) for frame in shifted], lambda _, forces: forces)
-
-
-def _wrapped(frame: Frame) -> Frame:
-    if not frame.pbc.all():
-        return frame
-    return dataclasses.replace(frame, positions=(frame.positions @ np.linalg.inv(frame.cell) % 1.0) @ frame.cell)
+    wrapped = [
+        dataclasses.replace(f, positions=(f.positions @ np.linalg.inv(f.cell) % 1.0) @ f.cell) if f.pbc.all() else f
+        for f in shifted
+    ]
+    return s.change(wrapped, lambda _, forces: forces)
 
 
 def rotation(s: Subject) -> float:

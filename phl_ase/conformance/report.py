@@ -127,16 +127,15 @@ class ConformanceReport:
         Beside ``nearly`` (all below 1e-2) and ``no`` stands the largest number of those that should be smaller, where
         there is one.
         """
-        return {use: self._verdict(names) for use, names in _USES.items()}
-
-    def _verdict(self, names: tuple[str, ...]) -> str:
-        rows = [row for row in self.rows if row.name in names]
-        failed = [row.value for row in rows if not row.passed]
-        if not failed:
-            return "yes" if rows else "–"
-        known = [value for value in failed if math.isfinite(value)]
-        word = "nearly" if known == failed and max(known) < _NEARLY else "no"
-        return f"{word} ({max(known):.0e})" if known else word
+        verdicts = {}
+        for use, names in _USES.items():
+            rows = [row for row in self.rows if row.name in names]
+            failed = [row.value for row in rows if not row.passed]
+            known = [value for value in failed if math.isfinite(value)]
+            nearly = known == failed and max(known, default=0.0) < _NEARLY
+            word = ("nearly" if nearly else "no") if failed else "yes" if rows else "–"
+            verdicts[use] = f"{word} ({max(known):.0e})" if known else word
+        return verdicts
 
     def shortcomings(self) -> str:
         """The checks that failed with what was measured, and what that means, in one line; empty where all passed."""

@@ -39,13 +39,17 @@ def stress(s: Subject) -> float | None:
     exact = filled(s.evaluate(cells, ("stress",)).stress)
     volumes = s.tensor(np.array([abs(np.linalg.det(f.cell)) for f in cells]))
 
+    def strained_energies(strain: np.ndarray, t: float) -> Tensor:
+        turn = np.eye(3) + t * strain
+        return s.energies([dataclasses.replace(f, positions=f.positions @ turn, cell=f.cell @ turn) for f in cells])
+
     def error(h: float) -> float:
         steps = torch.zeros_like(exact)
         for a, b in zip(*np.triu_indices(3), strict=True):
             strain = np.zeros((3, 3))
             strain[a, b] += 0.5
             strain[b, a] += 0.5
-            change = slope(partial(_strained_energies, s, cells, strain), h)
+            change = slope(partial(strained_energies, strain), h)
             steps[:, a, b] = steps[:, b, a] = (change / volumes).to(steps.dtype)
         return relative(exact, steps)
 
@@ -135,30 +139,41 @@ def parameters(s: Subject) -> Measured | None:
     if not value.requires_grad:
         return Measured(0.0)
     gradient = torch.autograd.grad(value, leaves, materialize_grads=True, allow_unused=True)
-    directions = [[s.tensor(s.rng.normal(size=tuple(p.shape))) * _size(p) for p in leaves] for _ in range(_REPEATS)]
+    sizes = [p.detach().square().mean().sqrt().item() or 1.0 for p in leaves]
+    directions = [
+        [s.tensor(s.rng.normal(size=tuple(p.shape))) * size for p, size in zip(leaves, sizes, strict=True)]
+        for _ in range(_REPEATS)
+    ]
     exact = torch.stack([torch.stack([(g * d).sum() for g, d in zip(gradient, ds, strict=True)]) for ds in directions])
+
+    def loss_at(direction: Sequence[Tensor], t: float) -> Tensor:
+        kept = [p.detach().clone() for p in leaves]
+        with torch.no_grad():
+            for p, d in zip(leaves, direction, strict=True):
+                p.add_(t * d)
+        value = loss().detach().double()
+        with torch.no_grad():
+            for p, old in zip(leaves, kept, strict=True):
+                p.copy_(old)
+        return value
 
     found: dict[float, str] = {}
 
     def error(h: float) -> float:
-        steps = torch.stack([slope(partial(_loss_at, loss, leaves, ds), h) for ds in directions])
+        steps = torch.stack([slope(partial(loss_at, ds), h) for ds in directions])
         got = exact.double().sum(1)
         worst = relative(got, steps)
-        found[worst] = f"E-F-HVP gradients of this model are {_factor(got, steps):.2g} × what they should be"
+        place = (got - steps).abs().argmax()  # the component that is furthest off
+        factor = (got[place] / steps[place]).item()
+        found[worst] = f"E-F-HVP gradients of this model are {factor:.2g} × what they should be"
         return worst
 
     best = s.steps.best(error, s.steps.parameter)
     return Measured(best, found[best])
 
 
-def _factor(got: Tensor, expected: Tensor) -> float:
-    """The one component that is furthest off, as a multiple of what it should be."""
-    worst = (got - expected).abs().argmax()
-    return (got[worst] / expected[worst]).item()
-
-
 def degenerate(s: Subject) -> float:
-    """Number of gradients in the parameters that are not finite where vector features are zero.
+    """Return the number of gradients in the parameters that are not finite where vector features are zero.
 
     A lone atom, a dimer and a symmetric linear molecule: the norm of a zero vector has no derivative.
     """
@@ -208,28 +223,3 @@ def _several(s: Subject) -> list[list[np.ndarray]]:
 
 def _along(frames: Sequence[Frame], directions: Sequence[np.ndarray], t: float) -> list[Frame]:
     return moved(frames, [t * v for v in directions])
-
-
-def _strained_energies(s: Subject, cells: Sequence[Frame], strain: np.ndarray, t: float) -> Tensor:
-    return s.energies([_strained(frame, t * strain) for frame in cells])
-
-
-def _strained(frame: Frame, strain: np.ndarray) -> Frame:
-    deformation = np.eye(3) + strain
-    return dataclasses.replace(frame, positions=frame.positions @ deformation, cell=frame.cell @ deformation)
-
-
-def _size(parameter: Tensor) -> float:
-    return parameter.detach().square().mean().sqrt().item() or 1.0
-
-
-def _loss_at(loss, leaves: Sequence[Tensor], direction: Sequence[Tensor], t: float) -> Tensor:
-    kept = [p.detach().clone() for p in leaves]
-    with torch.no_grad():
-        for p, d in zip(leaves, direction, strict=True):
-            p.add_(t * d)
-    value = loss().detach().double()
-    with torch.no_grad():
-        for p, old in zip(leaves, kept, strict=True):
-            p.copy_(old)
-    return value

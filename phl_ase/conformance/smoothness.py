@@ -46,8 +46,25 @@ def symmetric(s: Subject) -> float:
 
 
 def crossing(s: Subject, order: int) -> float:
-    """Jump of a derivative where an atom leaves the cutoff of another, over its size inside; the worst cutoff."""
-    return max(_jump(s, cutoff, order) for cutoff in s.potential.cutoffs if np.isfinite(cutoff))
+    """Return the jump of a derivative where an atom leaves the cutoff of another, over its size inside.
+
+    It is the difference of both sides, extrapolated linearly to the cutoff: a slope does not count, a jump does. Of
+    several cutoffs the worst counts.
+    """
+    h, worst = s.steps.crossing, []
+    axis = -np.array([2.0, 2.0, 1.0]) / 3.0  # away from the others: no second pair crosses with this one
+    away = min(s.potential.receptive_field, 1e3) + 10.0
+    numbers = np.resize(np.asarray(s.species), 4)
+    for cutoff in [cutoff for cutoff in s.potential.cutoffs if np.isfinite(cutoff)]:
+        d = min(1.1, 0.4 * cutoff)
+        rest = np.array([[0.0, 0.0, 0.0], [0.9 * d, 0.3 * d, 0.0], [0.2 * d, 0.9 * d, 0.3 * d]])
+        ends = [cutoff + x for x in (h, -h, 0.1 * h, -0.1 * h)]
+        inside = list(np.linspace(0.5, 0.95, 10) * cutoff)
+        frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in (*ends, *inside, away)]
+        q = _derivatives(s, frames, np.vstack([np.zeros((3, 3)), axis]))[order]
+        jump = (10.0 * (q[2] - q[3]) - (q[0] - q[1])) / 9.0
+        worst.append((jump.abs() / (q[4:-1] - q[-1]).abs().max().clamp(min=TINY)).item())
+    return max(worst)
 
 
 def jumps(s: Subject) -> Measured:
@@ -67,6 +84,10 @@ def jumps(s: Subject) -> Measured:
 
 def _largest_jump(s: Subject, z: int) -> tuple[float, float, float]:
     """Size of the largest jump, of the second derivative itself (eV/Å²), and where it is (Å)."""
+    # an atom at distances from the first of three
+    rest = np.array([[0.0, 0.0, 0.0], [1.0, 0.35, 0.0], [0.2, 1.0, 0.35]])
+    axis = -np.array([2.0, 2.0, 1.0]) / 3.0
+    numbers, direction = [*np.resize(np.asarray(s.species), 3), z], np.vstack([np.zeros((3, 3)), axis])
     finite = [cutoff for cutoff in s.potential.cutoffs if np.isfinite(cutoff)]
     grid = np.linspace(0.9, 0.98 * max(finite), 49)
     intervals, parents = np.stack([grid[:-1], grid[1:]], axis=1), np.zeros(0)
@@ -74,7 +95,8 @@ def _largest_jump(s: Subject, z: int) -> tuple[float, float, float]:
     for cuts in (1, _CUTS, _CUTS, _CUTS):
         edges = intervals[:, :1] + np.diff(intervals, axis=1) * np.linspace(0.0, 1.0, cuts + 1)
         distances, where = np.unique(edges, return_inverse=True)  # neighbouring intervals share an end
-        q = _derivatives(s, *_approach(s, z, distances))[2:].cpu().numpy()[:, where].reshape(2, *edges.shape)
+        frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in distances]
+        q = _derivatives(s, frames, direction)[2:].cpu().numpy()[:, where].reshape(2, *edges.shape)
         size = max(size, float(np.abs(q[0]).max()))
         mean = 0.5 * (q[1, :, :-1] + q[1, :, 1:])
         defects = np.abs(np.diff(q[0], axis=1) - mean * np.diff(edges, axis=1))
@@ -87,15 +109,6 @@ def _largest_jump(s: Subject, z: int) -> tuple[float, float, float]:
         intervals = np.stack([edges[:, :-1].ravel()[order], edges[:, 1:].ravel()[order]], axis=1)
         parents = defects.ravel()[order]
     return jump, size, place
-
-
-def _approach(s: Subject, z: int, distances: np.ndarray) -> tuple[list[Frame], np.ndarray]:
-    """An atom at distances from the first of three, and the direction that it moves in."""
-    rest = np.array([[0.0, 0.0, 0.0], [1.0, 0.35, 0.0], [0.2, 1.0, 0.35]])
-    axis = -np.array([2.0, 2.0, 1.0]) / 3.0
-    numbers = [*np.resize(np.asarray(s.species), 3), z]
-    frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in distances]
-    return frames, np.vstack([np.zeros((3, 3)), axis])
 
 
 def _rough(s: Subject, frame: Frame, direction: np.ndarray) -> float:
@@ -133,22 +146,6 @@ def _defects(s: Subject, frame: Frame, direction: np.ndarray, panels: np.ndarray
     # the ends of panels may lie on a kink itself, where the next derivative is as large as its spike
     size = np.maximum(np.ptp(q[:3], axis=(1, 2)), np.abs(q[1:, :, 2:]).max(axis=(1, 2)))
     return q[:3, :, 1] - q[:3, :, 0] - integrals, size
-
-
-def _jump(s: Subject, cutoff: float, order: int) -> float:
-    """The difference of both sides, extrapolated linearly to the cutoff: a slope does not count, a jump does."""
-    d = min(1.1, 0.4 * cutoff)
-    rest = np.array([[0.0, 0.0, 0.0], [0.9 * d, 0.3 * d, 0.0], [0.2 * d, 0.9 * d, 0.3 * d]])
-    axis = -np.array([2.0, 2.0, 1.0]) / 3.0  # away from the others: no second pair crosses with this one
-    h = s.steps.crossing
-    ends = [cutoff + x for x in (h, -h, 0.1 * h, -0.1 * h)]
-    inside = list(np.linspace(0.5, 0.95, 10) * cutoff)
-    away = min(s.potential.receptive_field, 1e3) + 10.0
-    numbers = np.resize(np.asarray(s.species), 4)
-    frames = [frame_of(numbers, np.vstack([rest, r * axis])) for r in (*ends, *inside, away)]
-    q = _derivatives(s, frames, np.vstack([np.zeros((3, 3)), axis]))[order]
-    jump = (10.0 * (q[2] - q[3]) - (q[0] - q[1])) / 9.0
-    return (jump.abs() / (q[4:-1] - q[-1]).abs().max().clamp(min=TINY)).item()
 
 
 def _derivatives(s: Subject, frames: Sequence[Frame], direction: np.ndarray) -> Tensor:

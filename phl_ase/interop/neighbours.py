@@ -27,7 +27,7 @@ def batched_neighbours(
     pbc: Bool[Tensor, "3"],
     cutoff: float,
 ) -> Neighbours:
-    """All ordered pairs (i, j) of one system with |r_j + S·cell − r_i| < cutoff, sorted by i.
+    """Return all ordered pairs (i, j) of one system with |r_j + S·cell − r_i| < cutoff, sorted by i.
 
     Args:
         positions: Å, wrapped into the cell or not.
@@ -50,18 +50,14 @@ def batched_neighbours(
     bins = _Bins(positions.detach().double(), system, _boxes(cell.detach().double(), pbc), pbc, cutoff)
     i, j, shifts, squared = bins.pairs()
     if len(squared) and float(squared.min()) < OVERLAP**2:
-        raise _overlap(i, j, system, squared)
+        worst = int(squared.argmin())
+        which = int(system[i[worst]])
+        first = int(torch.searchsorted(system, which))
+        raise PHLError(
+            f"system {which}: atoms {int(i[worst]) - first} and {int(j[worst]) - first} are "
+            f"{float(squared[worst]) ** 0.5:.2g} Å apart; expected at least {OVERLAP} Å: remove the duplicate atom"
+        )
     return Neighbours(i, j, shifts.to(positions.dtype) if periodic else None)
-
-
-def _overlap(i: Tensor, j: Tensor, system: Tensor, squared: Tensor) -> PHLError:
-    worst = int(squared.argmin())
-    which = int(system[i[worst]])
-    first = int(torch.searchsorted(system, which))
-    return PHLError(
-        f"system {which}: atoms {int(i[worst]) - first} and {int(j[worst]) - first} are "
-        f"{float(squared[worst]) ** 0.5:.2g} Å apart; expected at least {OVERLAP} Å: remove the duplicate atom"
-    )
 
 
 def _boxes(cell: Tensor, pbc: Tensor) -> Tensor:
@@ -107,7 +103,11 @@ class _Bins:
         # distance between the planes that bound it
         heights = extent / torch.linalg.vector_norm(inverse, dim=1)
         atoms = torch.bincount(system, minlength=n_systems).double().unsqueeze(-1)
-        count = _counts(heights / cutoff, atoms * _BINS_PER_ATOM)
+        # bins along each direction: as many as fit, and not many more in all than atoms need
+        most = atoms * _BINS_PER_ATOM
+        count = torch.minimum((heights / cutoff).floor(), most).clamp(min=1.0)
+        excess = (count.prod(-1, keepdim=True) / most).clamp(min=1.0)
+        count = (count / excess.pow(1.0 / 3.0)).floor().clamp(min=1.0)
         tiny = torch.finfo(heights.dtype).tiny
         reach = torch.ceil(cutoff * count / heights.clamp(min=tiny))
         self.reach = torch.where(pbc, reach, torch.minimum(reach, count - 1)).long()
@@ -179,13 +179,6 @@ class _Bins:
         # from images at home to the positions as they are
         shifts = turns[row] + (self.wrapped[i] - self.wrapped[j]).long()
         return i, j, shifts, squared[kept]
-
-
-def _counts(ratio: Tensor, most: Tensor) -> Tensor:
-    """Bins along each direction, as many as fit, and not many more in all than ``most``."""
-    count = torch.minimum(ratio.floor(), most).clamp(min=1.0)
-    excess = (count.prod(-1, keepdim=True) / most).clamp(min=1.0)
-    return (count / excess.pow(1.0 / 3.0)).floor().clamp(min=1.0)
 
 
 def _ragged(counts: Tensor) -> tuple[Tensor, Tensor]:

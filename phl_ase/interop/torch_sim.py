@@ -132,8 +132,16 @@ class PHLTorchSimModel(_interface.ModelInterface):
         system = state.system_idx.long()
         cell = state.row_vector_cell.to(self._dtype).contiguous()
         _require_finite(state.positions, "positions", system, FARTHEST)
-        numbers = state.atomic_numbers.long()
-        self._check_species(numbers, system)
+        numbers, known = state.atomic_numbers.long(), self.potential.species
+        if known and (self._known_numbers is None or not torch.equal(self._known_numbers, numbers)):
+            unseen = ~torch.isin(numbers, torch.tensor(known, device=numbers.device))
+            if bool(unseen.any()):
+                where = int(torch.nonzero(unseen)[0])
+                raise PHLError(
+                    f"system {int(system[where])} has {symbols_of([int(numbers[where])])}, which the model never saw; "
+                    f"it knows {symbols_of(known)}: use or train a model for these elements"
+                )
+            self._known_numbers = numbers.clone()
         sizes = torch.bincount(system, minlength=len(cell))
         pbc = torch.as_tensor(state.pbc, device=cell.device).expand(3)
         positions = state.positions.detach().to(self._dtype)
@@ -165,19 +173,6 @@ class PHLTorchSimModel(_interface.ModelInterface):
                 "use one that does"
             )
         return values
-
-    def _check_species(self, numbers: Tensor, system: Tensor) -> None:
-        last = self._known_numbers
-        if not self.potential.species or (last is not None and torch.equal(last, numbers)):
-            return
-        unseen = ~torch.isin(numbers, torch.tensor(self.potential.species, device=numbers.device))
-        if bool(unseen.any()):
-            where = int(torch.nonzero(unseen)[0])
-            raise PHLError(
-                f"system {int(system[where])} has {symbols_of([int(numbers[where])])}, which the model never saw; "
-                f"it knows {symbols_of(self.potential.species)}: use or train a model for these elements"
-            )
-        self._known_numbers = numbers.clone()
 
 
 def _require_finite(values: Tensor, name: str, system: Tensor, largest: float | None = None) -> None:

@@ -89,7 +89,21 @@ def train_committee(
     """
     _check(config, data, members)
     with run_folder(folder, resume=resume) as path:
-        _record(config, data, path, members, resume=resume)
+        if resume:
+            before = recorded_members(path)
+            if before is None:
+                raise PHLError(f"{path} holds a run of a single model; leave --members out, or choose another folder")
+            if before != members:
+                raise PHLError(
+                    f"{path}: the committee was started with {before} members, not {members}; resume it unchanged"
+                )
+            old = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+            if changed := changed_settings(old, config.to_json()):
+                raise PHLError(f"{path}: the committee was started with another {changed}; resume it unchanged")
+        else:
+            write_atomic(path / MEMBERS, json.dumps({"members": members}).encode())
+            write_atomic(path / SPLIT, json.dumps(data.split, indent=1).encode())
+            write_atomic(path / CONFIG, json.dumps(config.to_json(), indent=1).encode())
         results = []
         for k in range(1, members + 1):
             own = path / f"member-{k}"
@@ -164,8 +178,12 @@ def member_run(config: TrainConfig, data: RunData, member: int) -> tuple[TrainCo
     """Return configuration and frames of a member, counted from 1."""
     values = config.to_json()
     values["training"]["seed"] += member - 1
-    if config.potential.start is not None:
-        values["potential"]["from"] = _started_from(config.potential.start, member)
+    source = config.potential.start
+    # of a committee one of its members, each in turn
+    if source is not None and find_model(source)[1] is None and (count := members_of(read_card(source))) is not None:
+        source = f"{source}#{(member - 1) % count + 1}"
+    if source is not None:
+        values["potential"]["from"] = source
     learnt, watched = _divided(data.train, seed=1000 + values["training"]["seed"])
     held_out = [frame.frame_id for frame in (*data.valid, *data.test)]
     split = {
@@ -244,27 +262,3 @@ def _check(config: TrainConfig, data: RunData, members: int) -> None:
     if strange := set(species_of(data.valid)) - set(species_of(data.train)) if start is None else set():
         symbols = ", ".join(chemical_symbols[z] for z in sorted(strange))
         raise PHLError(f"validation frames hold {symbols}, which no training frame holds; choose another split or seed")
-
-
-def _record(config: TrainConfig, data: RunData, folder: Path, members: int, *, resume: bool) -> None:
-    """Write what a committee is made of, or compare it with what the folder was started with."""
-    if not resume:
-        write_atomic(folder / MEMBERS, json.dumps({"members": members}).encode())
-        write_atomic(folder / SPLIT, json.dumps(data.split, indent=1).encode())
-        write_atomic(folder / CONFIG, json.dumps(config.to_json(), indent=1).encode())
-        return
-    before = recorded_members(folder)
-    if before is None:
-        raise PHLError(f"{folder} holds a run of a single model; leave --members out, or choose another folder")
-    if before != members:
-        raise PHLError(f"{folder}: the committee was started with {before} members, not {members}; resume it unchanged")
-    old = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if changed := changed_settings(old, config.to_json()):
-        raise PHLError(f"{folder}: the committee was started with another {changed}; resume it unchanged")
-
-
-def _started_from(source: str, member: int) -> str:
-    """Return the model that a member starts from: of a committee one of its members, each in turn."""
-    if find_model(source)[1] is not None or (count := members_of(read_card(source))) is None:
-        return source
-    return f"{source}#{(member - 1) % count + 1}"

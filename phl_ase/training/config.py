@@ -241,7 +241,9 @@ def read_toml(path: str | Path, overrides: Sequence[str], *, command: str) -> di
 
 
 def default_toml() -> str:
-    """A commented configuration with every key at its default."""
+    """Return a commented configuration with every key at its default."""
+    from phl_ase.potentials import CORES, PaiNNConfig  # with torch: only this needs the architectures
+
     lines = ["# Training configuration of phl_ase: run it with 'phl train CONFIG.toml --out FOLDER'."]
     for section, field in TrainConfig.model_fields.items():
         kind = field.annotation
@@ -251,22 +253,15 @@ def default_toml() -> str:
         fields = kind.model_fields.items()
         lines += [_toml_line(item.alias or key, item.default, item.description) for key, item in fields]
         if section == "potential":
-            lines += _painn_lines()
+            comments = {
+                "channels": "width of the features",
+                "layers": "message-passing layers",
+                "cutoff": "Å",
+                "n_basis": "radial functions",
+                "core": f"repulsive core under the network: {', '.join(CORES)}",
+            }
+            lines += [_toml_line(key, getattr(PaiNNConfig, key), comment) for key, comment in comments.items()]
     return "\n".join(lines) + "\n"
-
-
-def _painn_lines() -> list[str]:
-    """The settings of PaiNN; only these need the architectures, and with them torch."""
-    from phl_ase.potentials import CORES, PaiNNConfig
-
-    comments = {
-        "channels": "width of the features",
-        "layers": "message-passing layers",
-        "cutoff": "Å",
-        "n_basis": "radial functions",
-        "core": f"repulsive core under the network: {', '.join(CORES)}",
-    }
-    return [_toml_line(key, getattr(PaiNNConfig, key), comment) for key, comment in comments.items()]
 
 
 def _toml_line(key: str, value: Any, description: str | None) -> str:
@@ -314,7 +309,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
-    """The first thing that does not fit, in one line; of an unknown key, the valid ones.
+    """Return the first thing that does not fit, in one line; of an unknown key, the valid ones.
 
     Args:
         error: What pydantic raised.
@@ -322,15 +317,12 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}; valid: {', '.join(_valid_keys(first['loc'], root))}"
-    return f"{where} is {first.get('input')!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _valid_keys(location: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
-    for part in location[:-1]:
+    if first["type"] != "extra_forbidden":
+        return f"{where} is {first.get('input')!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    for part in first["loc"][:-1]:
         # a section, or the place in a list of sections
         annotation = root if isinstance(part, int) else root.model_fields[str(part)].annotation
         inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
         root = next((kind for kind in inner if issubclass(kind, BaseModel)), root)
-    return sorted(field.alias or key for key, field in root.model_fields.items())
+    valid = sorted(field.alias or key for key, field in root.model_fields.items())
+    return f"unknown key {where!r}; valid: {', '.join(valid)}"

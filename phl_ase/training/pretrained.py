@@ -24,7 +24,7 @@ _BATCH_SIZE = 64  # frames in a batch
 def pretrained_model(
     settings: PotentialSection, frames: Sequence[Frame], replay: Sequence[Frame] = (), *, mixed: bool = False
 ) -> Model:
-    """A trained model to go on from.
+    """Return a trained model to go on from.
 
     Weights, scale and species stay. Its energy per species moves by the least-squares fit of what the training energies
     differ from its own, the smallest change where compositions do not determine it: another level of theory counts
@@ -41,7 +41,8 @@ def pretrained_model(
         PHLError: For a file that is no model of ours, settings of the architecture that are not the model's, or frames
             with a species that it does not know.
     """
-    model = _loaded(str(settings.start))
+    start = str(settings.start)
+    model = load_foreign(start) if is_foreign(start) else load_model(start, dtype=torch.float64)
     card = model.card()
     given = {"architecture": settings.architecture} if "architecture" in settings.model_fields_set else {}
     own = {"architecture": card["architecture"], **card["config"]}
@@ -61,20 +62,11 @@ def pretrained_model(
     fitted = frames if mixed else [*frames, *replay]
     moved = model.reference_energies + torch.from_numpy(references_missing(model, fitted))
     model.set_references(moved, float(model.scale))
-    _choose_trainable(model.train(), settings.trainable)
-    return model
-
-
-def _loaded(start: str) -> Model:
-    return load_foreign(start) if is_foreign(start) else load_model(start, dtype=torch.float64)
-
-
-def _choose_trainable(model: Model, patterns: Sequence[str]) -> None:
-    """Switch on the gradients of the parameters whose name fits one of the patterns; of all where there are none."""
-    names = [name for name, _ in model.named_parameters()]
-    chosen = {name for pattern in patterns or ("*",) for name in named_like(names, pattern, "potential.trainable")}
-    for name, parameter in model.named_parameters():
+    names, patterns = [name for name, _ in model.named_parameters()], settings.trainable or ("*",)
+    chosen = {name for pattern in patterns for name in named_like(names, pattern, "potential.trainable")}
+    for name, parameter in model.train().named_parameters():
         parameter.requires_grad_(name in chosen)
+    return model
 
 
 def references_missing(model: Model, frames: Sequence[Frame]) -> np.ndarray:

@@ -28,7 +28,7 @@ _COMMON = {"level_of_theory": "level of theory", "energy_reference": "energy ref
 def load_replay(
     config: TrainConfig, dataset: BaseDataset, *, held_out: int
 ) -> tuple[list[Frame], list[Frame], dict[str, Any]]:
-    """Frames of the original data of a configuration.
+    """Return the frames of the original data of a configuration.
 
     Args:
         config: The run's configuration.
@@ -51,8 +51,14 @@ def load_replay(
                 f"replay.source is {settings.source!r}, the data that data.source trains, chooses and tests the model "
                 "with; name the data that it has learnt before"
             )
-        if not settings.mixed:
-            _check_levels(dataset, original)
+        for name, words in () if settings.mixed else _COMMON.items():
+            new, old = (getattr(data.meta, name) or "unknown" for data in (dataset, original))
+            if new != old:
+                raise PHLError(
+                    f"the {words} of {original.name} is {old}, of {dataset.name} {new}, and one model learns one "
+                    "surface; label the frames to replay like the new ones, or set replay.mixed = true: their energies "
+                    "are then moved per species, their other labels taken as they are"
+                )
         largest = config.data.max_atoms or max(original.sizes)
         order = np.random.default_rng(settings.seed).permutation(np.flatnonzero(original.sizes <= largest))
         order = order[: settings.frames]
@@ -71,21 +77,10 @@ def load_replay(
     return replayed, held, card
 
 
-def _check_levels(dataset: BaseDataset, original: BaseDataset) -> None:
-    for name, words in _COMMON.items():
-        new, old = (getattr(data.meta, name) or "unknown" for data in (dataset, original))
-        if new != old:
-            raise PHLError(
-                f"the {words} of {original.name} is {old}, of {dataset.name} {new}, and one model learns one surface; "
-                "label the frames to replay like the new ones, or set replay.mixed = true: their energies are then "
-                "moved per species, their other labels taken as they are"
-            )
-
-
 def frames_to_replay(
     settings: ReplaySection, frames: Sequence[Frame], held_out: Sequence[Frame], model: Model
 ) -> tuple[list[Frame], list[Frame]]:
-    """Frames as they are replayed, and those that are held out.
+    """Return frames as they are replayed, and those that are held out.
 
     Their ids become −1, −2, …, so that their probes are not those of new frames. Of ``mixed`` data energies are moved
     per species by the least-squares fit of what they differ from the model's: the model has learnt them at their own

@@ -61,11 +61,19 @@ def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> Run
         dataset: An open data set instead of the one that the configuration names.
 
     Raises:
-        PHLError: For data that cannot be read, or a part of the split that is empty.
+        PHLError: For data that cannot be read or whose labels seem to stand under keys that nobody named, or a part of
+            the split that is empty.
     """
     data = config.data
     opened = dataset if dataset is not None else open_dataset(data.source, keys=data.keys or None)
-    _check_keys(config, opened)
+    weighted = [name for name, weight in config.loss.weights().items() if weight > 0 and name != "curvature"]
+    absent = [name for name in weighted if not opened.coverage[TERMS[name].label].any()]
+    if absent and opened.keys_not_read:
+        raise PHLError(
+            f"no frame of {opened.name} has a known key for {absent[0]}; keys that were not read: "
+            f'{", ".join(opened.keys_not_read)}; say which it is with data.keys ({absent[0]} = "its key"; '
+            f"phl data import --key for HDF5), or set loss.{absent[0]} = 0"
+        )
     parts = split(opened, data.split, data.split_seed, fractions=data.fractions)
     largest = data.max_atoms or max(opened.sizes)
     frames = {
@@ -88,24 +96,8 @@ def prepare_data(config: TrainConfig, dataset: BaseDataset | None = None) -> Run
     return RunData(frames["train"], frames["valid"], frames["test"], parts.to_json(), provenance, replay, replay_valid)
 
 
-def _check_keys(config: TrainConfig, dataset: BaseDataset) -> None:
-    """Refuse data whose labels seem to stand under keys that nobody named.
-
-    Raises:
-        PHLError: When a weighted label is on no frame, but the file has keys that were not read.
-    """
-    weighted = [name for name, weight in config.loss.weights().items() if weight > 0 and name != "curvature"]
-    absent = [name for name in weighted if not dataset.coverage[TERMS[name].label].any()]
-    if absent and dataset.keys_not_read:
-        raise PHLError(
-            f"no frame of {dataset.name} has a known key for {absent[0]}; keys that were not read: "
-            f'{", ".join(dataset.keys_not_read)}; say which it is with data.keys ({absent[0]} = "its key"; '
-            f"phl data import --key for HDF5), or set loss.{absent[0]} = 0"
-        )
-
-
 def curvature_family(config: TrainConfig, frames: Sequence[Frame]) -> str | None:
-    """The probe family of a run, ``None`` where curvature is not supervised.
+    """Return the probe family of a run, ``None`` where curvature is not supervised.
 
     Raises:
         PHLError: For an unknown scheme, regime or family, more probes than exist, or data without curvature labels.
@@ -213,7 +205,7 @@ def check_replay(config: TrainConfig, data: RunData) -> None:
 
 
 def new_model(config: TrainConfig, frames: Sequence[Frame], replay: Sequence[Frame] = ()) -> Model:
-    """The model that a run begins with, its reference energies fitted to the training frames.
+    """Return the model that a run begins with, its reference energies fitted to the training frames.
 
     Untrained, its scale fitted as well; or the trained model that the configuration names, with its scale. Frames to
     replay take part in the fit where they are of the same level of theory as the others.

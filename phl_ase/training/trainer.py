@@ -8,7 +8,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -239,7 +239,8 @@ class _Trainer:
                 except Abandoned:
                     self.at = before  # resumed, the validation is made anew
                     self._stop()
-                progress.advance(_note(record))
+                learnt = {k.removeprefix("train_"): v for k, v in record.items() if k.startswith("train_")}
+                progress.advance(" ".join(f"{name} {value:.3g}" for name, value in learnt.items()))
         self.save()
         self.log.write_table()
 
@@ -253,7 +254,15 @@ class _Trainer:
         )
 
     def _epoch(self, started: float) -> None:
-        at, batches = self.at, self._batches()
+        at, training = self.at, self.config.training
+        sizes, replayed = self.train_set.sizes.numpy(), len(self.data.replay)
+        order = {"seed": training.seed, "epoch": at.epoch}
+        # indices into ``train_set``, whose last frames are those to replay
+        if replayed:
+            share = self.config.replay.share
+            batches = batches_with_replay(sizes, replayed, training.batch_size, share=share, **order)
+        else:
+            batches = batches_of_epoch(sizes, training.batch_size, **order)
         while at.batch < len(batches):
             fraction = at.epoch + at.batch / len(batches)
             result, asked_to_stop = self._step(batches[at.batch], fraction)
@@ -266,16 +275,6 @@ class _Trainer:
             at.seconds = time.monotonic() - started
             if asked_to_stop:
                 self._stop()
-
-    def _batches(self) -> list[np.ndarray]:
-        """The batches of the epoch, indices into ``train_set``, whose last frames are those to replay."""
-        training, epoch = self.config.training, self.at.epoch
-        sizes, replayed = self.train_set.sizes.numpy(), len(self.data.replay)
-        if not replayed:
-            return batches_of_epoch(sizes, training.batch_size, seed=training.seed, epoch=epoch)
-        return batches_with_replay(
-            sizes, replayed, training.batch_size, share=self.config.replay.share, seed=training.seed, epoch=epoch
-        )
 
     def _step(self, chosen: np.ndarray, fraction: float) -> tuple[StepResult | None, bool]:
         """One step on a batch: sums and counts over all processes, and whether one of them was asked to stop.
@@ -378,9 +377,25 @@ class _Trainer:
         means = self._mean_terms(self.valid_set)
         loss = sum(self.weights[name] * value for name, value in means.items())
         self._judge(loss)
-        # what is replayed tells how much has been forgotten; the model is chosen by the new frames alone
-        replayed = self._mean_terms(self.replay_valid_set) if self.replay_valid_set is not None else {}
-        return {"valid_loss": loss, **_roots("valid", means), **_roots("replay", replayed)}
+        record = {"valid_loss": loss, **{f"valid_{name}": float(np.sqrt(value)) for name, value in means.items()}}
+        if self.replay_valid_set is not None:
+            # what is replayed tells how much has been forgotten; the model is chosen by the new frames alone
+            replayed = self._mean_terms(self.replay_valid_set)
+            record |= {f"replay_{name}": float(np.sqrt(value)) for name, value in replayed.items()}
+        return record
+
+    def _judge(self, loss: float) -> None:
+        """Keep the model where its validation loss is the smallest so far, or where the last one is kept."""
+        at, training = self.at, self.config.training
+        better = loss < at.best_loss
+        if better or (training.keep == "last" and math.isfinite(loss)):
+            self._save_kept(loss)
+        if better:
+            at.best_loss, at.best_epoch, at.stale = loss, at.epoch, 0
+            return
+        at.stale += 1
+        if training.schedule == "plateau" and at.stale % training.plateau_patience == 0:
+            at.halvings += 1
 
     def _mean_terms(self, frames: PackedFrames) -> dict[str, float]:
         """Mean of each term that the frames carry labels of, over them, for the averaged weights."""
@@ -404,18 +419,6 @@ class _Trainer:
                     counts[name] += int(term.present(labels).sum())
         sums, counts = (self.processes.sum(values, self.device) for values in (sums, counts))
         return {name: sums[name] / counts[name] for name in sums if counts[name]}
-
-    def _judge(self, loss: float) -> None:
-        at, training = self.at, self.config.training
-        better = loss < at.best_loss
-        if better or (training.keep == "last" and math.isfinite(loss)):
-            self._save_kept(loss)
-        if better:
-            at.best_loss, at.best_epoch, at.stale = loss, at.epoch, 0
-            return
-        at.stale += 1
-        if training.schedule == "plateau" and at.stale % training.plateau_patience == 0:
-            at.halvings += 1
 
     def kept(self) -> tuple[float, int]:
         """Validation loss and epoch of the model that is kept."""
@@ -458,14 +461,6 @@ class _Trainer:
             return True
         exhausted = learning_rate(training, self.at.epoch, self.at.halvings) <= training.final_learning_rate
         return training.schedule == "plateau" and self.at.epoch > training.warmup_epochs and exhausted
-
-
-def _roots(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": float(np.sqrt(value)) for name, value in means.items()}
-
-
-def _note(record: dict[str, Any]) -> str:
-    return " ".join(f"{k.removeprefix('train_')} {v:.3g}" for k, v in record.items() if k.startswith("train_"))
 
 
 __all__ = ["Frame", "RunData", "TrainResult", "train"]
