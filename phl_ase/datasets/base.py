@@ -1,4 +1,4 @@
-"""What every data set offers, on disk or in memory."""
+"""Interface of data sets, on disk or in memory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class BaseDataset(ABC):
         return self._offsets[ragged]
 
     def content_hash(self) -> str:
-        """A sha256 of the content, stable under compression, copying and rewriting."""
+        """Return a sha256 of the content, stable under compression, copying and rewriting."""
         return self._hash
 
     @cached_property
@@ -100,7 +100,7 @@ class BaseDataset(ABC):
 
     @abstractmethod
     def _blocks(self, column: str) -> Iterator[Array]:
-        """The rows of a column of all frames, block by block."""
+        """Yield the rows of a column of all frames, block by block."""
 
     @cached_property
     def projections(self) -> tuple[float, ...]:
@@ -124,7 +124,7 @@ class BaseDataset(ABC):
         return tuple(str(key)[:100] for key in kept) if isinstance(kept, list | tuple) else ()
 
     def __getitem__(self, index: SupportsIndex) -> Frame:
-        """One frame, its ``frame_id`` the index; negative indices count from the end.
+        """Return one frame, its ``frame_id`` the index; negative indices count from the end.
 
         Raises:
             PHLError: When a label of the frame is broken or cannot be read, naming frame and array.
@@ -141,11 +141,11 @@ class BaseDataset(ABC):
         return (self._frame(index) for index in range(len(self)))
 
     def frames(self, indices: Iterable[SupportsIndex] | None = None) -> list[Frame]:
-        """Frames as a list, in the order asked for; all of them when nothing is asked."""
+        """Return frames as a list, in the order of the indices; by default all of them."""
         return [self[index] for index in (range(len(self)) if indices is None else indices)]
 
     def close(self) -> None:  # noqa: B027 - frames in memory have nothing to let go of
-        """Let go of the file; harmless when there is none."""
+        """Close the file, where there is one."""
 
     def __enter__(self):
         return self
@@ -159,7 +159,7 @@ class BaseDataset(ABC):
 
 
 class MemoryDataset(BaseDataset):
-    """Frames held in memory behind the interface of a file: what foreign formats are read into.
+    """A data set in memory, with the interface of one on disk; foreign formats are read into it.
 
     Args:
         frames: The frames; each gets its index as ``frame_id``.
@@ -213,7 +213,7 @@ class MemoryDataset(BaseDataset):
 
 
 def _weights(start: int, count: int) -> Array:
-    """Numbers between −1 and 1 that are a function of their place: splitmix64 (doi:10.1145/2714064.2660195)."""
+    """Return numbers between −1 and 1 that are a function of their place: splitmix64 (doi:10.1145/2714064.2660195)."""
     with np.errstate(over="ignore"):  # arithmetic modulo 2⁶⁴ is meant
         state = np.arange(start + 1, start + 1 + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

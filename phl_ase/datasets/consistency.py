@@ -80,7 +80,7 @@ def rotational_residual(positions: Array, forces: Array, hessian: Array) -> floa
 
 @dataclass
 class _Evidence:
-    """How many structures could show a fault, how many did, and the first of them."""
+    """Number of structures that could show a fault, how many did, and the first of them."""
 
     told: int = 0
     faults: int = 0

@@ -129,7 +129,7 @@ def offsets_name(ragged: str) -> str:
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """What is true of a whole data set.
+    """Metadata of a whole data set.
 
     Attributes:
         level_of_theory: Method and basis, for example ``wB97X-D/6-31G(d)``; empty when unknown.

@@ -34,7 +34,7 @@ class SavedBytes:
         self._seen: set[int] = set()
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """The pack hook: count the tensor and pass it on.
+        """Count the tensor and pass it on.
 
         Detached (autograd puts it back into its graph when it unpacks it): an output kept with its own graph would be
         a cycle that is never freed.

@@ -1,4 +1,4 @@
-"""Where tasks are done: in this process, in processes of this machine, on a dask.distributed cluster.
+"""Executors of tasks: in this process, in processes of this machine, on a dask.distributed cluster.
 
 An executor takes ``start`` (see :data:`phl_ase.jobs.task.Start`) and gives a :class:`Pool` while a ``with`` block runs;
 the end of the block stops the work behind it.
@@ -43,7 +43,7 @@ class Pool(Protocol):
 
     @property
     def free(self) -> bool:
-        """Whether another task can be submitted."""
+        """True where another task can be submitted."""
 
     def submit(self, task: Task, payload: Any, values: Sequence[Any]) -> None:
         """Have a task done with a payload and the values that it needs."""

@@ -36,7 +36,7 @@ def digest(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task has no result.
+    """The reason why a task has no result.
 
     Attributes:
         outcome: One word, as ``died``.
@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a task.
+    """The result of a task, or its failure.
 
     Attributes:
         value: Its result, of plain data and NumPy arrays; ``None`` where it failed.

@@ -21,7 +21,7 @@ from phl_ase.free_memory import available_memory
 from phl_ase.types import Array
 
 LABEL_NOISE = {"energy": 1e-3, "gradient": 2e-3, "hvp": 2e-2}
-"""What is left unexplained of labels: eV, eV/Å and eV/Å² for a vector of unit length."""
+"""Noise of labels: eV, eV/Å and eV/Å² for a vector of unit length."""
 
 _PAIRS_TOGETHER = 2**22  # numbers in a temporary array of covariances of pairs
 _FEWEST_KEPT = 2  # covariance matrices: one of whole geometries, one of bonds
@@ -78,7 +78,7 @@ def bent(positions: Array, slopes: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class GradientObservations:
-    """What is known of an energy: values and gradients at points, HVPs between pairs of points beside others.
+    """Observations of an energy: values and gradients at points, HVPs between pairs of points beside others.
 
     Attributes:
         positions: ``(m, n, 3)`` Å.
@@ -190,7 +190,7 @@ class _Bonds:
         self._kinds = [np.flatnonzero((kinds == kind).all(axis=1)) for kind in np.unique(kinds, axis=0)]
 
     def covariance(self, points: _Points) -> tuple[Array, Array, Array]:
-        """As of :class:`_Shape`."""
+        """Return the same quantities as :class:`_Shape`."""
         m, size = len(points.q), points.jacobians.shape[2]
         energies, crossed, mixed = np.zeros((m, m)), np.zeros((m, size, m)), np.zeros((m, size, m, size))
         for kind in self._kinds:
@@ -212,7 +212,7 @@ class _Bonds:
         return energies, crossed, mixed
 
     def crossed(self, points: _Points, q: Array) -> tuple[Array, Array, float]:
-        """As of :class:`_Shape`."""
+        """Return the same quantities as :class:`_Shape`."""
         energies, slopes, variance = np.zeros(len(points.q)), np.zeros_like(points.q), 0.0
         for kind in self._kinds:
             apart = points.q[:, kind, None] - q[kind]
@@ -223,7 +223,7 @@ class _Bonds:
         return energies, np.einsum("mdx,md->mx", points.jacobians, slopes), variance
 
     def evaluate(self, points: _Points, a: Array, w: Array, q: Array) -> tuple[float, Array, Array]:
-        """As of :class:`_Shape`."""
+        """Return the same quantities as :class:`_Shape`."""
         energy, slopes, curved = 0.0, np.zeros(len(q)), np.zeros(len(q))
         for kind in self._kinds:
             apart = q[kind][:, None] - points.q[:, kind].reshape(1, -1)
@@ -328,7 +328,7 @@ class KernelCorrection:
         self._constant = _CONSTANT**2 * float(weights[:m].sum()) + self._offset
 
     def _matrices_kept(self, labels: int, memory_budget: int) -> int:
-        """How many covariance matrices of all labels the budget lets the climb over the settings keep."""
+        """Return how many covariance matrices of all labels the budget lets the climb over the settings keep."""
         matrix = 8 * labels**2
         # at once: three arrays of all points' gradients, the best fit, the sum on trial
         least = 3 * 8 * (len(self._points.q) * self._size) ** 2 + (2 + _FEWEST_KEPT) * matrix
@@ -340,7 +340,7 @@ class KernelCorrection:
         return _FEWEST_KEPT + int((memory_budget - least) // matrix)
 
     def _observed(self, energies: Array, crossed: Array, mixed: Array) -> Array:
-        """Covariance of all observations from that of energies and gradients at all points."""
+        """Return the covariance of all observations from that of energies and gradients at all points."""
         m, ahead, behind = self._m, slice(self._m, self._m + self._k), slice(self._m + self._k, None)
 
         def differences(rows: Array) -> Array:

@@ -76,7 +76,7 @@ LEARNING_OUTCOMES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class LearnOptions:
-    """How a reaction is learnt.
+    """Options of learning a reaction.
 
     Attributes:
         fmax: Largest force of the reference at the TS and the ends, eV/Å.
@@ -160,7 +160,7 @@ class CheckedPoint:
 
 @dataclass(frozen=True, eq=False)
 class LearnedReaction:
-    """What was learnt, and what of it the reference has confirmed.
+    """The result of a run: a reaction, and what of it the reference has confirmed.
 
     Attributes:
         outcome: A key of ``LEARNING_OUTCOMES``.
@@ -196,7 +196,7 @@ class LearnedReaction:
 
     @property
     def verified(self) -> bool:
-        """Whether the reference confirmed everything that was asked for."""
+        """True where the reference confirmed everything that was asked for."""
         return self.outcome == "verified"
 
     def path_std(self) -> Array:
@@ -350,11 +350,16 @@ class _Run:
             self.say("ts: it joins other structures than those asked for")
             seen.append(self.ts.atoms)
             if sum(rmsd(self.ts.atoms, other) < _SAME_TS for other in seen) >= _GUESSES - 1:
-                self._label_band()
+                # images of the surrogate's elastic band are labelled: another guess may follow from them
+                assert self.product is not None
+                band = guess_transition_state(self.start, self.product, self.calculator, method=BAND)
+                images = {len(band.path) // 4, band.index, 3 * len(band.path) // 4}
+                self.store.buy([band.path[k].positions for k in images], "path")
+                self.say(f"path: images of an elastic band, {len(self.store)} reference gradients")
         return outcome
 
     def _guess(self) -> Atoms | None:
-        """A guess of the TS: the user's, or the TS of the surrogate between both ends."""
+        """Return a guess of the TS: the user's, or the TS of the surrogate between both ends."""
         if self.product is None:
             self._fit()
             return self.start.copy()
@@ -373,14 +378,6 @@ class _Run:
             self.reason = f"on the model: {found.search.sentence}"
             return None
         return found.search.atoms
-
-    def _label_band(self) -> None:
-        """Label images of the surrogate's elastic band between both ends: another guess may follow from them."""
-        assert self.product is not None
-        band = guess_transition_state(self.start, self.product, self.calculator, method=BAND)
-        places = [band.path[k].positions for k in {len(band.path) // 4, band.index, 3 * len(band.path) // 4}]
-        self.store.buy(places, "path")
-        self.say(f"path: images of an elastic band, {len(self.store)} reference gradients")
 
     def _fit(self) -> None:
         """Learn all labels; a starting model that cannot compute them ends the run."""
@@ -427,7 +424,7 @@ class _Run:
         return self._plainly(best, stage)
 
     def _known_stationary(self, place: Array, stage: str) -> Gradient | None:
-        """A labelled geometry without forces beside a stationary point of the surrogate, as a former run left it."""
+        """Return a labelled geometry without forces beside a stationary point of the surrogate, of a former run."""
         for known in self.store.points:
             if known.kind == ("ts" if stage == "ts" else "end") and known.fmax <= self.options.fmax:
                 atoms, other = self.start.copy(), self.start.copy()
@@ -437,7 +434,7 @@ class _Run:
         return None
 
     def _on_surrogate(self, positions: Array, is_ts: bool) -> Array | None:
-        """The surrogate's stationary point near a geometry, or how far on the way there it may be trusted."""
+        """Return the surrogate's stationary point near a geometry, or a point on the way as far as it is trusted."""
         atoms = self.start.copy()
         atoms.positions = positions
         within = 0.1 * self.options.fmax
@@ -551,7 +548,7 @@ class _Run:
         return False
 
     def _pushed(self, point: CheckedPoint, keep: int, push: float) -> Atoms | None:
-        """A stationary point moved along its negative mode that is one too many; ``None`` where there is none."""
+        """Return a stationary point moved along a negative mode that it has too many; ``None`` where there is none."""
         analysis = point.analysis
         mode = analysis.displacements[keep] if analysis.n_imaginary > keep else point.lowest
         if analysis.n_imaginary < keep:
@@ -650,7 +647,7 @@ class _Run:
         return known if known is not None and known.fmax <= self.options.fmax else None
 
     def _known_minimum(self, end: Atoms) -> Gradient | None:
-        """A labelled geometry without forces that is this end."""
+        """Return a labelled geometry without forces that is this end."""
         for known in self.store.points:
             if known.fmax <= self.options.fmax:
                 atoms = end.copy()
@@ -666,7 +663,16 @@ class _Run:
             if not self._follow():
                 return False
             assert self.reaction is not None
-            places = self._places(_SHIFTS[number])
+            # points of both sides of the path, evenly along its length
+            path, chosen = self.reaction.path, dict[int, Array]()
+            for whole in (path.arc_length[0], path.arc_length[-1]):
+                for k in range(self.options.path_points):
+                    wanted = whole * (k + 0.5 + _SHIFTS[number]) / self.options.path_points
+                    index = int(np.argmin(np.abs(path.arc_length - wanted)))
+                    positions = path.structures[index].positions
+                    near = [one for one in self.store.points if np.abs(one.positions - positions).max() < _BESIDE]
+                    chosen[index] = near[0].positions if near else positions
+            places = list(chosen.values())
             believed = []
             for place in places:
                 atoms = self.start.copy()
@@ -685,20 +691,6 @@ class _Run:
                 return True
         self.reason = f"the forces differ by {self.path_error:.3f} eV/Å; allowed are {self.options.path_error:g}"
         return False
-
-    def _places(self, shift: float) -> list[Array]:
-        """Points of both sides of the path, evenly along its length."""
-        assert self.reaction is not None
-        path = self.reaction.path
-        lengths, chosen = path.arc_length, dict[int, Array]()
-        for whole in (lengths[0], lengths[-1]):
-            for k in range(self.options.path_points):
-                wanted = whole * (k + 0.5 + shift) / self.options.path_points
-                place = int(np.argmin(np.abs(lengths - wanted)))
-                positions = path.structures[place].positions
-                near = [one for one in self.store.points if np.abs(one.positions - positions).max() < _BESIDE]
-                chosen[place] = near[0].positions if near else positions
-        return list(chosen.values())
 
     def _finish(self) -> None:
         """Frequencies and thermochemistry with the final surrogate and the energies of the reference."""
@@ -726,7 +718,7 @@ class _Run:
 
 
 def _farthest(place: Array, start: Array) -> float:
-    """How far the atom that moves most moves, Å."""
+    """Return how far the atom that moves most moves, Å."""
     return float(np.linalg.norm(place - start, axis=1).max())
 
 

@@ -65,7 +65,7 @@ def train_model(
 
 
 def _frames(found: LearnedReaction) -> list[Frame]:
-    """Labels of the reference, and of the surrogate along the path and beside it."""
+    """Return labels of the reference, and of the surrogate along the path and beside it."""
     assert found.reaction is not None
     frames = frames_of(found.store)
     sample = frames[0]

@@ -80,7 +80,7 @@ class HVP:
 
 
 class LabelStore:
-    """All that the reference has computed for one molecule.
+    """Gradients and HVPs that the reference has computed for one molecule.
 
     A gradient is a task of :mod:`phl_ase.jobs`: one file each, written before the result is used. A killed run loses
     at most the gradients under way, and no geometry is computed twice.
@@ -251,7 +251,7 @@ class LabelStore:
 
 
 def _reference(make: Callable[[], Any], atoms: Atoms) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What computes a gradient in a worker."""
+    """Return a function that computes a gradient in a worker."""
     calculator = GuardedCalculator(make())
 
     def compute(request: dict[str, Any]) -> dict[str, Any]:

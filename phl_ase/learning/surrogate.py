@@ -1,4 +1,4 @@
-"""What is searched on instead of the reference: a starting model plus the correction that the labels teach."""
+"""Calculators to search on: the starting model with the correction that labels teach, and the reference itself."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class LearnedCalculator(Calculator):
         self.reset()
 
     def _start_at(self, atoms: Atoms, positions: Array) -> tuple[float, Array]:
-        """Energy and gradient of the starting model."""
+        """Return energy and gradient of the starting model."""
         if self.start is None:
             return 0.0, np.zeros_like(positions)
         key = np.ascontiguousarray(positions).tobytes()
@@ -94,7 +94,7 @@ class LearnedCalculator(Calculator):
         return self._gradients[key]
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        """Energy and forces of the starting model and the correction."""
+        """Compute energy and forces of the starting model and the correction."""
         super().calculate(atoms, properties, system_changes)
         energy, gradient = self._start_at(atoms, atoms.positions)
         if self.correction is not None:
@@ -161,7 +161,7 @@ class TrustedCalculator(Calculator):
         self._surrogate, self._labelled, self._radius = surrogate, np.array(labelled), radius
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        """Energy and forces of the surrogate.
+        """Compute energy and forces of the surrogate.
 
         Raises:
             NonFiniteError: Beyond the radius; a search takes it for an explosion and ends at its last step.
@@ -202,7 +202,7 @@ class ReferenceCalculator(Calculator):
         self._store, self._kind = store, kind
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        """Energy and forces of the reference.
+        """Compute energy and forces of the reference.
 
         Raises:
             NonFiniteError: Where the store sells no more.

@@ -14,7 +14,7 @@ from phl_ase.structures import Batch, Labels, to_dense, to_flat
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a model learns curvature.
+    """A scheme of learning curvature.
 
     Attributes:
         name: Its name in configurations and tables.

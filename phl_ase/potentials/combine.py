@@ -76,5 +76,5 @@ class Sum(Combination):
         self.takes_charge = any(m.takes_charge for m in self.members)
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         return self.energies(batch).sum(0)

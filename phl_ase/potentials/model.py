@@ -51,7 +51,7 @@ class Model(KeepsFloat64):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
 
     @abstractmethod
     def card(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Model(KeepsFloat64):
         """Set the energy per species (eV, in the order of ``species``) and the energy scale (eV)."""
 
     def __call__(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64.
+        """Return energies in eV, float64.
 
         Raises:
             PHLError: For an element that it does not know.

@@ -126,7 +126,7 @@ def load_saved(source: str | Path, *, dtype: torch.dtype = torch.float64, device
 def _built(
     name: str, card: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, dtype: torch.dtype, device: str
 ) -> Model:
-    """The model of a card and its weights; the name is for errors."""
+    """Return the model of a card and its weights; the name is for errors."""
     try:
         # JSON has no tuples
         config = {**card["config"], "species": tuple(card["config"]["species"])}

@@ -164,7 +164,7 @@ class PaiNN(Model):
         return self.species_index[batch.numbers], self.scale
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64 (the atomic contributions in the dtype of the weights)."""
+        """Return energies in eV, float64 (the atomic contributions in the dtype of the weights)."""
         rows, scale = self.tables(batch)
         pairs = batch.neighbours[self.config.cutoff]
         s, r = self._features(batch, rows)

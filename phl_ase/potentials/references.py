@@ -34,7 +34,7 @@ def fit_reference_energies(frames: Sequence[Frame], species: Sequence[int]) -> n
 
 
 def fit_scale(frames: Sequence[Frame], references: np.ndarray, species: Sequence[int]) -> float:
-    """Energy scale, eV: the root mean square force component (per Å), else the spread of energies per atom.
+    """Return an energy scale, eV: the root mean square force component (per Å), else the spread of energies per atom.
 
     Raises:
         PHLError: When no frame carries energies or forces.

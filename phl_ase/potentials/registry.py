@@ -50,7 +50,7 @@ _KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def build_model(name: str, config: Mapping[str, Any], generator: torch.Generator | None = None) -> Model:
-    """An untrained model.
+    """Return an untrained model.
 
     Args:
         name: Key of ``ARCHITECTURES``.

@@ -66,7 +66,7 @@ class Core(KeepsFloat64, ABC):
     def forward(
         self, r: Float[Tensor, " edges"], first: Int[Tensor, " edges"], second: Int[Tensor, " edges"]
     ) -> Float[Tensor, " edges"]:
-        """Energy of each pair, eV, float64; arguments as of :meth:`bare`, distances in any dtype."""
+        """Return the energy of each pair, eV, float64; arguments as of :meth:`bare`, distances in any dtype."""
         r = r.double()
         x = r / self.pair_cutoffs[first, second]
         inside = x < 1.0

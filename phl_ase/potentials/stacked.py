@@ -19,7 +19,7 @@ from phl_ase.structures import Batch, Neighbours
 
 
 def side_by_side(batch: Batch, copies: int) -> Batch:
-    """A batch repeated: system s of copy c becomes system c · systems + s.
+    """Return a batch repeated: system s of copy c becomes system c · systems + s.
 
     Positions and cells stay differentiable.
     """

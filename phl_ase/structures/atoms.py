@@ -28,7 +28,7 @@ def charge_and_multiplicity(atoms: Atoms) -> tuple[int, int]:
 
 
 def frame_from_atoms(atoms: Atoms, name: str = "structure") -> Frame:
-    """The structure of an ``Atoms`` without labels.
+    """Return the structure of an ``Atoms`` without labels.
 
     Raises:
         PHLError: For no atoms, a wrong shape, or a charge that is not a whole number.
@@ -55,7 +55,7 @@ def frame_from_atoms(atoms: Atoms, name: str = "structure") -> Frame:
 
 
 def atoms_from_frame(frame: Frame) -> Atoms:
-    """An ``Atoms`` of the structure, charge and multiplicity in ``info``; labels are left behind."""
+    """Return an ``Atoms`` of the structure, charge and multiplicity in ``info``; labels are left behind."""
     atoms = Atoms(frame.numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
     if frame.charge or frame.multiplicity != 1:
         atoms.info.update(charge=frame.charge, multiplicity=frame.multiplicity)

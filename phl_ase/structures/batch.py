@@ -85,7 +85,7 @@ class Batch:
         return vectors + torch.einsum("ea,eab->eb", pairs.shifts, cells)
 
     def moved(self, positions: Float[Tensor, "atoms 3"], cell: Float[Tensor, "systems 3 3"] | None = None) -> Batch:
-        """The same systems at other positions (and cells), neighbour lists kept."""
+        """Return the systems at other positions (and cells), neighbour lists kept."""
         return dataclasses.replace(self, positions=positions, cell=self.cell if cell is None else cell)
 
     def elements_present(self) -> frozenset[int] | None:
@@ -98,7 +98,7 @@ class Batch:
         return frozenset(self.numbers.tolist())
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Batch:
-        """The batch on a device and with its floating-point tensors in a dtype."""
+        """Return the batch on a device and with its floating-point tensors in a dtype."""
         moved = _convert(self, device, dtype)
         if moved.numbers.device == self.numbers.device:
             return moved
@@ -172,14 +172,14 @@ class Labels:
         return dataclasses.replace(self, values=kept)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Labels:
-        """The labels on a device and in a dtype; those declared ``double`` (energies) stay in double precision."""
+        """Return the labels on a device and in a dtype; those declared ``double`` (energies) stay in double precision."""
         double = {name: value.to(device) for name, value in self.values.items() if arrays()[name].double}
         return _convert(self, device, dtype).replaced(**double)
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What an evaluator fills; what was not asked for is ``None``. Units as in :class:`Labels`.
+    """Predictions of an evaluator; those not asked for are ``None``. Units as in :class:`Labels`.
 
     Attributes:
         extra: Labels that other packages declare, by name, where they were asked for.

@@ -40,7 +40,7 @@ class Potential(Protocol):
     takes_charge: bool
 
     def __call__(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, differentiable three times in the batch's positions (and cell)."""
+        """Return energies in eV, differentiable three times in the batch's positions (and cell)."""
         ...
 
 

@@ -126,7 +126,7 @@ def invariants(frames: Sequence[Frame]) -> Array:
 
 
 def _sums(weights: Array, i: Array, j: Array, vectors: Array) -> Array:
-    """The four numbers of structures of the same number of atoms; weights ``(n,)`` or ``(structures, n)``."""
+    """Return the four numbers of structures of the same number of atoms; weights ``(n,)`` or ``(structures, n)``."""
     shape, flat = weights.shape, weights.ravel()
     inside = np.maximum(1.0 - (vectors**2).sum(-1) / RANGE**2, 0.0)
     near = flat[j] * inside**3
@@ -149,7 +149,7 @@ def _added(values: Array, index: Array, size: int) -> Array:
 
 
 def _weights(numbers: Array) -> Array:
-    """A weight between 0.5 and 1.5 of each atom; no two elements share one."""
+    """Return a weight between 0.5 and 1.5 of each atom; no two elements share one."""
     return 0.5 + (np.asarray(numbers) * 0.6180339887498949) % 1.0
 
 

@@ -44,7 +44,7 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, options: Options) -> Iterator[Entry]:
-    """Frames of every system in a folder, set by set.
+    """Read the frames of every system in a folder, set by set.
 
     Raises:
         PHLError: When a file is absent, truncated, holds Python objects, or does not fit the others.
