@@ -123,10 +123,8 @@ def import_dataset(
         if not statistics.seen:
             raise PHLError(f"{path}: holds no structures; expected at least one")
         if not writer.frames:
-            first = statistics.refusals[0]
-            raise PHLError(
-                f"{path}: all {statistics.seen} frames were refused; the first, {first.name}: {first.reason}"
-            )
+            first, reason = statistics.refusals[0]
+            raise PHLError(f"{path}: all {statistics.seen} frames were refused; the first, {first}: {reason}")
         for label, key in options.keys.items():
             if key not in statistics.places.get(label, {}):
                 raise PHLError(no_such_key(path, label, key, options.seen))
@@ -194,7 +192,7 @@ def _lines(
     if left := meta.provenance.get("keys_not_read"):
         yield f"keys not read (a label under one: --key LABEL=KEY): {', '.join(left)}"
     yield from statistics.lines()
-    for refusal in statistics.refusals:
-        yield f"refused {refusal.name}: {refusal.reason}"
+    for refused, reason in statistics.refusals:
+        yield f"refused {refused}: {reason}"
     if statistics.refused > len(statistics.refusals):
         yield f"… and {statistics.refused - len(statistics.refusals)} more refused"

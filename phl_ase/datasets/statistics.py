@@ -6,7 +6,6 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,20 +23,12 @@ SUM_RULE = OUTLIERS["hessian_sum_rule"][1]
 LISTED = 50
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A frame that was not taken, and why."""
-
-    name: str
-    reason: str
-
-
 class FrameStatistics:
     """Counts and extremes over frames, added one by one; a few numbers and 8 bytes a frame.
 
     Attributes:
         seen: Frames of the source.
-        refused: Those that were not taken; the first of them in ``refusals``.
+        refused: Those that were not taken; in ``refusals`` the first of them, and why.
         asymmetric: Largest asymmetry of a Hessian that was averaged away, eV/Å², and its frame.
         sum_rule: Largest violation of the acoustic sum rule, eV/Å², and its frame; ``sum_rule_broken`` counts them.
         rotation: Largest residual of the rotational rule and its frame; ``rotation_broken`` counts them.
@@ -47,7 +38,7 @@ class FrameStatistics:
     def __init__(self) -> None:
         self.seen = 0
         self.refused = 0
-        self.refusals: list[Refusal] = []
+        self.refusals: list[tuple[str, str]] = []
         self.asymmetric: tuple[float, str] = (0.0, "")
         self.sum_rule: tuple[float, str] = (0.0, "")
         self.sum_rule_broken = 0
@@ -60,7 +51,7 @@ class FrameStatistics:
         """Record a frame that was not taken."""
         self.refused += 1
         if len(self.refusals) < LISTED:
-            self.refusals.append(Refusal(name, " ".join(reason.split())[:300]))
+            self.refusals.append((name, " ".join(reason.split())[:300]))
 
     def symmetric(self, frame: Frame, name: str) -> Frame:
         """Return a frame with the asymmetry of its Hessian averaged away and recorded.
@@ -110,7 +101,7 @@ class FrameStatistics:
         return {
             "seen": self.seen,
             "refused": self.refused,
-            "refusals": [{"frame": r.name, "reason": r.reason} for r in self.refusals],
+            "refusals": [{"frame": name, "reason": reason} for name, reason in self.refusals],
             "asymmetry_removed": {"largest": self.asymmetric[0], "frame": self.asymmetric[1], "unit": "eV/Å²"},
             "sum_rule": rule(self.sum_rule, self.sum_rule_broken, SUM_RULE, "eV/Å²"),
             "rotational_rule": rule(self.rotation, self.rotation_broken, ROTATIONAL, "1"),

@@ -104,7 +104,18 @@ class LearnedCalculator(Calculator):
 
     def get_hessian(self, atoms: Atoms) -> Array:
         """Return the Hessian ``(3n, 3n)`` eV/Å²."""
-        hessian = self._start_hessian(atoms)
+        key = atoms.positions.tobytes()
+        if self._curvature is None:
+            hessian = np.zeros((3 * len(atoms), 3 * len(atoms)))
+        elif key in self._hessians:
+            hessian = self._hessians[key]
+        else:
+            bare = atoms.copy()
+            bare.calc = self.start
+            self.start_calls += self._curvature.gradients_per_hessian(len(atoms))
+            if len(self._hessians) >= _KEPT:
+                self._hessians.pop(next(iter(self._hessians)))
+            hessian = self._hessians[key] = np.asarray(self._curvature.hessian(bare), dtype=float)
         if self.correction is not None:
             hessian = hessian + self.correction.hessian(atoms.positions)
         hessian = 0.5 * (hessian + hessian.T)
@@ -125,19 +136,6 @@ class LearnedCalculator(Calculator):
         """Return Hessian-vector products in the shape of the vectors."""
         given = np.asarray(vectors, dtype=float)
         return (given.reshape(-1, 3 * len(atoms)) @ self.get_hessian(atoms)).reshape(given.shape)
-
-    def _start_hessian(self, atoms: Atoms) -> Array:
-        if self._curvature is None:
-            return np.zeros((3 * len(atoms), 3 * len(atoms)))
-        key = atoms.positions.tobytes()
-        if key not in self._hessians:
-            bare = atoms.copy()
-            bare.calc = self.start
-            self.start_calls += self._curvature.gradients_per_hessian(len(atoms))
-            if len(self._hessians) >= _KEPT:
-                self._hessians.pop(next(iter(self._hessians)))
-            self._hessians[key] = np.asarray(self._curvature.hessian(bare), dtype=float)
-        return self._hessians[key]
 
 
 class TrustedCalculator(Calculator):

@@ -84,10 +84,6 @@ def predicted_value(predictions: Predictions, name: str) -> Tensor:
     return value
 
 
-def _energy(batch: Batch, predictions: Predictions, labels: Labels) -> Tensor:
-    return ((predictions.energy - labels["energy"]) / batch.sizes()).square()
-
-
 def _curvature(batch: Batch, predictions: Predictions, labels: Labels) -> Tensor:
     # (1/K) Σ_k ‖D v_k‖² / (3n)²; rows beyond a system's own K are zero on both sides
     squared = (predicted_value(predictions, "hvp") - labels["hvp"]).square().sum((0, 2))
@@ -101,7 +97,7 @@ def _per_system(batch: Batch, values: Tensor) -> Tensor:
 TERMS: dict[str, LossTerm] = {
     term.name: term
     for term in (
-        LossTerm("energy", "energy", _energy, "eV/atom"),
+        LossTerm("energy", "energy", lambda b, p, y: ((p.energy - y["energy"]) / b.sizes()).square(), "eV/atom"),
         mean_square(LABELS["forces"]),
         mean_square(LABELS["stress"]),
         LossTerm("curvature", "hvp", _curvature, "eV/Å²"),

@@ -138,7 +138,7 @@ class Calibration:
 
 
 def largest_on_an_atom(forces: Array) -> float:
-    """Return the largest root mean square, over the components of an atom, of ``(n, 3)`` forces or their uncertainties."""
+    """Return the largest root mean square over an atom's components of ``(n, 3)`` forces or their uncertainties."""
     return float(np.sqrt(np.mean(np.square(forces), axis=1)).max())
 
 

@@ -172,7 +172,7 @@ class Labels:
         return dataclasses.replace(self, values=kept)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> Labels:
-        """Return the labels on a device and in a dtype; those declared ``double`` (energies) stay in double precision."""
+        """Return the labels on a device and in a dtype; those declared ``double`` (energies) stay in float64."""
         double = {name: value.to(device) for name, value in self.values.items() if arrays()[name].double}
         return _convert(self, device, dtype).replaced(**double)
 

@@ -122,13 +122,37 @@ LABELS: dict[str, Label] = {
 }
 """Name -> label; see :func:`labels` for those of other packages too."""
 
+_GROUP, _LOADED = "phl_ase.labels", set[str]()
+
 OWN = tuple(LABELS)
 """Labels that the package itself declares: fields of frames, and derivatives of the energy."""
 
 
 def labels() -> Mapping[str, Label]:
-    """Return every label by its name: those of the package, then those of others, in the order of their declaration."""
-    _load_entry_points()
+    """Return every label by its name: those of the package, then those of others, in the order of their declaration.
+
+    The first call loads the packages that declare labels by entry points; they may register loss terms and
+    architectures beside them.
+
+    Raises:
+        PHLError: For an entry point that cannot be loaded or names no label.
+    """
+    if _GROUP in _LOADED:
+        return LABELS
+    _LOADED.add(_GROUP)  # first, since what is loaded asks for labels itself
+    for point in entry_points(group=_GROUP):
+        try:
+            label = point.load()
+            if not isinstance(label, Label):
+                raise PHLError(f"it is {shortened(label)}; expected a Label")
+            register_label(label)
+        except Exception as error:  # any package may be broken in any way
+            _LOADED.discard(_GROUP)
+            text = str(error) if isinstance(error, PHLError) else reason_of(error)
+            raise PHLError(
+                f"the entry point {point.name!r} of {_GROUP} ({point.value}) cannot be loaded: {text}; mend or "
+                "uninstall that package"
+            ) from error
     return LABELS
 
 
@@ -191,30 +215,8 @@ def register_label(label: Label) -> Label:
     return label
 
 
-_GROUP, _LOADED = "phl_ase.labels", set[str]()
-
 RESERVED = frozenset(
     {"numbers", "positions", "cell", "pbc", "charge", "multiplicity", "kind", "reaction", "irc_s", "temperature"}
     | {"probes", "hvp_dir", "frame_id", "extra", "atoms", "curvature"}
 )
 """Names that no label may have: of what else frames, files and losses hold."""
-
-
-def _load_entry_points() -> None:
-    """Load the packages that declare labels, once; they may register loss terms and architectures beside them."""
-    if _GROUP in _LOADED:
-        return
-    _LOADED.add(_GROUP)  # first, since what is loaded asks for labels itself
-    for point in entry_points(group=_GROUP):
-        try:
-            label = point.load()
-            if not isinstance(label, Label):
-                raise PHLError(f"it is {shortened(label)}; expected a Label")
-            register_label(label)
-        except Exception as error:  # any package may be broken in any way
-            _LOADED.discard(_GROUP)
-            text = str(error) if isinstance(error, PHLError) else reason_of(error)
-            raise PHLError(
-                f"the entry point {point.name!r} of {_GROUP} ({point.value}) cannot be loaded: {text}; mend or "
-                "uninstall that package"
-            ) from error
