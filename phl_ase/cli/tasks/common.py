@@ -315,12 +315,11 @@ def say_reliability(
     """
     for finding in passed[:1]:
         typer.echo(f"warning: on the way, {finding}", err=True)
-    evaluate = getattr(calculator, "evaluate", None)
-    if evaluate is None or not structures:
+    if not (hasattr(calculator, "warn_again") and structures):  # no model of ours, or nothing found
         return []
     calculator.warn_again()
     with domain_watched() as findings:
-        answers = evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
+        answers = calculator.evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     names = names or [f"structure {k}" for k in range(len(structures))]
     calibration = getattr(calculator.potential, "calibration", None)
     if calibration is not None:
