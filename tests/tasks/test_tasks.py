@@ -620,3 +620,20 @@ def test_a_minimum_leads_along_no_path(phl):
     assert code == 1
     assert "give another guess, or reactant and --product" in said
     assert "--integrator" not in said
+
+
+def test_files_of_many_structures_are_counted(tmp_path, capsys):
+    from phl_ase.cli.tasks.common import Output
+
+    several = Output(tmp_path / "out_ts", "emt")
+    several.bytes(".xyz", b"")
+    for place in range(1, 13):
+        several.numbered(place).bytes(".pdf", b"")
+        if place == 11:
+            several.end()
+            assert str(tmp_path / "out_ts_11.pdf") in capsys.readouterr().out
+    several.end()
+    said = capsys.readouterr().out
+    assert str(tmp_path / "out_ts.xyz") in said
+    assert "and 12 of single structures" in said
+    assert "out_ts_11.pdf" not in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,9 @@ def thermochemistry_of(temperature: float, pressure: float, model: str) -> dict[
     if model not in _MODELS:
         raise unknown("treatment of soft modes (--thermo)", model, _MODELS)
     return {"temperature": temperature, "pressure": pressure * _PASCAL, "model": model}
+
+
+_MANY = 12  # files of single structures are counted, not listed
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,11 @@ class Output:
 
     def end(self, following: str = "") -> None:
         """Say what was written and what to type next."""
-        typer.echo("\nwritten: " + "  ".join(map(str, self.written)))
+        of_one = re.compile(rf"{re.escape(self.prefix.name)}_\d")
+        several = [file for file in self.written if of_one.match(file.name)]
+        shown = self.written if len(several) < _MANY else [file for file in self.written if file not in several]
+        rest = "" if shown is self.written else f"  and {len(several)} of single structures, {self.path('_NUMBER')}…"
+        typer.echo("\nwritten: " + "  ".join(map(str, shown)) + rest)
         if following:
             typer.echo(f"next:    {following}")
 
