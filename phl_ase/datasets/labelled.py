@@ -36,7 +36,7 @@ def default_keys() -> dict[str, str]:
 _NO_LABELS = {"numbers", "positions", "masses", "tags", "initial_charges", "initial_magmoms", "spin"} | {
     *("data", "key_value_pairs", "unique_id")
 }
-_KEYS, _KEY = 50, 80  # how many keys are told, and how much of each
+_KEYS, _KEY = 50, 80  # most keys in a list, and characters of each
 
 
 def check_keys(keys: Mapping[str, str] | None) -> dict[str, str]:
@@ -127,16 +127,16 @@ def keys_not_read(seen: Iterable[str], found: Iterable[tuple[str, str]]) -> list
         found: Pairs (label, key that it was found under, or ``"calculator"``).
     """
     read = {label if key == "calculator" else key for label, key in found}
-    return _told(set(seen) - read)
+    return _listed(set(seen) - read)
 
 
 def no_such_key(path: object, label: str, key: str, seen: Iterable[str]) -> str:
     """Return the error for a key that no frame has, with the keys that were seen."""
-    told = ", ".join(_told(seen)) or "none at all"
-    return f"{path}: no frame has {shortened(key)} for {label}; keys seen: {told}"
+    shown = ", ".join(_listed(seen)) or "none at all"
+    return f"{path}: no frame has {shortened(key)} for {label}; keys seen: {shown}"
 
 
-def _told(keys: Iterable[str]) -> list[str]:
+def _listed(keys: Iterable[str]) -> list[str]:
     return [key if len(key) <= _KEY else f"{key[:_KEY]}…" for key in sorted(keys)[:_KEYS]]
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from phl_ase.datasets.base import BaseDataset
 from phl_ase.errors import PHLError, unknown
+from phl_ase.types import Array
 
-Array = np.ndarray
+Shares = tuple[float, float, float]
+Parts = tuple[Array, Array, Array]
 
 STATIONARY = ("reactant", "product", "ts", "minimum")
 PARTS = ("train", "valid", "test")
@@ -91,14 +93,6 @@ class Split:
         return self
 
 
-@dataclass(frozen=True)
-class _Request:
-    dataset: BaseDataset
-    generator: np.random.Generator
-    fractions: tuple[float, float, float]
-    mild: float
-
-
 def split(
     dataset: BaseDataset,
     name: str,
@@ -133,9 +127,9 @@ def split(
         raise PHLError(f"split fractions are {list(fractions)}; expected train, valid, test: train > 0, the sum 1")
     if seed < 0:
         raise PHLError(f"split seed is {seed}; expected 0 or more")
-    request = _Request(dataset, np.random.default_rng(seed), (shares[0], shares[1], shares[2]), mild)
-    parts = {part: tuple(sorted(map(int, indices))) for part, indices in zip(PARTS, SPLITS[name](request), strict=True)}
-    if not parts["train"]:
+    divided = SPLITS[name](dataset, (shares[0], shares[1], shares[2]), mild, np.random.default_rng(seed))
+    train, valid, test = (tuple(sorted(map(int, indices))) for indices in divided)
+    if not train:
         raise PHLError(
             f"the split {name!r} leaves nothing of {dataset.name} ({len(dataset)} frames) to train on; "
             "give more data, or other fractions"
@@ -143,10 +137,10 @@ def split(
     return Split(
         name=name,
         seed=seed,
-        train=parts["train"],
-        valid=parts["valid"],
-        test=parts["test"],
-        fractions=request.fractions,
+        train=train,
+        valid=valid,
+        test=test,
+        fractions=(shares[0], shares[1], shares[2]),
         mild=mild,
         dataset=dataset.content_hash(),
         structures=dataset.projections,
@@ -154,7 +148,7 @@ def split(
 
 
 def _drawn(order: Array, fraction: float, generator: np.random.Generator) -> tuple[Array, Array]:
-    """Draw a fraction evenly along an order (systematic sampling): what is drawn, and the rest."""
+    """Draw a fraction evenly along an order (systematic sampling); return it and the rest."""
     count = min(len(order), max(1, round(fraction * len(order)))) if fraction > 0 and len(order) else 0
     chosen = np.zeros(len(order), dtype=bool)
     if count:
@@ -162,58 +156,54 @@ def _drawn(order: Array, fraction: float, generator: np.random.Generator) -> tup
     return order[chosen], order[~chosen]
 
 
-def _by_kind(indices: Array, request: _Request) -> Array:
-    """Indices shuffled, then grouped by kind: an even draw along this order is a stratified one."""
-    shuffled = request.generator.permutation(indices)
-    return shuffled[np.argsort(request.dataset.kinds[shuffled], kind="stable")]
+def _by_kind(dataset: BaseDataset, indices: Array, generator: np.random.Generator) -> Array:
+    """Return indices shuffled, then grouped by kind: an even draw along this order is a stratified one."""
+    shuffled = generator.permutation(indices)
+    return shuffled[np.argsort(dataset.kinds[shuffled], kind="stable")]
 
 
-def _random(request: _Request) -> tuple[Array, Array, Array]:
-    _, valid_share, test_share = request.fractions
-    order = _by_kind(np.arange(len(request.dataset)), request)
-    test, rest = _drawn(order, test_share, request.generator)
-    valid, train = _drawn(rest, min(1.0, valid_share / (1 - test_share)), request.generator)
+def _three(order: Array, shares: Shares, generator: np.random.Generator) -> Parts:
+    """Draw test and validation parts evenly along an order; the rest is for training."""
+    _, valid_share, test_share = shares
+    test, rest = _drawn(order, test_share, generator)
+    valid, train = _drawn(rest, min(1.0, valid_share / (1 - test_share)), generator)
     return train, valid, test
 
 
-def _stationary(request: _Request) -> tuple[Array, Array, Array]:
-    dataset = request.dataset
+def _random(dataset: BaseDataset, shares: Shares, mild: float, generator: np.random.Generator) -> Parts:
+    return _three(_by_kind(dataset, np.arange(len(dataset)), generator), shares, generator)
+
+
+def _stationary(dataset: BaseDataset, shares: Shares, mild: float, generator: np.random.Generator) -> Parts:
     stationary = np.isin(dataset.kinds, STATIONARY)
-    mild = (dataset.temperatures <= request.mild) & (dataset.kinds != "irc")  # NaN, the unknown, is not mild
     if not stationary.any():
         has = ", ".join(sorted({kind or "unknown" for kind in dataset.kinds.tolist()}))
         needs = ", ".join(STATIONARY)
         raise PHLError(f"the split 'stationary' needs frames of kind {needs}; {dataset.name} has: {has}")
-    train_share, valid_share, _ = request.fractions
-    pool, test = np.nonzero(stationary | mild)[0], np.nonzero(~(stationary | mild))[0]
-    if not len(test):
+    near = stationary | ((dataset.temperatures <= mild) & (dataset.kinds != "irc"))  # NaN, the unknown, is not mild
+    if near.all():
         raise PHLError(
-            f"the split 'stationary' needs IRC points or samples above {request.mild:g} K to test on; "
+            f"the split 'stationary' needs IRC points or samples above {mild:g} K to test on; "
             f"{dataset.name} has none: use 'random' or lower the limit"
         )
-    valid, train = _drawn(_by_kind(pool, request), valid_share / (train_share + valid_share), request.generator)
-    return train, valid, test
+    order = _by_kind(dataset, np.nonzero(near)[0], generator)
+    valid, train = _drawn(order, shares[1] / (shares[0] + shares[1]), generator)
+    return train, valid, np.nonzero(~near)[0]
 
 
-def _by_reaction(request: _Request) -> tuple[Array, Array, Array]:
-    reactions = request.dataset.reactions
-    unnamed = int((reactions == "").sum())
-    if unnamed:
+def _by_reaction(dataset: BaseDataset, shares: Shares, mild: float, generator: np.random.Generator) -> Parts:
+    reactions = dataset.reactions
+    if unnamed := int((reactions == "").sum()):
         raise PHLError(f"the split 'by-reaction' needs a reaction for every frame; {unnamed} frames have none")
     names = np.unique(reactions)
-    wanted = sum(share > 0 for share in request.fractions)
+    wanted = sum(share > 0 for share in shares)
     if len(names) < wanted:
-        name = request.dataset.name
-        raise PHLError(f"the split 'by-reaction' needs at least {wanted} reactions; {name} has {len(names)}")
-    _, valid_share, test_share = request.fractions
-    order = request.generator.permutation(names)
-    test, rest = _drawn(order, test_share, request.generator)
-    valid, train = _drawn(rest, min(1.0, valid_share / (1 - test_share)), request.generator)
-    parts = [np.nonzero(np.isin(reactions, part))[0] for part in (train, valid, test)]
-    return parts[0], parts[1], parts[2]
+        raise PHLError(f"the split 'by-reaction' needs at least {wanted} reactions; {dataset.name} has {len(names)}")
+    train, valid, test = _three(generator.permutation(names), shares, generator)
+    return tuple(np.nonzero(np.isin(reactions, part))[0] for part in (train, valid, test))  # type: ignore[return-value]
 
 
-SPLITS: dict[str, Callable[[_Request], tuple[Array, Array, Array]]] = {
+SPLITS: dict[str, Callable[[BaseDataset, Shares, float, np.random.Generator], Parts]] = {
     "random": _random,
     "stationary": _stationary,
     "by-reaction": _by_reaction,

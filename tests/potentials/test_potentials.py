@@ -14,6 +14,7 @@ from phl_ase.errors import PHLError
 from phl_ase.potentials import Committee, Harmonic, LennardJones, Morse, PaiNN, PaiNNConfig, Sum
 from phl_ase.potentials.radial import bessel_basis, envelope
 from phl_ase.structures import Frame, Potential, collate
+from phl_ase.structures.blocks import blocked
 
 every_potential = pytest.mark.parametrize("name", POTENTIALS)
 every_analytic = pytest.mark.parametrize("name", ANALYTIC)
@@ -428,3 +429,15 @@ def test_an_error_is_a_row():
     row = report.row("forces")
     assert np.isnan(row.value)
     assert row.note == "RuntimeError: out of ideas"
+
+
+def test_features_of_painn_are_those_of_atoms(rng):
+    """Invariant under rotation, and the same where the batch is in blocks."""
+    model = painn()
+    batch = collate([cluster(rng, 3), cluster(rng, 5)], model.cutoffs)[0]
+    found = model.features(batch)
+    assert found.shape == (8, model.config.channels)
+    rotation = torch.from_numpy(np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    torch.testing.assert_close(model.features(batch.moved(batch.positions @ rotation)), found, rtol=0, atol=1e-12)
+    spread, place = blocked(batch)
+    torch.testing.assert_close(model.features(spread)[place], found, rtol=0, atol=1e-12)
