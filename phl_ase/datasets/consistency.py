@@ -1,4 +1,4 @@
-"""Checks that positions, energies, forces and Hessians of a file belong together and are in the units that are said.
+"""Checks that positions, energies, forces and Hessians of a file belong together and are in the units stated for them.
 
 A molecule's energy does not change when it turns, so H·(ω × x) = ω × ∇E at any geometry, stationary or not. A Hessian
 of another geometry breaks this rule; one in another unit than the forces breaks it by a constant factor. What this rule
@@ -38,7 +38,7 @@ _LENGTHS = ("Å", "Bohr")
 
 
 class WrongUnits(PHLError):
-    """A label of the whole file is in another unit than was said."""
+    """A label of the whole file is in another unit than stated."""
 
 
 def to_internal(label: str, unit: str) -> float:
@@ -80,9 +80,9 @@ def rotational_residual(positions: Array, forces: Array, hessian: Array) -> floa
 
 @dataclass
 class _Evidence:
-    """Number of structures that could show a fault, how many did, and the first of them."""
+    """Structures that could show a fault, how many did, and the first of them."""
 
-    told: int = 0
+    checked: int = 0
     faults: int = 0
     first: str = ""
 
@@ -90,18 +90,18 @@ class _Evidence:
 class Consistency:
     """Checks the frames of one file, one after the other, in our units.
 
-    A frame that contradicts itself is refused. When most of those that can tell say that a label is in another unit,
-    the file is refused: a unit is said of all frames.
+    A frame that contradicts itself is refused. When most of those that can show it have a label in another unit, the
+    file is refused: a unit is stated for all frames.
 
     Args:
         source: Name of the file, for errors.
-        said: Label -> unit in which the file is said to hold it.
-        energy_reference: What energies are said to be relative to; only absolute ones are compared with free atoms.
+        stated: Label -> unit in which the file is stated to hold it.
+        energy_reference: What energies are stated to be relative to; only absolute ones are compared with free atoms.
     """
 
-    def __init__(self, source: str, said: Mapping[str, str], energy_reference: str) -> None:
+    def __init__(self, source: str, stated: Mapping[str, str], energy_reference: str) -> None:
         self._source = source
-        self._units = {label: canonical(said.get(label, unit)) for label, unit in units().items()}
+        self._units = {label: canonical(stated.get(label, unit)) for label, unit in units().items()}
         self._absolute = energy_reference == "absolute"
         self._evidence: dict[str, _Evidence] = {}
         self._stiffness: list[float] = []
@@ -115,7 +115,7 @@ class Consistency:
             name: How an error names it.
 
         Raises:
-            WrongUnits: When the file is in other units than was said.
+            WrongUnits: When the file is in other units than stated.
             PHLError: When the frame contradicts itself.
         """
         plausible(frame, name)
@@ -153,7 +153,7 @@ class Consistency:
         """Judge the file as a whole.
 
         Raises:
-            WrongUnits: When it is in other units than was said.
+            WrongUnits: When it is in other units than stated.
         """
         for evidence in self._evidence.values():
             self._judge(evidence)
@@ -166,7 +166,7 @@ class Consistency:
 
     def _weigh(self, rule: str, name: str, fault: str) -> None:
         evidence = self._evidence.setdefault(rule, _Evidence())
-        evidence.told += 1
+        evidence.checked += 1
         if fault:
             evidence.faults += 1
             evidence.first = evidence.first or f"{name}: {fault}"
@@ -175,9 +175,9 @@ class Consistency:
             raise PHLError(f"{name}: {fault}")
 
     def _judge(self, evidence: _Evidence) -> None:
-        if 2 * evidence.faults > evidence.told:
+        if 2 * evidence.faults > evidence.checked:
             raise WrongUnits(
-                f"{self._source} is not in the units that were said: {evidence.faults} of {evidence.told} structures "
+                f"{self._source} is not in the stated units: {evidence.faults} of {evidence.checked} structures "
                 f"that can tell; the first, {evidence.first}"
             )
 
@@ -189,8 +189,8 @@ class Consistency:
         ratio = frame.energy / atoms
         fault = ""
         if not 0.9 < ratio < 1.1:
-            said = to_internal("energy", self._units["energy"])
-            others = {unit: said / to_internal("energy", unit) for unit in _ENERGIES}
+            stated = to_internal("energy", self._units["energy"])
+            others = {unit: stated / to_internal("energy", unit) for unit in _ENERGIES}
             unit = next((unit for unit, factor in others.items() if 0.9 < ratio / factor < 1.1), "")
             fault = (
                 f"the energy, {frame.energy:.6g} eV, is {ratio:.3g} times that of the free atoms, expected 1"
@@ -206,15 +206,15 @@ class Consistency:
             factor = overlap / sizes[1] ** 2
             fault = ""
             if abs(factor - 1.0) > 0.25:
-                # the units of Hessian and forces nearest to those said that explain the factor
+                # the units of Hessian and forces nearest to the stated ones that explain the factor
                 own = {label: self._units[label] for label in ("hessian", "forces")}
-                said = to_internal("hessian", own["hessian"]) / to_internal("forces", own["forces"])
+                stated = to_internal("hessian", own["hessian"]) / to_internal("forces", own["forces"])
                 hessians = [f"{energy}/{length}²" for energy in _ENERGIES[:3] for length in _LENGTHS]
                 gradients = [f"{energy}/{length}" for energy in _ENERGIES[:3] for length in _LENGTHS]
                 pairs = itertools.product(hessians, [f"{sign}{unit}" for unit in gradients for sign in ("", "-")])
                 wrong: dict[str, str] = {}
                 for pair in sorted(pairs, key=lambda pair: sum(unit not in own.values() for unit in pair)):
-                    ratio = factor * to_internal("hessian", pair[0]) / to_internal("forces", pair[1]) / said
+                    ratio = factor * to_internal("hessian", pair[0]) / to_internal("forces", pair[1]) / stated
                     if abs(ratio - 1.0) < 0.1:
                         wrong = {k: unit for k, unit in zip(own, pair, strict=True) if unit != own[k]}
                         break
@@ -231,11 +231,11 @@ class Consistency:
         ratio = float(np.median(self._stiffness)) if self._stiffness else 1.0
         if 0.55 < ratio < 1.8:
             return
-        said = to_internal("hessian", self._units["hessian"])
+        stated = to_internal("hessian", self._units["hessian"])
         others = [f"{energy}/{length}²" for energy in _ENERGIES for length in _LENGTHS]
-        unit = next((unit for unit in others if 0.7 < ratio * to_internal("hessian", unit) / said < 1.4), "")
+        unit = next((unit for unit in others if 0.7 < ratio * to_internal("hessian", unit) / stated < 1.4), "")
         raise WrongUnits(
-            f"{self._source} is not in the units that were said: in {len(self._stiffness)} stationary structures bonds "
+            f"{self._source} is not in the stated units: in {len(self._stiffness)} stationary structures bonds "
             f"to hydrogen are {ratio:.3g} times as stiff as expected{_as_if({'hessian': unit}) if unit else ''}"
         )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 class DeferredErrorFile:
-    """A new file for h5py to write into; errors of writing are kept until they are asked for.
+    """A new file for h5py to write into; errors of writing are kept until :meth:`check`.
 
     A write that fails below HDF5 (a full disk) leaves the library in a state that crashes the process when the file is
-    closed. So HDF5 is told that all went well, and the writer asks :meth:`check`.
+    closed. So HDF5 sees success, and the writer calls :meth:`check`.
 
     Args:
         path: The file, which must not exist.

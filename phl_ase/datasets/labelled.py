@@ -1,6 +1,6 @@
 """Labels in ``ase.Atoms``: where foreign files keep them, and how ours are handed out; the keys are those declared.
 
-Found without being asked: the stored results of a calculator, where ASE puts the keys ``energy``, ``forces`` and
+Read by default: the stored results of a calculator, where ASE puts the keys ``energy``, ``forces`` and
 ``stress`` of a file; ``REF_energy``, ``REF_forces``, ``REF_stress``
 (MACE's, taken before a calculator's); ``REF_hessian`` as a per-atom array ``(n, 9n)`` or a flat ``9n²`` in ``info``;
 ``hvp_dir`` and ``REF_hvp`` as per-atom arrays ``(n, 3K)``, probe after probe; ``kind``, ``reaction``, ``irc_s``,

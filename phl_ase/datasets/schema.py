@@ -177,7 +177,7 @@ def symmetrised(frame: Frame, name: str) -> Frame:
     """Return a frame whose matrices of pairs of atoms, the Hessian among them, are symmetric; noise is averaged away.
 
     Args:
-        frame: One that is symmetric, or holds NaN (which other checks tell), is returned unchanged, bit for bit.
+        frame: One that is symmetric, or holds NaN (which other checks refuse), is returned unchanged, bit for bit.
         name: How an error names it.
 
     Raises:

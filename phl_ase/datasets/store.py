@@ -1,6 +1,6 @@
 """Data sets on disk: one HDF5 file, opened lazily, random access to a frame without reading the file.
 
-Offsets and the small columns stay in memory; everything else is read where it is asked for. The file is checked when it
+Offsets and the small columns stay in memory; everything else is read on demand. The file is checked when it
 is opened (:mod:`phl_ase.datasets.file_checks`) and each frame when it is read.
 """
 

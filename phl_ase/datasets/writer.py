@@ -71,7 +71,7 @@ def write_dataset(
     """
     if meta is None:
         meta = frames.meta if isinstance(frames, BaseDataset) else DatasetMeta()
-    attributes(meta)  # what is wrong with them is said before the frames are read
+    attributes(meta)  # errors in them come before the frames are read
     with dataset_writer(Path(path)) as writer:
         for index, frame in enumerate(frames):
             writer.append(frame, f"frame {index}")
@@ -198,7 +198,7 @@ class DatasetWriter:
     def close(self) -> None:
         """Close the files of the columns."""
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # a full disk was told already
+            with contextlib.suppress(OSError):  # a full disk was reported already
                 file.close()
 
     def _put(self, name: str, data: bytes) -> None:

@@ -48,7 +48,7 @@ class Batch:
         neighbours: Neighbour lists keyed by cutoff (Å).
         atom_mask: False for padded atoms; ``None`` when nothing is padded.
         elements: Atomic numbers that occur, noted when the batch left the CPU so that nobody waits for a GPU to ask; no
-            part of the pytree. ``dataclasses.replace`` keeps them: whoever replaces numbers on a GPU gives both.
+            part of the pytree. ``dataclasses.replace`` keeps them: code that replaces numbers on a GPU gives both.
     """
 
     positions: Float[Tensor, "atoms 3"]

@@ -137,7 +137,7 @@ def in_faster_form(
     """Return systems in blocks where the potential is faster on them, else as they are.
 
     Args:
-        potential: Who will be asked for their energies and derivatives; nothing of it is trained.
+        potential: Computes their energies and derivatives; nothing of it is trained.
         batch: The systems.
         hessians: Whether many HVPs are wanted.
 

@@ -1,4 +1,4 @@
-"""The Potential protocol: what every model, analytic surface, sum, committee and adapter offers, and is held to."""
+"""The Potential protocol: the interface of every model, analytic surface, sum, committee and adapter."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Frame:
             values: By name of a label, or ``"probes"``.
 
         Raises:
-            PHLError: For a label that nobody declared.
+            PHLError: For an undeclared label.
         """
         own = {name: value for name, value in values.items() if name in (*OWN, "probes")}
         others = {label_of(name).name: value for name, value in values.items() if name not in own}
@@ -92,7 +92,7 @@ class Frame:
             The frame itself.
 
         Raises:
-            PHLError: For an empty structure, a wrong shape, probes without HVPs, or a label that nobody declared.
+            PHLError: For an empty structure, a wrong shape, probes without HVPs, or an undeclared label.
             NonFiniteError: For a NaN or an infinity, naming the array.
         """
         n = len(self.numbers)

@@ -179,7 +179,7 @@ def test_other_units_are_found_and_said(tmp_path, frames, kinds, units, words):
     with pytest.raises(PHLError, match=words) as caught:
         import_dataset(path, tmp_path / "b.h5")
     assert "\n" not in str(caught.value)
-    assert "is not in the units that were said" in str(caught.value)
+    assert "is not in the stated units" in str(caught.value)
     assert all(f"--unit {label}={unit}" in str(caught.value) for label, unit in units.items())
     assert os.listdir(tmp_path) == ["a.h5"]
     got, report = imported(path, units=units)

@@ -72,7 +72,7 @@ BINARY = {**dict.fromkeys((".h5", ".hdf5"), "HDF5 file"), **dict.fromkeys((".lmd
 
 
 def format_of(path: Path, name: str = "") -> str:
-    """Return the format of a path: the one asked for, or the first that recognises it.
+    """Return the format of a path: the one named, or the first that recognises it.
 
     Raises:
         PHLError: For an unknown name, a path that does not exist, or a folder that no format recognises.
@@ -95,7 +95,7 @@ def format_of(path: Path, name: str = "") -> str:
 
 
 def exporter_of(path: Path, name: str = "") -> str:
-    """Return the format to write a path in: the one asked for, or the one of its suffix.
+    """Return the format to write a path in: the one named, or the one of its suffix.
 
     Raises:
         PHLError: For an unknown name or suffix.

@@ -1,4 +1,4 @@
-"""Rows of a ``.npy`` file, read where they are asked for: no pickles, nothing allocated that the file cannot fill."""
+"""Rows of a ``.npy`` file, read one at a time: no pickles, nothing allocated that the file cannot fill."""
 
 from __future__ import annotations
 

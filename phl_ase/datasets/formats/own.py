@@ -1,4 +1,4 @@
-"""Our own HDF5 as a format to import: to say a level of theory that was not said, or as structures for labels."""
+"""Our own HDF5 as a format to import: to state a missing level of theory, or as structures for labels."""
 
 from __future__ import annotations
 
