@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -78,19 +79,29 @@ def _emt(rest: str) -> Any:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let an OpenMP library that is loaded meanwhile use one thread, unless OMP_NUM_THREADS says how many.
+    """Let OpenMP use one thread, unless OMP_NUM_THREADS says how many.
 
     A gradient of a small molecule takes milliseconds: threads that wait for one another, or for other programs, made
-    runs a hundred times slower. The library reads the variable once; it is taken back for everything else.
+    runs a hundred times slower. The variable is too late here: torch may have loaded the library, and shares it.
     """
-    if "OMP_NUM_THREADS" in os.environ:
+    library = None if "OMP_NUM_THREADS" in os.environ else _openmp()
+    if library is None:
         yield
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
+    before = library.omp_get_max_threads()
+    library.omp_set_num_threads(1)
     try:
         yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
+        library.omp_set_num_threads(before)
+
+
+def _openmp() -> Any:
+    """Return the OpenMP library that this process has loaded; ``None`` where there is none by a known name."""
+    for name in ("libgomp.so.1", "libomp.dylib"):
+        with contextlib.suppress(OSError, AttributeError):
+            return ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    return None
 
 
 def _tblite(rest: str, **settings: Any) -> Any:
@@ -98,8 +109,7 @@ def _tblite(rest: str, **settings: Any) -> Any:
     from ase.calculators.calculator import CalculationFailed, InputError, SCFError
 
     try:
-        with _one_thread():
-            from tblite.ase import TBLite
+        from tblite.ase import TBLite
     except ImportError:
         raise missing_package("tblite", "reference", "the method tblite (GFN-xTB)") from None
     method = rest or "GFN2-xTB"
@@ -136,7 +146,8 @@ def _tblite(rest: str, **settings: Any) -> Any:
                         "atoms.info['multiplicity'], in an XYZ file charge=… multiplicity=… in the comment"
                     )
             try:
-                super().calculate(atoms, *arguments, **options)
+                with _one_thread():
+                    super().calculate(atoms, *arguments, **options)
             except CalculationFailed as problem:
                 raise (SCFError if "SCF" in str(problem) else CalculationFailed)(str(problem)) from None
             except InputError as problem:

@@ -528,3 +528,34 @@ def test_without_pyscf_the_package_is_named_and_no_functional(monkeypatch):
     for text in ("pyscf", "pyscf:b3lyp/def2-svp"):
         with pytest.raises(PHLError, match=r"needs the package 'pyscf', which is not installed: pip install 'phl-ase"):
             make_method(text)
+
+
+def test_xtb_takes_one_thread_also_where_torch_has_loaded_openmp(monkeypatch):
+    from phl_ase.reference.methods import _openmp
+
+    ase_calculator = pytest.importorskip("tblite.ase").TBLite
+    library, seen = _openmp(), []
+    if library is None:
+        pytest.skip("no OpenMP library of a known name")
+    calculate = ase_calculator.calculate
+
+    def watched(self, *arguments, **options):
+        seen.append(library.omp_get_max_threads())
+        return calculate(self, *arguments, **options)
+
+    monkeypatch.setattr(ase_calculator, "calculate", watched)
+    before = library.omp_get_max_threads()
+    library.omp_set_num_threads(3)
+    try:
+        for variable in (None, "3"):
+            if variable is None:
+                monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+            else:
+                monkeypatch.setenv("OMP_NUM_THREADS", variable)
+            water = molecule("H2O")
+            water.calc = make_method("tblite")
+            water.get_potential_energy()
+            assert library.omp_get_max_threads() == 3
+    finally:
+        library.omp_set_num_threads(before)
+    assert seen == [1, 3]
