@@ -70,8 +70,8 @@ def run_and_report(config: object, out: Path, *, processes: int, train: bool = T
         processes: Runs at once.
         train: Whether to train, or only to report on what is there.
     """
-    from phl_ase.study.report import REPORT, write_report
-    from phl_ase.study.results import Results, as_text
+    from phl_ase.study.report import REPORT, as_text, write_report
+    from phl_ase.study.results import Results
     from phl_ase.study.run import run_study
 
     with nothing_is_lost(out):

@@ -16,8 +16,8 @@ from phl_ase.potentials.cards import read_card
 from phl_ase.results import Metric, Report
 from phl_ase.study import render_reports
 from phl_ase.study.config import read_demo
-from phl_ase.study.report import FIGURES, REPORT, RESULTS, SCOREBOARD, write_report
-from phl_ase.study.results import Results, as_text, comparison
+from phl_ase.study.report import FIGURES, REPORT, RESULTS, SCOREBOARD, as_text, comparison, write_report
+from phl_ase.study.results import Results
 from phl_ase.study.run import run_study
 
 PNG = b"\x89PNG\r\n\x1a\n"
