@@ -58,12 +58,12 @@ class AimnetEnergy(Foreign):
         return made
 
     def atomic_energies(self) -> tuple[Tensor, Tensor] | None:
-        """The weights of the shift of atoms, by atomic number."""
+        """Return the weights of the shift of atoms, by atomic number."""
         shift = getattr(self.module.outputs, "atomic_shift", None)
         return None if shift is None else (shift.shifts.weight.detach(), torch.tensor(self.species, device="cpu"))
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         last = batch.system[-1:]
         data: dict[str, Tensor] = {
             # AIMNet2 wants one atom more, that every unused place of the neighbour table points to
@@ -87,7 +87,7 @@ class AimnetEnergy(Foreign):
 
 
 def _table(batch: Batch, cutoff: float) -> tuple[Int[Tensor, "rows width"], Float[Tensor, "rows width 3"] | None]:
-    """A neighbour list as a table with a row for each atom and one more, padded with the number of atoms."""
+    """Return a neighbour list as a table with a row for each atom and one more, padded with the number of atoms."""
     pairs, n = batch.neighbours[cutoff], len(batch.numbers)
     counts = torch.bincount(pairs.i, minlength=n)
     place = torch.arange(len(pairs.i), device=pairs.i.device) - (counts.cumsum(0) - counts)[pairs.i]

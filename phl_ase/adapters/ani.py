@@ -41,13 +41,13 @@ class AniEnergy(Foreign):
         self._neighbours = vendor("torchani.neighbors", _PACKAGE, _EXTRA).Neighbors
 
     def atomic_energies(self) -> tuple[Tensor, Tensor]:
-        """The self energies, in the order of the model's elements."""
+        """Return the self energies, in the order of the model's elements."""
         table: Tensor = self.module.energy_shifter.self_energies  # type: ignore[union-attr, assignment]
         elements: Tensor = self.module.atomic_numbers  # type: ignore[assignment]
         return table, torch.argsort(elements)
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         (cutoff,) = self.cutoffs
         pairs = batch.neighbours[cutoff]
         once = pairs.i < pairs.j

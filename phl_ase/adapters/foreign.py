@@ -52,10 +52,10 @@ class Foreign(Model):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
 
     def ready(self, dtype: str, device: str) -> Foreign:
-        """The potential for use: in a dtype, on a device, gradients of parameters off."""
+        """Return the potential for use: in a dtype, on a device, gradients of parameters off."""
         return self.to(device=device, dtype=DTYPES[dtype]).requires_grad_(False).eval()
 
     def write(self, path: str | Path) -> Path:
@@ -183,7 +183,7 @@ def _sha256(path: Path) -> str:
 
 
 def existing(file: str) -> Path:
-    """The path of a model file.
+    """Return the path of a model file.
 
     Raises:
         PHLError: When there is none.

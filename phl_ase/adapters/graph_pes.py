@@ -40,7 +40,7 @@ class GraphPesEnergy(Foreign):
         super().__init__(module, elements, cutoff, max(passing or [1, *lists.values()]) * cutoff)
 
     def atomic_energies(self) -> tuple[Tensor, Tensor] | None:
-        """The offsets of the elements, by atomic number."""
+        """Return the offsets of the elements, by atomic number."""
         found = next((p for name, p in self.module.named_parameters() if name.endswith("_offsets")), None)
         # as a plain tensor: graph-pes' own class keeps count of what is looked up
         return None if found is None else (found.detach().as_subclass(Tensor), torch.tensor(self.species, device="cpu"))
@@ -54,7 +54,7 @@ class GraphPesEnergy(Foreign):
         return made  # type: ignore[return-value]
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         (cutoff,) = self.cutoffs
         pairs = batch.neighbours[cutoff]
         sizes = batch.sizes()

@@ -47,7 +47,7 @@ class HippynnEnergy(Foreign):
         self.unit = unit
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         (cutoff,) = self.cutoffs
         pairs, positions = batch.neighbours[cutoff], batch.positions
         # shifts in Å and a cell of 1 Å: one conformation has one cell, a batch has many

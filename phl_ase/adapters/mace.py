@@ -69,13 +69,13 @@ class MaceEnergy(Foreign):
         return table[rows, self.head]
 
     def atomic_energies(self) -> tuple[Tensor, Tensor]:
-        """Energies of atoms of every head, elements × heads, in the order of the model's elements."""
+        """Return energies of atoms of every head, elements × heads, in the order of the model's elements."""
         table: Tensor = self.module.atomic_energies_fn.atomic_energies  # type: ignore[union-attr, assignment]
         elements: Tensor = self.module.atomic_numbers  # type: ignore[assignment]
         return table.reshape(-1, len(elements)).T, torch.argsort(elements)
 
     def forward(self, batch: Batch) -> Float[Tensor, " systems"]:
-        """Energies in eV, float64."""
+        """Return energies in eV, float64."""
         (cutoff,) = self.cutoffs
         pairs = batch.neighbours[cutoff]
         positions, sizes = batch.positions, batch.sizes()

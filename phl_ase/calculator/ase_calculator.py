@@ -419,7 +419,7 @@ class PHLCalculator(Calculator):
         return frame
 
     def _at(self, atoms: Atoms) -> Geometry:
-        """The geometry of a structure: that of the last one where nothing has changed."""
+        """Return the geometry of a structure: that of the last one where nothing has changed."""
         last = self._geometry
         if last is None or changes_between(last.atoms, atoms, 0.0, self.ignored_changes):
             self._geometry = None  # frees the old graph before the new one is made
@@ -469,7 +469,7 @@ class PHLCalculator(Calculator):
         *,
         refuse_atoms: bool = False,
     ) -> list[dict[str, Any]]:
-        """The quantities of each system of a batch, and their spread over a committee."""
+        """Return the quantities of each system of a batch, and their spread over a committee."""
         if "stress" in needs:
             require_volume(frames, names)
         quantities = list(dict.fromkeys(["energy", *needs]))
@@ -501,7 +501,7 @@ def _require_atoms(atoms: Any, name: str) -> None:
 
 
 def _listed(values: Any, name: str) -> list[Any]:
-    """The values of a collection; a name alone is a list of one."""
+    """Return the values of a collection; a name alone is a list of one."""
     try:
         return [values] if isinstance(values, str) else list(values)
     except TypeError:

@@ -66,7 +66,7 @@ def committee_tables(
 
 
 class DomainWatch:
-    """Says of structures whether a model saw anything like them, and warns once for each composition.
+    """Judge of whether a model saw anything like a structure; warns once for each composition.
 
     Outside are: two atoms nearer to each other than any pair of these elements was in training (or a pair of elements
     that never met), an atom farther from all others than any of its element was, a molecule that training never showed

@@ -15,7 +15,7 @@ from phl_ase.structures import Batch
 
 
 def energies(s: Subject) -> float:
-    """Number of energies that are not finite; an error unless there is one energy for each system."""
+    """Return the number of energies that are not finite; an error unless there is one energy for each system."""
     energy = s.potential(s.batch())
     if energy.shape != (len(s.frames),):
         raise PHLError(f"energies have shape {tuple(energy.shape)}; expected {(len(s.frames),)}, one for each system")
@@ -23,7 +23,7 @@ def energies(s: Subject) -> float:
 
 
 def inputs(s: Subject) -> float:
-    """Number of tensors of the batch and the potential that evaluating changed."""
+    """Return the number of tensors of the batch and the potential that evaluating changed."""
     batch = s.batch()
     before = [t.detach().clone() for t in _tensors(s, batch)]
     probes = s.tensor(np.concatenate(s.directions(), axis=1))
@@ -41,7 +41,7 @@ def _tensors(s: Subject, batch: Batch) -> list[Tensor]:
 
 
 def batching(s: Subject) -> float:
-    """Energies and forces of each system in the batch against the system alone."""
+    """Compare energies and forces of each system in the batch with those of the system alone."""
     together = s.evaluate()
     alone = [s.evaluate([frame]) for frame in s.frames]
     energy = (together.energy - torch.cat([p.energy for p in alone])).abs().max().item() / s.scale
@@ -90,7 +90,7 @@ def permutation(s: Subject) -> float:
 
 
 def separation(s: Subject) -> float | None:
-    """Energy of two molecules beyond the receptive field against the sum of both."""
+    """Compare the energy of two molecules beyond the receptive field with the sum of both."""
     molecules = [f for f in s.frames if not f.pbc.any()]
     if not molecules or not np.isfinite(s.potential.receptive_field):  # charges feel each other at any distance
         return None

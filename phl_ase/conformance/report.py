@@ -86,7 +86,7 @@ class ConformanceReport:
         return all(row.passed for row in self.rows)
 
     def row(self, name: str) -> Check:
-        """The row of a name.
+        """Return the row of a name.
 
         Raises:
             PHLError: When there is none.
@@ -161,7 +161,7 @@ _USES: dict[str, tuple[str, ...]] = {
 
 
 def markdown(reports: Sequence[ConformanceReport]) -> str:
-    """A table, potential × what works, and below it what does not work and what that means."""
+    """Return a table, potential × what works, and below it what does not work and what that means."""
     lines = ["| potential | " + " | ".join(_USES) + " |", "|---" * (len(_USES) + 1) + "|"]
     lines += [f"| `{report.potential}` | " + " | ".join(report.summary().values()) + " |" for report in reports]
     below = [f"- `{report.potential}`: {text}" for report in reports if (text := report.shortcomings())]

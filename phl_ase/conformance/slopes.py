@@ -77,7 +77,7 @@ def symmetry(s: Subject) -> float:
 
 
 def hessian(s: Subject) -> float:
-    """The Hessian times v against the HVP."""
+    """Compare the Hessian times v with the HVP."""
     batch, v = s.batch(), s.tensor(np.concatenate(s.directions(), axis=1))
     dense = filled(evaluate(s.potential, batch, ("hessian",)).hessian)
     n = dense.shape[-1] // 3

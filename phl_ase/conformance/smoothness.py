@@ -27,7 +27,7 @@ ORDERS = ("energy", "force", "Hessian", "third derivative")
 
 
 def path(s: Subject) -> float:
-    """A random path of each molecule, 0.3 Å long; the worst of them."""
+    """Follow a random path of each molecule, 0.3 Å long; the worst of them counts."""
     worst = 0.0
     for frame in [f for f in s.frames if not f.pbc.any()] or s.frames:
         direction = s.rng.normal(size=(len(frame), 3))
@@ -36,7 +36,7 @@ def path(s: Subject) -> float:
 
 
 def symmetric(s: Subject) -> float:
-    """The centre of a symmetric linear molecule moves through the point where its vector features vanish."""
+    """Move the centre of a symmetric linear molecule through the point where its vector features vanish."""
     d = 0.4 * min(s.potential.cutoffs)
     outer, inner = s.species[0], s.species[-1]
     direction = np.zeros((3, 3))

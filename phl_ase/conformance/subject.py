@@ -41,7 +41,7 @@ class Steps:
     settled: float
 
     def best(self, error: Callable[[float], float], steps: Sequence[float]) -> float:
-        """The smallest error of the steps tried."""
+        """Return the smallest error of the steps tried."""
         smallest = float("inf")
         for step in steps:
             value = error(step)
@@ -93,7 +93,7 @@ class Subject:
         self.rng = np.random.default_rng(20260304)
 
     def batch(self, frames: Sequence[Frame] | None = None) -> Batch:
-        """Frames (all by default) as a batch, without labels."""
+        """Return frames (all by default) as a batch, without labels."""
         return collate(self.frames if frames is None else frames, self.potential.cutoffs)[0].to(self.device, self.dtype)
 
     def energies(self, frames: Sequence[Frame]) -> Tensor:
@@ -109,7 +109,7 @@ class Subject:
         return filled(self.evaluate(frames).forces)
 
     def tensor(self, array: np.ndarray) -> Tensor:
-        """An array in the dtype and on the device of the check."""
+        """Return an array in the dtype and on the device of the check."""
         return torch.as_tensor(array, dtype=self.dtype, device=self.device)
 
     def directions(self, k: int = 1) -> list[np.ndarray]:
@@ -146,12 +146,12 @@ class Subject:
 
 
 def frame_of(numbers, positions, **fields) -> Frame:
-    """A structure without labels."""
+    """Return a structure without labels."""
     return Frame(numbers=np.asarray(numbers), positions=np.asarray(positions, dtype=float), **fields)
 
 
 def moved(frames: Sequence[Frame], steps: Sequence[np.ndarray]) -> list[Frame]:
-    """Frames with their atoms displaced, Å."""
+    """Return frames with their atoms displaced, Å."""
     return [dataclasses.replace(f, positions=f.positions + step) for f, step in zip(frames, steps, strict=True)]
 
 

@@ -96,7 +96,7 @@ class PHLTorchSimModel(_interface.ModelInterface):
         self._compute_stress = wanted
 
     def forward(self, state: Any, **_: Any) -> dict[str, Float[Tensor, "..."]]:
-        """Energies (eV, float64), forces (eV/Å) and stresses (eV/Å³, ASE's sign) of the systems of a state.
+        """Return energies (eV, float64), forces (eV/Å) and stresses (eV/Å³, ASE's sign) of the systems of a state.
 
         Args:
             state: A ``SimState``, or the mapping of its fields.

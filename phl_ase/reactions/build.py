@@ -33,7 +33,7 @@ _SCHEMA = 1  # of what a stage keeps
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a run has come to.
+    """Result of building reactions.
 
     Attributes:
         path: The data set; ``None`` where none was written because there are no frames.

@@ -1,4 +1,4 @@
-"""What reactions are built from: a guess of a TS, or a reactant and a product, checked before any work."""
+"""Starting points of reactions: a guess of a TS, or a reactant and a product, checked before any work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FOLDER_BYTES = 140  # file systems take 255, encrypted ones 143
 
 @dataclass(frozen=True, eq=False)
 class ReactionGuess:
-    """What is known of a reaction before it is computed.
+    """A reaction before it is computed.
 
     Attributes:
         name: Of the reaction; its folder is called like it.

@@ -29,7 +29,7 @@ LABEL_FILE = "labels.jsonl"
 
 
 class Memory:
-    """What is known of one molecule, by geometry, bit for bit.
+    """Finished calculations of one molecule, by geometry, bit for bit.
 
     Args:
         path: The file; one writer at a time.

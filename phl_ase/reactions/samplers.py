@@ -43,7 +43,7 @@ def _ignored(_: Atoms) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Samples:
-    """What a sampler gives.
+    """Structures that a sampler gives.
 
     Attributes:
         frames: The samples.
@@ -60,7 +60,7 @@ class Samples:
 def draw_normal_modes(
     analysis: HarmonicAnalysis, temperature: float, rng: np.random.Generator, *, softest: float = SOFTEST_SAMPLED
 ) -> Array:
-    """Positions from the classical harmonic distribution: of each mode Q ~ N(0, kT/λ), λ its eigenvalue.
+    """Return positions from the classical harmonic distribution: of each mode Q ~ N(0, kT/λ), λ its eigenvalue.
 
     Args:
         analysis: The modes; imaginary ones are taken by their absolute value.
@@ -78,7 +78,7 @@ def draw_normal_modes(
 
 
 def _moved(analysis: HarmonicAnalysis, displacement: Array) -> Array:
-    """Positions displaced along modes; lengths and angles that constraints hold stay as they are."""
+    """Return positions displaced along modes; lengths and angles that constraints hold stay as they are."""
     positions = analysis.atoms.positions.copy()
     positions[analysis.indices] += displacement
     return free_motions(analysis.atoms).restore(analysis.atoms, positions) if analysis.n_constrained else positions
@@ -134,7 +134,7 @@ def around_stationary_point(
 def _drawn(
     draw: Callable[[], Atoms], unfit: Callable[[Atoms], str], count: int, where: str, taken: Taken = _ignored
 ) -> Samples:
-    """So many structures, each drawn until there is no reason against it, or too often."""
+    """Return so many structures, each drawn until there is no reason against it, or too often."""
     frames, refused = [], []
     for _ in range(count):
         for _ in range(_DRAWS):
@@ -149,7 +149,7 @@ def _drawn(
 
 
 def _clash(atoms: Atoms) -> str:
-    """Which atoms have run into each other; empty where none have."""
+    """Return which atoms have run into each other; empty where none have."""
     closest, _ = closest_atoms(atoms)
     return f"two atoms at {closest:.2f} times the sum of their radii" if closest < _CLOSEST else ""
 
@@ -195,7 +195,7 @@ def sample_dynamics(
     interval: int = 200,
     equilibration: int = 1000,
 ) -> Samples:
-    """Frames of Langevin dynamics, so far apart in time that velocities have forgotten one another.
+    """Return frames of Langevin dynamics, so far apart in time that velocities have forgotten one another.
 
     Args:
         atoms: The start, with a calculator.
@@ -393,7 +393,7 @@ def _stationary(atoms: Atoms) -> tuple[HarmonicAnalysis, float]:
 
 
 def _with_counter(atoms: Atoms) -> Atoms:
-    """A copy whose calculator is checked for what is not finite."""
+    """Return a copy whose calculator is checked for what is not finite."""
     if atoms.calc is None:
         raise PHLError("the atoms have no calculator; sampling needs one that gives forces: set atoms.calc")
     copy = atoms.copy()

@@ -1,4 +1,4 @@
-"""What a reaction is built with, beside the method: every choice that its structures depend on, and nothing else."""
+"""Settings of a reaction beside the method: every choice that its structures depend on, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _POSITIVE = ("ts_fmax", "ts_steps", "irc_step", "irc_fmax", "irc_max_points", "r
 
 @dataclass(frozen=True)
 class ReactionSettings:
-    """How the structures of reactions are found.
+    """Settings by which the structures of reactions are found.
 
     Attributes:
         strategies: Sella strategies, tried in this order; empty for the ladder of where curvature comes from.
@@ -97,7 +97,7 @@ class ReactionSettings:
                 raise PHLError(f"{name} are {list(values)}; expected each once: samples says how many")
 
     def ladder(self, source: str) -> tuple[StrategyInCoordinates, ...]:
-        """The strategies that are tried where curvature comes from a source (``Curvature.source``)."""
+        """Return the strategies that are tried where curvature comes from a source (``Curvature.source``)."""
         return self.strategies or LADDERS[source]
 
     @property
@@ -107,7 +107,7 @@ class ReactionSettings:
 
 
 def read_strategy(text: str) -> StrategyInCoordinates:
-    """A strategy as a user writes it: ``hessian-3``, ``gradients:cartesian``.
+    """Return a strategy as a user writes it: ``hessian-3``, ``gradients:cartesian``.
 
     Raises:
         PHLError: For an unknown strategy or kind of coordinates.

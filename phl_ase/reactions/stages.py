@@ -40,7 +40,7 @@ AROUND = ("ts", "reactant", "product")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is wanted of every reaction.
+    """Structures and labels wanted of every reaction.
 
     Attributes:
         settings: How its structures are found.
@@ -98,7 +98,7 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
 
 
 def _reaction(folder: ReactionFolder, calculator: Remembering, settings: ReactionSettings, positions: Any) -> Reaction:
-    """The path both ways from a transition state, and the minima at its ends."""
+    """Return the path both ways from a transition state, and the minima at its ends."""
     return find_reaction(
         folder.atoms(positions, calculator),
         method=settings.irc_method,
@@ -111,7 +111,7 @@ def _reaction(folder: ReactionFolder, calculator: Remembering, settings: Reactio
 
 
 def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
-    """The path from the transition state, its ends relaxed and identified, points along it."""
+    """Follow the path from the transition state, its ends relaxed and identified, points along it."""
     settings = plan.settings
     reaction = _reaction(folder, calculator, settings, folder.stationary()["ts"]["positions"])
     connection, flipped = _connection(folder, reaction)
@@ -140,7 +140,7 @@ def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> 
 
 
 def _connection(folder: ReactionFolder, reaction: Reaction) -> tuple[tuple[str, str], bool]:
-    """What is wrong with what a path connects and a sentence about it, and whether it runs from product to reactant."""
+    """Return what is wrong with the ends of a path, a sentence on it, and whether it runs from product to reactant."""
     if reaction.backward is None or reaction.forward is None:
         return ("", ""), False
     ends = (reaction.backward.atoms, reaction.forward.atoms)
@@ -199,7 +199,7 @@ def _random_numbers(folder: ReactionFolder, name: str, settings: ReactionSetting
 
 
 def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> StageRecord:
-    """The labels that were asked for, of all frames; the labels themselves stay in the memory."""
+    """Label all frames as asked; the labels themselves stay in the memory."""
     frames = frames_of(folder)
     sample, errors, failures = plan.request.sample(len(frames)), [], {}
     for place, frame in enumerate(frames):
@@ -222,7 +222,7 @@ def label_frames(folder: ReactionFolder, calculator: Remembering, plan: Plan) ->
 def _frame(
     folder: ReactionFolder, calculator: Remembering, positions: Any, kind: str, *, hessian: bool = False, **more: Any
 ) -> StageRecord:
-    """A structure with its energy and forces, and its Hessian where wanted."""
+    """Return a structure with its energy and forces, and its Hessian where wanted."""
     atoms = folder.atoms(positions, calculator)
     frame = {"kind": kind, "positions": atoms.positions, "forces": atoms.get_forces(), **more}
     frame["energy"] = atoms.get_potential_energy()

@@ -1,4 +1,4 @@
-"""What became of a reaction: in a few numbers for a table, and as a log that a chemist can read."""
+"""Outcome of a reaction: in a few numbers for a table, and as a log that a chemist can read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PATHS = ("same end", "other ends", "refused")  # outcomes of the path that are 
 
 @dataclass(frozen=True)
 class ReactionResult:
-    """What became of one reaction.
+    """Outcome of one reaction.
 
     Attributes:
         name: Of the reaction.

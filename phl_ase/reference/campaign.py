@@ -35,7 +35,7 @@ _LISTED_FAILURES, _REASON = 150, 200  # the provenance of a data set is at most 
 
 @dataclass(frozen=True)
 class LabelResult:
-    """What a campaign has come to.
+    """Result of labelling a data set.
 
     Attributes:
         path: The data set; ``None`` where none was written: no frame has labels, or it was stopped at a failure.
@@ -68,7 +68,7 @@ class LabelResult:
 
 @dataclass(frozen=True)
 class LabelMethod:
-    """What labels.
+    """A reference method, as the user named it, and how to make its calculator.
 
     Attributes:
         make: Makes an ASE calculator; sent to other processes, so a function of a module or a ``functools.partial``.

@@ -95,7 +95,7 @@ def check_elements(numbers: Array) -> None:
 
 
 def chai_head_gordon(numbers: Array, positions: Array) -> Dispersion:
-    """The dispersion energy of a molecule and its first and second derivatives.
+    """Return the dispersion energy of a molecule and its first and second derivatives.
 
     Args:
         numbers: Atomic numbers ``(n,)``, H to Xe.

@@ -1,4 +1,4 @@
-"""What PySCF computes anew in every cycle of a self-consistent field, kept in memory where it fits.
+"""Integrals that PySCF computes anew in every cycle of a self-consistent field, kept in memory where they fit.
 
 For a small molecule that is orbital values on the grid and the integrals of the range-separated Coulomb operator: with
 them a cycle of ωB97X-D/6-31G(d) takes a bit more than half the time.

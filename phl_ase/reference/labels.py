@@ -70,7 +70,7 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
 
 @dataclass(frozen=True)
 class Probes:
-    """Which probes a frame is labelled along.
+    """Probes that a frame is labelled along.
 
     Attributes:
         family: A key of ``phl_ase.probes.FAMILIES``.
@@ -218,7 +218,7 @@ def _labels(
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What every frame of a data set is labelled with beside energy, forces and stress.
+    """Labels of every frame of a data set beside energy, forces and stress.
 
     Attributes:
         hessian: A key of ``HESSIANS``; ``None`` for no Hessian.

@@ -146,7 +146,7 @@ class PySCFCalculator(Calculator):
     # -- ASE ----------------------------------------------------------------------------------------------------------
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation; charge and multiplicity in ``atoms.info`` count."""
+        """Return what has changed since the last calculation; charge and multiplicity in ``atoms.info`` count."""
         state = charge_and_multiplicity(atoms)
         changes = compare_atoms(self.atoms, atoms, tol=tol, excluded_properties=self.ignored_changes)
         if self.atoms is not None and charge_and_multiplicity(self.atoms) != state:
@@ -189,7 +189,7 @@ class PySCFCalculator(Calculator):
     # -- curvature ----------------------------------------------------------------------------------------------------
 
     def get_hessian(self, atoms: Atoms | None = None) -> Array:
-        """The Hessian ``(3n, 3n)`` eV/Å², symmetric, analytic or by differences as the calculator was made.
+        """Return the Hessian ``(3n, 3n)`` eV/Å², symmetric, analytic or by differences as the calculator was made.
 
         Raises:
             PHLError: For a structure that the method cannot treat.
@@ -215,7 +215,7 @@ class PySCFCalculator(Calculator):
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _displaced(self, atoms: Atoms) -> Atoms:
-        """A copy for differences of gradients: what it calculates leaves this calculator's results alone."""
+        """Return a copy for differences of gradients: what it calculates leaves this calculator's results alone."""
         copy = atoms.copy()
         copy.calc = _Gradients(self)
         return copy

@@ -29,7 +29,7 @@ class SCFNotConverged(SCFError):
 
 
 def pyscf_package() -> Any:
-    """The package, its modules for Kohn–Sham calculations loaded.
+    """Return the package, its modules for Kohn–Sham calculations loaded.
 
     Raises:
         PHLError: When it is not installed.
@@ -75,7 +75,7 @@ class DensityHistory:
     _entries: list[tuple[Array, Array]] = field(default_factory=list)
 
     def start(self, key: Any, positions: Array, overlap: Array) -> Array | None:
-        """A density matrix to start from; ``None`` when nothing is known of this molecule.
+        """Return a density matrix to start from; ``None`` when nothing is known of this molecule.
 
         Args:
             key: What must agree for densities to carry over: species, charge, multiplicity, basis.
@@ -153,7 +153,7 @@ LADDER: tuple[Rung, ...] = (
 
 
 def converge(make: Callable[[], Any], start: Array | None) -> tuple[Any, str]:
-    """A converged mean field.
+    """Return a converged mean field.
 
     Args:
         make: Makes a fresh mean field.

@@ -52,7 +52,7 @@ class Claim:
 
     @property
     def about(self) -> str:
-        """Where it is judged, and by which ratios."""
+        """Return where it is judged, and by which ratios."""
         return "; ".join(filter(None, (self.where, f"ratios {self.ratio}")))
 
     @property

@@ -104,7 +104,7 @@ class PhononsSection(Section):
 
 
 class ValidatorsSection(Section):
-    """How every trained model is validated."""
+    """Validators of every trained model, and their options."""
 
     run: tuple[str, ...] = ("accuracy", "frequencies", "ts", "irc")
     reactions: tuple[str, ...] = Field((), description="to search and follow; by default all with test frames")
@@ -152,7 +152,7 @@ class RunSection(MethodSection):
 
 
 class BudgetSection(Section):
-    """How long a run trains."""
+    """Length of the training of a run."""
 
     epochs: Count = Field(200, description="equal epochs; fewer frames are given as many steps")
     epochs_of: dict[SplitName, Count] = Field({}, description="split -> its own number")
@@ -203,7 +203,7 @@ class SearchedReaction(Section):
 
 
 class ReportSection(Section):
-    """What the report shows beside the results."""
+    """Contents of the report beside the results."""
 
     baseline: SchemeName = Field("E-F-H", description="error ratios are to this scheme")
     note: str = Field("", description="a sentence at the top")

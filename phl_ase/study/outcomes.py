@@ -1,4 +1,4 @@
-"""How each run of a study ended, as its folder says: outcome, facts of its training, reports of its validators."""
+"""Outcomes of the runs of a study, as its folder says: facts of its training, reports of its validators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from phl_ase.study.worker import last_epoch
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What became of a run.
+    """Outcome of a run.
 
     Attributes:
         run: The run.

@@ -25,7 +25,7 @@ _CHOICES = ("regime", "n_probes", "probes", "hvps")
 
 @dataclass(frozen=True, order=True)
 class TrainingMethod:
-    """How a model learns.
+    """A training method: a scheme and its options.
 
     Attributes:
         scheme: Key of ``SCHEMES``.
@@ -62,7 +62,7 @@ class TrainingMethod:
 
     @property
     def draws(self) -> bool:
-        """Whether it draws probes."""
+        """Return whether it draws probes."""
         return bool(self.regime)
 
     @property
@@ -122,7 +122,7 @@ class Run:
 
     @property
     def method(self) -> TrainingMethod:
-        """How the model learns."""
+        """Training method of the model."""
         return self.series.method
 
     @property
@@ -195,7 +195,7 @@ def methods_of(block: MatrixSection) -> list[TrainingMethod]:
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run trains.
+    """Length of the training of a run.
 
     Attributes:
         epochs: Passes over its training frames.

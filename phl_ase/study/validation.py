@@ -1,4 +1,4 @@
-"""How the models of a study are validated: one function for each validator, and one line in ``VALIDATORS``."""
+"""Validation of the models of a study: one function for each validator, and one line in ``VALIDATORS``."""
 
 from __future__ import annotations
 

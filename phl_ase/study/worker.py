@@ -1,4 +1,4 @@
-"""What worker processes do for a study: time optimiser steps, train a run's model, validate it."""
+"""Tasks of a study in worker processes: time optimiser steps, train a run's model, validate it."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class TrainConfig(_Section):
 
 
 def renamed(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of the configuration of a run, perhaps an old one, with the keys' names of today."""
+    """Return a section of the configuration of a run, perhaps an old one, with the keys' names of today."""
     return {_RENAMED.get((section, key), key): value for key, value in values.items()}
 
 

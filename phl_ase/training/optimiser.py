@@ -32,7 +32,7 @@ def named_like(names: Sequence[str], pattern: str, key: str) -> list[str]:
 
 
 def parameter_groups(model: torch.nn.Module, factors: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The parameters of a model by the factor on their learning rate.
+    """Return the parameters of a model by the factor on their learning rate.
 
     Args:
         model: The model.
@@ -78,7 +78,7 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def rate_of(optimiser: torch.optim.Optimizer) -> float:
-    """The learning rate that the factors of the groups multiply."""
+    """Return the learning rate that the factors of the groups multiply."""
     group = optimiser.param_groups[0]
     return float(group["lr"] / group.get("factor", 1.0))
 

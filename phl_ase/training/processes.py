@@ -40,7 +40,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The GPU of this process, where the run is on GPUs."""
+        """Return the GPU of this process, where the run is on GPUs."""
         if self.count == 1 or device.type != "cuda":
             return device
         return torch.device("cuda", self.local_rank)

@@ -40,7 +40,7 @@ class StepResult:
 
 
 def label_counts(labels: Labels, weights: Mapping[str, float]) -> dict[str, int]:
-    """Number of systems that carry the label of each weighted term; from a GPU in one transfer."""
+    """Return the number of systems that carry the label of each weighted term; from a GPU in one transfer."""
     if not weights:
         return {}
     present = torch.stack([TERMS[name].present(labels) for name in weights])

@@ -314,7 +314,7 @@ class _Trainer:
         return StepResult(said, result.counts), stop
 
     def _accumulate(self, share: np.ndarray, weights: dict[str, float]) -> StepResult:
-        """The gradient of this process's share of a batch; counts are those of the whole batch."""
+        """Return the gradient of this process's share of a batch; counts are those of the whole batch."""
         drawn = self._draw(self.train_set, share, epoch=self.at.epoch) if len(share) else None
         local = dict.fromkeys(weights, 0) if drawn is None else label_counts(drawn[1], weights)
         counts = {name: int(count) for name, count in self.processes.sum(local, self.device).items()}
@@ -398,7 +398,7 @@ class _Trainer:
             at.halvings += 1
 
     def _mean_terms(self, frames: PackedFrames) -> dict[str, float]:
-        """Mean of each term that the frames carry labels of, over them, for the averaged weights."""
+        """Return the mean of each term that the frames carry labels of, over them, for the averaged weights."""
         sums = dict.fromkeys(self.weights, 0.0)
         counts = dict.fromkeys(self.weights, 0.0)
         needs = {TERMS[name].needs for name in self.weights}
