@@ -1,6 +1,6 @@
 """Studies: training methods compared on the same data, from one configuration to a report.
 
-``config``: the TOML file → ``plan``: the runs → ``run``: their tasks (done by ``worker``, ``timing``, ``validation``;
+``config``: the TOML file → ``plan``: the runs → ``run``: their tasks (done by ``worker`` and ``validation``;
 ``older`` reads what earlier versions left) → ``outcomes``, ``results``, ``claims``: what was found → ``report`` and
 ``figures``. ``quantities`` says what is compared. ``phl demo`` is the study ``demo.toml``.
 
@@ -11,7 +11,6 @@ from phl_ase.lazy import lazy_exports
 
 _HOMES = {
     "config": ("StudyConfig", "parse_study", "read_demo", "read_study"),
-    "phl_ase.plots.page": ("render_reports",),
     "report": ("write_report",),
     "results": ("Results",),
     "run": ("run_study",),

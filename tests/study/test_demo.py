@@ -12,9 +12,9 @@ import re
 import pytest
 
 from phl_ase.objective import SCHEMES
+from phl_ase.plots.page import render_reports
 from phl_ase.potentials.cards import read_card
 from phl_ase.results import Metric, Report
-from phl_ase.study import render_reports
 from phl_ase.study.config import read_demo
 from phl_ase.study.report import FIGURES, REPORT, RESULTS, SCOREBOARD, as_text, comparison, write_report
 from phl_ase.study.results import Results
