@@ -17,6 +17,12 @@ def asymmetry(hessian: np.ndarray) -> float:
     return float(np.abs(hessian - hessian.T).max(initial=0.0))
 
 
+def symmetrised(matrix: np.ndarray) -> np.ndarray:
+    """Return (H + Hᵀ) / 2 of square matrices ``(…, m, m)``: rounding and noise are averaged away."""
+    mean: np.ndarray = 0.5 * (matrix + np.swapaxes(matrix, -1, -2))
+    return mean
+
+
 def checked_hessian(
     hessian: Any,
     n_atoms: int,
@@ -54,5 +60,4 @@ def checked_hessian(
             f"{name} is asymmetric by {worst:.3g} {unit}, expected at most {allowed:.3g}; check its layout (rows and "
             "columns are x1 y1 z1 x2 …) or symmetrise it as (H + H.T) / 2"
         )
-    symmetric: np.ndarray = 0.5 * (matrix + matrix.T)
-    return symmetric
+    return symmetrised(matrix)

@@ -33,6 +33,7 @@ from phl_ase.calculator.uncertainty import IN_DOMAIN, committee_tables, results_
 from phl_ase.calculator.unpacking import finite, has_volume, part_of, require_volume, to_numpy
 from phl_ase.derivatives import GradientGraph, choose_device, default_budget, evaluate, own_modes, sparse_hessian
 from phl_ase.errors import PHLError, shortened, unknown
+from phl_ase.hessians import symmetrised
 from phl_ase.potentials import Committee
 from phl_ase.potentials.model import DTYPES
 from phl_ase.structures import Batch, Frame, PackedFrames, collate, in_faster_form
@@ -239,7 +240,7 @@ class PHLCalculator(Calculator):
             return in_layout(self.get_property("hessian", atoms)[np.ix_(rows, rows)], layout)
         directions = np.eye(3 * len(atoms))[rows].reshape(-1, len(atoms), 3)
         block = self.get_hvp(directions, atoms).reshape(len(rows), -1)[:, rows]
-        return in_layout(0.5 * (block + block.T), layout)
+        return in_layout(symmetrised(block), layout)
 
     @one_at_a_time
     def get_hvp(self, vectors: Any, atoms: Atoms | None = None) -> Array:

@@ -18,6 +18,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.free_memory import available_memory
+from phl_ase.hessians import symmetrised
 from phl_ase.types import Array
 
 LABEL_NOISE = {"energy": 1e-3, "gradient": 2e-3, "hvp": 2e-2}
@@ -383,7 +384,7 @@ class KernelCorrection:
         q, jacobian = inverse_distances(positions)
         _, slopes, curved = self._evaluate(q)
         hessian = jacobian.T @ curved @ jacobian + bent(positions, slopes)
-        return 0.5 * (hessian + hessian.T)
+        return symmetrised(hessian)
 
 
 def _highest(trial: Callable[[KernelChoice], tuple[float, KernelChoice, Array, Any]], begin: KernelChoice) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import PHLError, attempt, unknown
+from phl_ase.hessians import symmetrised
 from phl_ase.learning.kernel import OutOfMemoryError
 from phl_ase.learning.store import HVP, Gradient, LabelStore, LearningStopped
 from phl_ase.learning.surrogate import LearnedCalculator, ReferenceCalculator, TrustedCalculator
@@ -517,7 +518,7 @@ class _Run:
             )
             frame, triangle = np.linalg.qr(vectors)
             among = frame.T @ products @ np.linalg.inv(triangle)
-            curvatures, turned = np.linalg.eigh(0.5 * (among + among.T))
+            curvatures, turned = np.linalg.eigh(symmetrised(among))
             self._fit()
             analysis = self._modes(known.positions)
             # softer than rounding: a mode of molecules that float

@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from phl_ase.curvature import curvature_of
 from phl_ase.errors import GuardedCalculator, NonFiniteError
+from phl_ase.hessians import symmetrised
 from phl_ase.learning.kernel import KERNEL_GRID, USUAL_KERNEL, GradientObservations, KernelChoice, KernelCorrection
 from phl_ase.learning.store import HVP, LabelStore, LearningStopped
 from phl_ase.types import Array
@@ -118,7 +119,7 @@ class LearnedCalculator(Calculator):
             hessian = self._hessians[key] = np.asarray(self._curvature.hessian(bare), dtype=float)
         if self.correction is not None:
             hessian = hessian + self.correction.hessian(atoms.positions)
-        hessian = 0.5 * (hessian + hessian.T)
+        hessian = symmetrised(hessian)
         here = [one for one in self._hvps if np.array_equal(one.positions, atoms.positions)]
         if here:
             # the least change that makes the reference's products exact: the fit leaves them some noise

@@ -8,15 +8,14 @@ reaction then have the same length, where sums of straight chords would differ b
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
 from scipy.interpolate import CubicSpline
-from scipy.spatial.transform import Rotation
 
 from phl_ase.errors import PHLError
+from phl_ase.paths.geometry import best_rotation
 from phl_ase.types import Array
 
 _SAME_POINT = 1e-8  # √amu·Å: two structures closer than this are one point of the curve
@@ -24,7 +23,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 def arc_length(structures: Sequence[Atoms], origin: int = 0) -> Array:
-    """Signed arc length of each structure of a path.
+    """Return the signed arc length of each structure of a path.
 
     Args:
         structures: The path in order, the same atoms in the same order; orientation and position do not matter.
@@ -38,12 +37,21 @@ def arc_length(structures: Sequence[Atoms], origin: int = 0) -> Array:
     """
     points = mass_weighted_path(structures)
     chords = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    lengths = np.concatenate([[0.0], np.cumsum(_spline_lengths(points, chords))])
+    apart = chords > _SAME_POINT
+    kept = points[np.concatenate([[True], apart])]
+    steps = chords.copy()
+    if len(kept) > 2:  # lengths along the cubic spline, parametrised by the chords
+        knots = np.concatenate([[0.0], np.cumsum(chords[apart])])
+        tangent = CubicSpline(knots, kept).derivative()
+        half = 0.5 * np.diff(knots)
+        places = 0.5 * (knots[:-1] + knots[1:])[:, None] + half[:, None] * _NODES
+        steps[apart] = half * (np.linalg.norm(tangent(places), axis=-1) @ _WEIGHTS)
+    lengths = np.concatenate([[0.0], np.cumsum(steps)])
     return lengths - lengths[origin]
 
 
 def mass_weighted_path(structures: Sequence[Atoms]) -> Array:
-    """Mass-weighted coordinates of a path without translation and rotation, each structure turned onto the one before.
+    """Return mass-weighted coordinates of a path without translation and rotation, each structure turned onto the last.
 
     Args:
         structures: The path in order.
@@ -65,30 +73,5 @@ def mass_weighted_path(structures: Sequence[Atoms]) -> Array:
                 f"{structures[0].get_chemical_formula('reduce')}; expected the same atoms in the same order"
             )
         centred = structure.positions - np.average(structure.positions, axis=0, weights=masses)
-        points.append(centred if not points else _turned(points[-1], centred, masses))
+        points.append(best_rotation(points[-1], centred, masses).apply(centred) if points else centred)
     return (np.sqrt(masses)[:, None] * np.stack(points)).reshape(len(points), -1)
-
-
-def _turned(onto: Array, positions: Array, masses: Array) -> Array:
-    """Centred positions turned by the proper rotation that brings them closest to others, by mass."""
-    if len(positions) == 1:
-        return positions
-    with warnings.catch_warnings():
-        # of a linear molecule the rotation is not unique, the distance is
-        warnings.filterwarnings("ignore", message="Optimal rotation is not uniquely", category=UserWarning)
-        return Rotation.align_vectors(onto, positions, weights=masses)[0].apply(positions)
-
-
-def _spline_lengths(points: Array, chords: Array) -> Array:
-    """Lengths between neighbours of the cubic spline through points, parametrised by the chords ``(m - 1,)``."""
-    apart = chords > _SAME_POINT
-    kept = points[np.concatenate([[True], apart])]
-    lengths = chords.copy()
-    if len(kept) < 3:
-        return lengths
-    knots = np.concatenate([[0.0], np.cumsum(chords[apart])])
-    tangent = CubicSpline(knots, kept).derivative()
-    half = 0.5 * np.diff(knots)
-    places = 0.5 * (knots[:-1] + knots[1:])[:, None] + half[:, None] * _NODES
-    lengths[apart] = half * (np.linalg.norm(tangent(places), axis=-1) @ _WEIGHTS)
-    return lengths

@@ -64,7 +64,15 @@ class CountingCalculator(Calculator):
         self.calls += 1
         structure = atoms.copy()
         structure.calc = GuardedCalculator(self.calculator)
-        forces, energy = self._ask(structure)
+        try:
+            # forces first: a calculator asked for the energy alone would have to start again
+            forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
+            energy = float(structure.get_potential_energy(apply_constraint=False))
+        except PHLError as error:
+            if self.last is None:
+                raise
+            # it took other structures of these atoms: what it refuses is where the steps led, no mistake of the caller
+            raise NonFiniteError(f"a step led to a structure that the calculator refuses: {error}") from error
         if not (np.isfinite(energy) and np.all(np.isfinite(forces))):
             raise NonFiniteError("the calculator gave an energy or forces that are NaN or infinite")
         largest = float(np.abs(forces).max(initial=0.0))
@@ -76,17 +84,6 @@ class CountingCalculator(Calculator):
         self._before = self.last.positions
         free_energy = getattr(self.calculator, "results", {}).get("free_energy", energy)
         self.results = {"energy": energy, "free_energy": float(free_energy), "forces": forces.copy()}
-
-    def _ask(self, structure: Atoms) -> tuple[Array, float]:
-        try:
-            # forces first: a calculator asked for the energy alone would have to start again
-            forces = np.array(structure.get_forces(apply_constraint=False), dtype=float)
-            return forces, float(structure.get_potential_energy(apply_constraint=False))
-        except PHLError as error:
-            if self.last is None:
-                raise
-            # it took other structures of these atoms: what it refuses is where the steps led, no mistake of the caller
-            raise NonFiniteError(f"a step led to a structure that the calculator refuses: {error}") from error
 
     def largest_force(self) -> float:
         """Largest force on an atom at the last sound structure, with constraints, eV/Å.

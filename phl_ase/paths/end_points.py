@@ -253,12 +253,17 @@ def identify(
         PHLError: For no references, or a reference of other atoms.
         NonFiniteError: For NaN or infinite positions.
     """
+    import networkx
+
     if not references:
         raise PHLError("there are no references to compare with; expected at least one")
     distances = {name: rmsd(atoms, reference) for name, reference in references.items()}
     bonds = {name: same_graph(atoms, reference) for name, reference in references.items()}
     nearest = min(references, key=lambda name: (not bonds[name], distances[name]))
-    apart = _fragments_rmsd(atoms, references[nearest]) if bonds[nearest] else distances[nearest]
+    apart = distances[nearest]
+    if bonds[nearest]:  # each molecule of a complex aligned by itself
+        parts = [sorted(part) for part in networkx.connected_components(molecular_graph(references[nearest]))]
+        apart = max(rmsd(atoms[part], references[nearest][part]) for part in parts)
     alone = floating and sum(bonds.values()) == 1
     near = distances[nearest] <= tolerance or (alone and apart <= tolerance)
     molecules = bonds[nearest] or same_graph(atoms, references[nearest], labelled=False)
@@ -272,14 +277,6 @@ def identify(
         sentence="",
     )
     return replace(found, sentence=_sentence(found, tolerance, fragments(atoms)))
-
-
-def _fragments_rmsd(atoms: Atoms, reference: Atoms) -> float:
-    """The largest RMS displacement of a molecule of a complex, each aligned by itself, Å."""
-    import networkx
-
-    pieces = [sorted(piece) for piece in networkx.connected_components(molecular_graph(reference))]
-    return max(rmsd(atoms[piece], reference[piece]) for piece in pieces)
 
 
 def connects(
@@ -302,10 +299,15 @@ def connects(
     floating = not same_graph(reactant, product)
     # each end as what it should be in either order; the order that fits better is taken
     orders = (("reactant", "product"), ("product", "reactant"))
-    compared = [
-        tuple(_compare(end, name, references, tolerance, floating) for end, name in zip(ends, names, strict=True))
-        for names in orders
-    ]
+
+    def compare(end: Atoms, name: str) -> Identification:
+        """Return what an end is; where it is neither, how it compares with the one that it should be."""
+        found = identify(end, references, tolerance=tolerance, floating=floating)
+        if found.name is not None:
+            return found
+        return identify(end, {name: references[name]}, tolerance=tolerance, floating=floating)
+
+    compared = [tuple(compare(end, name) for end, name in zip(ends, names, strict=True)) for names in orders]
     flipped = _misfit(compared[1], orders[1]) < _misfit(compared[0], orders[0])
     backward, forward = compared[flipped]
     found = [end.name == name for end, name in zip((backward, forward), orders[flipped], strict=True)]
@@ -318,16 +320,6 @@ def connects(
     else:
         outcome = "one end" if any(found) else "other ends"
     return Connection(outcome, flipped, backward, forward)
-
-
-def _compare(
-    end: Atoms, name: str, references: Mapping[str, Atoms], tolerance: float, floating: bool
-) -> Identification:
-    """Return what an end is; where it is neither, how it compares with the one that it should be."""
-    found = identify(end, references, tolerance=tolerance, floating=floating)
-    if found.name is not None:
-        return found
-    return identify(end, {name: references[name]}, tolerance=tolerance, floating=floating)
 
 
 def _misfit(ends: tuple[Identification, ...], names: tuple[str, ...]) -> tuple[int, int, float]:

@@ -10,6 +10,7 @@ from ase.geometry import find_mic
 from scipy.spatial.transform import Rotation
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.types import Array
 from phl_ase.vibrations import free_motions, rigid_motions
 
 
@@ -97,15 +98,21 @@ def aligned(atoms: Atoms, target: Atoms) -> Atoms:
         copy.positions[:] = target.positions + difference - difference.mean(axis=0)
         return copy
     first, second = (x.positions - x.positions.mean(axis=0) for x in (target, atoms))
-    copy.positions[:] = _rotation(first, second).apply(second) + target.positions.mean(axis=0)
+    copy.positions[:] = best_rotation(first, second).apply(second) + target.positions.mean(axis=0)
     return copy
 
 
-def _rotation(first: np.ndarray, second: np.ndarray) -> Rotation:
-    """The proper rotation that brings centred ``second`` ``(n, 3)`` closest to centred ``first``."""
-    if len(first) == 1:
+def best_rotation(onto: Array, centred: Array, weights: Array | None = None) -> Rotation:
+    """Return the proper rotation that brings centred positions ``(n, 3)`` closest to other centred ones.
+
+    Args:
+        onto: The target.
+        centred: What is turned.
+        weights: Of the atoms ``(n,)``; all alike by default.
+    """
+    if len(onto) == 1:
         return Rotation.identity()
     with warnings.catch_warnings():
         # of a linear molecule the rotation is not unique, the distance is
         warnings.filterwarnings("ignore", message="Optimal rotation is not uniquely", category=UserWarning)
-        return Rotation.align_vectors(first, second)[0]
+        return Rotation.align_vectors(onto, centred, weights=weights)[0]

@@ -121,7 +121,11 @@ def guess_transition_state(
         if calculator is None:
             raise PHLError(f"the method {BAND!r} needs a calculator; give one, or take 'auto'")
         method, neb_steps = "auto", neb_steps or _BAND_STEPS
-    moved = _in_the_frame_of(reactant, product)
+    moved = aligned(product, reactant)
+    if reactant.constraints:  # which hold atoms in a frame: each atom to its nearest image only
+        moved = product.copy()
+        difference = find_mic(product.positions - reactant.positions, reactant.cell, reactant.pbc)[0]
+        moved.positions[:] = reactant.positions + difference
     names = _candidates(method, periodic=bool(np.any(reactant.pbc)), several=calculator is not None)
     paths = {name: _images(reactant, PATH_METHODS[name].make(reactant, moved, n_images)) for name in names}
     if calculator is None:
@@ -143,7 +147,17 @@ def _highest(images: list[Atoms], name: str, calculator: ASECalculator, neb_step
     # one for each image, so that each keeps what it was asked last
     counters = [CountingCalculator(calculator) for _ in images]
     reason = _refined(images, counters, neb_steps) if neb_steps else ""
-    energies, reason = _energies(images, counters, reason)
+    energies = np.full(len(images), np.nan)
+    for k, (image, counter) in enumerate(zip(images, counters, strict=True)):
+        working = image.copy()
+        working.calc = counter
+        try:
+            asked = attempt(working.get_potential_energy)
+        except PHLError as error:  # one image may be where the calculator cannot go
+            reason = reason or str(error)
+            continue
+        energies[k] = float("nan") if asked.value is None else asked.value
+        reason = reason or asked.reason
     inner = energies[1:-1]
     if not np.any(np.isfinite(inner)):
         raise PHLError(f"the calculator gave no energy for any image between the end points ({reason})")
@@ -151,17 +165,6 @@ def _highest(images: list[Atoms], name: str, calculator: ASECalculator, neb_step
     guess = images[index].copy()
     guess.calc = calculator
     return TransitionStateGuess(guess, tuple(images), energies, index, name, sum(c.calls for c in counters), reason)
-
-
-def _in_the_frame_of(reactant: Atoms, product: Atoms) -> Atoms:
-    """The product moved onto the reactant; with fixed atoms only each atom to its nearest image."""
-    moved = aligned(product, reactant)
-    if reactant.constraints:
-        moved = product.copy()
-        moved.positions[:] = (
-            reactant.positions + find_mic(product.positions - reactant.positions, reactant.cell, reactant.pbc)[0]
-        )
-    return moved
 
 
 def _candidates(method: str, *, periodic: bool, several: bool) -> list[str]:
@@ -199,20 +202,15 @@ def _idpp(reactant: Atoms, product: Atoms, n_images: int) -> Array:
     periodic = bool(np.any(reactant.pbc))
     band = NEB(images, method="aseneb")
     band.interpolate(method="linear", mic=periodic, apply_constraint=bool(reactant.constraints))
-    aside = _off_axis(reactant.positions, np.random.default_rng(0))
+    # a small random displacement in the direction in which the structure is thinnest
+    axes = np.linalg.svd(reactant.positions - reactant.positions.mean(axis=0), full_matrices=True)[2]
+    aside = np.random.default_rng(0).standard_normal((len(reactant), 1)) * axes[-1]
+    aside *= _SIDESTEP / np.sqrt(np.mean(aside**2) * 3)
     for k, image in enumerate(images[1:-1], start=1):
         # not written to the array, so that constraints hold what they hold
         image.set_positions(image.positions + np.sin(np.pi * k / (n_images - 1)) * aside)
     idpp_interpolate(band, traj=None, log=None, mic=periodic)
     return np.array([image.positions for image in images])
-
-
-def _off_axis(positions: Array, generator: np.random.Generator) -> Array:
-    """A small random displacement in the directions in which the structure is thinnest ``(n, 3)`` Å."""
-    centred = positions - positions.mean(axis=0)
-    axes = np.linalg.svd(centred, full_matrices=True)[2]
-    move = generator.standard_normal((len(positions), 1)) * axes[-1]
-    return _SIDESTEP * move / np.sqrt(np.mean(move**2) * 3)
 
 
 def _geodesic(reactant: Atoms, product: Atoms, n_images: int) -> Array:
@@ -272,19 +270,3 @@ def _refined(images: list[Atoms], counters: list[CountingCalculator], steps: int
     for image, better in zip(images, working, strict=True):
         image.positions[:] = better.positions
     return ""
-
-
-def _energies(images: list[Atoms], counters: list[CountingCalculator], reason: str) -> tuple[Array, str]:
-    """Energies of the images, NaN where the calculator fails, and the first reason."""
-    energies = np.full(len(images), np.nan)
-    for k, (image, counter) in enumerate(zip(images, counters, strict=True)):
-        working = image.copy()
-        working.calc = counter
-        try:
-            asked = attempt(working.get_potential_energy)
-        except PHLError as error:  # one image may be where the calculator cannot go
-            reason = reason or str(error)
-            continue
-        energies[k] = float("nan") if asked.value is None else asked.value
-        reason = reason or asked.reason
-    return energies, reason

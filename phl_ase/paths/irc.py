@@ -74,7 +74,16 @@ def follow_irc(
             an unknown method, a length or threshold that is not positive, a Hessian of the wrong shape, a trajectory
             that cannot be written.
     """
-    _check(ts, method, {"step": step, "fmax": fmax, "max_points": max_points})
+    for name, size in {"step": step, "fmax": fmax, "max_points": max_points}.items():
+        if not (np.isfinite(size) and size > 0):
+            raise PHLError(f"{name} is {size!r}; expected a positive number")
+    check_start(ts, fmax, max_points, "a reaction path", n_least=2)
+    if np.any(ts.pbc):
+        raise PHLError("the structure is periodic; reaction paths are followed for molecules: set atoms.pbc = False")
+    if ts.constraints:
+        raise PHLError("the structure has constraints; on a reaction path all atoms move: del atoms.constraints")
+    if method not in INTEGRATORS:
+        raise unknown("integrator of reaction paths", method, INTEGRATORS)
     source = curvature_of(ts.calc)
     counted = CountingHessian(hessian or source.hessian, ts.calc)
     counter = BranchCalculator(ts.calc, ts.positions)
@@ -122,20 +131,6 @@ class _Side:
     direction: Direction
     structures: tuple[Atoms, ...] = ()
     energies: tuple[float, ...] = ()
-
-
-def _check(ts: Atoms, method: str, sizes: dict[str, float]) -> None:
-    """Refuse what cannot work before anything is computed."""
-    for name, size in sizes.items():
-        if not (np.isfinite(size) and size > 0):
-            raise PHLError(f"{name} is {size!r}; expected a positive number")
-    check_start(ts, sizes["fmax"], int(sizes["max_points"]), "a reaction path", n_least=2)
-    if np.any(ts.pbc):
-        raise PHLError("the structure is periodic; reaction paths are followed for molecules: set atoms.pbc = False")
-    if ts.constraints:
-        raise PHLError("the structure has constraints; on a reaction path all atoms move: del atoms.constraints")
-    if method not in INTEGRATORS:
-        raise unknown("integrator of reaction paths", method, INTEGRATORS)
 
 
 def _analyse(

@@ -242,17 +242,23 @@ def relax_to_minimum(
         The last relaxation, its counts those of all; the analysis of its end, or why there is none; and how often it
         was pushed off a saddle point. Imaginary modes are left where three pushes do not lead to a minimum.
     """
-    start, hessian = atoms, hessian or curvature_of(atoms.calc).hessian
+    start, function = atoms, hessian or curvature_of(atoms.calc).hessian
     counter = CountingCalculator(atoms.calc)
     calls = taken = pushes = 0
     seconds = 0.0
+
+    def analyse() -> HarmonicAnalysis:
+        return harmonic_analysis(relaxation.atoms, function(relaxation.atoms))
+
     while True:
         relaxation = relax(start, fmax * _TIGHTER if pushes else fmax, steps)
         if relaxation.outcome == "not converged" and relaxation.fmax <= fmax:  # the calculator's noise is larger
             relaxation = replace(relaxation, outcome="converged")
         calls, taken = calls + relaxation.force_calls, taken + relaxation.steps
         seconds += relaxation.seconds
-        analysed = _analysed(relaxation, hessian)
+        analysed: Attempt[HarmonicAnalysis] = Attempt(None, traceback=relaxation.traceback)
+        if relaxation.converged:
+            analysed = attempt(analyse)
         analysis = analysed.value
         if analysis is None or analysis.n_imaginary == 0 or pushes == _PUSHES:
             break
@@ -268,13 +274,6 @@ def relax_to_minimum(
         start.calc = atoms.calc
     relaxation = replace(relaxation, force_calls=calls + counter.calls, steps=taken, seconds=seconds)
     return relaxation, analysed, pushes
-
-
-def _analysed(relaxation: Relaxation, hessian: HessianFunction) -> Attempt[HarmonicAnalysis]:
-    """The analysis of what was relaxed, or why there is none."""
-    if not relaxation.converged:
-        return Attempt(None, traceback=relaxation.traceback)
-    return attempt(lambda: harmonic_analysis(relaxation.atoms, hessian(relaxation.atoms)))
 
 
 def _energy(end: ReactionEnd | None) -> float:

@@ -8,12 +8,12 @@ as often slightly negative, defeat both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
+from phl_ase.hessians import symmetrised
 from phl_ase.paths.branch import Branch, StepError
 from phl_ase.types import Array
 from phl_ase.vibrations import harmonic_analysis, rigid_motions
@@ -44,7 +44,7 @@ def prepared_hessian(atoms: Atoms, hessian: Array, *, stiffness: float = _RIGID_
     rigid = rigid_motions(atoms.positions, masses)
     projector = np.eye(len(rigid)) - rigid @ rigid.T
     weighted = projector @ (hessian / weights) @ projector + stiffness / masses.mean() * rigid @ rigid.T
-    return weights * 0.5 * (weighted + weighted.T)
+    return weights * symmetrised(weighted)
 
 
 def follow_sella(branch: Branch) -> bool:
@@ -80,7 +80,13 @@ def _follow(branch: Branch, step: float) -> bool:
         found: list[Array] = []
         while True:
             try:
-                return _record(irc, points, branch, found)
+                converged = False
+                for done in points:
+                    converged = bool(done)
+                    if irc.nsteps > len(found):
+                        found.append(irc.atoms.positions.copy())
+                        branch.record(found[-1], branch.calculator.energy)
+                return converged
             except IRCInnerLoopConvergenceFailure as error:
                 if not found or irc.dx <= _SHORTEST * branch.step:
                     raise StepError(
@@ -89,33 +95,13 @@ def _follow(branch: Branch, step: float) -> bool:
                         len(found),
                     ) from error
                 working.positions[:] = found[-1]
-                if _is_minimum(working, branch):
+                # a path may end here by its true Hessian: Sella's may be wrong in the sign of a soft mode
+                at_rest = np.linalg.norm(working.get_forces(), axis=1).max() <= branch.fmax
+                if at_rest and harmonic_analysis(working, branch.hessian(working)).n_imaginary == 0:
                     return True
-                points = _again_with_half_the_step(irc, branch)
-
-
-def _record(irc: Any, points: Iterator[bool], branch: Branch, found: list[Array]) -> bool:
-    """Record the points that Sella goes through; whether it converged."""
-    converged = False
-    for done in points:
-        converged = bool(done)
-        if irc.nsteps > len(found):
-            found.append(irc.atoms.positions.copy())
-            branch.record(found[-1], branch.calculator.energy)
-    return converged
-
-
-def _is_minimum(atoms: Atoms, branch: Branch) -> bool:
-    """Return whether a path may end here by its true Hessian: Sella's may be wrong in the sign of a soft mode."""
-    if np.linalg.norm(atoms.get_forces(), axis=1).max() > branch.fmax:
-        return False
-    return harmonic_analysis(atoms, branch.hessian(atoms)).n_imaginary == 0
-
-
-def _again_with_half_the_step(irc: Any, branch: Branch) -> Iterator[bool]:
-    """Go on from where the atoms are; a whole step may lie across a minimum, on no point of its sphere the path."""
-    irc.dx /= 2
-    irc.d1 *= 0.0
-    irc.pes.set_x(irc.atoms.positions.ravel())
-    # not Sella's own, which would begin at the TS again
-    return super(type(irc), irc).irun(branch.fmax, branch.max_points - irc.nsteps)
+                # half the step: a whole one may lie across a minimum, on no point of its sphere the path
+                irc.dx /= 2
+                irc.d1 *= 0.0
+                irc.pes.set_x(irc.atoms.positions.ravel())
+                # not Sella's own, which would begin at the TS again
+                points = super(type(irc), irc).irun(branch.fmax, branch.max_points - irc.nsteps)

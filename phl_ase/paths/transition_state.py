@@ -19,7 +19,6 @@ from phl_ase.errors import PHLError, attempt
 from phl_ase.hessians import checked_hessian
 from phl_ase.paths.counting import CountingHessian, CountingHVP
 from phl_ase.paths.optimisation import RELAXATION_OUTCOMES, check_start, run_optimiser, sentence_of
-from phl_ase.types import Array
 from phl_ase.vibrations import (
     HarmonicAnalysis,
     finite_difference_hessian,
@@ -157,7 +156,15 @@ def find_transition_state(
     made: list[Any] = []
 
     def make(working: Atoms) -> Any:
-        made.append(_sella(working, hessians, hvps, options))
+        count_from_zero(working)
+        if hvps is None:
+            from sella import Sella  # it loads JAX, which takes seconds
+
+            made.append(Sella(working, hessian_function=hessians, **options))
+        else:
+            from phl_ase.paths.sella_hvp import HVPSella
+
+            made.append(HVPSella(working, hvps, start=hessians, **options))
         return made[-1]
 
     run = run_optimiser(atoms, make, fmax, max_steps, trajectory)
@@ -195,29 +202,25 @@ def _off_the_line(atoms: Atoms) -> Atoms:
     return bent
 
 
-def _sella(working: Atoms, hessians: CountingHessian | None, hvps: CountingHVP | None, options: dict[str, Any]) -> Any:
-    """Sella with the curvature that there is; imported here, because it loads JAX, which takes seconds."""
-    count_from_zero(working)
-    if hvps is None:
-        from sella import Sella
-
-        return Sella(working, hessian_function=hessians, **options)
-    from phl_ase.paths.sella_hvp import HVPSella
-
-    return HVPSella(working, hvps, start=hessians, **options)
-
-
 def _analysed(
     search: TransitionStateSearch, hessians: CountingHessian | None, hvps: CountingHVP | None
 ) -> TransitionStateSearch:
     """Return the search with the harmonic analysis of its structure, and the outcome that follows from it."""
 
     def analyse() -> tuple[HarmonicAnalysis, str]:
-        matrix, source = _final_hessian(search.atoms, hessians, hvps)
+        atoms = search.atoms
+        if hessians is not None:
+            matrix, source = hessians(atoms), "hessian function"
+        elif hvps is not None:
+            rows = hvps(np.eye(3 * len(atoms)).reshape(-1, len(atoms), 3), atoms)
+            matrix = checked_hessian(rows.reshape(3 * len(atoms), -1), len(atoms))
+            source = "Hessian-vector products"
+        else:
+            matrix, source = finite_difference_hessian(atoms, indices=free_atoms(atoms)), "finite differences"
         # lengths and angles that are held have forces, which belong to the curvature
-        curved = bool(search.atoms.constraints) and free_motions(search.atoms).is_curved
-        forces = search.atoms.get_forces(apply_constraint=False) if curved else None
-        return harmonic_analysis(search.atoms, matrix, forces=forces), source
+        curved = bool(atoms.constraints) and free_motions(atoms).is_curved
+        forces = atoms.get_forces(apply_constraint=False) if curved else None
+        return harmonic_analysis(atoms, matrix, forces=forces), source
 
     answer = attempt(analyse)
     if answer.value is None:
@@ -230,14 +233,3 @@ def _analysed(
     if analysis.n_imaginary == 0 and search.steps == 0:
         reason = "the start is a minimum already: a search needs a guess between two minima"
     return replace(analysed, outcome="wrong order of saddle", reason=reason)
-
-
-def _final_hessian(atoms: Atoms, hessians: CountingHessian | None, hvps: CountingHVP | None) -> tuple[Array, str]:
-    """The Hessian of the final analysis, from the best there is, and what that is."""
-    if hessians is not None:
-        return hessians(atoms), "hessian function"
-    if hvps is not None:
-        directions = np.eye(3 * len(atoms)).reshape(-1, len(atoms), 3)
-        rows = hvps(directions, atoms).reshape(3 * len(atoms), -1)
-        return checked_hessian(rows, len(atoms)), "Hessian-vector products"
-    return finite_difference_hessian(atoms, indices=free_atoms(atoms)), "finite differences"

@@ -119,8 +119,15 @@ def phonons_of(
         PHLError: For a path or mesh that does not fit, or force constants of another crystal.
         NonFiniteError: For NaN or infinity in the frequencies.
     """
-    mesh = _checked_mesh(mesh)
-    kelvin = _checked_temperatures(temperatures)
+    numbers = np.asarray(mesh)
+    if numbers.shape != (3,) or np.any(numbers != np.rint(numbers)) or np.any(numbers < 1):
+        raise PHLError(f"mesh is {list(mesh)}; expected three whole numbers of at least 1")
+    mesh = [int(n) for n in numbers]
+    kelvin = np.asarray(temperatures, dtype=float)
+    if kelvin.ndim != 1 or not len(kelvin) or not np.all(np.isfinite(kelvin)) or np.any(kelvin < 0):
+        raise PHLError(f"temperatures are {list(temperatures)}; expected numbers of at least 0 K")
+    if np.any(np.diff(kelvin) <= 0):
+        raise PHLError("temperatures are not ascending; sort them")
     qpoints, distances, marks, labels = band_path(phonon, path, points=points)
     # phonopy's results are None until they are computed, which they are here
     own: Any = fresh(phonon)
@@ -199,19 +206,3 @@ def band_path(
         ) from error
     distances, marks, labels = band.get_linear_kpoint_axis()
     return np.array(band.kpts), np.array(distances), np.array(marks), tuple(map(str, labels))
-
-
-def _checked_mesh(mesh: Sequence[int]) -> list[int]:
-    numbers = np.asarray(mesh)
-    if numbers.shape != (3,) or np.any(numbers != np.rint(numbers)) or np.any(numbers < 1):
-        raise PHLError(f"mesh is {list(mesh)}; expected three whole numbers of at least 1")
-    return [int(n) for n in numbers]
-
-
-def _checked_temperatures(temperatures: Sequence[float]) -> Array:
-    kelvin = np.asarray(temperatures, dtype=float)
-    if kelvin.ndim != 1 or not len(kelvin) or not np.all(np.isfinite(kelvin)) or np.any(kelvin < 0):
-        raise PHLError(f"temperatures are {list(temperatures)}; expected numbers of at least 0 K")
-    if np.any(np.diff(kelvin) <= 0):
-        raise PHLError("temperatures are not ascending; sort them")
-    return kelvin

@@ -93,8 +93,15 @@ def force_constants(
         gradients=curvature.gradients_per_hvp * len(vectors),
     )
     if symmetrise:
-        found = _symmetrised(phonon, found)
-    return found if compact else replace(found, values=_full(phonon, found.values))
+        own = fresh(phonon)
+        own.force_constants = found.values
+        own.symmetrize_force_constants(show_drift=False)
+        found = replace(found, values=np.array(own.force_constants), symmetrised=True)
+    if compact:
+        return found
+    from phonopy.harmonic.force_constants import compact_fc_to_full_fc
+
+    return replace(found, values=np.array(compact_fc_to_full_fc(phonon.primitive, found.values)))
 
 
 def displaced_force_constants(
@@ -143,16 +150,3 @@ def displaced_force_constants(
 
 def _sum_rule(values: Array) -> float:
     return float(np.abs(values.sum(axis=1)).max())
-
-
-def _symmetrised(phonon: Phonopy, found: ForceConstants) -> ForceConstants:
-    own = fresh(phonon)
-    own.force_constants = found.values
-    own.symmetrize_force_constants(show_drift=False)
-    return replace(found, values=np.array(own.force_constants), symmetrised=True)
-
-
-def _full(phonon: Phonopy, values: Array) -> Array:
-    from phonopy.harmonic.force_constants import compact_fc_to_full_fc
-
-    return np.array(compact_fc_to_full_fc(phonon.primitive, values))

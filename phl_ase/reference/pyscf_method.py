@@ -23,6 +23,7 @@ from ase.data import chemical_symbols
 
 from phl_ase.curvature import finite_difference_hvp
 from phl_ase.errors import NonFiniteError, PHLError, unknown
+from phl_ase.hessians import symmetrised
 from phl_ase.reference.dispersion import chai_head_gordon, check_elements
 from phl_ase.reference.distances import check_distances
 from phl_ase.reference.in_memory import keep_in_memory
@@ -312,11 +313,11 @@ def with_sum_rule(hessian: Array) -> Array:
         Symmetric, of the same shape; blocks off the diagonal are only symmetrised.
     """
     n = len(hessian) // 3
-    blocks = (0.5 * (hessian + hessian.T)).reshape(n, 3, n, 3)
+    blocks = symmetrised(hessian).reshape(n, 3, n, 3)
     atoms = np.arange(n)
     blocks[atoms, :, atoms, :] = 0.0
     sums = blocks.sum(axis=2)
-    blocks[atoms, :, atoms, :] = -0.5 * (sums + sums.transpose(0, 2, 1))
+    blocks[atoms, :, atoms, :] = -symmetrised(sums)
     return np.ascontiguousarray(blocks.reshape(3 * n, 3 * n))
 
 

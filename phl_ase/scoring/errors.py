@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from phl_ase.hessians import symmetrised
 from phl_ase.scoring.frames import LabelledStructure
 from phl_ase.types import Array
 from phl_ase.vibrations import rigid_motions
@@ -102,7 +103,7 @@ def projected_eigenvalues(hessian: Array, positions: Array, *, periodic: bool = 
     """
     rigid = rigid_motions(positions, np.ones(len(positions)), rotations=not periodic)
     internal = np.linalg.qr(rigid, mode="complete")[0][:, rigid.shape[1] :]
-    reduced = internal.T @ (0.5 * (hessian + hessian.T)) @ internal
+    reduced = internal.T @ symmetrised(hessian) @ internal
     return np.linalg.eigvalsh(reduced) if reduced.size else np.zeros(0)
 
 

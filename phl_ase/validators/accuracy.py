@@ -271,20 +271,47 @@ def accuracy_report(
     """
     if energies not in ENERGIES:
         raise unknown("way to compare energies", energies, ENERGIES)
-    known = _gather(scored, stationary, energies)
-    means, resampled = _means(known)
+    frames, errors = scored.frames, dict(scored.errors)
+    if energies == "relative":
+        errors["energy"] = relative_energy_errors(frames, scored.energies)
+    distance = displacements(frames, stationary)
+    temperature = np.array([np.nan if f.temperature is None else f.temperature for f in frames], dtype=float)
+    known = _Known(
+        errors=errors,
+        groups=geometries(frames),
+        axes={"displacement": distance, "temperature": temperature},
+        intervals={
+            "displacement": intervals(distance, DISPLACEMENT_EDGES),
+            "temperature": temperature_groups(temperature),
+        },
+    )
+    # means over kinds of geometry and intervals, all from the same samples
+    parts = {"group": np.array(list(known.groups.values())), **known.intervals}
+    units = resampling_units([frame.reaction for frame in frames])
+    together = group_means(errors, np.concatenate(list(parts.values())), units)
+    ends = np.cumsum([0, *map(len, parts.values())]).tolist()
+    means = {by: together.part(first, last) for by, first, last in zip(parts, ends[:-1], ends[1:], strict=True)}
+    mean = means["group"].mean
+    metrics = [
+        Metric(f"{name}, {group}", float(mean[name][place]), kind.unit)
+        for place, group in enumerate(known.groups)
+        for name, kind in ALL_ERRORS.items()
+        if name in mean and np.isfinite(mean[name][place])
+    ]
+    members = zip(known.groups, means["group"].members, strict=True)
+    metrics += [Metric(f"frames, {group}", int(count)) for group, count in members]
     outcome = "exploded" if any(np.isinf(values).any() for values in known.errors.values()) else "scored"
     return Report(
         system=system,
         potential=potential,
         outcome=outcome,
         sentence=ACCURACY_OUTCOMES[outcome],
-        metrics=_metrics(list(known.groups), means["group"]),
+        metrics=tuple(metrics),
         arrays={**_arrays(known, means), **_parity_arrays(scored, energies)},
         provenance=provenance(
             units={"displacement": "Å", "temperature": "K", **{name: ALL_ERRORS[name].unit for name in known.errors}},
             energies=f"{energies}, {ENERGIES[energies]}",
-            intervals=resampled,
+            intervals=f"95 % bootstrap intervals, {units.number} {units.name} drawn {DRAWS} times",
             notes=[*notes, *_notes(scored, known)],
             **dict(details or {}),
         ),
@@ -301,42 +328,12 @@ class _Known:
         groups: Region or kind of geometry → members ``(frames,)``.
         axes: ``displacement`` (Å) and ``temperature`` (K) ``(frames,)``; NaN where unknown.
         intervals: The same names → members of each interval ``(bins, frames)``.
-        reactions: Of each frame.
     """
 
     errors: Mapping[str, Array]
     groups: Mapping[str, Array]
     axes: Mapping[str, Array]
     intervals: Mapping[str, Array]
-    reactions: Sequence[str]
-
-
-def _gather(scored: ScoredFrames, stationary: Iterable[LabelledStructure] | None, energies: str) -> _Known:
-    frames, errors = scored.frames, dict(scored.errors)
-    if energies == "relative":
-        errors["energy"] = relative_energy_errors(frames, scored.energies)
-    distance = displacements(frames, stationary)
-    temperature = np.array([np.nan if f.temperature is None else f.temperature for f in frames], dtype=float)
-    return _Known(
-        errors=errors,
-        groups=geometries(frames),
-        axes={"displacement": distance, "temperature": temperature},
-        intervals={
-            "displacement": intervals(distance, DISPLACEMENT_EDGES),
-            "temperature": temperature_groups(temperature),
-        },
-        reactions=[frame.reaction for frame in frames],
-    )
-
-
-def _means(known: _Known) -> tuple[dict[str, GroupMeans], str]:
-    """Means over kinds of geometry and intervals, all from the same samples; what was drawn."""
-    parts = {"group": np.array(list(known.groups.values())), **known.intervals}
-    units = resampling_units(known.reactions)
-    together = group_means(known.errors, np.concatenate(list(parts.values())), units)
-    ends = np.cumsum([0, *map(len, parts.values())]).tolist()
-    means = {by: together.part(first, last) for by, first, last in zip(parts, ends[:-1], ends[1:], strict=True)}
-    return means, f"95 % bootstrap intervals, {units.number} {units.name} drawn {DRAWS} times"
 
 
 def _arrays(known: _Known, means: Mapping[str, GroupMeans]) -> dict[str, Array]:
@@ -375,17 +372,6 @@ def _parity_arrays(scored: ScoredFrames, energies: str) -> dict[str, Array]:
         for label, pair in pairs.items()
         for side, values in zip(("reference", "predicted"), pair, strict=True)
     }
-
-
-def _metrics(groups: Sequence[str], means: GroupMeans) -> tuple[Metric, ...]:
-    values = [
-        Metric(f"{name}, {group}", float(means.mean[name][place]), kind.unit)
-        for place, group in enumerate(groups)
-        for name, kind in ALL_ERRORS.items()
-        if name in means.mean and np.isfinite(means.mean[name][place])
-    ]
-    counts = [Metric(f"frames, {group}", int(count)) for group, count in zip(groups, means.members, strict=True)]
-    return (*values, *counts)
 
 
 _ABSENT = {

@@ -16,7 +16,7 @@ from phl_ase.results import Metric
 from phl_ase.types import Array
 from phl_ase.units import convert
 from phl_ase.validators.names import MetricName
-from phl_ase.vibrations import HarmonicAnalysis, ModeMatch, free_motions, match_modes, thermochemistry
+from phl_ase.vibrations import HarmonicAnalysis, free_motions, match_modes, thermochemistry
 from phl_ase.vibrations.rigid import complement, removed_motions
 from phl_ase.vibrations.selection import vibrating_block
 
@@ -30,9 +30,17 @@ _LOWEST = 2  # modes whose direction is scored one by one
 def frequency_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_number: int) -> tuple[Metric, ...]:
     """Scores of wavenumbers, modes and what follows from them; as many modes on both sides."""
     match = match_modes(got, expected)
+    errors, matched = np.abs(got.wavenumbers - expected.wavenumbers), np.abs(match.errors)
+    lowest = Metric(MetricName.IMAGINARY_WAVENUMBER, float(got.wavenumbers[0]), "cm⁻¹", float(expected.wavenumbers[0]))
     return (
-        *_ordered(got, expected),
-        *_matched(match),
+        # in ascending order, imaginary ones as negative numbers
+        Metric(MetricName.FREQUENCY_MAE, float(errors.mean()), "cm⁻¹"),
+        Metric(MetricName.LARGEST_FREQUENCY_ERROR, float(errors.max()), "cm⁻¹"),
+        *([lowest] if expected.n_imaginary else []),
+        # each compared with the mode that it overlaps with
+        Metric("matched frequency MAE", float(matched.mean()), "cm⁻¹"),
+        Metric("largest matched frequency error", float(matched.max()), "cm⁻¹"),
+        Metric(MetricName.MODE_OVERLAP, float(match.overlaps.mean())),
         Metric(MetricName.IMAGINARY_MODES, got.n_imaginary, "", expected.n_imaginary),
         *_cosines(got.modes, expected.modes, match.groups),
         *energy_metrics(got, expected, symmetry_number),
@@ -60,29 +68,6 @@ def energy_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_n
         Metric(MetricName.G_CORRECTION_ERROR, value - reference, "kcal/mol"),
         Metric("modes left out of G", gibbs.n_left_out, "", reference_gibbs.n_left_out),
         *([near] if gibbs.n_near_zero or reference_gibbs.n_near_zero else []),
-    )
-
-
-def _ordered(got: HarmonicAnalysis, expected: HarmonicAnalysis) -> tuple[Metric, ...]:
-    """Modes compared in ascending order, imaginary ones as negative numbers."""
-    errors = np.abs(got.wavenumbers - expected.wavenumbers)
-    metrics = (
-        Metric(MetricName.FREQUENCY_MAE, float(errors.mean()), "cm⁻¹"),
-        Metric(MetricName.LARGEST_FREQUENCY_ERROR, float(errors.max()), "cm⁻¹"),
-    )
-    if not expected.n_imaginary:
-        return metrics
-    lowest = Metric(MetricName.IMAGINARY_WAVENUMBER, float(got.wavenumbers[0]), "cm⁻¹", float(expected.wavenumbers[0]))
-    return (*metrics, lowest)
-
-
-def _matched(match: ModeMatch) -> tuple[Metric, ...]:
-    """Modes compared with those they overlap with."""
-    errors = np.abs(match.errors)
-    return (
-        Metric("matched frequency MAE", float(errors.mean()), "cm⁻¹"),
-        Metric("largest matched frequency error", float(errors.max()), "cm⁻¹"),
-        Metric(MetricName.MODE_OVERLAP, float(match.overlaps.mean())),
     )
 
 

@@ -124,7 +124,11 @@ def validate_frequencies(
             that cannot be computed.
     """
     expected = _check(reference)
-    hessian, source = _hessian_of(subject)
+    if hasattr(subject, "get_potential_energy"):
+        curvature = curvature_of(subject)
+        hessian, source = curvature.hessian, curvature.source
+    else:
+        hessian, source = subject, "a Hessian function" if callable(subject) else "a given Hessian"
     draft = _Draft(
         expected, system, potential, {"curvature": source, "geometry": KINDS[expected.kind], **(details or {})}
     )
@@ -195,14 +199,9 @@ def validate_relaxed_frequencies(
     if distance > same_within:
         reason = f"it is {distance:.2f} Å RMS away, more than {same_within:g} Å"
         return draft.nothing("another structure", reason, metrics)
-    return _at_own_point(draft, found, curvature.hessian, metrics)
-
-
-def _at_own_point(draft: _Draft, found: Atoms, hessian: HessianFunction, metrics: tuple[Metric, ...]) -> Report:
-    """The report of the modes at the potential's stationary point, turned onto the reference."""
     if not found.constraints:
-        found = aligned(found, draft.expected.reference.atoms)
-    answer = attempt(lambda: _evaluate(hessian, found))
+        found = aligned(found, reference.atoms)
+    answer = attempt(lambda: _evaluate(curvature.hessian, found))
     if answer.value is None:
         return draft.with_details(traceback=answer.traceback).nothing(answer.outcome, answer.reason, metrics)
     return draft.compared(harmonic_analysis(found, answer.value), before=metrics)
@@ -270,14 +269,6 @@ def _check_order(atoms: Atoms, hessian: Array) -> None:
             f"{stiffest:.3g}): expected one of this structure; are its atoms in another order or orientation? Off "
             "stationary points give the reference's forces, or kind='elsewhere'"
         )
-
-
-def _hessian_of(subject: Any) -> tuple[Array | HessianFunction, str]:
-    """Array or callable of a calculator, a callable or an array, and where the curvature is from."""
-    if hasattr(subject, "get_potential_energy"):
-        curvature = curvature_of(subject)
-        return curvature.hessian, curvature.source
-    return subject, "a Hessian function" if callable(subject) else "a given Hessian"
 
 
 def _evaluate(hessian: Array | HessianFunction, atoms: Atoms) -> Array:

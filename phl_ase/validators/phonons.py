@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,15 +53,6 @@ RELAXED_FORCE = 0.01
 """eV/Å; with a larger force the structure is said not to be relaxed."""
 RELAXED_STRESS = 0.5
 """GPa; likewise for the stress."""
-
-
-@dataclass(frozen=True)
-class _Settings:
-    # how phonons are computed from force constants, for the potential and for the reference alike
-    path: str | None
-    points: int
-    mesh: tuple[int, ...]
-    temperatures: tuple[float, ...]
 
 
 def validate_phonons(
@@ -114,25 +105,42 @@ def validate_phonons(
     Raises:
         PHLError: For a mistake of the caller: no crystal, a supercell that is none, a reference on another path, ….
     """
-    phonon = _phonopy(crystal, supercell, primitive_matrix)
+    if isinstance(crystal, Atoms):
+        if supercell is None:
+            raise PHLError("no supercell was given with the unit cell; expected 3 or 9 whole numbers, as 2 2 2")
+        phonon = make_phonopy(crystal, supercell, primitive_matrix=primitive_matrix)
+    elif supercell is not None:
+        raise PHLError("got a phonopy calculation and a supercell; the calculation has its own: leave it out")
+    else:
+        phonon = crystal
     if not isinstance(calculator, Curvature):
         calculator = GuardedCalculator(calculator)
-    settings = _Settings(path, points, tuple(mesh), tuple(sorted({*THERMAL_TEMPERATURES, temperature})))
-    _check(phonon, settings, reference, temperature)
+    _check(phonon, path, points, reference, temperature)
+    kelvin = sorted({*THERMAL_TEMPERATURES, temperature})
+    # from force constants, for the potential and for the reference alike
+    computed = partial(phonons_of, phonon, path=path, points=points, mesh=mesh, temperatures=kelvin)
     record = dict(details or {}) | {
         "supercell": np.asarray(phonon.supercell_matrix).tolist(),
         "primitive_matrix": np.asarray(phonon.primitive_matrix).tolist(),
-        "mesh": list(settings.mesh),
+        "mesh": list(mesh),
         "correction": CORRECTION,
         "geometry": "the structure given, for the potential and the reference alike",
     }
-    expected = None if isinstance(reference, str) else _reference(phonon, reference, settings)
+    expected: Phonons | None = reference if isinstance(reference, Phonons) else None
+    if expected is None and not isinstance(reference, str):
+        try:
+            expected = computed(force_constants(phonon, reference))
+        except PHLError:
+            raise
+        except Exception as error:  # that it cannot be computed is the caller's mistake
+            why = reason_of(error)
+            raise PHLError(f"the reference gave no force constants ({why}); expected a calculator that does") from error
 
     def compute() -> tuple[Phonons, Phonons, tuple[Metric, Metric]]:
         residual = _residual(phonon, calculator)
         known = force_constants(phonon, calculator) if constants is None else constants
-        other = expected or _phonons(phonon, displaced_force_constants(phonon, calculator, distance=distance), settings)
-        return _phonons(phonon, known, settings), other, residual
+        other = expected or computed(displaced_force_constants(phonon, calculator, distance=distance))
+        return computed(known), other, residual
 
     answer = attempt(compute)
     if answer.value is None:
@@ -157,24 +165,14 @@ def validate_phonons(
     )
 
 
-def _phonopy(crystal: Atoms | Phonopy, supercell: Any, primitive_matrix: Any) -> Phonopy:
-    if not isinstance(crystal, Atoms):
-        if supercell is not None:
-            raise PHLError("got a phonopy calculation and a supercell; the calculation has its own: leave it out")
-        return crystal
-    if supercell is None:
-        raise PHLError("no supercell was given with the unit cell; expected 3 or 9 whole numbers, for example 2 2 2")
-    return make_phonopy(crystal, supercell, primitive_matrix=primitive_matrix)
-
-
-def _check(phonon: Phonopy, settings: _Settings, reference: Any, temperature: float) -> None:
+def _check(phonon: Phonopy, path: str | None, points: int, reference: Any, temperature: float) -> None:
     """Find the caller's mistakes before anything is paid for."""
     if isinstance(reference, str) and reference != OWN_DISPLACEMENTS:
         raise PHLError(f"reference is {reference!r}; expected {OWN_DISPLACEMENTS!r}, a calculator or phonons")
     if not THERMAL_TEMPERATURES[0] <= temperature <= THERMAL_TEMPERATURES[-1]:
         low, high = THERMAL_TEMPERATURES[0], THERMAL_TEMPERATURES[-1]
         raise PHLError(f"temperature is {temperature!r} K; expected one from {low:g} to {high:g} K")
-    qpoints, *_ = band_path(phonon, settings.path, points=settings.points)
+    qpoints, *_ = band_path(phonon, path, points=points)
     if not isinstance(reference, Phonons):
         return
     bands = 3 * len(phonon.primitive)
@@ -184,30 +182,6 @@ def _check(phonon: Phonopy, settings: _Settings, reference: Any, temperature: fl
             f"points, {reference.frequencies.shape[1]} bands; asked for {len(qpoints)}, {bands}): compute them with "
             "the same crystal, path and points"
         )
-
-
-def _phonons(phonon: Phonopy, found: ForceConstants, settings: _Settings) -> Phonons:
-    return phonons_of(
-        phonon,
-        found,
-        path=settings.path,
-        points=settings.points,
-        mesh=settings.mesh,
-        temperatures=settings.temperatures,
-    )
-
-
-def _reference(phonon: Phonopy, reference: Any, settings: _Settings) -> Phonons:
-    """Phonons of the reference; that it cannot be computed is the caller's mistake."""
-    if isinstance(reference, Phonons):
-        return reference
-    try:
-        return _phonons(phonon, force_constants(phonon, reference), settings)
-    except PHLError:
-        raise
-    except Exception as error:
-        reason = reason_of(error)
-        raise PHLError(f"the reference gave no force constants ({reason}); expected a calculator that does") from error
 
 
 def _residual(phonon: Phonopy, calculator: ASECalculator | Curvature) -> tuple[Metric, Metric]:

@@ -111,7 +111,15 @@ def validate_transition_state(
         working, strategy, curvature, fmax=fmax, max_steps=max_steps, internal=internal, trajectory=trajectory
     )
     path = find_reaction(found.atoms, curvature.hessian) if follow and found.converged else None
-    connection = _connection(path, reference)
+    connection = None  # how the ends of the path relate to the reference's two
+    if path is not None and path.converged and len(reference.ends) == 2:
+        backward, forward = (end.atoms for end in path.ends)
+        connection = connects((backward, forward), *(end.atoms for end in reference.ends.values()))
+    followed: dict[str, str] = {}
+    if path is not None:  # from the reactant where that is known; whether its ends are other conformers
+        followed["path"] = (path.turned() if connection is not None and connection.flipped else path).sentence
+        if connection is not None and connection.outcome == "right bonds":
+            followed["path"] += f"; {connection.sentence}"
     distance = float("nan") if target is None else rmsd(found.atoms, target.atoms)
     stages = _stages(found, connection, distance <= same_within, reference, follow)
     outcome, sentence = _outcome(found, path, connection, stages)
@@ -123,8 +131,7 @@ def validate_transition_state(
         sentence=sentence,
         metrics=(
             *(Metric(name, int(passed)) for name, passed in stages.items()),
-            *_metrics(found, distance, target),
-            *_path_metrics(path),
+            *_metrics(found, distance, target, path),
             *_barriers(found, _ends(path, connection, reference, calculator, fmax), connection, reference),
         ),
         arrays={"positions": found.atoms.positions},
@@ -134,21 +141,12 @@ def validate_transition_state(
             coordinates="internal" if found.internal else "Cartesian",
             fmax=fmax,
             same_within=same_within,
-            **({} if path is None else {"path": _path_sentence(path, connection)}),
+            **followed,
             **({"traceback": traceback} if traceback else {}),
             **dict(details or {}),
         ),
         validator="transition state",
     )
-
-
-def _connection(path: Reaction | None, reference: ReferenceReaction) -> Connection | None:
-    """Return how the ends of a path relate to the reference's two; ``None`` where there is nothing to relate."""
-    if path is None or not path.converged or len(reference.ends) != 2:
-        return None
-    backward, forward = (end.atoms for end in path.ends)
-    reactant, product = (end.atoms for end in reference.ends.values())
-    return connects((backward, forward), reactant, product)
 
 
 def _stages(
@@ -188,14 +186,9 @@ def _outcome(
     return "found", TS_OUTCOMES["found"]
 
 
-def _path_sentence(path: Reaction, connection: Connection | None) -> str:
-    """Return what a path does, from the reactant where that is known, and whether its ends are other conformers."""
-    straight = path.turned() if connection is not None and connection.flipped else path
-    conformers = connection is not None and connection.outcome == "right bonds"
-    return "; ".join([straight.sentence, *([connection.sentence] if conformers and connection else [])])
-
-
-def _metrics(found: TransitionStateSearch, distance: float, target: StationaryPoint | None) -> tuple[Metric, ...]:
+def _metrics(
+    found: TransitionStateSearch, distance: float, target: StationaryPoint | None, path: Reaction | None
+) -> tuple[Metric, ...]:
     nan = float("nan")
     analysis = found.analysis
     known = target is not None and target.hessian is not None
@@ -216,16 +209,9 @@ def _metrics(found: TransitionStateSearch, distance: float, target: StationaryPo
         Metric(MetricName.HESSIAN_CALLS, found.hessian_calls),
         Metric("hidden force calls", found.hidden_force_calls),
         Metric(MetricName.SECONDS, found.seconds, "s"),
-    )
-
-
-def _path_metrics(path: Reaction | None) -> tuple[Metric, ...]:
-    if path is None:
-        return ()
-    return (
-        Metric("path force calls", path.force_calls),
-        Metric("path Hessian calls", path.hessian_calls),
-        Metric("path seconds", path.path.seconds, "s"),
+        *([] if path is None else [Metric("path force calls", path.force_calls)]),
+        *([] if path is None else [Metric("path Hessian calls", path.hessian_calls)]),
+        *([] if path is None else [Metric("path seconds", path.path.seconds, "s")]),
     )
 
 
@@ -236,22 +222,21 @@ def _ends(
     calculator: ASECalculator,
     fmax: float,
 ) -> dict[str, float]:
-    """Energy of each of the reference's end points on the potential's surface, eV; NaN where it is not known."""
+    """Return the energy of each of the reference's end points on the potential's surface, eV; NaN where unknown."""
     if path is None:
-        return {name: _relaxed_energy(end.atoms, calculator, fmax) for name, end in reference.ends.items()}
+        found = {}
+        for name, end in reference.ends.items():
+            start = end.atoms.copy()
+            start.calc = calculator
+            relaxed = relax(start, fmax)
+            found[name] = relaxed.energy if relaxed.converged else float("nan")
+        return found
     energies = [end.energy for end in path.ends]
     if not reference.ends:
         return dict(zip(("end 1", "end 2"), energies, strict=True)) if path.converged else {}
     if connection is None or not connection.connected:
         return dict.fromkeys(reference.ends, float("nan"))
     return dict(zip(reference.ends, reversed(energies) if connection.flipped else energies, strict=True))
-
-
-def _relaxed_energy(atoms: Atoms, calculator: ASECalculator, fmax: float) -> float:
-    start = atoms.copy()
-    start.calc = calculator
-    relaxed = relax(start, fmax)
-    return relaxed.energy if relaxed.converged else float("nan")
 
 
 def _barriers(

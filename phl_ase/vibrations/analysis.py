@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.units import invcm
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.hessians import symmetrised
 from phl_ase.lattice import check_positions
 from phl_ase.types import Array
 from phl_ase.units import wavenumbers
@@ -193,7 +194,7 @@ def harmonic_analysis(
     if removed.shape[1]:
         projector = free @ free.T
         block = (projector @ weighted @ projector) / np.outer(weights, weights)
-        block = 0.5 * (block + block.T)
+        block = symmetrised(block)
     return HarmonicAnalysis(
         atoms=atoms.copy(),
         indices=vibrating,

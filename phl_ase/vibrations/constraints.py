@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.geometry import find_mic, get_angles_derivatives, get_dihedrals_derivatives, get_distances_derivatives
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.hessians import symmetrised
 from phl_ase.types import Array
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _STEP = 1e-4  # Å; ∇²σ by central differences of ∇σ is then right to 1e-
 _CORRECTIONS, _RESTORED = 200, 1e-9  # Å
 _STEEPEST = 1e5  # degrees/Å: an angle that is straight within 0.03 degrees has no direction to change in
 _NO_VOLUME = 1e-10  # Å³
+_NONE_FREE = "no atom is free to move; expected at least one: loosen the constraints or give indices"
 _DEPENDENT = 1e-8  # of the largest singular value: held twice is held once
 
 
@@ -126,7 +128,13 @@ class FreeMotions:
             if one.is_curved:
                 own = (3 * np.array(one.atoms)[:, None] + np.arange(3)).ravel()
                 places.append((np.repeat(own, len(own)), np.tile(own, len(own))))
-                values.append(multiplier * self._second_derivatives(one).ravel())
+                here = self.positions[list(one.atoms)]
+                second = np.zeros((*here.shape, *here.shape))
+                for place in np.ndindex(*here.shape):
+                    step = np.zeros_like(here)
+                    step[place] = _STEP
+                    second[place] = (one.gradient(here + step) - one.gradient(here - step)) / (2 * _STEP)
+                values.append(multiplier * symmetrised(second.reshape(len(own), len(own))).ravel())
         entries = (np.concatenate(values), np.concatenate(places, axis=1))
         total = sparse.coo_array(entries, shape=(size, size)).tocsr()
         return total[rows][:, rows]
@@ -158,16 +166,6 @@ class FreeMotions:
             pass
         raise PHLError("the constraints cannot be kept at so large a displacement; make it smaller")
 
-    def _second_derivatives(self, one: HeldCoordinate) -> Array:
-        """∇²σ ``(k, 3, k, 3)``."""
-        here = self.positions[list(one.atoms)]
-        found = np.zeros((*here.shape, *here.shape))
-        for place in np.ndindex(*here.shape):
-            step = np.zeros_like(here)
-            step[place] = _STEP
-            found[place] = (one.gradient(here + step) - one.gradient(here - step)) / (2 * _STEP)
-        return 0.5 * (found + found.transpose(2, 3, 0, 1))
-
 
 def free_motions(atoms: Atoms, indices: Sequence[int] | Array | None = None) -> FreeMotions:
     """Return the motions that the constraints of a structure leave free.
@@ -183,11 +181,22 @@ def free_motions(atoms: Atoms, indices: Sequence[int] | Array | None = None) -> 
     if len(atoms) == 0:
         raise PHLError("the structure has no atoms; expected at least one")
     if indices is not None:
-        return FreeMotions(_checked(np.asarray(indices), len(atoms)), (), atoms.positions)
+        chosen, n_atoms = np.asarray(indices), len(atoms)
+        if chosen.size == 0:
+            raise PHLError(_NONE_FREE)
+        if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or not np.all((chosen >= -n_atoms) & (chosen < n_atoms)):
+            raise PHLError(
+                f"indices are {chosen.tolist()}; expected whole numbers below {n_atoms}, the number of atoms"
+            )
+        chosen = chosen % n_atoms
+        # ascending, because ASE takes the masses of a selection in the order of the atoms, not of the indices
+        if np.any(np.diff(chosen) <= 0):
+            raise PHLError(f"indices are {chosen.tolist()}; expected each atom once, in ascending order: sort them")
+        return FreeMotions(chosen, (), atoms.positions)
     fixed, held = _read(atoms)
     free = np.nonzero(~fixed)[0]
     if len(free) == 0:
-        raise PHLError("no atom is free to move; expected at least one: loosen the constraints or give indices")
+        raise PHLError(_NONE_FREE)
     return FreeMotions(free, tuple(one for one in held if not fixed[list(one.atoms)].all()), atoms.positions)
 
 
@@ -227,7 +236,11 @@ def count_from_zero(atoms: Atoms) -> None:
 
 
 def _read(atoms: Atoms) -> tuple[Array, list[HeldCoordinate]]:
-    """Return which atoms are fixed in all directions ``(n,)``, and the coordinates that are held beside them."""
+    """Return which atoms are fixed in all directions ``(n,)``, and the coordinates that are held beside them.
+
+    Raises:
+        PHLError: For a constraint that no vibrations can be taken under, with the reason.
+    """
     fixed = np.zeros(len(atoms), dtype=bool)
     held: list[HeldCoordinate] = []
     for constraint in atoms.constraints:
@@ -235,22 +248,20 @@ def _read(atoms: Atoms) -> tuple[Array, list[HeldCoordinate]]:
         has_mask = "FixCartesian" in kinds or "FixScaled" in kinds
         if "FixAtoms" in kinds or (has_mask and np.all(constraint.mask)):
             fixed[list(_indices(constraint.index, constraint, len(atoms)))] = True
-        else:
-            held += _coordinates(constraint, atoms)
+            continue
+        if getattr(constraint, "use_cell", False):
+            continue  # a relation of the cell holds no atom
+        kind = next((kind for kind in kinds if kind in _REFUSED or kind in _READERS), None)
+        if kind is None:
+            known = ", ".join(sorted({"FixAtoms", *_READERS}))
+            raise PHLError(
+                f"the constraint {type(constraint).__name__} is not known here, and ignoring it would give other "
+                f"modes; known: {known}; remove it (atoms.set_constraint()) or give the indices of the free atoms"
+            )
+        if kind in _REFUSED:
+            raise PHLError(f"the constraint {kind} {_REFUSED[kind]}: remove it (atoms.set_constraint())")
+        held += _READERS[kind](constraint, atoms)
     return fixed, held
-
-
-def _checked(chosen: Array, n_atoms: int) -> Array:
-    """Indices from the caller ``(m,)``, negative ones counted from the end."""
-    if chosen.size == 0:
-        raise PHLError("no atom is free to move; expected at least one: loosen the constraints or give indices")
-    if chosen.dtype.kind not in "iu" or chosen.ndim != 1 or not np.all((chosen >= -n_atoms) & (chosen < n_atoms)):
-        raise PHLError(f"indices are {chosen.tolist()}; expected whole numbers below {n_atoms}, the number of atoms")
-    chosen = chosen % n_atoms
-    # ascending, because ASE takes the masses of a selection in the order of the atoms, not of the indices
-    if np.any(np.diff(chosen) <= 0):
-        raise PHLError(f"indices are {chosen.tolist()}; expected each atom once, in ascending order: sort them")
-    return chosen
 
 
 def _indices(given: Any, constraint: Any, n_atoms: int) -> tuple[int, ...]:
@@ -266,26 +277,6 @@ def _indices(given: Any, constraint: Any, n_atoms: int) -> tuple[int, ...]:
             f"structure of {n_atoms}; expected numbers below {n_atoms}: mend it (atoms.set_constraint)"
         )
     return tuple(int(number) % n_atoms for number in numbers)
-
-
-def _coordinates(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
-    """The coordinates that a constraint holds.
-
-    Raises:
-        PHLError: For a constraint that no vibrations can be taken under, with the reason.
-    """
-    if getattr(constraint, "use_cell", False):
-        return []  # a relation of the cell holds no atom
-    for kind in _kinds(constraint):
-        if kind in _REFUSED:
-            raise PHLError(f"the constraint {kind} {_REFUSED[kind]}: remove it (atoms.set_constraint())")
-        if kind in _READERS:
-            return _READERS[kind](constraint, atoms)
-    known = ", ".join(sorted({"FixAtoms", *_READERS}))
-    raise PHLError(
-        f"the constraint {type(constraint).__name__} is not known here, and ignoring it would give other modes; "
-        f"known: {known}; remove it (atoms.set_constraint()) or give the indices of the free atoms"
-    )
 
 
 def _kinds(constraint: Any) -> list[str]:
@@ -305,16 +296,6 @@ def _axes(constraint: Any, atoms: Atoms, axes: Array) -> list[HeldCoordinate]:
     return [_linear([place], axis) for place in places for axis in axes]
 
 
-def _across(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
-    """Both directions across a line."""
-    return _axes(constraint, atoms, np.linalg.svd(constraint.dir[None, :])[2][1:])
-
-
-def _scaled(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
-    """Fractional coordinates: their gradients are the reciprocal vectors."""
-    return _axes(constraint, atoms, np.linalg.inv(atoms.cell.complete()).T[constraint.mask])
-
-
 def _centre(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
     """The centre of mass of all atoms or of some."""
     places = _indices(constraint.index, constraint, len(atoms))
@@ -331,10 +312,6 @@ def _mode(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
             f"{len(atoms)} atoms: mend it (atoms.set_constraint)"
         )
     return [_linear(range(len(atoms)), constraint.mode)]
-
-
-def _lengths(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
-    return [_internal(constraint, atoms, "bonds", pair, mic=True) for pair in constraint.pairs]
 
 
 def _internals(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
@@ -410,12 +387,18 @@ _DERIVATIVES: dict[str, tuple[Callable[[Array], tuple[Array, ...]], Callable[...
 
 _READERS: dict[str, Callable[[Any, Atoms], list[HeldCoordinate]]] = {
     "FixCartesian": lambda constraint, atoms: _axes(constraint, atoms, np.eye(3)[constraint.mask]),
-    "FixScaled": _scaled,
+    # fractional coordinates: their gradients are the reciprocal vectors
+    "FixScaled": lambda constraint, atoms: _axes(
+        constraint, atoms, np.linalg.inv(atoms.cell.complete()).T[constraint.mask]
+    ),
     "FixedPlane": lambda constraint, atoms: _axes(constraint, atoms, constraint.dir[None, :]),
-    "FixedLine": _across,
+    # both directions across the line
+    "FixedLine": lambda constraint, atoms: _axes(constraint, atoms, np.linalg.svd(constraint.dir[None, :])[2][1:]),
     "FixCom": _centre,
     "FixedMode": _mode,
-    "FixBondLengths": _lengths,
+    "FixBondLengths": lambda constraint, atoms: [
+        _internal(constraint, atoms, "bonds", pair, mic=True) for pair in constraint.pairs
+    ],
     "FixInternals": _internals,
     "FixLinearTriatomic": _triples,
 }

@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from phl_ase.errors import NonFiniteError, PHLError
+from phl_ase.hessians import symmetrised
 from phl_ase.types import Array
 from phl_ase.vibrations.constraints import free_motions
 
@@ -50,4 +51,4 @@ def finite_difference_hessian(
     hessian = np.array(rows)
     if not np.all(np.isfinite(hessian)):
         raise NonFiniteError("the calculator gave forces with NaN or infinity near these positions; check both")
-    return 0.5 * (hessian + hessian.T)
+    return symmetrised(hessian)

@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from phl_ase.errors import PHLError, shortened
+from phl_ase.hessians import symmetrised
 from phl_ase.types import Array
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations.analysis import short_list
@@ -122,7 +123,9 @@ def lowest_modes(
     limit = 2 * operator.n_vibrations if max_hvps is None else max_hvps
     while True:
         values, vectors, residuals = basis.ritz(min(k + _GUARDS, operator.n_vibrations))
-        errors = _eigenvalue_errors(values, residuals)
+        # |r|²/gap, the gap to the last Ritz value (T. Kato, J. Phys. Soc. Jpn. 4, 334 (1949)); |r| where that is less
+        norms = np.linalg.norm(residuals, axis=1)
+        errors = np.minimum(norms**2 / np.maximum(values[-1] - values, 1e-300), norms)
         allowed = np.full(len(values), tolerance)
         allowed[k:] = max(tolerance, _GUARD_TOLERANCE)
         allowed[k + 1 :] = np.inf  # the last one's only part is the gap
@@ -134,13 +137,6 @@ def lowest_modes(
     done = basis.is_complete or len(open_) == 0
     modes = operator.as_modes(vectors)
     return LowestModes(values[:k], modes[:k], errors[:k], done, operator.n_hvps, modes)
-
-
-def _eigenvalue_errors(values: Array, residuals: Array) -> Array:
-    """|r|²/gap, the gap to the last Ritz value (T. Kato, J. Phys. Soc. Jpn. 4, 334 (1949)); |r| where that is less."""
-    norms = np.linalg.norm(residuals, axis=1)
-    gaps = np.maximum(values[-1] - values, 1e-300)
-    return np.minimum(norms**2 / gaps, norms)
 
 
 class _Preconditioner:
@@ -188,7 +184,9 @@ class _Basis:
     def extend(self, directions: Array) -> int:
         """Add directions and take their HVPs; how many were new."""
         if len(self._vectors) + len(directions) > max(_LARGEST_BASIS, 4 * len(directions)):
-            self._restart(_LARGEST_BASIS // 4)
+            matrix = self._vectors @ self._images.T
+            mix = np.linalg.eigh(symmetrised(matrix))[1][:, : _LARGEST_BASIS // 4].T
+            self._vectors, self._images = mix @ self._vectors, mix @ self._images
         new = _orthonormal(self._operator.project(directions), self._vectors)
         room = self._operator.n_vibrations - len(self._vectors)
         new = new[:room]
@@ -199,15 +197,10 @@ class _Basis:
     def ritz(self, count: int) -> tuple[Array, Array, Array]:
         """The lowest Ritz values ``(count,)``, their vectors and residuals ``(count, 3m)``."""
         matrix = self._vectors @ self._images.T
-        values, mix = np.linalg.eigh(0.5 * (matrix + matrix.T))
+        values, mix = np.linalg.eigh(symmetrised(matrix))
         values, mix = values[:count], mix[:, :count].T
         vectors = mix @ self._vectors
         return values, vectors, mix @ self._images - values[:, None] * vectors
-
-    def _restart(self, count: int) -> None:
-        matrix = self._vectors @ self._images.T
-        mix = np.linalg.eigh(0.5 * (matrix + matrix.T))[1][:, :count].T
-        self._vectors, self._images = mix @ self._vectors, mix @ self._images
 
 
 def _orthonormal(directions: Array, basis: Array | None = None) -> Array:

@@ -56,7 +56,14 @@ def mode_trajectory(
     if amplitude is not None:
         displacement = displacement * (amplitude / np.linalg.norm(displacement, axis=1).max())
     else:
-        displacement = displacement * _turning_point(analysis.wavenumbers[number], temperature or _ROOM_TEMPERATURE)
+        wavenumber = analysis.wavenumbers[number]
+        if abs(wavenumber) < _SOFTEST:
+            raise PHLError(
+                f"the mode has {wavenumber:.2g} cm⁻¹: too soft for an amplitude at a temperature; give one in Å"
+            )
+        # wavenumbers go as the square root of eigenvalues, eV/(Å² amu)
+        eigenvalue = (wavenumber / float(wavenumbers(1.0))) ** 2
+        displacement = displacement * np.sqrt(2 * kB * (temperature or _ROOM_TEMPERATURE) / eigenvalue)
     frames = []
     for phase in 2 * np.pi * np.arange(n_frames) / n_frames:
         frame = analysis.atoms.copy()
@@ -65,14 +72,3 @@ def mode_trajectory(
         frame.info.update(mode=number, wavenumber=float(analysis.wavenumbers[number]))
         frames.append(frame)
     return frames
-
-
-def _turning_point(wavenumber: float, temperature: float) -> float:
-    """√(2kT)/ω of a mass-weighted mode, Å √amu."""
-    if abs(wavenumber) < _SOFTEST:
-        raise PHLError(
-            f"the mode has {wavenumber:.2g} cm⁻¹: too soft for an amplitude at a temperature; give an amplitude in Å"
-        )
-    # wavenumbers go as the square root of eigenvalues, eV/(Å² amu)
-    eigenvalue = (wavenumber / float(wavenumbers(1.0))) ** 2
-    return float(np.sqrt(2 * kB * temperature / eigenvalue))

@@ -138,7 +138,15 @@ def thermochemistry(
     electronic = (float(multiplicity) - 1) / 2 if spin is None else float(spin)
     if not (electronic >= 0 and (2 * electronic).is_integer()):
         raise PHLError(f"spin is {electronic!r}; expected S, a non-negative multiple of ½")
-    gas = _without_vibrations(analysis, energy, symmetry_number, electronic)
+    gas: IdealGasThermo = _ase("IdealGasThermo")(  # translations, rotations and spin alone
+        vib_energies=[],
+        geometry=_shape(analysis),
+        potentialenergy=energy,
+        atoms=analysis.atoms,
+        symmetrynumber=symmetry_number,
+        spin=electronic,
+        vib_selection="all",
+    )
     energies = [float(value) * invcm for value in real_wavenumbers(analysis.wavenumbers, analysis.imaginary_threshold)]
     enthalpy = gas.get_enthalpy(temperature, verbose=False)
     entropy = gas.get_entropy(temperature, pressure=pressure, verbose=False)
@@ -175,20 +183,6 @@ def real_wavenumbers(wavenumbers: Array, threshold: float) -> Array:
     real = wavenumbers[wavenumbers >= -threshold]
     near = np.abs(real) <= threshold
     return np.where(near, np.maximum(np.abs(real), SOFTEST_COUNTED), real)
-
-
-def _without_vibrations(analysis: HarmonicAnalysis, energy: float, symmetry_number: int, spin: float) -> IdealGasThermo:
-    """Translations, rotations and spin alone."""
-    gas: IdealGasThermo = _ase("IdealGasThermo")(
-        vib_energies=[],
-        geometry=_shape(analysis),
-        potentialenergy=energy,
-        atoms=analysis.atoms,
-        symmetrynumber=symmetry_number,
-        spin=spin,
-        vib_selection="all",
-    )
-    return gas
 
 
 def _shape(analysis: HarmonicAnalysis) -> Shape:
