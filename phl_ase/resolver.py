@@ -49,12 +49,8 @@ def resolve_calculator(text: str, *, device: str = "auto", dtype: str = "float64
     """
     check_method(text, trust=trust)
     prefix, _, rest = text.partition(":")
-    if prefix in CALCULATORS:
-        return CALCULATORS[prefix](rest, CalculatorOptions(device, dtype, trust))
-
-    from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
-
-    return PHLCalculator(text, device=device, dtype=dtype)
+    options = CalculatorOptions(device, dtype, trust)
+    return CALCULATORS[prefix](rest, options) if prefix in CALCULATORS else _model(text, options)
 
 
 def check_method(text: str, *, trust: bool = False) -> None:
@@ -72,35 +68,25 @@ def check_method(text: str, *, trust: bool = False) -> None:
     if prefix in ADAPTERS:
         check_foreign(text)
     elif prefix == "ase":
-        _check_code(rest, trust)
+        module_name, colon, factory = rest.partition(":")
+        if not (module_name and colon and factory):
+            raise PHLError(
+                f"got {text!r}; expected ase:package.module:factory, for example ase:ase.calculators.emt:EMT"
+            )
+        if not trust:
+            raise PHLError(
+                f"{text!r} runs the code of {module_name}; if you trust it, say so: --trust on the command line, "
+                "trust=True in Python"
+            )
     elif not text:
-        raise PHLError(f"no model or method was given; valid: {_valid()}")
+        valid = f"a bundled model, a .safetensors file, {', '.join(sorted(CALCULATORS))}"
+        raise PHLError(f"no model or method was given; valid: {valid}")
     elif prefix not in CALCULATORS:
         try:
             card_of(find_model(text)[0])
         except UnknownModelError as error:  # perhaps a method was meant
             hint = " (tblite is GFN2-xTB)" if "xtb" in text.lower() or "gfn" in text.lower() else ""
             raise UnknownModelError(f"{error}; methods: {', '.join(sorted(CALCULATORS))}{hint}") from None
-
-
-def _reference(name: str) -> Callable[[str, CalculatorOptions], Any]:
-    def make(rest: str, options: CalculatorOptions) -> Any:
-        return REFERENCE_METHODS[name].make(rest)
-
-    return make
-
-
-def _check_code(rest: str, trust: bool) -> None:
-    module_name, colon, factory = rest.partition(":")
-    if not (module_name and colon and factory):
-        raise PHLError(
-            f"got 'ase:{rest}'; expected ase:package.module:factory, for example ase:ase.calculators.emt:EMT"
-        )
-    if not trust:
-        raise PHLError(
-            f"'ase:{rest}' runs the code of {module_name}; if you trust it, say so: --trust on the command line, "
-            "trust=True in Python"
-        )
 
 
 def _code(rest: str, options: CalculatorOptions) -> Any:
@@ -116,22 +102,15 @@ def _code(rest: str, options: CalculatorOptions) -> Any:
     return made
 
 
-def _foreign(name: str) -> Callable[[str, CalculatorOptions], Any]:
-    def make(rest: str, options: CalculatorOptions) -> Any:
-        from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
+def _model(text: str, options: CalculatorOptions) -> Any:
+    from phl_ase.calculator import PHLCalculator  # torch: not before a model is asked for
 
-        return PHLCalculator(f"{name}:{rest}", device=options.device, dtype=options.dtype, trust=options.trust)
-
-    return make
+    return PHLCalculator(text, device=options.device, dtype=options.dtype, trust=options.trust)
 
 
 CALCULATORS: dict[str, Callable[[str, CalculatorOptions], Any]] = {
-    **{name: _reference(name) for name in REFERENCE_METHODS},
+    **{name: lambda rest, _, method=method: method.make(rest) for name, method in REFERENCE_METHODS.items()},
     "ase": _code,
-    **{name: _foreign(name) for name in ADAPTERS},
+    **{name: lambda rest, options, name=name: _model(f"{name}:{rest}", options) for name in ADAPTERS},
 }
 """Prefix -> calculator of what follows it."""
-
-
-def _valid() -> str:
-    return f"a bundled model, a .safetensors file, {', '.join(sorted(CALCULATORS))}"

@@ -43,7 +43,15 @@ def draw(reports: Sequence[Report], *, first: int = 1) -> Figure:
         return figure
     stages = list(dict.fromkeys(stage for group in groups for stage in group.passed))
     starts = " or ".join(str(n) for n in sorted({group.starts for group in groups}))
-    looks = _looks(groups, first)
+    potentials = list(dict.fromkeys(group.potential for group in groups))
+    strategies = list(dict.fromkeys(group.strategy for group in groups))
+    if len(potentials) == 1:
+        looks = [(STYLES[(first + number) % len(STYLES)][0], "") for number in range(len(groups))]
+        labels = [group.strategy for group in groups]
+    else:
+        styles = styles_of(potentials)
+        looks = [(styles[g.potential][0], _HATCHES[strategies.index(g.strategy) % len(_HATCHES)]) for g in groups]
+        labels = [g.potential if len(strategies) == 1 else f"{g.potential}, {g.strategy}" for g in groups]
     if all(group.passed.get(stage, group.starts) == group.starts for group in groups for stage in stages):
         figure, columns = new_figure(7, 3.6), 2
         right = figure.subplots()
@@ -58,25 +66,8 @@ def draw(reports: Sequence[Report], *, first: int = 1) -> Figure:
     bars = _bars(right, groups, list(calls), lambda group, name: group.counts[name], looks)
     right.set_xticks(range(len(calls)), list(calls.values()))
     right.set_ylabel("mean number in a search")
-    figure.legend(bars, _labels(groups), loc="outside upper center", ncols=min(len(groups), columns), frameon=False)
+    figure.legend(bars, labels, loc="outside upper center", ncols=min(len(groups), columns), frameon=False)
     return figure
-
-
-def _looks(groups: Sequence[Funnel], first: int) -> list[tuple[str, str]]:
-    """Colour and hatching of each group."""
-    potentials = list(dict.fromkeys(group.potential for group in groups))
-    if len(potentials) == 1:
-        return [(STYLES[(first + number) % len(STYLES)][0], "") for number in range(len(groups))]
-    styles = styles_of(potentials)
-    strategies = list(dict.fromkeys(group.strategy for group in groups))
-    return [(styles[g.potential][0], _HATCHES[strategies.index(g.strategy) % len(_HATCHES)]) for g in groups]
-
-
-def _labels(groups: Sequence[Funnel]) -> list[str]:
-    potentials, strategies = ({getattr(group, key) for group in groups} for key in ("potential", "strategy"))
-    if len(potentials) == 1:
-        return [group.strategy for group in groups]
-    return [group.potential if len(strategies) == 1 else f"{group.potential}, {group.strategy}" for group in groups]
 
 
 def _bars(

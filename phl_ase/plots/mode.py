@@ -51,11 +51,21 @@ def draw(title: str, modes: Mapping[str, Mode]) -> Figure:
         modes: Name -> mode; the first one's structure is drawn, the others' arrows begin at their own atoms. Their
             structures are expected to be aligned with the first one's.
     """
+    from matplotlib.lines import Line2D
+
     first = next(iter(modes.values()))
-    axes_of = _principal_axes(first.atoms.positions)
     centre = first.atoms.positions.mean(axis=0)
+    centred = first.atoms.positions - centre
+    # columns are principal axes, the longest extent first, a proper rotation
+    axes_of = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    axes_of = axes_of * np.array([1.0, 1.0, np.sign(np.linalg.det(axes_of))])
     places = {name: (mode.atoms.positions - centre) @ axes_of for name, mode in modes.items()}
-    arrows = {name: _scaled(mode.displacements, first.displacements) @ axes_of for name, mode in modes.items()}
+    arrows = {}
+    for name, mode in modes.items():
+        # a mode has no sign of its own: every arrow points the way the first one's does
+        sign = 1.0 if np.sum(mode.displacements * first.displacements) >= 0 else -1.0
+        longest = np.linalg.norm(mode.displacements, axis=1).max()
+        arrows[name] = sign * (_ARROW / longest if longest > 0 else 0.0) * mode.displacements @ axes_of
     ends = [part for name in modes for part in (places[name], places[name] + arrows[name])]
     reach = float(np.abs(np.concatenate(ends)).max()) + 0.6  # the same scale in every view
     figure = new_figure(11.5, 4.7)
@@ -77,23 +87,13 @@ def draw(title: str, modes: Mapping[str, Mode]) -> Figure:
         panel.set_xlabel(f"{across} / Å")
         panel.set_ylabel(f"{up} / Å")
         panel.spines[["top", "right"]].set_visible(False)
-    _legend(figure, list(modes))
+    handles = [
+        Line2D([], [], color=STYLES[i % len(STYLES)][0], linewidth=2.8 - 1.4 * (i > 0), marker=">", label=name)
+        for i, name in enumerate(modes)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
     return figure
-
-
-def _principal_axes(positions: Array) -> Array:
-    """Columns are axes, the longest extent first, a proper rotation."""
-    centred = positions - positions.mean(axis=0)
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
-    return axes * np.array([1.0, 1.0, np.sign(np.linalg.det(axes))])
-
-
-def _scaled(mode: Array, reference: Array) -> Array:
-    """Longest arrow of a given length, pointing the way the reference does: a mode has no sign of its own."""
-    longest = np.linalg.norm(mode, axis=1).max()
-    sign = 1.0 if np.sum(mode * reference) >= 0 else -1.0
-    return sign * _ARROW * mode / longest if longest > 0 else mode
 
 
 def _molecule(panel: Axes, atoms: Atoms, places: Array, pair: Sequence[int]) -> None:
@@ -130,13 +130,3 @@ def drawn_bonds(atoms: Atoms) -> list[tuple[int, int, float]]:
     between = np.maximum(stretch[:, :, None], stretch.T[None]).min(axis=1)
     shown = (stretch < _DOUBTED) | ((stretch < _BREAKING) & (stretch <= between))
     return [(int(i), int(j), float(stretch[i, j])) for i, j in np.argwhere(np.triu(shown))]
-
-
-def _legend(figure: Figure, names: Sequence[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=STYLES[i % len(STYLES)][0], linewidth=2.8 - 1.4 * (i > 0), marker=">", label=name)
-        for i, name in enumerate(names)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), frameon=False)

@@ -11,7 +11,6 @@ from phl_ase.plots.style import STYLES, empty, new_figure, panel
 from phl_ase.results import Report
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Array = np.ndarray
@@ -40,12 +39,25 @@ def draw(reports: Sequence[Report]) -> Figure:
         panel(axes)
         axes.axhline(0.0, color="0.4", linewidth=0.8)
     for label, prefix, report, (colour, _, line) in curves:
-        distances, values = _with_gaps(report, prefix)
+        distances, values = (
+            np.asarray(report.arrays[f"{prefix}{name}"], dtype=float) for name in ("distances", "frequencies")
+        )
+        # no line joins points that are no neighbours, where the path breaks
+        (breaks,) = np.nonzero(np.diff(distances) < 1e-9)
+        distances, values = np.insert(distances, breaks + 1, np.nan), np.insert(values, breaks + 1, np.nan, axis=0)
         style: dict[str, Any] = {"color": colour, "linestyle": line, "linewidth": 1.6 if prefix else 1.3}
         for branch in values.T:
             bands.plot(distances, branch, **style)
         states.plot(report.arrays[f"{prefix}dos"], report.arrays[f"{prefix}dos_frequencies"], label=label, **style)
-    _mark_path(bands, curves[0][2], curves[0][1])
+    # special points with their names; two at one place, where the path breaks, share a tick
+    _, prefix, report, _ = curves[0]
+    names: dict[float, list[str]] = {}
+    for place, label in zip(report.arrays[f"{prefix}label_distances"], report.arrays[f"{prefix}labels"], strict=True):
+        names.setdefault(round(float(place), 6), []).append(_NAMES.get(str(label), str(label)))
+    bands.set_xticks(list(names), ["|".join(labels) for labels in names.values()])
+    for place in names:
+        bands.axvline(place, color="0.7", linewidth=0.8, zorder=0.5)
+    bands.set_xlim(min(names), max(names))
     # the density of states is sampled beyond the bands, where there is nothing to see
     lowest = min(float(np.min(report.arrays[f"{prefix}frequencies"])) for _, prefix, report, _ in curves)
     bands.set_ylim(bottom=1.08 * lowest if lowest < -0.1 else 0.0)
@@ -67,23 +79,3 @@ def _curves(reports: Sequence[Report]) -> Iterator[tuple[str, str, Report, tuple
     alone = len(present) == 1 and not referenced  # nothing to tell apart: the first style, a full line
     for place, report in enumerate(present):
         yield report.potential, "", report, STYLES[0 if alone else 1 + place % (len(STYLES) - 1)]
-
-
-def _with_gaps(report: Report, prefix: str) -> tuple[Array, Array]:
-    """Distances and frequencies, NaN where the path breaks: no line joins points that are no neighbours."""
-    distances = np.asarray(report.arrays[f"{prefix}distances"], dtype=float)
-    (breaks,) = np.nonzero(np.diff(distances) < 1e-9)
-    frequencies = np.asarray(report.arrays[f"{prefix}frequencies"], dtype=float)
-    return np.insert(distances, breaks + 1, np.nan), np.insert(frequencies, breaks + 1, np.nan, axis=0)
-
-
-def _mark_path(axes: Axes, report: Report, prefix: str) -> None:
-    """Special points with their names; two at one place, where the path breaks, share a tick."""
-    places = np.asarray(report.arrays[f"{prefix}label_distances"], dtype=float)
-    names: dict[float, list[str]] = {}
-    for place, label in zip(places, report.arrays[f"{prefix}labels"], strict=True):
-        names.setdefault(round(float(place), 6), []).append(_NAMES.get(str(label), str(label)))
-    axes.set_xticks(list(names), ["|".join(labels) for labels in names.values()])
-    for place in names:
-        axes.axvline(place, color="0.7", linewidth=0.8, zorder=0.5)
-    axes.set_xlim(min(names), max(names))

@@ -31,41 +31,22 @@ def draw(reports: Sequence[Report]) -> Figure:
     names = [f"{r.potential}, {r.system}" if len(reports) > 1 else r.potential for r in reports]
     styles = list(styles_of(names).values())
     for (left, right), quantity in zip(grid, _QUANTITIES, strict=True):
-        for report, style in zip(reports, styles, strict=True):
-            _draw_curve(left, report, quantity, style)
-            _draw_errors(right, report, quantity, style)
-        _finish_curve(left, quantity)
-        _finish_errors(right, quantity)
+        _draw_curves(left, reports, styles, quantity)
+        _draw_errors(right, reports, styles, quantity)
     handles = [grid[0][0].plot([], [], line, color=colour, marker=marker)[0] for colour, marker, line in styles]
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 2), frameon=False)
     return figure
 
 
-def _draw_curve(axes: Axes, report: Report, quantity: str, style: tuple[str, str, str]) -> None:
-    colour, _, line = style
-    observed = np.asarray(report.arrays[f"{quantity}_observed"], dtype=float)
-    if np.isfinite(observed).any():
-        axes.plot(100 * np.asarray(report.arrays["confidence"]), 100 * observed, line, color=colour, linewidth=1.8)
-
-
-def _draw_errors(axes: Axes, report: Report, quantity: str, style: tuple[str, str, str]) -> None:
-    """Frames as dots, groups of like uncertainty as markers."""
-    colour, marker, line = style
-    dots, groups = (
-        [np.asarray(report.arrays[f"{quantity}{of}_{what}"], dtype=float) for what in ("std", "error")]
-        for of in ("", "_group")
-    )
-    if len(dots[0]):
-        axes.plot(*dots, ".", color=colour, alpha=0.35, markersize=5, markeredgewidth=0)
-    if len(groups[0]):
-        axes.plot(*groups, line, color=colour, marker=marker, linewidth=1.6, markersize=6)
-
-
-def _finish_curve(axes: Axes, quantity: str) -> None:
+def _draw_curves(axes: Axes, reports: Sequence[Report], styles: Sequence[tuple[str, str, str]], quantity: str) -> None:
+    """Draw how many errors lie within the intervals stated."""
     panel(axes)
-    name = _QUANTITIES[quantity][0]
+    for report, (colour, _, line) in zip(reports, styles, strict=True):
+        observed = np.asarray(report.arrays[f"{quantity}_observed"], dtype=float)
+        if np.isfinite(observed).any():
+            axes.plot(100 * np.asarray(report.arrays["confidence"]), 100 * observed, line, color=colour, linewidth=1.8)
     axes.set_xlabel("expected within the interval / %")
-    axes.set_ylabel(f"{name} errors within the interval / %")
+    axes.set_ylabel(f"{_QUANTITIES[quantity][0]} errors within the interval / %")
     if not axes.lines:
         empty(axes, "no uncertainties")
     axes.plot([0, 100], [0, 100], color="0.45", linewidth=1.0, linestyle=":")
@@ -73,8 +54,18 @@ def _finish_curve(axes: Axes, quantity: str) -> None:
     axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
 
 
-def _finish_errors(axes: Axes, quantity: str) -> None:
+def _draw_errors(axes: Axes, reports: Sequence[Report], styles: Sequence[tuple[str, str, str]], quantity: str) -> None:
+    """Draw errors against uncertainties: frames as dots, groups of like uncertainty as markers."""
     panel(axes)
+    for report, (colour, marker, line) in zip(reports, styles, strict=True):
+        dots, groups = (
+            [np.asarray(report.arrays[f"{quantity}{of}_{what}"], dtype=float) for what in ("std", "error")]
+            for of in ("", "_group")
+        )
+        if len(dots[0]):
+            axes.plot(*dots, ".", color=colour, alpha=0.35, markersize=5, markeredgewidth=0)
+        if len(groups[0]):
+            axes.plot(*groups, line, color=colour, marker=marker, linewidth=1.6, markersize=6)
     name, unit, of = _QUANTITIES[quantity]
     axes.set_xlabel(f"stated {name} uncertainty / ({unit})")
     axes.set_ylabel(f"{name} error, rms / ({unit})")

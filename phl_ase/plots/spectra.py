@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,9 +80,13 @@ def _panel(axes: Axes, system: str, reports: Sequence[Report], colours: dict[str
         everything.append(values)
         axes.vlines(values, -lane, -lane - _STICK, color=colours[report.potential], linewidth=1.6)
         axes.axhline(-lane, color="0.6", linewidth=0.7)
-        axes.text(
-            1.0, -lane - 0.5, _remark(report), transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=9
-        )
+        found = {metric.name: metric.value for metric in report.metrics}
+        error = found.get(MetricName.FREQUENCY_MAE, float("nan"))
+        lines = [f"MAE {error:.0f}" if error >= 10 else f"MAE {error:.1f}"] if np.isfinite(error) else []
+        lines += [] if report.outcome == "agrees" else [report.outcome]
+        lines += ["relaxed"] if MetricName.RMSD_TO_REFERENCE in found else []
+        beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center", "fontsize": 9}
+        axes.text(1.0, -lane - 0.5, "\n".join(lines), **beside)
     _wavenumber_axis(axes, np.concatenate(everything))
     axes.set_ylim(-len(reports), 1)
     axes.set_yticks([])
@@ -104,15 +108,3 @@ def _wavenumber_axis(axes: Axes, values: np.ndarray) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}{'i' if value < -0.5 else ''}")
     axes.set_xlabel("wavenumber / cm⁻¹")
-
-
-def _remark(report: Report) -> str:
-    """Return what stands beside a lane: the error, an outcome other than agreement, whether it is relaxed."""
-    found = {metric.name: metric.value for metric in report.metrics}
-    error = found.get(MetricName.FREQUENCY_MAE, float("nan"))
-    lines = [f"MAE {error:.0f}" if error >= 10 else f"MAE {error:.1f}"] if np.isfinite(error) else []
-    if report.outcome != "agrees":
-        lines.append(report.outcome)
-    if MetricName.RMSD_TO_REFERENCE in found:
-        lines.append("relaxed")
-    return "\n".join(lines)

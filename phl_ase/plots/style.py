@@ -154,13 +154,11 @@ def rendered(draw: Callable[[Any], Figure], content: Any, kind: str) -> bytes:
     with matplotlib.rc_context({**_FONT, "svg.hashsalt": "phl"}):
         buffer = io.BytesIO()
         draw(content).savefig(buffer, format=kind, dpi=130, metadata=_UNDATED.get(kind))
-    return _in_few_colours(buffer) if kind == "png" else buffer.getvalue()
-
-
-def _in_few_colours(png: io.BytesIO) -> bytes:
-    """A PNG of 256 colours, which looks the same: a report with its figures in it becomes a third as large."""
+    if kind != "png":
+        return buffer.getvalue()
     from PIL import Image
 
-    found = Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    # 256 colours look the same: a report with its figures in it becomes a third as large
+    found = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     found.save(smaller := io.BytesIO(), "png", optimize=True)
     return smaller.getvalue()

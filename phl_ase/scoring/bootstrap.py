@@ -111,12 +111,18 @@ def group_means(
         np.add.at(counts[:, columns], units.of_frame, (groups & present).T.astype(float))
         np.add.at(sums[:, columns], units.of_frame, (groups * np.where(present, values, 0.0)).T)
     samples = np.concatenate([_ratio(w @ sums, w @ counts) for w in _weights(n_units, draws, seed)])
-    low, high = _limits(samples, (counts > 0).sum(axis=0))
+    limits = np.full((2, samples.shape[1]), np.nan)
+    enough = (counts > 0).sum(axis=0) >= FEWEST_UNITS
+    if enough.any():
+        # a sample may lack every unit of a small group
+        limits[:, enough] = np.nanpercentile(samples[:, enough], _LEVEL, axis=0)
+    # none of 13 frames wrong does not mean that none ever is
+    limits[:, limits[0] == limits[1]] = np.nan
     found = {
         "frames": counts.sum(axis=0).astype(int),
         "mean": _ratio(sums.sum(axis=0), counts.sum(axis=0)),
-        "low": low,
-        "high": high,
+        "low": limits[0],
+        "high": limits[1],
     }
     by_error = {
         name: dict(zip(errors, column.reshape(len(errors), len(groups)), strict=True)) for name, column in found.items()
@@ -137,14 +143,3 @@ def _weights(n_units: int, draws: int, seed: int) -> Iterator[Array]:
 
 def _ratio(sums: Array, counts: Array) -> Array:
     return np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
-
-
-def _limits(samples: Array, units: Array) -> tuple[Array, Array]:
-    limits = np.full((2, samples.shape[1]), np.nan)
-    enough = units >= FEWEST_UNITS
-    if enough.any():
-        # a sample may lack every unit of a small group
-        limits[:, enough] = np.nanpercentile(samples[:, enough], _LEVEL, axis=0)
-    # none of 13 frames wrong does not mean that none ever is
-    limits[:, limits[0] == limits[1]] = np.nan
-    return limits[0], limits[1]

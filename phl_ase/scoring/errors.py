@@ -39,16 +39,14 @@ def _mean_absolute(predicted: Any, reference: Any, atoms: int) -> float:
     return float(np.mean(np.abs(np.asarray(predicted) - reference)))
 
 
-def _other_order(predicted: Array, reference: Array, atoms: int) -> float:
-    return float(np.sum(predicted < 0) != np.sum(reference < 0))
-
-
 ERRORS: dict[str, ErrorKind] = {
     "energy": ErrorKind("energy", "energy", "meV/atom", 1e3, lambda p, r, n: abs(p - r) / n),
     "forces": ErrorKind("forces", "forces", "meV/Å", 1e3, _mean_absolute),
     "hessian": ErrorKind("Hessian", "hessian", "eV/Å²", 1.0, _mean_absolute),
     "lowest_eigenvalue": ErrorKind("lowest eigenvalue", "spectrum", "eV/Å²", 1.0, lambda p, r, n: abs(p[0] - r[0])),
-    "saddle_order": ErrorKind("wrong saddle order", "spectrum", "%", 100.0, _other_order),
+    "saddle_order": ErrorKind(
+        "wrong saddle order", "spectrum", "%", 100.0, lambda p, r, n: float(np.sum(p < 0) != np.sum(r < 0))
+    ),
 }
 """Error -> how it is taken. The two of the spectrum are those of HIP (arXiv:2509.21624): |Δλ_min| and, as a share of
 frames, how often the number of negative eigenvalues (the order of the saddle) is not the reference's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -71,15 +70,13 @@ def mean_errors(frames: Sequence[LabelledStructure], errors: Mapping[str, Array]
     Returns:
         Region or kind → error name → mean; ``"frames"`` is their number. Groups without frames are left out.
     """
-    return {
-        name: {"frames": int(chosen.sum()), **{e: _mean(values[chosen]) for e, values in errors.items()}}
-        for name, chosen in geometries(frames).items()
-    }
-
-
-def _mean(values: Any) -> float:
-    present = values[np.isfinite(values)]
-    return float(present.mean()) if len(present) else float("nan")
+    means: dict[str, dict[str, float]] = {}
+    for name, chosen in geometries(frames).items():
+        means[name] = {"frames": int(chosen.sum())}
+        for error, values in errors.items():
+            present = values[chosen & np.isfinite(values)]
+            means[name][error] = float(present.mean()) if len(present) else float("nan")
+    return means
 
 
 def intervals(x: Array, edges: Sequence[float]) -> Array:

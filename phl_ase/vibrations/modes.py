@@ -59,7 +59,8 @@ def mode_trajectory(
         wavenumber = analysis.wavenumbers[number]
         if abs(wavenumber) < _SOFTEST:
             raise PHLError(
-                f"the mode has {wavenumber:.2g} cm⁻¹: too soft for an amplitude at a temperature; give one in Å"
+                f"the mode has {wavenumber:.2g} cm⁻¹: too soft for an amplitude at a temperature; give an amplitude "
+                "in Å"
             )
         # wavenumbers go as the square root of eigenvalues, eV/(Å² amu)
         eigenvalue = (wavenumber / float(wavenumbers(1.0))) ** 2
