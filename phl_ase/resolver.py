@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from phl_ase.adapters import ADAPTERS, check_foreign
@@ -89,6 +90,14 @@ def check_method(text: str, *, trust: bool = False) -> None:
             raise UnknownModelError(f"{error}; methods: {', '.join(sorted(CALCULATORS))}{hint}") from None
 
 
+def _reference(name: str, rest: str, _: CalculatorOptions) -> Any:
+    return REFERENCE_METHODS[name].make(rest)
+
+
+def _foreign(name: str, rest: str, options: CalculatorOptions) -> Any:
+    return _model(f"{name}:{rest}", options)
+
+
 def _code(rest: str, options: CalculatorOptions) -> Any:
     module_name, _, factory = rest.partition(":")
     try:
@@ -109,8 +118,8 @@ def _model(text: str, options: CalculatorOptions) -> Any:
 
 
 CALCULATORS: dict[str, Callable[[str, CalculatorOptions], Any]] = {
-    **{name: lambda rest, _, method=method: method.make(rest) for name, method in REFERENCE_METHODS.items()},
+    **{name: partial(_reference, name) for name in REFERENCE_METHODS},
     "ase": _code,
-    **{name: lambda rest, options, name=name: _model(f"{name}:{rest}", options) for name in ADAPTERS},
+    **{name: partial(_foreign, name) for name in ADAPTERS},
 }
 """Prefix -> calculator of what follows it."""

@@ -103,25 +103,19 @@ class Report:
                 "make it again, or read it with the phl_ase version in its provenance"
             )
         values = {name: value for name, value in content.items() if name in names}
-        values["metrics"] = tuple(_read_metric(metric) for metric in values.get("metrics", ()))
-        values["arrays"] = {name: _read_array(value) for name, value in values.get("arrays", {}).items()}
+        metrics = []
+        known = {f.name for f in dataclasses.fields(Metric)}
+        for one in values.get("metrics", ()):
+            if not isinstance(one, Mapping) or not {"name", "value"} <= set(one) <= known:
+                raise PHLError(f"not a metric: {one!r}; expected a JSON object with name and value, unit and reference")
+            metrics.append(Metric(**{**one, "value": float("nan") if one["value"] is None else one["value"]}))
+        arrays = {name: np.asarray(value) for name, value in values.get("arrays", {}).items()}
+        # a None among numbers was a NaN, which makes NumPy choose dtype object
+        arrays = {name: array.astype(float) if array.dtype == object else array for name, array in arrays.items()}
+        values |= {"metrics": tuple(metrics), "arrays": arrays}
         if "way" in (said := values.get("provenance", {})):  # how the Sella strategy was called before
             values["provenance"] = {**said, "strategy": said["way"]}
         return cls(**values)
-
-
-def _read_metric(content: Any) -> Metric:
-    fields = {f.name for f in dataclasses.fields(Metric)}
-    if not isinstance(content, Mapping) or not {"name", "value"} <= set(content) <= fields:
-        raise PHLError(f"not a metric: {content!r}; expected a JSON object with name and value, unit and reference")
-    value = content["value"]
-    return Metric(**{**content, "value": float("nan") if value is None else value})
-
-
-def _read_array(content: Any) -> Array:
-    array = np.asarray(content)
-    # a None among numbers was a NaN, which makes NumPy choose dtype object
-    return array.astype(float) if array.dtype == object else array
 
 
 def plain(value: Any) -> Any:
@@ -191,15 +185,13 @@ def render_table(reports: Iterable[Report]) -> str:
     columns = list(dict.fromkeys((metric.name, metric.unit) for report in reports for metric in report.metrics))
     rows = [["system", "potential", "outcome", *(f"{name} / {unit}" if unit else name for name, unit in columns)]]
     for report in reports:
-        cells = {(metric.name, metric.unit): _cell(metric) for metric in report.metrics}
+        cells = {}
+        for metric in report.metrics:
+            behind = "" if metric.reference is None else f" ({_number(metric.reference)})"
+            cells[metric.name, metric.unit] = _number(metric.value) + behind
         rows.append([report.system, report.potential, report.outcome, *(cells.get(key, "-") for key in columns)])
     sentences = dict.fromkeys(f"{report.outcome}: {report.sentence}" for report in reports if report.sentence)
     return "\n".join([text_table(rows[0], rows[1:], words=3), *sentences])
-
-
-def _cell(metric: Metric) -> str:
-    reference = "" if metric.reference is None else f" ({_number(metric.reference)})"
-    return _number(metric.value) + reference
 
 
 def _number(value: float | int) -> str:
