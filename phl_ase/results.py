@@ -19,7 +19,7 @@ import numpy as np
 import phl_ase
 from phl_ase.errors import PHLError, unknown
 from phl_ase.files import write_atomic
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 from phl_ase.types import Array
 
 _SCHEMA = 1
@@ -69,7 +69,7 @@ class Report:
     validator: str = ""
 
     def __repr__(self) -> str:
-        numbers = f"{len(self.metrics)} {'metric' if len(self.metrics) == 1 else 'metrics'}"
+        numbers = counted(len(self.metrics), "metric")
         return f"<Report {self.validator or 'of'} {self.system} by {self.potential}: {self.outcome}; {numbers}>"
 
     def metric(self, name: str) -> Metric:

@@ -26,6 +26,11 @@ def cell_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular of one: ``1 frame``, ``2 frames``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def text_table(
     headings: Sequence[str], rows: Sequence[Sequence[Any]], *, words: int = 1, width: int | None = None
 ) -> str:

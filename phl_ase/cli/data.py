@@ -11,7 +11,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 
 _COUNTED = 30
 
@@ -132,7 +132,7 @@ def export(
     name = exporter_of(output, format)
     with open_dataset(dataset, keys=opt.pairs(key)) as source:
         EXPORTERS[name].write(source, output)
-        typer.echo(f"{output}: {len(source)} frames as {name}")
+        typer.echo(f"{output}: {counted(len(source), 'frame')} as {name}")
         lost = ", ".join(["level of theory", "energy reference", *EXPORTERS[name].loses])
         typer.echo(f"not part of {name}, so left behind: {lost}")
 
@@ -200,7 +200,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def _shown(summary: dict[str, Any]) -> str:
     sizes = list(summary["sizes"])
     head = [
-        f"{summary['name']}: {summary['frames']} frames, {summary['atoms']} atoms, {sizes[0]} to {sizes[-1]} a frame",
+        f"{summary['name']}: {counted(summary['frames'], 'frame')}, {counted(summary['atoms'], 'atom')}, "
+        f"{sizes[0]} to {sizes[-1]} a frame",
         f"sizes: {_counted(summary['sizes'], '{1} of {0} atoms')}",
         f"level of theory: {summary['level_of_theory']}; energies: {summary['energy_reference']}",
         f"elements: {_counted(summary['elements'])}",

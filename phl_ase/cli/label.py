@@ -12,7 +12,7 @@ from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method, label_request
 from phl_ase.cli.output import check_target, save_json
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 
 if TYPE_CHECKING:
     from phl_ase.reference import LabelResult
@@ -95,11 +95,11 @@ def _shown(result: LabelResult) -> str:
     counts = f"{result.labelled} of {result.frames} frames labelled by {result.level_of_theory}"
     lines = [f"{counts}, {len(result.failures)} failed; {result.computed} in this run"]
     if result.path is not None:
-        lines.append(f"{result.gradients} gradient calls, {result.seconds:.1f} s of computing")
+        lines.append(f"{counted(result.gradients, 'gradient call')}, {result.seconds:.1f} s of computing")
     if result.stresses:
-        lines.append(f"stress: {result.stresses} periodic frames")
+        lines.append(f"stress: {counted(result.stresses, 'periodic frame')}")
     if result.hvp_error is not None:
-        where = f"{len(result.error_frames)} frames"
+        where = counted(len(result.error_frames), "frame")
         lines.append(f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å² ({where})")
     if result.failures:
         rows = [(index, failure.outcome, failure.reason) for index, failure in result.failures.items()]

@@ -14,7 +14,7 @@ from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method, label_request
 from phl_ase.cli.output import check_target, save_json
 from phl_ase.errors import PHLError
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 
 if TYPE_CHECKING:
     from phl_ase.cli.validate.inputs import Structure
@@ -202,7 +202,7 @@ def _shown(result: BuildResult) -> str:
     if result.path is None:
         lines.append("no data set was written: no frames")
     else:
-        lines.append(f"data set: {result.path}, {result.frames} frames")
+        lines.append(f"data set: {result.path}, {counted(result.frames, 'frame')}")
         lines.append(f"next:    {shlex.join(['phl', 'train', str(result.path), '-o', f'runs/{result.path.stem}'])}")
     if failed:
         lines.append("the same command with --retry tries again what failed")

@@ -9,6 +9,7 @@ import typer
 
 from phl_ase.cli.output import check_target
 from phl_ase.errors import PHLError
+from phl_ase.tables import counted
 
 
 def report(
@@ -31,4 +32,4 @@ def report(
     if not reports:
         raise PHLError(f"{', '.join(map(str, results))} hold no reports; expected what --json of phl validate wrote")
     write_atomic(out, render_reports(reports, title).encode())
-    typer.echo(f"{len(reports)} reports: {out}")
+    typer.echo(f"{counted(len(reports), 'report')}: {out}")

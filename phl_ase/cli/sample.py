@@ -12,7 +12,7 @@ from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method
 from phl_ase.cli.output import check_target, write_structures
 from phl_ase.errors import PHLError, unknown
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -146,6 +146,8 @@ def sample(
     if frames:
         write_structures(out, frames)
     typer.echo(text_table(("structure", "T / K", "Δ / Å", "frames", "drawn again or lost"), rows))
-    typer.echo("\n".join([*said, f"{len(frames)} frames: {out}" if frames else "no frames, nothing was written"]))
+    typer.echo(
+        "\n".join([*said, f"{counted(len(frames), 'frame')}: {out}" if frames else "no frames, nothing was written"])
+    )
     if not all(row[3] for row in rows):
         raise typer.Exit(1)

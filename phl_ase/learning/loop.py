@@ -32,6 +32,7 @@ from phl_ase.paths import (
 )
 from phl_ase.paths.end_points import same_structure
 from phl_ase.paths.guess import BAND
+from phl_ase.tables import counted
 from phl_ase.tasks import ReactionProfile, check_ends, reaction_profile, search_between, search_from
 from phl_ase.types import Array
 from phl_ase.units import convert
@@ -356,7 +357,7 @@ class _Run:
                 band = guess_transition_state(self.start, self.product, self.calculator, method=BAND)
                 images = {len(band.path) // 4, band.index, 3 * len(band.path) // 4}
                 self.store.buy([band.path[k].positions for k in images], "path")
-                self.say(f"path: images of an elastic band, {len(self.store)} reference gradients")
+                self.say(f"path: images of an elastic band, {counted(len(self.store), 'reference gradient')}")
         return outcome
 
     def _guess(self) -> Atoms | None:
@@ -397,7 +398,7 @@ class _Run:
     def _label(self, positions: Array, stage: str) -> Gradient:
         known = self.store.gradient(positions, "end" if stage in ("reactant", "product") else stage)
         self.steps.append(Step(stage, len(self.store), known.fmax))
-        self.say(f"{stage}: largest force {known.fmax:.3f} eV/Å after {len(self.store)} reference gradients")
+        self.say(f"{stage}: largest force {known.fmax:.3f} eV/Å after {counted(len(self.store), 'reference gradient')}")
         return known
 
     def _stationary(self, guess: Atoms, stage: str) -> Gradient | None:
@@ -485,7 +486,9 @@ class _Run:
         known = self.store.find(result.atoms.positions)
         if known is not None:
             self.steps.append(Step(stage, len(self.store), known.fmax))
-            self.say(f"{stage}: largest force {known.fmax:.3f} eV/Å after {len(self.store)} reference gradients")
+            self.say(
+                f"{stage}: largest force {known.fmax:.3f} eV/Å after {counted(len(self.store), 'reference gradient')}"
+            )
             if known.fmax <= self.options.fmax:
                 return known
         self.reason = f"{stage}: {result.sentence}"
@@ -687,7 +690,9 @@ class _Run:
                 for forces, known in zip(believed, found, strict=True)
             )
             self.steps.append(Step("path", len(self.store), self.path_error))
-            self.say(f"path: forces within {self.path_error:.3f} eV/Å after {len(self.store)} reference gradients")
+            self.say(
+                f"path: forces within {self.path_error:.3f} eV/Å after {counted(len(self.store), 'reference gradient')}"
+            )
             if self.path_error <= self.options.path_error:
                 return True
         self.reason = f"the forces differ by {self.path_error:.3f} eV/Å; allowed are {self.options.path_error:g}"

@@ -29,6 +29,7 @@ from phl_ase.paths.optimisation import check_start, open_trajectory
 from phl_ase.paths.quadratic import follow_quadratic
 from phl_ase.paths.reaction_path import Direction, ReactionPath
 from phl_ase.paths.sella_irc import follow_sella
+from phl_ase.tables import counted
 from phl_ase.types import Array
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
 
@@ -153,7 +154,7 @@ def _analyse(
     if outcome == "not stationary":
         reason = f"largest force {counter.largest_force():.3g} eV/Å, at most {STATIONARY_WITHIN:g}"
     elif outcome == "no transition state":
-        reason = f"{made[0].n_imaginary} imaginary modes"
+        reason = counted(made[0].n_imaginary, "imaginary mode")
     return Direction(outcome, reason=reason, traceback=judged.traceback), made[0] if made else None
 
 

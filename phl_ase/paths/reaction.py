@@ -15,6 +15,7 @@ from phl_ase.paths.end_points import changed_bonds, fragments, molecules, same_s
 from phl_ase.paths.irc import follow_irc
 from phl_ase.paths.optimisation import Relaxation, relax
 from phl_ase.paths.reaction_path import PATH_OUTCOMES, ReactionPath
+from phl_ase.tables import counted
 from phl_ase.vibrations import HarmonicAnalysis, harmonic_analysis
 
 REACTION_OUTCOMES: dict[str, str] = {
@@ -135,7 +136,7 @@ class Reaction:
         if not self.path.converged:
             return self.path.sentence
         reasons = [end.reason or ("" if end.relaxation.converged else end.relaxation.sentence) for end in self.ends]
-        reasons += [f"{end.n_imaginary} imaginary modes" for end in self.ends if end.n_imaginary]
+        reasons += [counted(end.n_imaginary, "imaginary mode") for end in self.ends if end.n_imaginary]
         reasons += [
             f"the {side} end rested on a saddle point and was pushed off it ({end.pushes} of at most {_PUSHES} pushes)"
             for side, end in (("backward", self.backward), ("forward", self.forward))

@@ -11,6 +11,7 @@ from phl_ase.plots import FIGURES
 from phl_ase.plots.style import to_svg
 from phl_ase.results import Metric, Report, plain
 from phl_ase.scoring import ALL_ERRORS
+from phl_ase.tables import counted
 from phl_ase.validators.names import MetricName
 
 _TURNED = 3  # reports up to which their metrics stand one below the other
@@ -29,8 +30,7 @@ def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
         group = [report for report in reports if report.validator == validator]
         drawn: str = ""
         if validator in FIGURES:
-            number = "one report" if len(group) == 1 else f"{len(group)} reports"
-            drawn = figure(to_svg(FIGURES[validator], group), f"{validator}, {number}")
+            drawn = figure(to_svg(FIGURES[validator], group), f"{validator}, {counted(len(group), 'report')}")
         sentences = dict.fromkeys(f"{r.outcome}: {r.sentence}" for r in group if r.sentence)
         notes = dict.fromkeys(str(note) for r in group for note in r.provenance.get("notes", ()))
         groups.append({"validator": validator, "figure": drawn, "table": _table(group), "lines": [*sentences, *notes]})

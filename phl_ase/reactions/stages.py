@@ -32,6 +32,7 @@ from phl_ase.reactions.memory import Remembering
 from phl_ase.reactions.samplers import around_stationary_point, displaced_structures
 from phl_ase.reactions.settings import ReactionSettings
 from phl_ase.reference import LabelRequest
+from phl_ase.tables import counted
 from phl_ase.vibrations import harmonic_analysis
 
 AROUND = ("ts", "reactant", "product")
@@ -64,7 +65,7 @@ def find_transition_state(folder: ReactionFolder, calculator: Remembering, plan:
         guess = guess_transition_state(guessed, product, calculator, method=settings.guess)
         climbed = ", climbed as an elastic band" if settings.guess == "neb" else ""
         image = f"image {guess.index + 1} of {len(guess.path)} of the {guess.method} path"
-        tried.append(f"guess: {image}{climbed}, {guess.force_calls} gradients")
+        tried.append(f"guess: {image}{climbed}, {counted(guess.force_calls, 'gradient')}")
         guessed = guess.atoms
     start = folder.atoms(guessed.positions, calculator)
     largest = float(np.linalg.norm(start.get_forces(), axis=1).max())

@@ -28,6 +28,7 @@ from phl_ase.reference.labels import FAILURES, LabelRequest, Make, without_label
 from phl_ase.reference.methods import METHODS, energy_reference, level_of_theory
 from phl_ase.results import provenance
 from phl_ase.structures import Frame
+from phl_ase.tables import counted
 
 _SCHEMA = 1  # of what a task keeps
 _LISTED_FAILURES, _REASON = 150, 200  # the provenance of a data set is at most 60,000 bytes
@@ -271,16 +272,16 @@ def _meta(
     }
     notes = [labels_note(request)]
     if result.stresses:
-        notes.append(f"Stress of {result.stresses} periodic frames.")
+        notes.append(f"Stress of {counted(result.stresses, 'periodic frame')}.")
     if result.hvp_error is not None:
         notes.append(
             f"HVPs: rms error of an element about {result.hvp_error:.2g} eV/Å², by twice the step on "
-            f"{len(result.error_frames)} frames."
+            f"{counted(len(result.error_frames), 'frame')}."
         )
     if failures:
         reasons = sorted(Counter(failure.outcome for failure in result.failures.values()).items())
-        counted = "; ".join(f"{count} because {FAILURES.get(outcome, outcome)}" for outcome, count in reasons)
-        notes.append(f"{len(failures)} of {result.frames} frames of the input failed and are left out: {counted}.")
+        causes = "; ".join(f"{count} because {FAILURES.get(outcome, outcome)}" for outcome, count in reasons)
+        notes.append(f"{len(failures)} of {result.frames} frames of the input failed and are left out: {causes}.")
     return DatasetMeta(result.level_of_theory, reference, provenance(**details), " ".join(notes))
 
 

@@ -30,6 +30,7 @@ from phl_ase.phonons import (
 from phl_ase.phonons.bands import MESH, THERMAL_TEMPERATURES
 from phl_ase.phonons.supercell import thickness
 from phl_ase.results import Metric, Report, provenance
+from phl_ase.tables import counted
 from phl_ase.types import Array, ASECalculator
 from phl_ase.units import convert
 from phl_ase.validators.names import MetricName
@@ -209,7 +210,7 @@ def _remarks(
             f"for the potential the structure is not relaxed (largest force {force:.2g} eV/Å, stress {stress:.2g} GPa)"
         )
     if got.n_imaginary:
-        remarks.append(f"thermal properties are without its {got.n_imaginary} imaginary modes")
+        remarks.append(f"thermal properties are without its {counted(got.n_imaginary, 'imaginary mode')}")
     if got.force_constants.gradients:
         remarks.append("force constants by finite differences of forces")
     reach = max(getattr(getattr(calculator, "potential", None), "cutoffs", ()), default=0.0)

@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.units import invcm
 
 from phl_ase.errors import PHLError, unknown
+from phl_ase.tables import counted
 from phl_ase.types import Array
 from phl_ase.vibrations.analysis import HarmonicAnalysis, Shape
 
@@ -93,11 +94,11 @@ class Thermochemistry:
         """Return what was summed over and what was left out."""
         parts = [f"{self.model}, {self.shape}, {self.n_modes} modes, {self.temperature:g} K, {self.pressure:g} Pa"]
         if self.n_left_out:
-            parts.append(f"{self.n_left_out} imaginary {'mode' if self.n_left_out == 1 else 'modes'} left out")
+            parts.append(f"{counted(self.n_left_out, 'imaginary mode')} left out")
         if self.n_near_zero:
-            modes, verb = ("mode", "counts") if self.n_near_zero == 1 else ("modes", "count")
+            modes, verb = counted(self.n_near_zero, "mode"), "counts" if self.n_near_zero == 1 else "count"
             limit = f"at least {SOFTEST_COUNTED:g} cm⁻¹"
-            parts.append(f"{self.n_near_zero} {modes} within noise of zero {verb} by absolute value, {limit}")
+            parts.append(f"{modes} within noise of zero {verb} by absolute value, {limit}")
         return "; ".join(parts)
 
 

@@ -10,7 +10,7 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.tasks.common import Output, check_electrons, check_pair, output_of, read_one, thermochemistry_of
 from phl_ase.cli.tasks.reaction import annotated, drawn, shown_profile
 from phl_ase.errors import PHLError
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 
 if TYPE_CHECKING:
     from phl_ase.learning import LearnedReaction
@@ -127,13 +127,14 @@ def learn(
             executor=executor,
         )
         if len(store):
-            typer.echo(f"going on with {len(store)} reference gradients from {work}", err=True)
+            typer.echo(f"going on with {counted(len(store), 'reference gradient')} from {work}", err=True)
         try:
             found = learn_reaction(
                 atoms, end, store, calculator, options, say=lambda line: typer.echo(line, err=True), **settled
             )
         except KeyboardInterrupt:
-            typer.echo(f"{len(store)} reference gradients are kept in {work}: the same command goes on", err=True)
+            kept_now = counted(len(store), "reference gradient")
+            typer.echo(f"kept in {work}: {kept_now}; the same command goes on", err=True)
             raise
     typer.echo(shown(found, temperature))
     output.results(record_of(found, start), start=start)
@@ -174,7 +175,7 @@ def shown(found: LearnedReaction, temperature: float) -> str:
         price = 6 * len(found.store.atoms)
         lines.append(
             "E is the reference's; ZPE, H and G come from the model's frequencies: for the reference's own, 'phl freq' "
-            f"takes up to {price} gradients a structure"
+            f"takes up to {counted(price, 'gradient')} a structure"
         )
     points = [("transition state", found.ts), *zip(("reactant", "product"), found.ends, strict=False)]
     rows = [
@@ -203,7 +204,9 @@ def shown(found: LearnedReaction, temperature: float) -> str:
     if found.path_labels:
         count = len(found.path_labels)
         sure = f"standard deviation of its energies up to {found.path_std().max():.3f} eV"
-        lines.append(f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({count} points); {sure}")
+        lines.append(
+            f"path: forces within {found.path_error:.3f} eV/Å of the reference's ({counted(count, 'point')}); {sure}"
+        )
     lines.append(
         f"{found.outcome}: {LEARNING_OUTCOMES[found.outcome]}" + (f" ({found.reason})" if found.reason else "")
     )
@@ -211,7 +214,8 @@ def shown(found: LearnedReaction, temperature: float) -> str:
         lines.append(found.connection.sentence)
     hvps = len(found.store.hvps)
     lines.append(
-        f"{len(found.store)} reference gradients, {2 * hvps} of them in {hvps} HVPs, {found.store.seconds:.1f} s; "
+        f"{counted(len(found.store), 'reference gradient')}, {2 * hvps} of them in "
+        f"{counted(hvps, 'HVP')}, {found.store.seconds:.1f} s; "
         f"{found.seconds:.1f} s outside the reference"
     )
     return "\n".join(lines)

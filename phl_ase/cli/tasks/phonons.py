@@ -11,7 +11,7 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.tasks.common import output_of, say_reliability
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
 from phl_ase.cli.validate.running import make_folder
-from phl_ase.tables import text_table
+from phl_ase.tables import counted, text_table
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -71,8 +71,7 @@ def phonons(
         (f"heat capacity at {temperature:g} K", "meV/(K cell)", milli["heat_capacity"]),
     ]
     typer.echo(text_table(("quantity", "unit", "value"), rows, words=2))
-    size = len(phonon.primitive)
-    typer.echo(f"per primitive cell of {size} atom{'s' * (size > 1)}; {constants.source}")
+    typer.echo(f"per primitive cell of {counted(len(phonon.primitive), 'atom')}; {constants.source}")
     arrays = {
         name: getattr(found, name) for name in ("distances", "frequencies", "label_distances", "dos_frequencies", "dos")
     }
