@@ -17,6 +17,7 @@ from ase.units import Bohr, Hartree, kcal, mol
 
 from phl_ase.errors import NonFiniteError, PHLError
 from phl_ase.hessians import checked_hessian
+from phl_ase.types import ASECalculator
 from phl_ase.vibrations import checked_hvps, checked_vectors, finite_difference_hessian
 
 Array = np.ndarray
@@ -55,7 +56,7 @@ class Curvature:
         return self.source == EXACT
 
 
-def curvature_of(calculator: Any) -> Curvature:
+def curvature_of(calculator: ASECalculator) -> Curvature:
     """Return the curvature of an ASE calculator: its own where it has some, else differences of forces.
 
     A calculator's own is ``get_hessian(atoms)`` or ``get_hvp(vectors, atoms)``, a result ``hessian`` (fairchem,
@@ -82,16 +83,17 @@ def curvature_of(calculator: Any) -> Curvature:
     return Curvature(hessian, hvp, DIFFERENCES, lambda n: 6 * n, 2)
 
 
-def _own_hessian(calculator: Any) -> Callable[[Atoms], Any] | None:
+def _own_hessian(calculator: ASECalculator) -> Callable[[Atoms], Any] | None:
     """The calculator's own Hessians, in whatever layout."""
     if callable(own := getattr(calculator, "get_hessian", None)):
         return own
+    ase_own: Any = calculator
     if "hessian" in (getattr(calculator, "implemented_properties", None) or ()):
-        return lambda atoms: calculator.get_property("hessian", atoms)
+        return lambda atoms: ase_own.get_property("hessian", atoms)
     return None
 
 
-def _own_hvp(calculator: Any) -> Callable[[Array, Atoms], Any] | None:
+def _own_hvp(calculator: ASECalculator) -> Callable[[Array, Atoms], Any] | None:
     """The calculator's own HVPs."""
     if callable(own := getattr(calculator, "get_hvp", None)):
         return own
@@ -152,7 +154,7 @@ class _Checked:
 
     def __init__(
         self,
-        calculator: Any,
+        calculator: ASECalculator,
         own_hessian: Callable[[Atoms], Any] | None,
         own_hvp: Callable[[Array, Atoms], Any] | None,
     ) -> None:
@@ -284,7 +286,7 @@ def finite_difference_hvp(vectors: Array, atoms: Atoms, *, delta: float = _DISPL
     return hvps.reshape(given.shape)
 
 
-def _with(atoms: Atoms, calculator: Any) -> Atoms:
+def _with(atoms: Atoms, calculator: ASECalculator) -> Atoms:
     copy = atoms.copy()
     copy.calc = calculator
     return copy

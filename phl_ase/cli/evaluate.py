@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from phl_ase.results import Report
     from phl_ase.scoring import LabelErrors
     from phl_ase.structures import Frame
+    from phl_ase.types import ASECalculator
     from phl_ase.validators import ScoredFrames
     from phl_ase.validators.uncertainty import UncertaintySamples
 
@@ -174,7 +175,7 @@ def _shown(report: Report) -> str:
 
 
 def _unseen(
-    dataset: BaseDataset, indices: Sequence[int], calculator: Any, model: str, part: str, *, leave_out: bool
+    dataset: BaseDataset, indices: Sequence[int], calculator: ASECalculator, model: str, part: str, *, leave_out: bool
 ) -> tuple[Sequence[int], str, dict[str, Any] | None]:
     """Return the frames to score, what is said of those that the model was trained on, and its numbers.
 
@@ -266,7 +267,7 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
 def _scored(
     dataset: BaseDataset,
     indices: Sequence[int],
-    calculator: Any,
+    calculator: ASECalculator,
     curvature: Curvature,
     name: str,
     samples: UncertaintySamples,
@@ -318,13 +319,16 @@ def _batches(indices: Sequence[int], sizes: Any) -> Iterator[list[int]]:
         yield batch
 
 
-def _predictions(frames: Sequence[Frame], calculator: Any, curvature: Curvature, name: str) -> list[dict[str, Any]]:
+def _predictions(
+    frames: Sequence[Frame], calculator: ASECalculator, curvature: Curvature, name: str
+) -> list[dict[str, Any]]:
     """Return what a calculator gives for frames: in one batched pass where it can, frame by frame otherwise."""
     import numpy as np
 
     from phl_ase.structures import atoms_from_frame
 
-    batched = hasattr(calculator, "evaluate")
+    evaluate_all = getattr(calculator, "evaluate", None)
+    batched = evaluate_all is not None
     known = (*_DERIVATIVES, "hvp", *getattr(getattr(calculator, "potential", None), "predicts", ()))
     needs = [q for q in known if any(frame.label(q) is not None for frame in frames)]
     if not needs:
@@ -335,8 +339,8 @@ def _predictions(frames: Sequence[Frame], calculator: Any, curvature: Curvature,
     wanted = [q for q in needs if q != "hvp"]
     rows: list[dict[str, Any]]
     try:
-        if batched:
-            rows = list(calculator.evaluate(structures, wanted)) if wanted else [{} for _ in frames]
+        if evaluate_all is not None:
+            rows = list(evaluate_all(structures, wanted)) if wanted else [{} for _ in frames]
         else:
             (atoms,) = structures
             atoms.calc = calculator

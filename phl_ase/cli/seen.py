@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from phl_ase.structures import Frame
+    from phl_ase.types import ASECalculator
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class SeenStructures:
     flags: tuple[bool | None, ...]
 
 
-def seen_structures(calculator: Any, frames: Sequence[Frame], model: str) -> SeenStructures:
+def seen_structures(calculator: ASECalculator, frames: Sequence[Frame], model: str) -> SeenStructures:
     """Return which structures a model was trained on.
 
     Args:
@@ -51,7 +52,7 @@ def seen_structures(calculator: Any, frames: Sequence[Frame], model: str) -> See
     return SeenStructures(said, tuple(found))
 
 
-def say_seen(calculator: Any, frames: Sequence[Frame], model: str) -> SeenStructures:
+def say_seen(calculator: ASECalculator, frames: Sequence[Frame], model: str) -> SeenStructures:
     """Write the sentence of :func:`seen_structures`, if there is one, as the first line of a command."""
     import typer
 

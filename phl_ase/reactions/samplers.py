@@ -22,6 +22,7 @@ from phl_ase.paths.geometry import displaced
 from phl_ase.paths.irc import STATIONARY_WITHIN
 from phl_ase.reactions.guesses import closest_atoms
 from phl_ase.reactions.settings import SOFTEST_SAMPLED
+from phl_ase.types import ASECalculator
 from phl_ase.units import wavenumbers
 from phl_ase.vibrations import HarmonicAnalysis, free_motions, harmonic_analysis
 
@@ -86,7 +87,7 @@ def _moved(analysis: HarmonicAnalysis, displacement: Array) -> Array:
 
 def around_stationary_point(
     analysis: HarmonicAnalysis,
-    calculator: Any,
+    calculator: ASECalculator,
     energy: float,
     temperature: float,
     rng: np.random.Generator,

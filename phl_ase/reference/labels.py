@@ -38,6 +38,7 @@ from phl_ase.probes import check_family, draw_probes
 from phl_ase.reference.distances import check_distances
 from phl_ase.reference.methods import STEP
 from phl_ase.structures import Frame, atoms_from_frame, charge_and_multiplicity, collate
+from phl_ase.types import ASECalculator
 from phl_ase.vibrations import finite_difference_hessian
 
 Array = np.ndarray
@@ -126,7 +127,7 @@ HESSIANS = ("own", "differences")
 
 def label_frame(
     structure: Atoms | Frame,
-    calculator: Any,
+    calculator: ASECalculator,
     *,
     hessian: str | None = None,
     probes: Probes | None = None,
@@ -251,7 +252,7 @@ class LabelRequest:
             "estimate_error": self.estimate_error,
         }
 
-    def label(self, frame: Frame, calculator: Any, *, estimate_error: bool = False) -> LabelledFrame:
+    def label(self, frame: Frame, calculator: ASECalculator, *, estimate_error: bool = False) -> LabelledFrame:
         """Label one frame, as :func:`label_frame`; ``estimate_error`` where it is one of the sample."""
         asked: dict[str, Any] = {"hessian": self.hessian, "probes": self.probes, "step": self.step}
         return label_frame(frame, calculator, **asked, estimate_error=estimate_error)
@@ -264,7 +265,7 @@ class LabelRequest:
 
 
 def choose_step(
-    structure: Atoms | Frame, calculator: Any, *, steps: Sequence[float] = STEPS, seed: int = 0
+    structure: Atoms | Frame, calculator: ASECalculator, *, steps: Sequence[float] = STEPS, seed: int = 0
 ) -> tuple[float, dict[float, float]]:
     """Return the step whose HVPs are most nearly those of the next larger one: noise below, anharmonicity above.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phl_ase.errors import PHLError, missing_package, shortened, unknown
+from phl_ase.types import ASECalculator
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def difference_step(text: str) -> float:
     return STEP if method is None else method.step
 
 
-def level_of_theory(calculator: Any) -> str:
+def level_of_theory(calculator: ASECalculator) -> str:
     """Return what a data set writes as the level of theory of a calculator's labels."""
     parameters = getattr(calculator, "parameters", None) or {}
     stated = getattr(calculator, "level_of_theory", None) or parameters.get("method")
@@ -230,11 +231,11 @@ def level_of_theory(calculator: Any) -> str:
     return str(stated or type(calculator).__name__)
 
 
-def energy_reference(calculator: Any) -> str:
+def energy_reference(calculator: ASECalculator) -> str:
     """Return what the energies of a calculator are relative to: what a model's training data say, else ``absolute``."""
     return str(_provenance(calculator).get("energy_reference") or "absolute")
 
 
-def _provenance(calculator: Any) -> Mapping[str, Any]:
+def _provenance(calculator: ASECalculator) -> Mapping[str, Any]:
     """Return what a trained model says of its data; nothing for any other calculator."""
     return getattr(getattr(calculator, "potential", None), "provenance", None) or {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -28,6 +27,7 @@ from phl_ase.paths import (
 )
 from phl_ase.paths.end_points import same_structure
 from phl_ase.paths.guess import BAND
+from phl_ase.types import ASECalculator
 
 _RELAXED = 0.05  # eV/Å: largest force on an atom of what is meant to be a minimum
 
@@ -77,7 +77,7 @@ def check_ends(reactant: Atoms, product: Atoms) -> None:
 
 
 def search_from(
-    atoms: Atoms, calculator: Any, *, strategy: str | None = None, fmax: float = 0.01, max_steps: int = 200
+    atoms: Atoms, calculator: ASECalculator, *, strategy: str | None = None, fmax: float = 0.01, max_steps: int = 200
 ) -> TransitionStateSearch:
     """Search a TS from a guess; where internal coordinates fail, again in Cartesian ones.
 
@@ -104,7 +104,7 @@ def search_from(
 def search_between(
     reactant: Atoms,
     product: Atoms,
-    calculator: Any,
+    calculator: ASECalculator,
     *,
     guess: str = "auto",
     strategy: str | None = None,
@@ -167,7 +167,7 @@ def search_between(
     return replace(tried[0], attempts=attempts, hints=hints)
 
 
-def _hints(reactant: Atoms, product: Atoms, calculator: Any) -> tuple[str, ...]:
+def _hints(reactant: Atoms, product: Atoms, calculator: ASECalculator) -> tuple[str, ...]:
     """Return what may keep a search from joining two structures: ends with forces, a better guess not installed."""
     hints = []
     for name, atoms in (("reactant", reactant), ("product", product)):

@@ -21,6 +21,8 @@ from phl_ase.tables import text_table
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from phl_ase.types import ASECalculator
+
 
 _PASCAL = 101325.0
 _HOTTEST = 1e4  # K
@@ -302,7 +304,7 @@ def domain_watched() -> Iterator[list[str]]:
 
 
 def say_reliability(
-    calculator: Any,
+    calculator: ASECalculator,
     structures: Sequence[Atoms],
     names: Sequence[str] = (),
     *,
@@ -323,13 +325,14 @@ def say_reliability(
     """
     for finding in passed[:1]:
         typer.echo(f"warning: on the way, {finding}", err=True)
-    if not (hasattr(calculator, "warn_again") and structures):  # no model of ours, or nothing found
+    model: Any = calculator if hasattr(calculator, "warn_again") else None
+    if model is None or not structures:  # no model of ours, or nothing found
         return []
-    calculator.warn_again()
+    model.warn_again()
     with domain_watched() as findings:
-        answers = calculator.evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
+        answers = model.evaluate([atoms.copy() for atoms in structures], ("energy", "forces"))
     names = names or [f"structure {k}" for k in range(len(structures))]
-    calibration = getattr(calculator.potential, "calibration", None)
+    calibration = getattr(model.potential, "calibration", None)
     if calibration is not None:
         from phl_ase.potentials.calibration import largest_on_an_atom
         from phl_ase.units import convert
@@ -348,7 +351,7 @@ def say_reliability(
         else:
             typer.echo(text_table(("errors to expect", "E / (kcal/mol)", "F / (eV/Å)", "usual F, up to"), rows))
     outside = [name for name, one in zip(names, answers, strict=True) if one.get("in_domain") is False]
-    check = "" if found is None else f"check it: {command_line('freq', found, reference_of(calculator))}"
+    check = "" if found is None else f"check it: {command_line('freq', found, reference_of(model))}"
     if outside:
         who = ", ".join(outside) if len(answers) > 1 else structures[0].get_chemical_formula()
         what = findings[0].partition(" is ")[2]  # after the name that it has in the call
@@ -363,9 +366,9 @@ def say_reliability(
     return outside
 
 
-def reference_of(calculator: Any) -> str:
+def reference_of(model: Any) -> str:
     """Return what ``--with`` takes for the method that a model was trained on; ``METHOD`` where that is not known."""
-    level = str((getattr(calculator.potential, "provenance", None) or {}).get("level_of_theory"))
+    level = str((getattr(model.potential, "provenance", None) or {}).get("level_of_theory"))
     return {"GFN2-xTB": "tblite", "GFN1-xTB": "tblite:GFN1-xTB", "wB97X-D/6-31G(d)": "pyscf"}.get(level, "METHOD")
 
 

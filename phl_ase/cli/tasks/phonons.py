@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +15,8 @@ from phl_ase.tables import counted, text_table
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
+
+    from phl_ase.types import ASECalculator
 
 
 def phonons(
@@ -86,7 +88,7 @@ def phonons(
     output.end(f"phonopy-load {quote(str(folder / 'phonopy.yaml'))} --mesh 20 20 20 -t")
 
 
-def say_if_not_relaxed(phonon: Phonopy, calculator: Any) -> None:
+def say_if_not_relaxed(phonon: Phonopy, calculator: ASECalculator) -> None:
     """Say that phonons of a cell with forces on its atoms mean little, and where a model knows no such crystal."""
     import numpy as np
 

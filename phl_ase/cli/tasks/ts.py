@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from phl_ase.paths import TransitionStateSearch
     from phl_ase.tasks import JoiningSearch
+    from phl_ase.types import ASECalculator
 
 
 def ts(
@@ -102,7 +103,7 @@ def ts(
         raise typer.Exit(1)
 
 
-def has_no_imaginary_mode(atoms: Atoms, calculator: Any) -> bool:
+def has_no_imaginary_mode(atoms: Atoms, calculator: ASECalculator) -> bool:
     """Return whether a guess that led nowhere lies in the basin of a minimum."""
     from phl_ase.curvature import curvature_of
     from phl_ase.errors import attempt
