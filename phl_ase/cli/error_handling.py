@@ -40,7 +40,10 @@ def reported(command: Callable[..., Result]) -> Callable[..., Result]:
             except BaseException as error:
                 # in the middle of an import, others turn the interruption into errors of their own
                 if not (received or isinstance(error, KeyboardInterrupt)):
-                    if not _is_of_calculator(error):
+                    # a calculator of ASE says that it failed, or that it does not know an element or property
+                    ase = sys.modules.get("ase.calculators.calculator")
+                    failed = ase is not None and isinstance(error, ase.CalculatorError)
+                    if not failed and not (isinstance(error, NotImplementedError) and not is_defect(error)):
                         raise
                     typer.echo(_one_line(f"error: the calculation failed: {reason_of(error)}"), err=True)
                     raise typer.Exit(NOT_FINITE) from None
@@ -82,14 +85,6 @@ def nothing_is_lost(folder: Path) -> Iterator[None]:
         except KeyboardInterrupt:
             typer.echo(f"nothing is lost: the same command goes on in {folder}", err=True)
             raise
-
-
-def _is_of_calculator(error: BaseException) -> bool:
-    """Return whether a calculator of ASE says that it failed, or that it does not know an element or property."""
-    of_ase = sys.modules.get("ase.calculators.calculator")
-    if of_ase is not None and isinstance(error, of_ase.CalculatorError):
-        return True
-    return isinstance(error, NotImplementedError) and not is_defect(error)
 
 
 def _one_line(text: str) -> str:

@@ -25,11 +25,18 @@ def models(
     phl models run/best.safetensors      elements, molecules, level of theory, data, scheme, errors
     phl models default#1 --json          the card of the first member of a committee, whole
     """
-    from phl_ase.potentials.cards import bundled_models, read_card
+    from phl_ase.potentials.cards import bundled_models, members_of, read_card
 
     if model is not None:
         card = read_card(model)
-        typer.echo(_json(model, card) if json else _summary(model, card))
+        if not json:
+            typer.echo(_summary(model, card))
+            return
+        # members of a committee by name, whole numbers of a list in one line
+        if (count := members_of(card)) is not None:
+            card["config"]["members"] = [f"{model}#{k}" for k in range(1, count + 1)]
+        text = dumps(card, indent=2, ensure_ascii=False)
+        typer.echo(re.sub(r"\[\s*\d+(?:,\s*\d+)*\s*\]", lambda found: re.sub(r"\s+", " ", found[0]), text))
         return
     if json:
         raise PHLError("--json shows the card of a model: name one, as in phl models default --json")
@@ -46,26 +53,20 @@ def models(
     typer.echo(text_table(("model", "elements", "level of theory", "scheme", "architecture"), rows, words=5))
 
 
-def _json(model: str, card: dict[str, Any]) -> str:
-    """Return a card as JSON; members of a committee by name, whole numbers of a list in one line."""
-    from phl_ase.potentials.cards import members_of
-
-    if (count := members_of(card)) is not None:
-        card["config"]["members"] = [f"{model}#{k}" for k in range(1, count + 1)]
-    text = dumps(card, indent=2, ensure_ascii=False)
-    return re.sub(r"\[\s*\d+(?:,\s*\d+)*\s*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
-
-
 def _summary(model: str, card: dict[str, Any]) -> str:
     """Return a card in ten lines; what it does not say is left out."""
-    from phl_ase.potentials.cards import find_model
+    from phl_ase.potentials.cards import find_model, members_of
 
+    count = members_of(card)
+    one = card if count is None else _table(card["config"]["members"][0])
+    sizes = ", ".join(f"{key} {value}" for key, value in _table(one.get("config")).items() if key != "species")
+    committee = "" if count is None else f"committee of {count}: "
     made = card["provenance"]
     scheme = _table(made.get("scheme"))
     frames, data = made.get("training_frames"), made.get("data")
     calibration = _table(card.get("calibration"))
     lines = {
-        "model": f"{model}, {_architecture(card)}",
+        "model": f"{model}, {committee}{one.get('architecture')} ({sizes})",
         "for": made.get("intended_use"),
         "elements": _elements(card["config"]["species"]),
         "molecules": ", ".join(_molecules(card)),
@@ -90,17 +91,6 @@ def _summary(model: str, card: dict[str, Any]) -> str:
 def _table(value: Any) -> dict[str, Any]:
     """Return a table of a card; of an older card, where a name stands in its place, that name."""
     return value if isinstance(value, dict) else {"name": value} if isinstance(value, str) else {}
-
-
-def _architecture(card: dict[str, Any]) -> str:
-    from phl_ase.potentials.cards import members_of
-
-    count, one = members_of(card), card
-    if count is not None:
-        one = _table(card["config"]["members"][0])
-    settings = _table(one.get("config"))
-    sizes = ", ".join(f"{key} {value}" for key, value in settings.items() if key != "species")
-    return f"{'' if count is None else f'committee of {count}: '}{one.get('architecture')} ({sizes})"
 
 
 def _elements(species: Any) -> str:

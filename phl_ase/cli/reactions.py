@@ -147,40 +147,33 @@ def _numbers(option: str, text: str, expected: str) -> tuple[float, ...]:
 
 def _guesses(text: str, *, pairs: bool, product: Path | None, keys: dict[str, str]) -> list[ReactionGuess]:
     """Return the reactions of INPUT: a frame each (a guess), two frames each, or one here and one in another file."""
+    from phl_ase.cli.validate.inputs import read_structures
     from phl_ase.reactions import ReactionGuess
 
-    groups = _groups(text, pairs=pairs, product=product, keys=keys)
-    unnamed = [Path(text).stem] if len(groups) == 1 else [f"{Path(text).stem}-{i}" for i in range(len(groups))]
-    return [
-        ReactionGuess(
-            first.labels.reaction or name,
-            tuple(one.atoms for one in (first, *others)),
-            str(first.atoms.info.get("description", "")),
-        )
-        for name, (first, *others) in zip(unnamed, groups, strict=True)
-    ]
-
-
-def _groups(text: str, *, pairs: bool, product: Path | None, keys: dict[str, str]) -> list[tuple[Structure, ...]]:
-    """Return the structures of each reaction."""
-    from phl_ase.cli.validate.inputs import read_structures
-
+    groups: list[tuple[Structure, ...]]
     if pairs:
         ends = read_structures(text, ("reactant", "product"), None, keys)
         if len(ends) % 2:
             raise PHLError(f"{text} holds {len(ends)} structures; expected pairs: reactant, product, …")
-        for one, other in zip(ends[::2], ends[1::2], strict=True):
+        groups = [*zip(ends[::2], ends[1::2], strict=True)]
+        for one, other in groups:
             kinds = (one.kind or "reactant", other.kind or "product")
             if kinds != ("reactant", "product") or one.labels.reaction != other.labels.reaction:
                 raise PHLError(f"{text}: got {one.name}, then {other.name}; expected a reactant, then its product")
-        return [*zip(ends[::2], ends[1::2], strict=True)]
-    if product is not None:
+    elif product is not None:
         first = read_structures(text, ("reactant",), None, keys)
         second = read_structures(str(product), ("product",), None, keys)
         if len(first) != len(second):
             raise PHLError(f"{text} holds {len(first)} structures, {product} {len(second)}; expected one for one")
-        return [*zip(first, second, strict=True)]
-    return [(one,) for one in read_structures(text, ("ts",), None, keys)]
+        groups = [*zip(first, second, strict=True)]
+    else:
+        groups = [(one,) for one in read_structures(text, ("ts",), None, keys)]
+    guesses = []
+    for place, group in enumerate(groups):
+        name = Path(text).stem if len(groups) == 1 else f"{Path(text).stem}-{place}"
+        described = str(group[0].atoms.info.get("description", ""))
+        guesses.append(ReactionGuess(group[0].labels.reaction or name, tuple(one.atoms for one in group), described))
+    return guesses
 
 
 def _shown(result: BuildResult) -> str:

@@ -63,7 +63,17 @@ def train(
     phl train train.toml -o run3 --members 4      leaves run3/committee.safetensors, and each run in run3/member-1, …
     """
     if init:
-        typer.echo(f"wrote {_write_default(config or _DEFAULT_CONFIG)}")
+        from phl_ase.training import default_toml
+
+        path = config or _DEFAULT_CONFIG
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(default_toml())
+        except FileExistsError:
+            raise PHLError(f"{path} exists; name another file: phl train --init other.toml") from None
+        except OSError as error:
+            raise PHLError(f"cannot write {path}: {error.strerror}; name another file") from None
+        typer.echo(f"wrote {path}")
         return
     if resume and out is None and config is not None and config.suffix != ".toml":
         out, config = config, None
@@ -157,19 +167,6 @@ def _of_data(data: Path, settings: list[str]) -> TrainConfig:
     return configuration
 
 
-def _write_default(path: Path) -> Path:
-    from phl_ase.training import default_toml
-
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(default_toml())
-    except FileExistsError:
-        raise PHLError(f"{path} exists; name another file: phl train --init other.toml") from None
-    except OSError as error:
-        raise PHLError(f"cannot write {path}: {error.strerror}; name another file") from None
-    return path
-
-
 def _summary(result: TrainResult) -> str:
     """Return the validation of what was kept in words and numbers."""
     from phl_ase.objective import TERMS
@@ -181,7 +178,13 @@ def _summary(result: TrainResult) -> str:
         if f"valid_{name}" in best
     ]
     shown = text_table(("root mean square error", "train", "valid", "unit"), rows)
-    kept = f"epoch kept: {result.best_epoch} of {len(result.records)}{_how_close(best, result.records[-1])}"
+    kept, last = f"epoch kept: {result.best_epoch} of {len(result.records)}", result.records[-1]
+    if best is not last and math.isfinite(last.get("valid_loss", math.nan)):  # often a single frame decides
+        low, high = best["valid_loss"], last["valid_loss"]
+        more = f", {high / low - 1.0:.1%} more" if low > 0 else ""
+        kept += (
+            f' (validation loss {low:.4g}; {high:.4g} in the last one{more}: training.keep = "last" would keep that)'
+        )
     return f"{shown}\n{kept}\n{_model(result.model)}"
 
 
@@ -189,12 +192,3 @@ def _model(path: Path) -> str:
     """Return where a model is, and what to type next."""
     following = shlex.join(["phl", "freq", "MOLECULE.xyz", "--with", str(path), "--relax"])
     return f"model: {path}\nnext:    {following}"
-
-
-def _how_close(best: dict[str, Any], last: dict[str, Any]) -> str:
-    """Return how much worse the last epoch was, where it is not the one that was kept: often a single frame decides."""
-    if best is last or not math.isfinite(last.get("valid_loss", math.nan)):
-        return ""
-    low, high = best["valid_loss"], last["valid_loss"]
-    more = f", {high / low - 1.0:.1%} more" if low > 0 else ""
-    return f' (validation loss {low:.4g}; {high:.4g} in the last one{more}: training.keep = "last" would keep that)'
