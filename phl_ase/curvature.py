@@ -84,7 +84,7 @@ def curvature_of(calculator: ASECalculator) -> Curvature:
 
 
 def _own_hessian(calculator: ASECalculator) -> Callable[[Atoms], Any] | None:
-    """The calculator's own Hessians, in whatever layout."""
+    """Return the calculator's own Hessians, in whatever layout."""
     if callable(own := getattr(calculator, "get_hessian", None)):
         return own
     ase_own: Any = calculator
@@ -94,7 +94,7 @@ def _own_hessian(calculator: ASECalculator) -> Callable[[Atoms], Any] | None:
 
 
 def _own_hvp(calculator: ASECalculator) -> Callable[[Array, Atoms], Any] | None:
-    """The calculator's own HVPs."""
+    """Return the calculator's own HVPs."""
     if callable(own := getattr(calculator, "get_hvp", None)):
         return own
     base: Any = getattr(calculator, "base_calc", None)
@@ -165,7 +165,7 @@ class _Checked:
             self._known = _Agreement()
 
     def hessian(self, atoms: Atoms) -> Array:
-        """The Hessian ``(3n, 3n)``, symmetrised."""
+        """Return the Hessian ``(3n, 3n)``, symmetrised."""
         n = len(atoms)
         try:
             if self._own_hessian is None:
@@ -211,7 +211,7 @@ class _Checked:
         return checked_hvps(_as_array(self._own_hvp(given, atoms)), given, _OWN)
 
     def _by_forces(self, atoms: Atoms) -> tuple[Array, Array]:
-        """A random direction and the HVP along it, by two forces."""
+        """Return a random direction and the HVP along it, by two forces."""
         vector = np.random.default_rng(0).normal(size=(len(atoms), 3))
         vector /= np.linalg.norm(vector)
         return vector, finite_difference_hvp(vector, _with(atoms, self._calculator))

@@ -52,7 +52,7 @@ class ExplodedError(DomainError, NonFiniteError):
 
 
 def unknown(what: str, got: object, valid: Iterable[object]) -> PHLError:
-    """The error for a name that a table does not hold.
+    """Return the error for a name that a table does not hold.
 
     Args:
         what: What the name should have been, for example ``"probe family"``.
@@ -77,7 +77,7 @@ def shortened(value: object, limit: int = 80) -> str:
 
 
 def missing_package(package: str, extra: str, purpose: str) -> PHLError:
-    """The error for an optional package that is not installed, with the line that mends it."""
+    """Return the error for an optional package that is not installed, with the line that mends it."""
     return PHLError(f"{purpose} needs the package {package!r}, which is not installed: pip install 'phl-ase[{extra}]'")
 
 

@@ -37,7 +37,7 @@ def is_there(path: Path) -> bool:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that replaces it when the block ends well and vanishes when it does not.
+    """Yield a temporary file beside ``path`` that replaces it when the block ends well and vanishes when it does not.
 
     What fails in the block for another reason than writing (an input that cannot be read) is raised as it is.
 
@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place when the block ends well and vanishes when it does not.
+    """Yield a temporary folder beside ``path`` that takes its place when the block ends well, else vanishes.
 
     Raises:
         PHLError: When something stands there already, or the folder cannot be written.

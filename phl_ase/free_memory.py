@@ -1,4 +1,4 @@
-"""How much memory a process can still have, so that what grows with its input is bounded by a budget."""
+"""Memory that a process can still have, so that what grows with its input is bounded by a budget."""
 
 from __future__ import annotations
 

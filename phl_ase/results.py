@@ -73,7 +73,7 @@ class Report:
         return f"<Report {self.validator or 'of'} {self.system} by {self.potential}: {self.outcome}; {numbers}>"
 
     def metric(self, name: str) -> Metric:
-        """The metric of a name.
+        """Return the metric of a name.
 
         Raises:
             PHLError: When the report has none of that name.
@@ -84,12 +84,12 @@ class Report:
         raise unknown(f"metric of the report on {self.system}", name, [m.name for m in self.metrics])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report in what JSON knows: arrays as lists; NaN and infinity, which JSON does not know, as ``None``."""
+        """Return the report in what JSON knows: arrays as lists, NaN and infinity as ``None``."""
         return plain(self)
 
     @classmethod
     def from_dict(cls, content: Any) -> Report:
-        """The report that :meth:`to_dict` wrote; ``None`` where a number should be is read as NaN.
+        """Return the report that :meth:`to_dict` wrote; ``None`` where a number should be is read as NaN.
 
         Raises:
             PHLError: For something else than a report, or a report of another version.
@@ -119,7 +119,7 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """A value in what JSON knows: dataclasses as objects, arrays as lists, NaN and infinity as ``None``.
+    """Return a value in what JSON knows: dataclasses as objects, arrays as lists, NaN and infinity as ``None``.
 
     Raises:
         PHLError: For a value that has no JSON form, naming its type.
@@ -161,7 +161,7 @@ def json_text(value: Any) -> str:
 
 
 def read_reports(path: str | os.PathLike[str]) -> tuple[Report, ...]:
-    """The report, or list of reports, that :func:`write_json` wrote.
+    """Return the report, or list of reports, that :func:`write_json` wrote.
 
     Raises:
         PHLError: When the file is missing or holds something else.
@@ -199,7 +199,7 @@ def _number(value: float | int) -> str:
 
 
 def provenance(**extra: Any) -> dict[str, Any]:
-    """Versions, machine and date, for a report; neither host name nor path.
+    """Return versions, machine and date, for a report; neither host name nor path.
 
     Args:
         **extra: What else the reader needs to know, for example the command, the seed or the level of theory.

@@ -93,7 +93,7 @@ def convert(value, unit: str, to: str):
 
 
 def wavenumbers(eigenvalues):
-    """Harmonic wavenumbers of mass-weighted Hessian eigenvalues.
+    """Return harmonic wavenumbers of mass-weighted Hessian eigenvalues.
 
     Args:
         eigenvalues: Eigenvalues of M^-½ H M^-½ in eV/(Å² amu), any shape.

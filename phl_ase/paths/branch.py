@@ -84,7 +84,7 @@ class Branch:
         return np.repeat(np.sqrt(self.start.get_masses()), 3)
 
     def working(self) -> Atoms:
-        """A copy of the start with the counting calculator."""
+        """Return a copy of the start with the counting calculator."""
         copy = self.start.copy()
         copy.calc = self.calculator
         return copy

@@ -86,7 +86,7 @@ class CountingCalculator(Calculator):
         self.results = {"energy": energy, "free_energy": float(free_energy), "forces": forces.copy()}
 
     def largest_force(self) -> float:
-        """Largest force on an atom at the last sound structure, with constraints, eV/Å.
+        """Return the largest force on an atom at the last sound structure, with constraints, eV/Å.
 
         NaN before the first, and where the constraints cannot be satisfied (ASE's iteration of bond lengths fails).
         """
@@ -117,7 +117,7 @@ class CountingHessian:
         self._last: tuple[Array, Array] | None = None  # positions and their Hessian
 
     def __call__(self, atoms: Atoms) -> Array:
-        """The symmetric Hessian ``(3n, 3n)`` eV/Å² of all atoms.
+        """Return the symmetric Hessian ``(3n, 3n)`` eV/Å² of all atoms.
 
         Raises:
             PHLError: For another shape: Sella would die of it in a bare AssertionError.

@@ -42,7 +42,7 @@ CONNECTIONS: dict[str, str] = {
     "one end": "only one direction reaches the structure that it should",
     "other ends": "neither direction reaches the reactant or the product",
 }
-"""How the ends of a path relate to the intended ones -> what it means."""
+"""Relation of the ends of a path to the intended ones -> its meaning."""
 
 
 @dataclass(frozen=True)

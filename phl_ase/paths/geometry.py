@@ -15,7 +15,7 @@ from phl_ase.vibrations import free_motions, rigid_motions
 
 
 def displaced(atoms: Atoms, rms: float, seed: int | np.random.Generator) -> Atoms:
-    """A copy with every free atom moved at random, without translating or rotating the structure.
+    """Return a copy with every free atom moved at random, without translating or rotating the structure.
 
     The displacement is Gaussian, freed of (unweighted) translations and rotations to first order, then scaled. What is
     left is orthogonal to every rotation, so that :func:`rmsd` of the two structures is ``rms`` as well. Where
@@ -72,7 +72,7 @@ def rmsd(a: Atoms, b: Atoms) -> float:
 
 
 def aligned(atoms: Atoms, target: Atoms) -> Atoms:
-    """A copy moved onto another structure by the proper rotation and translation that bring it closest.
+    """Return a copy moved onto another structure by the proper rotation and translation that bring it closest.
 
     Args:
         atoms: What is moved; periodic structures are translated alone, each atom to the image nearest to its target.

@@ -143,7 +143,7 @@ def guess_transition_state(
 
 
 def _highest(images: list[Atoms], name: str, calculator: ASECalculator, neb_steps: int) -> TransitionStateGuess:
-    """The highest image between the ends of a path, the path refined before."""
+    """Return the highest image between the ends of a path, the path refined before."""
     # one for each image, so that each keeps what it was asked last
     counters = [CountingCalculator(calculator) for _ in images]
     reason = _refined(images, counters, neb_steps) if neb_steps else ""
@@ -168,7 +168,7 @@ def _highest(images: list[Atoms], name: str, calculator: ASECalculator, neb_step
 
 
 def _candidates(method: str, *, periodic: bool, several: bool) -> list[str]:
-    """The keys of ``PATH_METHODS`` that are meant."""
+    """Return the keys of ``PATH_METHODS`` that are meant."""
     if method == "auto":
         usable = [key for key, one in PATH_METHODS.items() if one.is_installed and (one.periodic or not periodic)]
         return usable if several else usable[:1]
@@ -182,7 +182,7 @@ def _candidates(method: str, *, periodic: bool, several: bool) -> list[str]:
 
 
 def _images(reactant: Atoms, positions: Array) -> list[Atoms]:
-    """Copies of the reactant at the positions, each aligned with the one before."""
+    """Return copies of the reactant at the positions, each aligned with the one before."""
     images: list[Atoms] = []
     for place in positions:
         image = reactant.copy()
@@ -194,7 +194,7 @@ def _images(reactant: Atoms, positions: Array) -> list[Atoms]:
 
 
 def _idpp(reactant: Atoms, product: Atoms, n_images: int) -> Array:
-    """Positions interpolated so that all distances change evenly, as nearly as they can."""
+    """Return positions interpolated so that all distances change evenly, as nearly as they can."""
     from ase.mep import NEB
     from ase.mep.neb import idpp_interpolate
 
@@ -214,7 +214,7 @@ def _idpp(reactant: Atoms, product: Atoms, n_images: int) -> Array:
 
 
 def _geodesic(reactant: Atoms, product: Atoms, n_images: int) -> Array:
-    """Positions along the shortest path in the space of scaled distances."""
+    """Return positions along the shortest path in the space of scaled distances."""
     from geodesic_interpolate import Geodesic, redistribute
 
     symbols = reactant.get_chemical_symbols()
@@ -243,7 +243,7 @@ PATH_METHODS: Mapping[str, PathMethod] = {
 """Name -> how a path is made, the best first."""
 
 GUESSES: tuple[str, ...] = ("auto", *PATH_METHODS, BAND)
-"""What :func:`guess_transition_state` takes for a method."""
+"""Methods that :func:`guess_transition_state` takes."""
 
 
 def _refined(images: list[Atoms], counters: list[CountingCalculator], steps: int) -> str:

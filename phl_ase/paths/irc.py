@@ -221,7 +221,7 @@ def _follow(branch: Branch, method: str, images: TrajectoryWriter | None) -> tup
 
 @contextlib.contextmanager
 def _images(path: str | PathLike[str] | None, start: Atoms, energy: float) -> Iterator[TrajectoryWriter | None]:
-    """An open trajectory that begins with the TS, or ``None``; what is in it can be read whatever happens next."""
+    """Yield an open trajectory that begins with the TS, or ``None``; it can be read whatever happens next."""
     if path is None:
         yield None
         return
@@ -231,7 +231,7 @@ def _images(path: str | PathLike[str] | None, start: Atoms, energy: float) -> It
 
 
 def _labelled(structure: Atoms, energy: float, **info: float) -> Atoms:
-    """A copy that carries its energy (where there is one) and more in ``info``."""
+    """Return a copy that carries its energy (where there is one) and more in ``info``."""
     copy = structure.copy()
     copy.info.update(info)
     if np.isfinite(energy):

@@ -183,7 +183,7 @@ def _iterate(optimiser: Any, working: Atoms, fmax: float, max_steps: int) -> Non
 
 
 def open_trajectory(path: str | PathLike[str], atoms: Atoms | None = None) -> Any:
-    """An ASE trajectory, open for writing.
+    """Return an ASE trajectory, open for writing.
 
     Raises:
         PHLError: Where it cannot be written.

@@ -52,7 +52,7 @@ class Expansion:
     hessian: Array
 
     def at(self, x: Array) -> tuple[float, Array]:
-        """Energy (eV) and gradient ``(d,)`` eV/(√amu·Å) of the expansion at a point ``(d,)``."""
+        """Return the energy (eV) and gradient ``(d,)`` eV/(√amu·Å) of the expansion at a point ``(d,)``."""
         step = x - self.point
         bend = self.hessian @ step
         return float(self.energy + (self.gradient + 0.5 * bend) @ step), self.gradient + bend
@@ -169,7 +169,7 @@ def steepest_descent(
 
 
 def _attempt(surface: Surface, node: Expansion, place: Array, length: float) -> tuple[Expansion, Array, float]:
-    """A step of a length: the expansion about its predicted end, its corrected end, and how far these are apart."""
+    """Return the expansion about the predicted end of a step, its corrected end, and how far these are apart."""
     internal = surface.internal(place)
     predicted = descend(lambda x: internal @ node.at(x)[1], place, length)
     ahead = surface.expand(predicted)

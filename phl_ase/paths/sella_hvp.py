@@ -69,7 +69,7 @@ class ExactProbes:
         self._differences = pes._calc_eg
 
     def __call__(self, x: Array) -> tuple[float, Array]:
-        """Energy (eV, to second order) and gradient at a point, in the coordinates of the surface."""
+        """Return the energy (eV, to second order) and gradient at a point, in the coordinates of the surface."""
         pes = self.pes
         step = np.asarray(x, dtype=float) - pes.get_x()
         length = np.linalg.norm(step)

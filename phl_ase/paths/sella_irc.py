@@ -25,7 +25,7 @@ _SHORTEST = 0.1  # of the step that was asked for
 
 
 def prepared_hessian(atoms: Atoms, hessian: Array, *, stiffness: float = _RIGID_STIFFNESS) -> Array:
-    """A Hessian whose translations and rotations are stiff, in mass-weighted coordinates.
+    """Return a Hessian whose translations and rotations are stiff, in mass-weighted coordinates.
 
     M^½ [P H_m P + (s / mean mass) U Uᵀ] M^½ with H_m = M^-½ H M^-½, U the mass-weighted translations and rotations and
     P = 1 − U Uᵀ: the vibrations of H, uncoupled from rigid motions that have the curvature s. Without the masses, the

@@ -47,7 +47,7 @@ STRATEGIES: Mapping[str, Strategy] = {
 """Name -> Sella strategy."""
 
 RECOMMENDED: Mapping[str, str] = {EXACT: "hessian-every", DIFFERENCES: "gradients"}
-"""Where curvature comes from (``Curvature.source``) -> the strategy to take for small molecules, where a Hessian
+"""Origin of the curvature (``Curvature.source``) -> the strategy to take for small molecules, where a Hessian
 costs little more than forces. For large ones, ``hvp`` needs no Hessian."""
 
 StrategyInCoordinates = tuple[str, bool | None]
@@ -57,7 +57,7 @@ LADDERS: Mapping[str, tuple[StrategyInCoordinates, ...]] = {
     EXACT: (("hessian", None), ("hessian-3", False), ("hessian-every", None)),
     DIFFERENCES: (("gradients", None), ("hessian", None), ("hessian-3", False)),
 }
-"""Where curvature comes from (``Curvature.source``) -> the strategies that are tried in turn until one finds the
+"""Origin of the curvature (``Curvature.source``) -> the strategies that are tried in turn until one finds the
 transition state that is meant, cheap ones of quantum chemistry first."""
 
 

@@ -82,7 +82,7 @@ class Phonons:
         return int(self.mesh_weights @ np.count_nonzero(self.mesh_frequencies < -NEARLY_ZERO, axis=1))
 
     def at_temperature(self, values: Array, temperature: float) -> float:
-        """A thermal property at a temperature, linear between those that were computed.
+        """Return a thermal property at a temperature, linear between those that were computed.
 
         Raises:
             PHLError: For a temperature outside.
@@ -102,7 +102,7 @@ def phonons_of(
     mesh: Sequence[int] = MESH,
     temperatures: Sequence[float] = THERMAL_TEMPERATURES,
 ) -> Phonons:
-    """Bands, density of states and thermal properties.
+    """Return bands, density of states and thermal properties.
 
     Args:
         phonon: Crystal and supercell; it is not changed.
@@ -178,7 +178,7 @@ def _thermal(own: Any, kelvin: Array) -> dict[str, Array]:
 def band_path(
     phonon: Phonopy, path: str | None = None, *, points: int = 200
 ) -> tuple[Array, Array, Array, tuple[str, ...]]:
-    """A path through the Brillouin zone of the primitive cell, by ``ase.cell.Cell.bandpath``.
+    """Return a path through the Brillouin zone of the primitive cell, by ``ase.cell.Cell.bandpath``.
 
     Args:
         phonon: The crystal.

@@ -26,7 +26,7 @@ SOURCES = {
     EXACT: "Hessian-vector products of the calculator",
     DIFFERENCES: "Hessian-vector products by central differences of the calculator's forces",
 }
-"""Where the curvature comes from -> how a report says it."""
+"""Origin of the curvature -> its name in reports."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,14 +22,14 @@ THINNEST_CELL = 0.1
 """Å; atoms of a cell whose opposite faces are nearer would sit on their own images: its vectors lie in a plane."""
 
 SYMPREC = 1e-5
-"""How far apart atoms may be that symmetry makes the same, Å; phonopy's default."""
+"""Largest distance of atoms that symmetry makes the same, Å; phonopy's default."""
 
 CENTRINGS = ("auto", "P", "F", "I", "A", "C", "R")
 """Names of primitive matrices: phonopy's guess from the symmetry, the unit cell itself, and centrings."""
 
 
 def parse_supercell(values: Any) -> Array:
-    """The supercell matrix that 3 or 9 whole numbers stand for.
+    """Return the supercell matrix that 3 or 9 whole numbers stand for.
 
     Args:
         values: Three numbers (a diagonal), nine, row by row, or a 3 × 3 matrix; numbers may be text.
@@ -67,7 +67,7 @@ def _flat(values: Any) -> list[Any]:
 def make_phonopy(
     unit_cell: Atoms, supercell: Any, *, primitive_matrix: Any = "auto", symprec: float = SYMPREC
 ) -> Phonopy:
-    """A phonopy calculation of a crystal, without force constants.
+    """Return a phonopy calculation of a crystal, without force constants.
 
     Args:
         unit_cell: Periodic in three directions; its masses (isotopes too) are taken, its calculator and constraints are
@@ -200,7 +200,7 @@ def fresh(phonon: Phonopy) -> Phonopy:
 
 
 def ase_atoms(cell: PhonopyAtoms) -> Atoms:
-    """A ``PhonopyAtoms`` as periodic ``ase.Atoms``, atoms in the same order."""
+    """Return a ``PhonopyAtoms`` as periodic ``ase.Atoms``, atoms in the same order."""
     return Atoms(
         [symbol.rstrip("0123456789") for symbol in cell.symbols],
         scaled_positions=cell.scaled_positions,

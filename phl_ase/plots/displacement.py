@@ -62,7 +62,7 @@ def errors_of(reports: Collection[Report], against: Against) -> list[str]:
 
 
 def draw_rows(reports: Mapping[str, Report], styles: Mapping[str, Style], rows: Sequence[Against] = AXES[:1]) -> Figure:
-    """The figure of named reports, in given styles: a panel for every error that any of them has.
+    """Draw the figure of named reports, in given styles: a panel for every error that any of them has.
 
     Args:
         reports: Name in the legend -> report of ``validate_accuracy``.
@@ -96,7 +96,7 @@ def draw_row(
 
 
 def legend(figure: Figure, names: Iterable[str], handles: Mapping[str, Any]) -> None:
-    """The legend above a figure, in the order of the reports, whichever panel a name was first drawn in."""
+    """Draw the legend above a figure, in the order of the reports, whichever panel a name was first drawn in."""
     found = [name for name in names if name in handles]
     figure.legend([handles[n] for n in found], found, loc="outside upper center", ncols=len(found), frameon=False)
 
@@ -111,7 +111,7 @@ def _frames(report: Report, error: str, against: Against) -> tuple[np.ndarray, n
 def _draw_curve(
     axes: Axes, report: Report, error: str, against: Against, name: str, style: Style, place: tuple[int, int]
 ) -> dict[str, Any]:
-    """Means as a line with their intervals; the handle of the line by name.
+    """Draw means as a line with their intervals; the handle of the line by name.
 
     One report alone has its frames as dots and its intervals as a band; of several, which would mix, intervals are bars
     side by side and frames are left out.

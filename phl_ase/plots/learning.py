@@ -35,7 +35,7 @@ class Convergence:
 
 @dataclass(frozen=True, eq=False)
 class LearntPath:
-    """What the figure of a path shows.
+    """Content of the figure of a path.
 
     Attributes:
         profile: Energies of the surrogate and of the stationary points.
@@ -49,7 +49,7 @@ class LearntPath:
 
 
 def draw_path(path: LearntPath) -> Figure:
-    """Energy profile of the path, a band of two standard deviations, and the reference's energies on it."""
+    """Draw the energy profile of the path, a band of two standard deviations, and the reference's energies on it."""
     figure = draw(path.profile)
     axes = figure.axes[0]
     energies = path.profile.energies
@@ -64,7 +64,7 @@ def draw_path(path: LearntPath) -> Figure:
 
 
 def draw_convergence(run: Convergence) -> Figure:
-    """Largest force of the reference at every stop against the gradients bought until then."""
+    """Draw the largest force of the reference at every stop against the gradients bought until then."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.0, 4.2)

@@ -39,7 +39,7 @@ def render_reports(reports: Sequence[Report], title: str = "Validation") -> str:
 
 
 def _table(reports: Sequence[Report]) -> Markup:
-    """A row for each report; of a few reports a row for each metric, of one over groups a row for each group."""
+    """Return a row for each report; of a few reports a row for each metric, of one over groups a row for each group."""
     named = [{(m.name, m.unit): m for m in report.metrics} for report in reports]
     names = list(dict.fromkeys(name for metrics in named for name in metrics))
     potentials = dict.fromkeys(report.potential for report in reports)
@@ -70,7 +70,7 @@ def _table(reports: Sequence[Report]) -> Markup:
 
 
 def _over_groups(report: Report) -> Markup:
-    """Errors over kinds of geometry, metrics ``ERROR, GROUP``."""
+    """Return errors over kinds of geometry, metrics ``ERROR, GROUP``."""
     metrics = {metric.name: metric for metric in report.metrics}
     groups = list(dict.fromkeys(_group(name) for name in metrics))
     units = {name.partition(", ")[0]: metric.unit for name, metric in metrics.items()}

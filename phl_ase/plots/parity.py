@@ -19,7 +19,7 @@ Pair = tuple[Any, Any]
 """Reference and prediction, ``(points,)`` each; ``None`` and NaN for what is not there."""
 
 PARITY_UNITS: Mapping[str, str] = {"energy": "eV", "forces": "eV/Å", "hessian": "eV/Å²", "curvature_along": "eV/Å²"}
-"""What is shown, one row each -> its unit."""
+"""Quantity, one row each -> its unit."""
 
 TITLES: Mapping[str, str] = {
     "energy": "energy",
@@ -27,7 +27,7 @@ TITLES: Mapping[str, str] = {
     "hessian": "Hessian element",
     "curvature_along": "u·H·u",
 }
-"""What is shown -> how axes name it."""
+"""Quantity -> its name on axes."""
 
 
 def pairs_of(report: Report) -> dict[str, Pair]:
@@ -41,7 +41,7 @@ def pairs_of(report: Report) -> dict[str, Pair]:
 
 
 def draw(models: Mapping[str, Mapping[str, Pair]], colours: Sequence[str], *, reference: str = "reference") -> Figure:
-    """A row for each quantity that any model has, a column for each model; the line is perfect agreement.
+    """Draw a row for each quantity that any model has, a column for each model; the line is perfect agreement.
 
     Args:
         models: Name -> quantity, a key of ``PARITY_UNITS`` -> the pair; a quantity may be absent.
@@ -93,7 +93,7 @@ def draw_panel(
 
 
 def draw_limits(axes: Axes, label: str, pairs: Sequence[Pair]) -> None:
-    """The line of agreement over what the references span; predictions far off do not press the others together."""
+    """Draw the line of agreement over the span of the references; predictions far off do not press others together."""
     references = np.concatenate([_array(pair[0]) for pair in pairs])
     low, high = float(np.nanmin(references)), float(np.nanmax(references))
     if label == "energy":

@@ -39,7 +39,7 @@ class Profile:
 
 
 def draw(profile: Profile) -> Figure:
-    """Energy against arc length, a line for each stationary point beside it, Gibbs energies broken."""
+    """Draw energy against arc length, a line for each stationary point beside it, Gibbs energies broken."""
     figure = new_figure(7.0, 4.2)
     axes = figure.subplots()
     panel(axes)

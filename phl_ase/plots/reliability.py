@@ -21,7 +21,7 @@ _SHOWN = (0.005, 0.998)  # quantiles of what the axes hold: a chance hit would t
 
 
 def draw(reports: Sequence[Report]) -> Figure:
-    """A row for forces and one for energies: calibration curve on the left, errors against uncertainties on the right.
+    """Draw a row for forces and one for energies: calibration curve left, errors against uncertainties right.
 
     Args:
         reports: Of ``phl_ase.validators.uncertainty``, one for each potential or data set.

@@ -26,7 +26,7 @@ _NOTES = (
 
 
 def draw(reports: Sequence[Report]) -> Figure:
-    """Harmonic wavenumbers of each system: one panel each, one lane for each potential below the reference.
+    """Draw harmonic wavenumbers of each system: one panel each, one lane for each potential below the reference.
 
     Args:
         reports: Of ``validate_frequencies`` or ``validate_relaxed_frequencies``; those of one system share a panel. At

@@ -73,7 +73,7 @@ def styles_of(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def _scheme_of(name: str) -> str | None:
-    """The training scheme that a name begins with, if any."""
+    """Return the training scheme that a name begins with, if any."""
     for scheme in sorted(SCHEME_STYLES, key=len, reverse=True):
         # "E-F-H" is not the beginning of "E-F-HVP"; a probe family may follow "E-F-HVP"
         rest = name[len(scheme) :]
@@ -90,7 +90,7 @@ _UNDATED: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"Creat
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """Return an empty figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,7 +100,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def panel(axes: Axes) -> None:
-    """A light grid behind the data, no frame above and on the right."""
+    """Draw a light grid behind the data, no frame above and on the right."""
     axes.grid(True, color="0.88", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

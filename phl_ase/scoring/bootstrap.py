@@ -89,7 +89,7 @@ class GroupMeans:
 def group_means(
     errors: Mapping[str, Array], groups: Array, units: Units, *, draws: int = DRAWS, seed: int = 0
 ) -> GroupMeans:
-    """Means over groups of frames and their percentile-bootstrap 95 % intervals.
+    """Return means over groups of frames and their percentile-bootstrap 95 % intervals.
 
     Every group and error sees the same samples. With a dozen reactions such intervals hold the true mean in about 90 %
     of cases, not 95: percentile intervals of few clusters are somewhat narrow.

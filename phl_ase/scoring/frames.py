@@ -64,7 +64,7 @@ class FrameFacts:
 
 
 def facts(frame: Any) -> FrameFacts:
-    """The facts of a frame; its forces and Hessian can then be forgotten."""
+    """Return the facts of a frame; its forces and Hessian can then be forgotten."""
     return FrameFacts(
         **{name: getattr(frame, name) for name in FrameFacts.__dataclass_fields__ if hasattr(frame, name)}
     )

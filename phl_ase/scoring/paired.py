@@ -145,7 +145,7 @@ def mean_estimate(observed: Observations, *, most: float | None = None, draws: i
 
 
 def ratio_estimate(of: Observations, to: Observations, *, draws: int = DRAWS) -> Estimate:
-    """Ratio of two methods' mean errors on the same frames and seeds, with a 95 % interval.
+    """Return the ratio of two methods' mean errors on the same frames and seeds, with a 95 % interval.
 
     Args:
         of: The method.
@@ -229,7 +229,7 @@ class _Table:
         return cls(sums, units.name)
 
     def estimate(self, statistic, draws: int) -> tuple[float, float]:
-        """The statistic and the half width of its 95 % interval; NaN for what cannot be had.
+        """Return the statistic and the half width of its 95 % interval; NaN for what cannot be had.
 
         Args:
             statistic: Of sums ``(columns, …)``, for every draw at once.
@@ -288,7 +288,7 @@ def _log_ratio(top: Array, bottom: Array) -> Array:
 
 
 def _estimate(found: tuple[float, float], table: _Table, pairs: int, left_out: int, back) -> Estimate:
-    """An estimate on the scale that it is shown on."""
+    """Return an estimate on the scale that it is shown on."""
     value, half = found
     shown, low, high = (float(back(x)) for x in (value, value - half, value + half))
     seeds, units = (table.sums.shape[1], table.sums.shape[2]) if table.sums.size else (0, 0)

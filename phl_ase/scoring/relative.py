@@ -19,7 +19,7 @@ ENERGIES: dict[str, str] = {
     "absolute": "as they are: for a potential made for the level of theory of the data",
     "relative": "within each composition, whose mean difference is taken out: for another level of theory",
 }
-"""How energies can be compared -> what that means."""
+"""Comparison of energies -> its meaning."""
 
 
 def composition_offsets(frames: Sequence[Any], energies: Array) -> Array:

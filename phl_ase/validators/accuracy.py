@@ -79,7 +79,7 @@ def predict(
 
 
 def displacements(frames: Sequence[LabelledStructure], stationary: Iterable[LabelledStructure] | None = None) -> Array:
-    """RMS displacement of each frame from the nearest stationary point of its reaction, after optimal alignment.
+    """Return the RMS displacement of each frame, aligned, from the nearest stationary point of its reaction.
 
     Args:
         frames: The structures.
@@ -127,7 +127,7 @@ class ScoredFrames:
 
 
 def score_batches(batches: Iterable[tuple[Sequence[LabelledStructure], Predicted]]) -> ScoredFrames:
-    """Errors of frames that come a few at a time: no more than one batch of Hessians is held.
+    """Return errors of frames that come a few at a time: no more than one batch of Hessians is held.
 
     Args:
         batches: (reference labels, predictions), one prediction for each frame; see :func:`validate_accuracy`.

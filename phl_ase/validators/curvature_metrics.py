@@ -72,7 +72,7 @@ def energy_metrics(got: HarmonicAnalysis, expected: HarmonicAnalysis, symmetry_n
 
 
 def _cosines(modes: Array, reference_modes: Array, groups: Array | None = None) -> tuple[Metric, ...]:
-    """|cos| of the lowest two of orthonormal modes with the reference's, or with the space of a degenerate group."""
+    """Return |cos| of the lowest two of orthonormal modes and the reference, or the space of a degenerate group."""
     metrics = []
     for place in range(min(_LOWEST, len(modes), len(reference_modes))):
         chosen = [place] if groups is None else np.nonzero(groups == groups[place])[0]

@@ -210,7 +210,7 @@ def validate_relaxed_frequencies(
 def _search(
     start: Atoms, order: int, hessian: HessianFunction | None, fmax: float, max_steps: int
 ) -> tuple[Atoms, tuple[Metric, ...], str]:
-    """The potential's stationary point, what it cost, and why it was not found (else empty)."""
+    """Return the potential's stationary point, what it cost, and why it was not found (else empty)."""
     if order == 0:
         relaxed = relax(start, fmax, max_steps)
         failed = "" if relaxed.converged else relaxed.sentence
@@ -259,7 +259,7 @@ def _check(reference: ReferenceCurvature) -> _Expected:
 
 
 def _check_order(atoms: Atoms, hessian: Array) -> None:
-    """A Hessian of another order of atoms has restoring forces against rotation, at a stationary point."""
+    """Refuse a Hessian of another order of atoms: at a stationary point it has restoring forces against rotation."""
     motions = rigid_motions(atoms.positions, np.ones(len(atoms)))
     stiffest = np.linalg.norm(hessian, 2)
     restoring = np.linalg.norm(hessian @ motions, axis=0).max()
@@ -272,7 +272,7 @@ def _check_order(atoms: Atoms, hessian: Array) -> None:
 
 
 def _evaluate(hessian: Array | HessianFunction, atoms: Atoms) -> Array:
-    """The finite, symmetric Hessian, from an array or a callable that gets its own copy."""
+    """Return the finite, symmetric Hessian, from an array or a callable that gets its own copy."""
     if callable(hessian):
         structure = atoms.copy()
         structure.calc = atoms.calc
@@ -301,7 +301,7 @@ class _Draft:
         return replace(self, notes={**self.notes, **details})
 
     def nothing(self, outcome: str, reason: str, metrics: tuple[Metric, ...] = ()) -> Report:
-        """The report of a potential that gave nothing to compare."""
+        """Return the report of a potential that gave nothing to compare."""
         nan, analysis = float("nan"), self.expected.analysis
         if self.expected.kind != "stationary":
             return self.report(outcome, (Metric("eigenvalue MAE", nan, "eV/Å²"), *metrics), {}, reason)
@@ -315,7 +315,7 @@ class _Draft:
     def compared(
         self, got: HarmonicAnalysis, *, before: tuple[Metric, ...] = (), after: tuple[Metric, ...] = ()
     ) -> Report:
-        """The report of the modes of two stationary points that count as the same."""
+        """Return the report of the modes of two stationary points that count as the same."""
         expected = self.expected.analysis
         if len(got.wavenumbers) != len(expected.wavenumbers):
             reason = f"it is {got.shape}, the reference's {expected.shape}"

@@ -25,7 +25,7 @@ COUNTS: tuple[str, ...] = (
     MetricName.HESSIAN_CALLS,
     MetricName.SECONDS,
 )
-"""What a search costs: metrics of its report."""
+"""Costs of a search: metrics of its report."""
 
 
 @dataclass(frozen=True)

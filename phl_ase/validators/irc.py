@@ -58,7 +58,7 @@ class ReferencePath:
 
     @classmethod
     def of(cls, reaction: Reaction) -> ReferencePath:
-        """The path and minima of another calculator; its backward end is called the reactant.
+        """Return the path and minima of another calculator; its backward end is called the reactant.
 
         Raises:
             PHLError: When a direction of the reaction has no points.
@@ -201,7 +201,7 @@ def validate_irc(
 
 
 def _alone(reaction: Reaction) -> dict[str, Any]:
-    """Outcome, sentence, metrics and arrays of the report of a path that nothing is compared with."""
+    """Return outcome, sentence, metrics and arrays of the report of a path that nothing is compared with."""
     path = reaction.path
     energies = {
         "barrier forward": reaction.barrier_forward,
@@ -223,7 +223,7 @@ def _alone(reaction: Reaction) -> dict[str, Any]:
 
 
 def _compare(reaction: Reaction, reference: ReferencePath, tolerance: float) -> dict[str, Any]:
-    """Outcome, sentence, metrics and arrays of the report."""
+    """Return outcome, sentence, metrics and arrays of the report."""
     connection, names = None, ("reactant", "product")
     distances = dict.fromkeys(names, float("nan"))
     if reaction.backward is not None and reaction.forward is not None:
@@ -282,7 +282,7 @@ class _Profile:
         )
 
     def metrics(self) -> tuple[Metric, ...]:
-        """Energy and geometry where both paths are."""
+        """Return errors of energy and geometry where both paths are."""
         nan = float("nan")
         # at the TS itself the energies agree by construction
         common = (self.reference_length >= self.length[0]) & (self.reference_length <= self.length[-1])
@@ -304,7 +304,7 @@ class _Profile:
         )
 
     def _deviation(self, structures: list[Atoms]) -> float:
-        """Largest distance of structures from the path, Å."""
+        """Return the largest distance of structures from the path, Å."""
         points = mass_weighted_path(self.structures)
         places = np.linspace(0, len(points) - 1, _BETWEEN * (len(points) - 1) + 1)
         low = np.minimum(places.astype(int), len(points) - 2)

@@ -186,7 +186,7 @@ def _check(phonon: Phonopy, path: str | None, points: int, reference: Any, tempe
 
 
 def _residual(phonon: Phonopy, calculator: ASECalculator | Curvature) -> tuple[Metric, Metric]:
-    """Largest force (eV/Å) and stress (GPa) of the potential in the structure; NaN where it gives none."""
+    """Return the largest force (eV/Å) and stress (GPa) of the potential in the structure; NaN where it gives none."""
     force = stress = float("nan")
     if not isinstance(calculator, Curvature):
         atoms = supercell_atoms(phonon)
@@ -276,7 +276,7 @@ _ARRAYS = (
 def _nothing(
     expected: Phonons | None, outcome: str, reason: str, system: str, potential: str, record: dict[str, Any]
 ) -> Report:
-    """The report of a potential that gave no force constants."""
+    """Return the report of a potential that gave no force constants."""
     nan = float("nan")
     metrics = [Metric("band MAE", nan, "THz")]
     if expected is not None:

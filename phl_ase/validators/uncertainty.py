@@ -25,7 +25,7 @@ UNCERTAINTY_OUTCOMES: dict[str, str] = {
 """Outcome -> what it means."""
 
 UNCERTAINTY_UNITS = {"energy": "meV", "forces": "meV/Å"}
-"""What is compared, and the unit it is shown in; energies are those of whole systems."""
+"""Quantity -> the unit it is shown in; energies are those of whole systems."""
 
 _GROUPS = 10  # of like uncertainty
 _ZERO = 1e-8  # eV, eV/Å: what is smaller vanishes by symmetry
@@ -62,7 +62,7 @@ class UncertaintySamples:
         return any(self._stds.values())
 
     def values(self, name: str) -> tuple[Array, Array]:
-        """Errors and uncertainties that are finite, in the unit of ``UNCERTAINTY_UNITS``."""
+        """Return errors and uncertainties that are finite, in the unit of ``UNCERTAINTY_UNITS``."""
         errors, stds = (np.concatenate([np.zeros(0), *parts[name]]) * 1e3 for parts in (self._errors, self._stds))
         known = np.isfinite(errors) & np.isfinite(stds)
         return errors[known], stds[known]
@@ -104,7 +104,7 @@ def validate_uncertainty(
 def uncertainty_report(
     samples: UncertaintySamples, *, system: str, potential: str, details: Mapping[str, Any] | None = None
 ) -> Report:
-    """Coverage, calibration and ranking of uncertainties.
+    """Return coverage, calibration and ranking of uncertainties.
 
     Args:
         samples: Errors and uncertainties.

@@ -94,7 +94,7 @@ class HarmonicAnalysis:
 
     @property
     def zero_point_energy(self) -> float:
-        """½ Σ h c ν̃ over the real modes, eV."""
+        """Return ½ Σ h c ν̃ over the real modes, eV."""
         return float(0.5 * invcm * np.sum(self.wavenumbers[self.wavenumbers > 0]))
 
     @property
@@ -108,7 +108,7 @@ class HarmonicAnalysis:
         return self.modes / np.sqrt(self.atoms.get_masses()[self.indices])[None, :, None]
 
     def vibrations_data(self) -> VibrationsData:
-        """The analysis as ASE's object (animation, densities of states).
+        """Return the analysis as ASE's object (animation, densities of states).
 
         ASE does not project: from a projected analysis it gets the projected Hessian, so that it finds the same
         wavenumbers and, beside them, a zero for each motion that was removed.
@@ -118,7 +118,7 @@ class HarmonicAnalysis:
         return VibrationsData.from_2d(self.atoms, self.hessian, self.indices.tolist())
 
     def table(self) -> str:
-        """Modes, wavenumbers in cm⁻¹ (imaginary ones with an ``i``), the zero-point energy in meV, as plain text."""
+        """Return modes, wavenumbers (cm⁻¹, imaginary ones with an ``i``) and zero-point energy (meV) as plain text."""
         lines = ["mode   wavenumber / cm^-1"]
         for number, value in enumerate(self.wavenumbers):
             lines.append(f"{number:4d}   {abs(value):17.2f}{'i' if value < 0 else ''}")

@@ -280,24 +280,24 @@ def _indices(given: Any, constraint: Any, n_atoms: int) -> tuple[int, ...]:
 
 
 def _kinds(constraint: Any) -> list[str]:
-    """Names of the classes of ASE that a constraint is of, the narrowest first; ``ase.constraints`` loads slowly."""
+    """Return ASE's classes that a constraint is of by name, narrowest first: ``ase.constraints`` loads slowly."""
     return [kind.__name__ for kind in type(constraint).__mro__ if kind.__module__.startswith("ase.constraints")]
 
 
 def _linear(places: Sequence[int], gradient: Any) -> HeldCoordinate:
-    """A coordinate with the same gradient ``(k, 3)`` everywhere."""
+    """Return a coordinate with the same gradient ``(k, 3)`` everywhere."""
     fixed = np.asarray(gradient, dtype=float).reshape(len(places), 3)
     return HeldCoordinate(tuple(places), lambda _: fixed)
 
 
 def _axes(constraint: Any, atoms: Atoms, axes: Array) -> list[HeldCoordinate]:
-    """Each atom of a constraint held along each of some axes ``(any, 3)``."""
+    """Return each atom of a constraint held along each of some axes ``(any, 3)``."""
     places = _indices(constraint.index, constraint, len(atoms))
     return [_linear([place], axis) for place in places for axis in axes]
 
 
 def _centre(constraint: Any, atoms: Atoms) -> list[HeldCoordinate]:
-    """The centre of mass of all atoms or of some."""
+    """Return the centre of mass of all atoms or of some."""
     places = _indices(constraint.index, constraint, len(atoms))
     masses = atoms.get_masses()[list(places)]
     whole = len(places) == len(atoms)
@@ -338,7 +338,7 @@ def _combination(parts: Sequence[HeldCoordinate], factors: Sequence[float]) -> C
 
 
 def _internal(constraint: Any, atoms: Atoms, kind: str, places: Any, *, mic: bool) -> HeldCoordinate:
-    """A bond length, angle or dihedral; ASE's derivatives (angles in degrees)."""
+    """Return a bond length, angle or dihedral; ASE's derivatives (angles in degrees)."""
     vectors_of, derivatives = _DERIVATIVES[kind]
     periodic = mic and bool(np.any(atoms.pbc))
     if periodic and abs(np.linalg.det(atoms.cell.complete())) < _NO_VOLUME:

@@ -195,7 +195,7 @@ class _Basis:
         return len(new)
 
     def ritz(self, count: int) -> tuple[Array, Array, Array]:
-        """The lowest Ritz values ``(count,)``, their vectors and residuals ``(count, 3m)``."""
+        """Return the lowest Ritz values ``(count,)``, their vectors and residuals ``(count, 3m)``."""
         matrix = self._vectors @ self._images.T
         values, mix = np.linalg.eigh(symmetrised(matrix))
         values, mix = values[:count], mix[:, :count].T
@@ -222,7 +222,7 @@ def _orthonormal(directions: Array, basis: Array | None = None) -> Array:
 def _start_vectors(
     operator: VibrationalOperator, model: _Preconditioner, k: int, start: Array | None, rng: np.random.Generator
 ) -> Array:
-    """The modes of the last geometry, or what an inverse iteration on the model makes of random vectors."""
+    """Return the modes of the last geometry, or what an inverse iteration on the model makes of random vectors."""
     if operator.n_vibrations <= max(_SMALL, 4 * (k + _GUARDS)):
         return complement(operator.removed).T
     vectors = rng.standard_normal((k + _GUARDS, operator.size))

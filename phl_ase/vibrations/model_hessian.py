@@ -30,7 +30,7 @@ _REACH = 4.0  # in sums of covalent radii
 
 
 def model_hessian(atoms: Atoms) -> sparse.csr_array:
-    """The model Hessian ``(3n, 3n)``, eV/Å², positive semidefinite; periodic where the structure is."""
+    """Return the model Hessian ``(3n, 3n)``, eV/Å², positive semidefinite; periodic where the structure is."""
     reach = _REACH * covalent_radii[atoms.numbers]
     # ASE looks through as many images as the planes of the lattice lie near each other
     lattice = reduced_lattice(np.array(atoms.cell), atoms.pbc, str(atoms.symbols))[0] if atoms.pbc.any() else None

@@ -27,7 +27,7 @@ def positive_masses(atoms: Atoms, vibrating: Array) -> Array:
 
 
 def vibrating_block(hessian: Array, n_atoms: int, vibrating: Array) -> Array:
-    """The symmetric block of the vibrating atoms ``(3m, 3m)``, from a Hessian of all atoms or of these alone.
+    """Return the symmetric block of the vibrating atoms ``(3m, 3m)``, from a Hessian of all atoms or of these alone.
 
     Raises:
         PHLError: For another shape.

@@ -64,7 +64,7 @@ class StochasticSpectrum:
         return f"<StochasticSpectrum of {self.n_vibrations} vibrations: {n_probes} probes × {steps} steps>"
 
     def sum_over_modes(self, function: Callable[[Array], Array]) -> ProbeEstimate:
-        """Σ f(ν̃) over all vibrations.
+        """Return Σ f(ν̃) over all vibrations.
 
         Args:
             function: f of wavenumbers in cm⁻¹ ``(any shape)``, imaginary ones negative; may append axes.
@@ -82,11 +82,11 @@ class StochasticSpectrum:
         return ProbeEstimate(value, error) if np.ndim(value) else ProbeEstimate(float(value), float(error))
 
     def zero_point_energy(self) -> ProbeEstimate:
-        """½ Σ h c ν̃ over the real modes, eV."""
+        """Return ½ Σ h c ν̃ over the real modes, eV."""
         return self.sum_over_modes(lambda nu: 0.5 * invcm * np.maximum(nu, 0.0))
 
     def free_energy(self, temperature: float) -> ProbeEstimate:
-        """Harmonic vibrational free energy of the real modes, zero-point energy included, eV.
+        """Return the harmonic vibrational free energy of the real modes, zero-point energy included, eV.
 
         Modes within noise of zero count as in :func:`phl_ase.vibrations.thermochemistry`, whatever their sign.
 
@@ -130,7 +130,7 @@ class StochasticSpectrum:
         )
 
     def _quadrature(self, function: Callable[[Array], Array], steps: int) -> Array:
-        """uᵀ f(A) u of each unit probe by Gauss quadrature of some steps ``(K, …)``."""
+        """Return uᵀ f(A) u of each unit probe by Gauss quadrature of some steps ``(K, …)``."""
         matrices = np.zeros((len(self.diagonals), steps, steps))
         own = np.arange(steps)
         matrices[:, own, own] = self.diagonals[:, :steps]

@@ -112,7 +112,7 @@ def thermochemistry(
     spin: float | None = None,
     model: str = "ideal gas",
 ) -> Thermochemistry:
-    """Thermodynamic functions of a free molecule.
+    """Return thermodynamic functions of a free molecule.
 
     Args:
         analysis: A projected harmonic analysis of all its atoms; linear or not, or a single atom, as it found. Where

@@ -19,7 +19,7 @@ Task = tuple[str, "Callable[[], Report]"]
 
 
 def make_folder(path: Path | None, what: str) -> Path | None:
-    """A folder for files that a command keeps, made when it is not there.
+    """Return a folder for files that a command keeps, made when it is not there.
 
     Raises:
         PHLError: When it cannot be made.
@@ -64,7 +64,7 @@ def run_tasks(name: str, tasks: Sequence[Task], json: Path | None) -> list[Repor
 
 
 def scored(name: str, model: str, validator: str, make: Callable[[], Report], **facts: Any) -> Report:
-    """A report, or one that says that the reference has no such stationary point or path.
+    """Return a report, or one that says that the reference has no such stationary point or path.
 
     Args:
         name: Of the system.
@@ -83,6 +83,6 @@ def scored(name: str, model: str, validator: str, make: Callable[[], Report], **
 
 
 def trajectory_file(folder: Path | None, *words: object) -> Path | None:
-    """The trajectory in a folder that some words name; ``None`` without a folder."""
+    """Return the trajectory in a folder that some words name; ``None`` without a folder."""
     name = "_".join(map(str, words)).replace(" ", "_").replace("/", "_")
     return None if folder is None else folder / f"{name}.traj"
