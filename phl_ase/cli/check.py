@@ -8,21 +8,22 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import argument, option
 from phl_ase.errors import PHLError
 
 Models = Annotated[
     list[str],
-    typer.Argument(
-        metavar="MODEL...",
-        help="Bundled names, .safetensors files, foreign models (mace:FILE, ani:FILE, aimnet:FILE, hippynn:FOLDER, "
-        "graph-pes:FILE).",
+    argument(
+        "MODEL...",
+        "Bundled names, .safetensors files, foreign models (mace:FILE, ani:FILE, aimnet:FILE, "
+        "hippynn:FOLDER, graph-pes:FILE).",
     ),
 ]
 
 
 def check(
     models: Models,
-    markdown: Annotated[bool, typer.Option("--markdown", help="One table, potential × what works.")] = False,
+    markdown: Annotated[bool, option("--markdown", "One table, potential × what works.")] = False,
     trust: opt.Trust = False,
 ) -> None:
     """Check a potential: invariances, forces and Hessian-vector products against finite differences, smoothness, costs.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
+from phl_ase.cli.options import argument, option
 from phl_ase.cli.output import check_outputs, check_target, save_figure, save_json
 from phl_ase.tables import counted, text_table
 
@@ -17,10 +18,8 @@ _COUNTED = 30
 
 Units = Annotated[
     list[str] | None,
-    typer.Option(
-        "--unit",
-        metavar="LABEL=UNIT",
-        help="The unit of a label in the file, as hessian=Ha/Bohr^2; forces=-Ha/Bohr for gradients.",
+    option(
+        "--unit LABEL=UNIT", "The unit of a label in the file, as hessian=Ha/Bohr^2; forces=-Ha/Bohr for gradients."
     ),
 ]
 
@@ -30,12 +29,7 @@ def info(
     json: opt.JsonFile = None,
     plot: Annotated[
         Path | None,
-        typer.Option(
-            "--plot",
-            "--histogram",
-            metavar="FILE",
-            help="Draw how energies (eV/atom), forces (eV/Å) and Hessians (eV/Å²) spread.",
-        ),
+        option("--plot --histogram FILE", "Draw how energies (eV/atom), forces (eV/Å) and Hessians (eV/Å²) spread."),
     ] = None,
     key: opt.Keys = None,
 ) -> None:
@@ -64,19 +58,17 @@ def info(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A foreign file, or a folder of DeePMD's or LMDB's.")],
+    file: Annotated[Path, argument("", "A foreign file, or a folder of DeePMD's or LMDB's.")],
     output: opt.NewDataset,
-    format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="extxyz, horm, openreact, deepmd, …; recognised by default.")
-    ] = "",
+    format: Annotated[str, option("--format NAME", "extxyz, horm, openreact, deepmd, …; recognised by default.")] = "",
     key: opt.Keys = None,
     unit: Units = None,
-    level: Annotated[str, typer.Option("--level", metavar="TEXT", help="Level of theory, as 'wB97X-D/6-31G(d)'.")] = "",
+    level: Annotated[str, option("--level TEXT", "Level of theory, as 'wB97X-D/6-31G(d)'.")] = "",
     energy_reference: Annotated[
-        str, typer.Option("--energy-reference", metavar="TEXT", help="What energies are relative to, as 'absolute'.")
+        str, option("--energy-reference TEXT", "What energies are relative to, as 'absolute'.")
     ] = "",
     structures: Annotated[
-        Path | None, typer.Option("--structures", metavar="FILE", help="Structures of MLFF-distill's force Jacobians.")
+        Path | None, option("--structures FILE", "Structures of MLFF-distill's force Jacobians.")
     ] = None,
     json: opt.JsonFile = None,
 ) -> None:
@@ -114,10 +106,8 @@ def import_(
 
 def export(
     dataset: opt.DatasetName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file or folder to write.")],
-    format: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="extxyz, ase-db, deepmd; by the suffix of FILE otherwise.")
-    ] = "",
+    output: Annotated[Path, option("--output -o FILE", "The file or folder to write.")],
+    format: Annotated[str, option("--format NAME", "extxyz, ase-db, deepmd; by the suffix of FILE otherwise.")] = "",
     key: opt.Keys = None,
 ) -> None:
     """Write a data set in a foreign format: energies in eV, forces in eV/Å, Hessians and HVPs in eV/Å².
@@ -138,11 +128,10 @@ def export(
 
 
 def merge(
-    datasets: Annotated[list[str], typer.Argument(metavar="DATASET…", help="Two or more data sets.")],
+    datasets: Annotated[list[str], argument("DATASET…", "Two or more data sets.")],
     output: opt.NewDataset,
     allow_mixed: Annotated[
-        bool,
-        typer.Option("--allow-mixed", help="Merge different levels of theory or energy references (eV) all the same."),
+        bool, option("--allow-mixed", "Merge different levels of theory or energy references (eV) all the same.")
     ] = False,
     key: opt.Keys = None,
 ) -> None:
@@ -163,15 +152,13 @@ def merge(
 
 def split(
     dataset: opt.DatasetName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where train.h5, … are written.")],
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="random, stationary, by-reaction.")] = "random",
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same split.")] = 0,
+    output: Annotated[Path, option("--output -o FOLDER", "Where train.h5, … are written.")],
+    by: Annotated[str, option("--by NAME", "random, stationary, by-reaction.")] = "random",
+    seed: Annotated[int, option("--seed", "Same seed, same split.")] = 0,
     fractions: Annotated[
-        tuple[float, float, float], typer.Option("--fractions", help="Shares of train, valid, test; their sum is 1.")
+        tuple[float, float, float], option("--fractions", "Shares of train, valid, test; their sum is 1.")
     ] = (0.8, 0.1, 0.1),
-    mild: Annotated[
-        float, typer.Option("--mild", help="Highest temperature of a mild sample, K (stationary).")
-    ] = 600.0,
+    mild: Annotated[float, option("--mild", "Highest temperature of a mild sample, K (stationary).")] = 600.0,
     key: opt.Keys = None,
 ) -> None:
     """Split a data set into the files train.h5, valid.h5 and test.h5, and record the split in split.json.

@@ -5,22 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from phl_ase.cli.options import option
 from phl_ase.cli.study import run_and_report
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for models, numbers and report.")] = (
-        Path("phl-demo")
-    ),
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of every scheme; by default the demo's own.")
-    ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Schemes trained at once, one thread each.")] = 2,
-    quick: Annotated[bool, typer.Option("--quick", help="A few epochs of small models: shows the way, no result.")] = (
-        False
-    ),
+    out: Annotated[Path, option("--out -o DIR", "Folder for models, numbers and report.")] = (Path("phl-demo")),
+    epochs: Annotated[int | None, option("", "Epochs of every scheme; by default the demo's own.", min=1)] = None,
+    processes: Annotated[int, option("", "Schemes trained at once, one thread each.", min=1)] = 2,
+    quick: Annotated[bool, option("--quick", "A few epochs of small models: shows the way, no result.")] = (False),
 ) -> None:
     """Train E-F, E-F-HVP and E-F-H on bundled reactions, validate them, write a report.
 

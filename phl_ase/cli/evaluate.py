@@ -12,6 +12,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import option
 from phl_ase.cli.output import check_outputs, save_json, save_plot
 from phl_ase.errors import DomainWarning, PHLError, unknown
 from phl_ase.tables import text_table
@@ -39,26 +40,24 @@ def evaluate(
     json: opt.JsonFile = None,
     plot: opt.PlotFile = None,
     reliability: Annotated[
-        Path | None,
-        typer.Option("--reliability", metavar="FILE", help="Draw a committee's uncertainty against its errors."),
+        Path | None, option("--reliability FILE", "Draw a committee's uncertainty against its errors.")
     ] = None,
     energies: Annotated[
-        str, typer.Option(metavar="absolute|relative", help="Compare energies as they are, or within a composition.")
+        str, option("absolute|relative", "Compare energies as they are, or within a composition.")
     ] = "absolute",
     split: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE|MODEL",
-            help="Take part of a split: random, stationary, by-reaction, a run's split.json, or a bundled model's own.",
+        option(
+            "NAME|FILE|MODEL",
+            "Take part of a split: random, stationary, by-reaction, a run's split.json, or a bundled model's own.",
         ),
     ] = None,
-    part: Annotated[str, typer.Option(help="Part of the split: train, valid, test or all.")] = "test",
-    split_seed: Annotated[int, typer.Option(min=0, help="Seed of a split given by name.")] = 0,
+    part: Annotated[str, option("", "Part of the split: train, valid, test or all.")] = "test",
+    split_seed: Annotated[int, option("", "Seed of a split given by name.", min=0)] = 0,
     include_trained: Annotated[
-        bool,
-        typer.Option("--include-trained", help="Score the frames of a test part that the model was trained on, too."),
+        bool, option("--include-trained", "Score the frames of a test part that the model was trained on, too.")
     ] = False,
-    max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave systems of more atoms out.")] = None,
+    max_atoms: Annotated[int | None, option("", "Leave systems of more atoms out.", min=1)] = None,
     key: opt.Keys = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "float64",

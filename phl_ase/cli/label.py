@@ -11,6 +11,7 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method, label_request
+from phl_ase.cli.options import argument, option
 from phl_ase.cli.output import check_target, save_json
 from phl_ase.tables import counted, text_table
 
@@ -19,15 +20,12 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 
-Input = Annotated[
-    str, typer.Argument(metavar="INPUT", help="A bundled data set, our HDF5, or structures that ase.io reads.")
-]
+Input = Annotated[str, argument("INPUT", "A bundled data set, our HDF5, or structures that ase.io reads.")]
 Scheduler = Annotated[
-    str | None,
-    typer.Option("--scheduler", metavar="ADDRESS", help="Label on a dask.distributed cluster: tcp://HOST:PORT."),
+    str | None, option("--scheduler ADDRESS", "Label on a dask.distributed cluster: tcp://HOST:PORT.")
 ]
-KeepGoing = Annotated[bool, typer.Option("--keep-going/--stop", help="After a frame that fails: go on, or stop.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Try frames again that failed before.")]
+KeepGoing = Annotated[bool, option("--keep-going/--stop", "After a frame that fails: go on, or stop.")]
+Retry = Annotated[bool, option("--retry", "Try frames again that failed before.")]
 
 
 def label(

@@ -9,15 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from phl_ase.cli.options import argument, option
 from phl_ase.errors import PHLError
 from phl_ase.tables import text_table
 
 
 def models(
-    model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A bundled name or a .safetensors file.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Show the whole card as JSON.")] = False,
+    model: Annotated[str | None, argument("[MODEL]", "A bundled name or a .safetensors file.")] = None,
+    json: Annotated[bool, option("--json", "Show the whole card as JSON.")] = False,
 ) -> None:
     """List the bundled models, or show what one was trained on and how good it is.
 

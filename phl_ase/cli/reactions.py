@@ -12,6 +12,7 @@ from phl_ase.cli import options as opt
 from phl_ase.cli.error_handling import nothing_is_lost
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method, label_request
+from phl_ase.cli.options import argument, option
 from phl_ase.cli.output import check_target, save_json
 from phl_ase.errors import PHLError
 from phl_ase.tables import counted, text_table
@@ -20,42 +21,27 @@ if TYPE_CHECKING:
     from phl_ase.cli.validate.inputs import Structure
     from phl_ase.reactions import BuildResult, ReactionGuess
 
-Input = Annotated[
-    str,
-    typer.Argument(metavar="INPUT", help="Guesses of TSs, info['reaction'] their names: anything ase.io reads."),
-]
-Pairs = Annotated[bool, typer.Option("--pairs", help="INPUT holds reactant, product, reactant, product, …")]
-Product = Annotated[
-    Path | None, typer.Option("--product", metavar="FILE", help="INPUT holds reactants, this file their products.")
-]
+Input = Annotated[str, argument("INPUT", "Guesses of TSs, info['reaction'] their names: anything ase.io reads.")]
+Pairs = Annotated[bool, option("--pairs", "INPUT holds reactant, product, reactant, product, …")]
+Product = Annotated[Path | None, option("--product FILE", "INPUT holds reactants, this file their products.")]
 Guess = Annotated[
-    str | None,
-    typer.Option(
-        "--guess", metavar="METHOD", help="The path between two ends: auto (by default), geodesic, idpp, neb."
-    ),
+    str | None, option("--guess METHOD", "The path between two ends: auto (by default), geodesic, idpp, neb.")
 ]
 Strategies = Annotated[
     list[str] | None,
-    typer.Option(
-        "--strategy",
-        metavar="NAME",
-        help="How Sella is run, as hessian-3 or gradients:cartesian; repeat for what is tried next. By default the "
-        "method's curvature decides.",
+    option(
+        "--strategy NAME",
+        "How Sella is run, as hessian-3 or gradients:cartesian; repeat for what is tried next. By "
+        "default the method's curvature decides.",
     ),
 ]
-IrcPoints = Annotated[int, typer.Option("--irc-points", metavar="N", help="Points kept on each side of the TS.")]
-Temperatures = Annotated[
-    str, typer.Option("--temperatures", metavar="K,K,…", help="Of the normal-mode samples.", show_default=True)
-]
-Displacements = Annotated[
-    str, typer.Option("--displacements", metavar="Å,Å,…", help="Of structures around the TS, moved in all directions.")
-]
-Count = Annotated[
-    int, typer.Option("--samples", metavar="N", help="Around each stationary point at each temperature; 0 for none.")
-]
-SampleSeed = Annotated[int, typer.Option("--sample-seed", help="Of the samples.")]
-ProbeSeed = Annotated[int | None, typer.Option("--seed", help="Of the probes; 0 by default.")]
-Retry = Annotated[bool, typer.Option("--retry", help="Try stages again that failed before.")]
+IrcPoints = Annotated[int, option("--irc-points N", "Points kept on each side of the TS.")]
+Temperatures = Annotated[str, option("--temperatures K,K,…", "Of the normal-mode samples.", show_default=True)]
+Displacements = Annotated[str, option("--displacements Å,Å,…", "Of structures around the TS, moved in all directions.")]
+Count = Annotated[int, option("--samples N", "Around each stationary point at each temperature; 0 for none.")]
+SampleSeed = Annotated[int, option("--sample-seed", "Of the samples.")]
+ProbeSeed = Annotated[int | None, option("--seed", "Of the probes; 0 by default.")]
+Retry = Annotated[bool, option("--retry", "Try stages again that failed before.")]
 
 
 def reactions(

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
+from phl_ase.cli.options import argument, option
 from phl_ase.cli.output import check_target
 from phl_ase.errors import PHLError
 from phl_ase.tables import counted
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULTS…", help="JSON files of phl validate or evaluate.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The page.")] = Path("report.html"),
-    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Its heading.")] = "Validation",
+    results: Annotated[list[Path], argument("RESULTS…", "JSON files of phl validate or evaluate.")],
+    out: Annotated[Path, option("--out -o FILE", "The page.")] = Path("report.html"),
+    title: Annotated[str, option("--title TEXT", "Its heading.")] = "Validation",
 ) -> None:
     """Write one HTML page of figures and tables from the results of validators; it needs no network and runs nothing.
 

@@ -10,6 +10,7 @@ import typer
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
 from phl_ase.cli.labelling import label_method
+from phl_ase.cli.options import argument, option
 from phl_ase.cli.output import check_target, write_structures
 from phl_ase.errors import PHLError, unknown
 from phl_ase.tables import counted, text_table
@@ -17,37 +18,23 @@ from phl_ase.tables import counted, text_table
 if TYPE_CHECKING:
     from ase import Atoms
 
-Input = Annotated[str, typer.Argument(metavar="STRUCTURES", help="Structures that ase.io reads, or a data set.")]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The samples, .xyz or .extxyz.")]
-How = Annotated[str, typer.Option("--how", metavar="SAMPLER", help="normal-mode, md, mode-scan or displaced.")]
-Relax = Annotated[bool, typer.Option("--relax", help="Relax each structure to its minimum first.")]
-Temperature = Annotated[
-    list[float] | None, typer.Option("--temperature", metavar="K", help="300 K by default; repeat for several.")
-]
-Displacement = Annotated[
-    list[float] | None, typer.Option("--displacement", metavar="Å", help="displaced: 0.1 Å rms; repeat for several.")
-]
+Input = Annotated[str, argument("STRUCTURES", "Structures that ase.io reads, or a data set.")]
+Out = Annotated[Path, option("--out -o FILE", "The samples, .xyz or .extxyz.")]
+How = Annotated[str, option("--how SAMPLER", "normal-mode, md, mode-scan or displaced.")]
+Relax = Annotated[bool, option("--relax", "Relax each structure to its minimum first.")]
+Temperature = Annotated[list[float] | None, option("--temperature K", "300 K by default; repeat for several.")]
+Displacement = Annotated[list[float] | None, option("--displacement Å", "displaced: 0.1 Å rms; repeat for several.")]
 Count = Annotated[
-    int | None,
-    typer.Option(
-        "--count", metavar="N", help="Frames of each structure, each temperature, each displacement; 20 (mode-scan 11)."
-    ),
+    int | None, option("--count N", "Frames of each structure, each temperature, each displacement; 20 (mode-scan 11).")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Of the random numbers; 0 by default.")]
-Softest = Annotated[
-    float | None,
-    typer.Option("--softest", metavar="cm⁻¹", help="normal-mode: softer modes are taken for this stiff; 250."),
-]
-TimeStep = Annotated[float | None, typer.Option("--time-step", metavar="fs", help="md: 0.5 fs.")]
-Friction = Annotated[float | None, typer.Option("--friction", metavar="1/fs", help="md, Langevin: 0.01/fs.")]
-Interval = Annotated[int | None, typer.Option("--interval", metavar="STEPS", help="md: from frame to frame; 200.")]
-Equilibration = Annotated[
-    int | None, typer.Option("--equilibration", metavar="STEPS", help="md: before the first frame; 1000.")
-]
-Mode = Annotated[int | None, typer.Option("--mode", metavar="N", help="mode-scan: which, from 0, the lowest.")]
-Amplitude = Annotated[
-    float | None, typer.Option("--amplitude", metavar="Å", help="mode-scan: of the atom that moves most; 0.3.")
-]
+Seed = Annotated[int | None, option("--seed", "Of the random numbers; 0 by default.", min=0)]
+Softest = Annotated[float | None, option("--softest cm⁻¹", "normal-mode: softer modes are taken for this stiff; 250.")]
+TimeStep = Annotated[float | None, option("--time-step fs", "md: 0.5 fs.")]
+Friction = Annotated[float | None, option("--friction 1/fs", "md, Langevin: 0.01/fs.")]
+Interval = Annotated[int | None, option("--interval STEPS", "md: from frame to frame; 200.")]
+Equilibration = Annotated[int | None, option("--equilibration STEPS", "md: before the first frame; 1000.")]
+Mode = Annotated[int | None, option("--mode N", "mode-scan: which, from 0, the lowest.")]
+Amplitude = Annotated[float | None, option("--amplitude Å", "mode-scan: of the atom that moves most; 0.3.")]
 
 
 def sample(

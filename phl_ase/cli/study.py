@@ -9,24 +9,21 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.error_handling import nothing_is_lost
+from phl_ase.cli.options import argument, option
 from phl_ase.errors import PHLError
 
 _DEFAULT_CONFIG = Path("study.toml")
 
 
 def study(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The study's configuration.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where everything is kept.")] = Path(
-        "phl-study"
-    ),
-    processes: Annotated[int, typer.Option(min=1, help="Runs at once, one thread each.")] = 2,
+    config: Annotated[Path | None, argument("[CONFIG.toml]", "The study's configuration.")] = None,
+    out: Annotated[Path, option("--out -o FOLDER", "Where everything is kept.")] = Path("phl-study"),
+    processes: Annotated[int, option("", "Runs at once, one thread each.", min=1)] = 2,
     settings: opt.Overrides = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Show the runs and how long they take, do nothing else.")
-    ] = False,
-    report: Annotated[bool, typer.Option("--report", help="Train nothing: report on what is there.")] = False,
+    plan: Annotated[bool, option("--plan", "Show the runs and how long they take, do nothing else.")] = False,
+    report: Annotated[bool, option("--report", "Train nothing: report on what is there.")] = False,
     init: Annotated[
-        bool, typer.Option("--init", help="Write a commented CONFIG (study.toml unless named), do nothing else.")
+        bool, option("--init", "Write a commented CONFIG (study.toml unless named), do nothing else.")
     ] = False,
 ) -> None:
     """Train every combination of schemes, regimes, splits and seeds, validate every model alike, report.

@@ -14,6 +14,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import argument, option
 from phl_ase.errors import PHLError
 from phl_ase.tables import text_table
 
@@ -27,30 +28,26 @@ _DATA = (".h5", ".hdf5", ".xyz", ".extxyz", ".db", ".traj")
 def train(
     config: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[CONFIG.toml|DATASET]",
-            help="Configuration, or data to train on with the defaults; with --resume, the run's folder.",
+        argument(
+            "[CONFIG.toml|DATASET]",
+            "Configuration, or data to train on with the defaults; with --resume, the run's folder.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run keeps model, checkpoint and logs."),
-    ] = None,
+    out: Annotated[Path | None, option("--out -o FOLDER", "Where the run keeps model, checkpoint and logs.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run, to the same result: phl train --resume FOLDER.")
+        bool, option("--resume", "Continue a run, to the same result: phl train --resume FOLDER.")
     ] = False,
     settings: opt.Overrides = None,
     members: Annotated[
         int | None,
-        typer.Option(
-            "--members",
-            metavar="N",
+        option(
+            "--members N",
+            "Train a committee of N models that states its uncertainty, calibrated on the validation part.",
             min=2,
-            help="Train a committee of N models that states its uncertainty, calibrated on the validation part.",
         ),
     ] = None,
     init: Annotated[
-        bool, typer.Option("--init", help="Write a commented CONFIG (train.toml unless named), train nothing.")
+        bool, option("--init", "Write a commented CONFIG (train.toml unless named), train nothing.")
     ] = False,
 ) -> None:
     """Train a potential on energies, forces and curvature.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
+from phl_ase.cli.options import option
 from phl_ase.cli.tasks.common import (
     atom_numbers,
     calculator_of,
@@ -34,22 +35,19 @@ def freq(
     method: opt.With = "default",
     out: opt.Prefix = None,
     relax: Annotated[
-        bool, typer.Option("--relax", help="Relax to the minimum of the method first (largest force 0.001 eV/Å).")
+        bool, option("--relax", "Relax to the minimum of the method first (largest force 0.001 eV/Å).")
     ] = False,
     temperature: opt.Temperature = 298.15,
     pressure: opt.Pressure = 1.0,
     thermo: opt.Thermo = "ideal gas",
     symmetry: Annotated[
-        int | None,
-        typer.Option("--symmetry-number", min=1, help="Rotational; found from the geometry if not given."),
+        int | None, option("--symmetry-number", "Rotational; found from the geometry if not given.", min=1)
     ] = None,
     isotopes: Annotated[
-        list[str] | None,
-        typer.Option("--isotope", metavar="ATOMS=MASS", help="Masses in amu: 1,2=2.014. Repeat as needed."),
+        list[str] | None, option("--isotope ATOMS=MASS", "Masses in amu: 1,2=2.014. Repeat as needed.")
     ] = None,
     animate: Annotated[
-        list[int] | None,
-        typer.Option("--animate", metavar="MODE", help="Write this mode as a movie; imaginary ones always are."),
+        list[int] | None, option("--animate MODE", "Write this mode as a movie; imaginary ones always are.")
     ] = None,
     charge: opt.Charge = None,
     multiplicity: opt.Multiplicity = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
+from phl_ase.cli.options import option
 from phl_ase.cli.tasks.common import Output, check_electrons, check_pair, output_of, read_one, thermochemistry_of
 from phl_ase.cli.tasks.reaction import annotated, drawn, shown_profile
 from phl_ase.errors import PHLError
@@ -16,43 +17,25 @@ if TYPE_CHECKING:
     from phl_ase.learning import LearnedReaction
 
 Reference = Annotated[
-    str,
-    typer.Option(
-        "--with",
-        metavar="METHOD",
-        help="The reference: pyscf (wB97X-D/6-31G(d)), pyscf:FUNCTIONAL/BASIS, tblite, a model, …",
-    ),
+    str, option("--with METHOD", "The reference: pyscf (wB97X-D/6-31G(d)), pyscf:FUNCTIONAL/BASIS, tblite, a model, …")
 ]
 From = Annotated[
-    str,
-    typer.Option(
-        "--from", metavar="MODEL|METHOD", help="What is corrected: auto (GFN-xTB), none, default, mace:FILE, tblite, …"
-    ),
+    str, option("--from MODEL|METHOD", "What is corrected: auto (GFN-xTB), none, default, mace:FILE, tblite, …")
 ]
-FMax = Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force of the reference at TS and ends.")]
-Budget = Annotated[int | None, typer.Option("--budget", min=1, metavar="N", help="Most reference gradients.")]
-TSOnly = Annotated[bool, typer.Option("--ts-only", help="End with the verified TS, without path and ends.")]
-HVPs = Annotated[
-    int | None,
-    typer.Option("--hvp", min=0, metavar="K", help="HVPs along random probes at the TS; 0 to learn E and F alone."),
-]
+FMax = Annotated[float, option("--fmax eV/Å", "Largest force of the reference at TS and ends.")]
+Budget = Annotated[int | None, option("--budget N", "Most reference gradients.", min=1)]
+TSOnly = Annotated[bool, option("--ts-only", "End with the verified TS, without path and ends.")]
+HVPs = Annotated[int | None, option("--hvp K", "HVPs along random probes at the TS; 0 to learn E and F alone.", min=0)]
 Labels = Annotated[
-    str,
-    typer.Option(
-        "--labels", metavar="KIND", help="What random probes buy with two gradients each: hvp, or gradients to compare."
-    ),
+    str, option("--labels KIND", "What random probes buy with two gradients each: hvp, or gradients to compare.")
 ]
-PathError = Annotated[
-    float, typer.Option("--path-error", metavar="eV/Å", help="Largest rms error of the forces on the path.")
-]
+PathError = Annotated[float, option("--path-error eV/Å", "Largest rms error of the forces on the path.")]
 Model = Annotated[
-    bool,
-    typer.Option("--model", help="Train a model of this reaction for PHLCalculator too: PREFIX_model.safetensors."),
+    bool, option("--model", "Train a model of this reaction for PHLCalculator too: PREFIX_model.safetensors.")
 ]
-Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Reference gradients at the same time.")]
+Workers = Annotated[int, option("--workers N", "Reference gradients at the same time.", min=1)]
 Scheduler = Annotated[
-    str | None,
-    typer.Option("--scheduler", metavar="ADDRESS", help="Reference on a dask.distributed cluster: tcp://HOST:PORT."),
+    str | None, option("--scheduler ADDRESS", "Reference on a dask.distributed cluster: tcp://HOST:PORT.")
 ]
 
 

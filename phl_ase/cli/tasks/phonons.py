@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phl_ase.cli import options as opt
+from phl_ase.cli.options import option
 from phl_ase.cli.tasks.common import output_of, say_reliability
 from phl_ase.cli.validate.phonons import crystal_of, write_for_phonopy
 from phl_ase.cli.validate.running import make_folder
@@ -25,7 +26,7 @@ def phonons(
     out: opt.Prefix = None,
     supercell: opt.Supercell = None,
     matrix: opt.SupercellMatrix = None,
-    relax: Annotated[bool, typer.Option("--relax", help="Relax the unit cell first, shape and volume too.")] = False,
+    relax: Annotated[bool, option("--relax", "Relax the unit cell first, shape and volume too.")] = False,
     path: opt.BandPath = None,
     mesh: opt.Mesh = opt.MESH,
     temperature: opt.PhononTemperature = 298.15,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
+from phl_ase.cli.options import option
 from phl_ase.cli.tasks.common import (
     calculator_of,
     check_pair,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from phl_ase.plots.profile import Profile
     from phl_ase.tasks import ReactionProfile
 
-Integrator = Annotated[str, typer.Option("--integrator", metavar="NAME", help="Of the path: sella or quadratic.")]
+Integrator = Annotated[str, option("--integrator NAME", "Of the path: sella or quadratic.")]
 
 _MOVIE_FRAMES = 60
 
@@ -39,7 +40,7 @@ def irc(
     method: opt.With = "default",
     out: opt.Prefix = None,
     integrator: Integrator = "sella",
-    step: Annotated[float, typer.Option("--step", metavar="√amu·Å", help="Length of the path's steps.")] = 0.1,
+    step: Annotated[float, option("--step √amu·Å", "Length of the path's steps.")] = 0.1,
     charge: opt.Charge = None,
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,

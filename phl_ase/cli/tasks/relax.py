@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from phl_ase.cli import options as opt
+from phl_ase.cli.options import option
 from phl_ase.cli.tasks.common import calculator_of, domain_watched, output_of, read_structures, say_reliability
 from phl_ase.tables import text_table
 
@@ -15,8 +16,8 @@ def relax(
     structure: opt.Structure,
     method: opt.With = "default",
     out: opt.Prefix = None,
-    fmax: Annotated[float, typer.Option("--fmax", metavar="eV/Å", help="Largest force on an atom at the end.")] = 0.01,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Most steps.")] = 500,
+    fmax: Annotated[float, option("--fmax eV/Å", "Largest force on an atom at the end.")] = 0.01,
+    steps: Annotated[int, option("--steps", "Most steps.", min=1)] = 500,
     charge: opt.Charge = None,
     multiplicity: opt.Multiplicity = None,
     fixed: opt.Fixed = None,

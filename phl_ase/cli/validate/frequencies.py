@@ -10,6 +10,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import option
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import Structure, level_of_theory, read_structures
@@ -48,15 +49,14 @@ def frequencies(
     reactions: opt.Reactions = None,
     key: opt.Keys = None,
     relaxed: Annotated[
-        bool, typer.Option("--relaxed", help="At the model's own stationary points too, searched from the reference's.")
+        bool, option("--relaxed", "At the model's own stationary points too, searched from the reference's.")
     ] = False,
     kinds: Annotated[
         list[str] | None,
-        typer.Option(
-            "--kind",
-            metavar="NAME",
-            help="Kind of structure, where INPUT names them: reactant, product and ts by default; irc or others, where "
-            "eigenvalues are compared instead. Repeat as needed.",
+        option(
+            "--kind NAME",
+            "Kind of structure, where INPUT names them: reactant, product and ts by default; irc or "
+            "others, where eigenvalues are compared instead. Repeat as needed.",
         ),
     ] = None,
     json: opt.JsonFile = None,

@@ -10,6 +10,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import option
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_reactions, read_structures
@@ -48,13 +49,12 @@ def irc(
     key: opt.Keys = None,
     method: Annotated[
         str,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="Integrator: sella (gradients) or quadratic (Hessians). Where it fails, the other is tried.",
+        option(
+            "--method NAME",
+            "Integrator: sella (gradients) or quadratic (Hessians). Where it fails, the other is tried.",
         ),
     ] = "sella",
-    step: Annotated[float, typer.Option("--step", metavar="LENGTH", help="Length of a step, √amu·Å.")] = 0.1,
+    step: Annotated[float, option("--step LENGTH", "Length of a step, √amu·Å.")] = 0.1,
     trajectories: opt.Trajectories = None,
     json: opt.JsonFile = None,
     plot: opt.PlotFile = None,

@@ -9,6 +9,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import option
 from phl_ase.cli.output import check_outputs, save_plot
 from phl_ase.cli.validate.running import make_folder, run_tasks
 from phl_ase.errors import PHLError
@@ -31,20 +32,18 @@ def phonons(
     model: opt.Model,
     crystal: opt.Crystal,
     reference: Annotated[
-        str,
-        typer.Option("--reference", metavar="METHOD", help="A method or model, or 'displacements': phonopy's own."),
+        str, option("--reference METHOD", "A method or model, or 'displacements': phonopy's own.")
     ] = _DISPLACEMENTS,
     supercell: opt.Supercell = None,
     matrix: opt.SupercellMatrix = None,
     relax: Annotated[
-        bool, typer.Option("--relax", help="Relax the unit cell with the reference first, shape and volume too.")
+        bool, option("--relax", "Relax the unit cell with the reference first, shape and volume too.")
     ] = False,
     path: opt.BandPath = None,
     mesh: opt.Mesh = opt.MESH,
     temperature: opt.PhononTemperature = 300.0,
     write: Annotated[
-        Path | None,
-        typer.Option("--write", metavar="FOLDER", help="Write FORCE_CONSTANTS, force_constants.hdf5, phonopy.yaml."),
+        Path | None, option("--write FOLDER", "Write FORCE_CONSTANTS, force_constants.hdf5, phonopy.yaml.")
     ] = None,
     json: opt.JsonFile = None,
     plot: opt.PlotFile = None,

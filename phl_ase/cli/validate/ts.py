@@ -12,6 +12,7 @@ import typer
 
 from phl_ase.cli import options as opt
 from phl_ase.cli.inputs import check_inputs
+from phl_ase.cli.options import option
 from phl_ase.cli.output import check_outputs, check_target, save_plot, write_structures
 from phl_ase.cli.seen import say_seen
 from phl_ase.cli.validate.inputs import is_data_set, level_of_theory, read_structures
@@ -54,18 +55,14 @@ def ts(
     model: opt.Model,
     structures: opt.Input,
     product: Annotated[
-        Path | None,
-        typer.Option(
-            "--product", metavar="FILE", help="INPUT is the reactant, this the product: guess the TS between."
-        ),
+        Path | None, option("--product FILE", "INPUT is the reactant, this the product: guess the TS between.")
     ] = None,
     guess: Annotated[
         str | None,
-        typer.Option(
-            "--guess",
-            metavar="METHOD",
-            help="Path between INPUT and --product whose highest image is the guess: auto (by default), geodesic, "
-            "idpp, or neb (the best of them, climbed with an elastic band).",
+        option(
+            "--guess METHOD",
+            "Path between INPUT and --product whose highest image is the guess: auto (by default), "
+            "geodesic, idpp, or neb (the best of them, climbed with an elastic band).",
         ),
     ] = None,
     reference: opt.Reference = None,
@@ -73,25 +70,18 @@ def ts(
     key: opt.Keys = None,
     strategies: Annotated[
         list[str] | None,
-        typer.Option(
-            "--strategy",
-            metavar="NAME",
-            help="How Sella is run; repeat to compare, or 'all'; docs/validation.md lists them.",
-        ),
+        option("--strategy NAME", "How Sella is run; repeat to compare, or 'all'; docs/validation.md lists them."),
     ] = None,
     displacement: Annotated[
-        list[float] | None,
-        typer.Option("--displacement", metavar="Å", help="RMS displacement of starts from the TS; repeat as needed."),
+        list[float] | None, option("--displacement Å", "RMS displacement of starts from the TS; repeat as needed.")
     ] = None,
-    starts: Annotated[int, typer.Option(min=1, help="Number of starts for each TS and displacement.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the displacements.")] = 0,
+    starts: Annotated[int, option("", "Number of starts for each TS and displacement.", min=1)] = 3,
+    seed: Annotated[int, option("", "Of the displacements.", min=0)] = 0,
     follow: Annotated[
-        bool, typer.Option("--path/--no-path", help="Follow the IRC from each TS found, to see what it connects.")
+        bool, option("--path/--no-path", "Follow the IRC from each TS found, to see what it connects.")
     ] = True,
-    max_steps: Annotated[int, typer.Option(min=1, help="Most steps of a search.")] = 200,
-    write: Annotated[
-        Path | None, typer.Option("--write", metavar="FILE", help="Write what was found (.extxyz).")
-    ] = None,
+    max_steps: Annotated[int, option("", "Most steps of a search.", min=1)] = 200,
+    write: Annotated[Path | None, option("--write FILE", "Write what was found (.extxyz).")] = None,
     trajectories: opt.Trajectories = None,
     json: opt.JsonFile = None,
     plot: opt.PlotFile = None,
