@@ -87,7 +87,7 @@ def frequencies(
     else:
         other = resolve_calculator(reference, device=device, trust=trust)
         known, level = cache(partial(_computed, calculator=other)), reference
-    seen = say_seen(calculator, [one.labels for one in found], model)
+    flags = say_seen(calculator, [one.labels for one in found], model)
     ways: list[Callable[..., Any]] = [validate_frequencies, *([validate_relaxed_frequencies] if relaxed else [])]
 
     def report(one: Structure, flag: bool | None, validate: Callable[..., Any]) -> Report:
@@ -97,7 +97,7 @@ def frequencies(
     tasks: list[Task] = [
         (one.name, partial(scored, one.name, model, "frequencies", partial(report, one, flag, way)))
         for way in ways
-        for one, flag in zip(found, seen.flags, strict=True)
+        for one, flag in zip(found, flags, strict=True)
     ]
     reports = run_tasks("frequencies", tasks, json)
     typer.echo(f"{model} against {level}\n")
