@@ -207,12 +207,19 @@ def provenance(**extra: Any) -> dict[str, Any]:
     Returns:
         A dict of strings and whatever was added. The version of torch stands in it when torch has been imported.
     """
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():  # platform.processor() is empty or just "x86_64" on Linux
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    # those that this process may use
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     record = {
         "phl_ase": phl_ase.__version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "ase": ase.__version__,
-        "machine": _machine(),
+        "machine": f"{model or platform.machine()}, {cores} cores, {platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     # looked up, never imported: this module must not load torch
@@ -222,14 +229,3 @@ def provenance(**extra: Any) -> dict[str, Any]:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             record["machine"] += f", {torch.cuda.get_device_name()}"
     return {**record, **plain(extra)}
-
-
-def _machine() -> str:
-    """Processor model, number of cores that this process may use, and operating system."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():  # platform.processor() is empty or just "x86_64" on Linux
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model or platform.machine()}, {cores} cores, {platform.system()} {platform.machine()}"

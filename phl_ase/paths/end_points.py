@@ -8,7 +8,7 @@ or a rotation apart; the geometry alone, in a complex of fragments that float, s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -267,16 +267,25 @@ def identify(
     alone = floating and sum(bonds.values()) == 1
     near = distances[nearest] <= tolerance or (alone and apart <= tolerance)
     molecules = bonds[nearest] or same_graph(atoms, references[nearest], labelled=False)
-    found = Identification(
+    if not bonds[nearest]:
+        weaker = ", though the same molecules with like atoms exchanged" if molecules else ""
+        sentence = f"other bonds than {nearest}{weaker}, {distances[nearest]:.3f} Å away"
+    else:
+        pieces = fragments(atoms)
+        complex_of = f"; its {pieces} molecules, one by one, {apart:.3f} Å" if pieces > 1 else ""
+        away = f"{distances[nearest]:.3f} Å away"
+        sentence = f"{nearest}: the same bonds, {away}{complex_of}"
+        if not near:
+            sentence = f"the bonds of {nearest}, but {away}, more than {tolerance:g} Å{complex_of}"
+    return Identification(
         name=nearest if bonds[nearest] and near else None,
         nearest=nearest,
         rmsd=distances[nearest],
         fragments_rmsd=apart,
         same_bonds=bonds[nearest],
         same_molecules=molecules,
-        sentence="",
+        sentence=sentence,
     )
-    return replace(found, sentence=_sentence(found, tolerance, fragments(atoms)))
 
 
 def connects(
@@ -333,13 +342,3 @@ def _misfit(ends: tuple[Identification, ...], names: tuple[str, ...]) -> tuple[i
 
 def _bonds(graph: networkx.Graph) -> set[frozenset[int]]:
     return {frozenset(edge) for edge in graph.edges}
-
-
-def _sentence(found: Identification, tolerance: float, pieces: int) -> str:
-    if not found.same_bonds:
-        weaker = ", though the same molecules with like atoms exchanged" if found.same_molecules else ""
-        return f"other bonds than {found.nearest}{weaker}, {found.rmsd:.3f} Å away"
-    complex_of = f"; its {pieces} molecules, one by one, {found.fragments_rmsd:.3f} Å" if pieces > 1 else ""
-    if found.name is not None:
-        return f"{found.nearest}: the same bonds, {found.rmsd:.3f} Å away{complex_of}"
-    return f"the bonds of {found.nearest}, but {found.rmsd:.3f} Å away, more than {tolerance:g} Å{complex_of}"

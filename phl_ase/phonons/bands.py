@@ -143,6 +143,11 @@ def phonons_of(
     at_gamma = at_points[-1]
     own.run_mesh(mesh, is_gamma_center=True, is_mesh_symmetry=not has_isotopes(own.primitive))
     own.run_total_dos()
+    with warnings.catch_warnings():
+        # phonopy warns of acoustic modes at Γ that are not zero: they are reported here by their own metric
+        warnings.simplefilter("ignore")
+        own.run_thermal_properties(temperatures=kelvin, cutoff_frequency=NEARLY_ZERO)
+    thermal, scale = own.thermal_properties, convert(1.0, "kJ/mol", "eV")  # from kJ/mol and J/(mol K)
     return Phonons(
         distances=distances,
         frequencies=at_points[:-1],
@@ -156,23 +161,10 @@ def phonons_of(
         temperatures=kelvin,
         gamma_acoustic=at_gamma[np.argsort(np.abs(at_gamma), kind="stable")[:3]],
         force_constants=found,
-        **_thermal(own, kelvin),
+        free_energy=scale * np.array(thermal.free_energy),
+        entropy=1e-3 * scale * np.array(thermal.entropy),
+        heat_capacity=1e-3 * scale * np.array(thermal.heat_capacity),
     )
-
-
-def _thermal(own: Any, kelvin: Array) -> dict[str, Array]:
-    """Thermal properties by phonopy, from kJ/mol and J/(mol K); nearly zero and imaginary modes left out."""
-    with warnings.catch_warnings():
-        # phonopy warns of acoustic modes at Γ that are not zero: they are reported here by their own metric
-        warnings.simplefilter("ignore")
-        own.run_thermal_properties(temperatures=kelvin, cutoff_frequency=NEARLY_ZERO)
-    properties = own.thermal_properties
-    scale = convert(1.0, "kJ/mol", "eV")
-    return {
-        "free_energy": scale * np.array(properties.free_energy),
-        "entropy": 1e-3 * scale * np.array(properties.entropy),
-        "heat_capacity": 1e-3 * scale * np.array(properties.heat_capacity),
-    }
 
 
 def band_path(

@@ -86,9 +86,20 @@ def read_phonopy_yaml(path: FilePath, *, supercell: Any = None, primitive_matrix
 
 
 def _safe_yaml(path: Path) -> dict[str, Any]:
+    """Return the content of a file, without what costs far more than its size to read: references, deep nesting.
+
+    Raises:
+        PHLError: For either, which phonopy writes none of; for what is no YAML.
+    """
     try:
-        text = path.read_bytes()
-        _check_events(path, text)
+        text, depth = path.read_bytes(), 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            # a few lines of nested references can stand for more numbers than fit any memory
+            if isinstance(event, yaml.AliasEvent):
+                raise PHLError(f"{path} holds references (*name), which phonopy does not write; {_NEEDED}")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise PHLError(f"{path} nests lists or settings more than {_DEEPEST} deep; {_NEEDED}")
         content = yaml.load(text, Loader=_LOADER)
     except PHLError:
         raise
@@ -100,23 +111,6 @@ def _safe_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PHLError(f"{path} holds no settings of phonopy; {_NEEDED}")
     return content
-
-
-def _check_events(path: Path, text: bytes) -> None:
-    """Refuse what costs far more than its size to read: references, and brackets in brackets in brackets.
-
-    Raises:
-        PHLError: For either; phonopy writes none of them.
-        yaml.YAMLError: For what is no YAML.
-    """
-    depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        # a few lines of nested references can stand for more numbers than fit any memory
-        if isinstance(event, yaml.AliasEvent):
-            raise PHLError(f"{path} holds references (*name), which phonopy does not write; {_NEEDED}")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise PHLError(f"{path} nests lists or settings more than {_DEEPEST} deep; {_NEEDED}")
 
 
 def write_phonopy_yaml(path: FilePath, phonon: Phonopy) -> None:

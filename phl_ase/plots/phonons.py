@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,15 @@ def draw(reports: Sequence[Report]) -> Figure:
     """
     figure = new_figure(10.0, 4.6)
     bands, states = figure.subplots(1, 2, sharey=True, width_ratios=(3.2, 1))
-    curves = list(_curves(reports))
+    # (name, prefix of its arrays, report, style) of the reference, once, and of each potential
+    curves = [
+        ("reference", "reference_", report, STYLES[0])
+        for report in [report for report in reports if "reference_frequencies" in report.arrays][:1]
+    ]
+    present = [report for report in reports if "frequencies" in report.arrays]
+    alone = len(present) == 1 and not curves  # nothing to tell apart: the first style, a full line
+    for number, report in enumerate(present):
+        curves.append((report.potential, "", report, STYLES[0 if alone else 1 + number % (len(STYLES) - 1)]))
     if not curves:
         empty(bands)
         empty(states)
@@ -55,8 +63,8 @@ def draw(reports: Sequence[Report]) -> Figure:
     for place, label in zip(report.arrays[f"{prefix}label_distances"], report.arrays[f"{prefix}labels"], strict=True):
         names.setdefault(round(float(place), 6), []).append(_NAMES.get(str(label), str(label)))
     bands.set_xticks(list(names), ["|".join(labels) for labels in names.values()])
-    for place in names:
-        bands.axvline(place, color="0.7", linewidth=0.8, zorder=0.5)
+    for tick in names:
+        bands.axvline(tick, color="0.7", linewidth=0.8, zorder=0.5)
     bands.set_xlim(min(names), max(names))
     # the density of states is sampled beyond the bands, where there is nothing to see
     lowest = min(float(np.min(report.arrays[f"{prefix}frequencies"])) for _, prefix, report, _ in curves)
@@ -68,14 +76,3 @@ def draw(reports: Sequence[Report]) -> Figure:
     handles, labels = states.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
     return figure
-
-
-def _curves(reports: Sequence[Report]) -> Iterator[tuple[str, str, Report, tuple[str, str, str]]]:
-    """(name, prefix of its arrays, report, style) of the reference, once, and of each potential."""
-    referenced = [report for report in reports if "reference_frequencies" in report.arrays]
-    if referenced:
-        yield "reference", "reference_", referenced[0], STYLES[0]
-    present = [report for report in reports if "frequencies" in report.arrays]
-    alone = len(present) == 1 and not referenced  # nothing to tell apart: the first style, a full line
-    for place, report in enumerate(present):
-        yield report.potential, "", report, STYLES[0 if alone else 1 + place % (len(STYLES) - 1)]

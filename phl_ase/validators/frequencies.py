@@ -19,7 +19,7 @@ from ase import Atoms
 from phl_ase.curvature import HessianFunction, curvature_of
 from phl_ase.errors import NonFiniteError, PHLError, attempt, guarded, unknown
 from phl_ase.hessians import checked_hessian
-from phl_ase.paths import aligned, find_transition_state, relax, rmsd
+from phl_ase.paths import Relaxation, TransitionStateSearch, aligned, find_transition_state, relax, rmsd
 from phl_ase.results import Metric, Report, provenance
 from phl_ase.types import Array, ASECalculator
 from phl_ase.validators.curvature_metrics import energy_metrics, frequency_metrics, hessian_scores
@@ -190,12 +190,21 @@ def validate_relaxed_frequencies(
         return draft.nothing("not found", f"the reference has {order} imaginary modes: neither a minimum nor a TS")
     start = reference.atoms.copy()
     start.calc = calculator
-    hessian = curvature.hessian if curvature.is_exact else None
-    found, costs, reason = _search(start, order, hessian, fmax, max_steps)
-    distance = rmsd(found, reference.atoms)
-    metrics = (Metric(MetricName.RMSD_TO_REFERENCE, distance, "Å"), *costs)
-    if reason:
-        return draft.nothing("not found", reason, metrics)
+    end: Relaxation | TransitionStateSearch
+    if order == 0:
+        end = relax(start, fmax, max_steps)
+    else:
+        hessian = curvature.hessian if curvature.is_exact else None
+        end = find_transition_state(start, hessian, fmax=fmax, max_steps=max_steps)
+    found, distance = end.atoms, rmsd(end.atoms, reference.atoms)
+    metrics = (
+        Metric(MetricName.RMSD_TO_REFERENCE, distance, "Å"),
+        Metric(MetricName.STEPS, end.steps),
+        Metric(MetricName.FORCE_CALLS, end.force_calls),
+    )
+    # a stationary point of another order is found; its modes then say what it is
+    if end.outcome not in ("converged", "wrong order of saddle"):
+        return draft.nothing("not found", end.sentence, metrics)
     if distance > same_within:
         reason = f"it is {distance:.2f} Å RMS away, more than {same_within:g} Å"
         return draft.nothing("another structure", reason, metrics)
@@ -205,24 +214,6 @@ def validate_relaxed_frequencies(
     if answer.value is None:
         return draft.with_details(traceback=answer.traceback).nothing(answer.outcome, answer.reason, metrics)
     return draft.compared(harmonic_analysis(found, answer.value), before=metrics)
-
-
-def _search(
-    start: Atoms, order: int, hessian: HessianFunction | None, fmax: float, max_steps: int
-) -> tuple[Atoms, tuple[Metric, ...], str]:
-    """Return the potential's stationary point, what it cost, and why it was not found (else empty)."""
-    if order == 0:
-        relaxed = relax(start, fmax, max_steps)
-        failed = "" if relaxed.converged else relaxed.sentence
-        return relaxed.atoms, _costs(relaxed.steps, relaxed.force_calls), failed
-    saddle = find_transition_state(start, hessian, fmax=fmax, max_steps=max_steps)
-    # a stationary point of another order is found; its modes then say what it is
-    failed = "" if saddle.outcome in ("converged", "wrong order of saddle") else saddle.sentence
-    return saddle.atoms, _costs(saddle.steps, saddle.force_calls), failed
-
-
-def _costs(steps: int, force_calls: int) -> tuple[Metric, ...]:
-    return Metric(MetricName.STEPS, steps), Metric(MetricName.FORCE_CALLS, force_calls)
 
 
 def _check(reference: ReferenceCurvature) -> _Expected:

@@ -294,7 +294,16 @@ class _Profile:
             kept = np.concatenate([[True], np.diff(self.length) > 1e-9])
             got = PchipInterpolator(self.length[kept], self.energies[kept])(self.reference_length[common])
             error = float(np.sqrt(np.mean((got - expected) ** 2)))
-            deviation = self._deviation([self.reference.structures[i] for i in np.nonzero(common)[0]])
+            # of the reference's structures from the nearest point of the path
+            points = mass_weighted_path(self.structures)
+            places = np.linspace(0, len(points) - 1, _BETWEEN * (len(points) - 1) + 1)
+            low = np.minimum(places.astype(int), len(points) - 2)
+            share = (places - low)[:, None]
+            weights = np.repeat(np.sqrt(self.structures[0].get_masses()), 3)
+            between = ((1 - share) * points[low] + share * points[low + 1]) / weights
+            images = [Atoms(self.structures[0].numbers, positions=image.reshape(-1, 3)) for image in between]
+            there = [self.reference.structures[i] for i in np.nonzero(common)[0]]
+            deviation = max(min(rmsd(image, structure) for image in images) for structure in there)
         whole = float(np.ptp(self.reference_length))
         compared = min(self.length[-1], self.reference_length[-1]) - max(self.length[0], self.reference_length[0])
         return (
@@ -302,17 +311,6 @@ class _Profile:
             Metric("compared length", float(max(compared, 0.0)), "√amu·Å", whole),
             Metric(MetricName.LARGEST_DEVIATION, deviation, "Å"),
         )
-
-    def _deviation(self, structures: list[Atoms]) -> float:
-        """Return the largest distance of structures from the path, Å."""
-        points = mass_weighted_path(self.structures)
-        places = np.linspace(0, len(points) - 1, _BETWEEN * (len(points) - 1) + 1)
-        low = np.minimum(places.astype(int), len(points) - 2)
-        share = (places - low)[:, None]
-        weights = np.repeat(np.sqrt(self.structures[0].get_masses()), 3)
-        between = ((1 - share) * points[low] + share * points[low + 1]) / weights
-        images = [Atoms(self.structures[0].numbers, positions=image.reshape(-1, 3)) for image in between]
-        return max(min(rmsd(image, structure) for image in images) for structure in structures)
 
     def arrays(self) -> dict[str, Array]:
         """Return what the figure needs."""
