@@ -146,10 +146,10 @@ def test_periodic_frames_get_a_stress(tmp_path, method, crystal):
     source, out = written(tmp_path / "source.xyz", [atoms, bare]), tmp_path / "out.h5"
     result = phl("label", source, "--with", method, "-o", out, "--workers", 1)
     assert result.exit_code == 0, result.output
-    assert "stress: 1 periodic frames" in result.stdout
+    assert "stress: 1 periodic frame" in result.stdout
     with open_dataset(out) as dataset:
         first, second = dataset.frames()
-        assert "Stress of 1 periodic frames." in dataset.meta.notes
+        assert "Stress of 1 periodic frame." in dataset.meta.notes
     assert second.stress is None
     strain = 1e-3 * np.array([[1.0, 0.3, 0.0], [0.3, -0.5, 0.2], [0.0, 0.2, 0.4]])
     energies = []
