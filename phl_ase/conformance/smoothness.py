@@ -151,20 +151,18 @@ def _defects(s: Subject, frame: Frame, direction: np.ndarray, panels: np.ndarray
 def _derivatives(s: Subject, frames: Sequence[Frame], direction: np.ndarray) -> Tensor:
     """Energy and its first three derivatives in t, atoms at R + t·direction, at t = 0: ``(4, frames)``, float64."""
     few = max(1, _ATOMS_TOGETHER // len(direction))
-    parts = [frames[start : start + few] for start in range(0, len(frames), few)]
-    return torch.cat([_derivatives_together(s, part, direction) for part in parts], dim=1)
-
-
-def _derivatives_together(s: Subject, frames: Sequence[Frame], direction: np.ndarray) -> Tensor:
-    batch = s.batch(frames)
-    t = torch.zeros(batch.n_systems, dtype=s.dtype, device=s.device, requires_grad=True)
-    step = s.tensor(np.tile(direction, (len(frames), 1)))
-    value = s.potential(batch.moved(batch.positions + t[batch.system].unsqueeze(-1) * step))
-    values = [value.detach().double()]
-    for _ in range(3):
-        if value.requires_grad:
-            (value,) = torch.autograd.grad(value.sum(), t, create_graph=True, materialize_grads=True)
-        else:
-            value = torch.zeros_like(t)
-        values.append(value.detach().double())
-    return torch.stack(values)
+    parts = []
+    for start in range(0, len(frames), few):
+        batch = s.batch(frames[start : start + few])
+        t = torch.zeros(batch.n_systems, dtype=s.dtype, device=s.device, requires_grad=True)
+        step = s.tensor(np.tile(direction, (batch.n_systems, 1)))
+        value = s.potential(batch.moved(batch.positions + t[batch.system].unsqueeze(-1) * step))
+        values = [value.detach().double()]
+        for _ in range(3):
+            if value.requires_grad:
+                (value,) = torch.autograd.grad(value.sum(), t, create_graph=True, materialize_grads=True)
+            else:
+                value = torch.zeros_like(t)
+            values.append(value.detach().double())
+        parts.append(torch.stack(values))
+    return torch.cat(parts, dim=1)

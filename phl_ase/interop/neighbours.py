@@ -149,8 +149,9 @@ class _Bins:
         count = self.count.index_select(0, system)
         return self.first_bin[system] + (place[:, 0] * count[:, 1] + place[:, 1]) * count[:, 2] + place[:, 2]
 
-    def _bins_in_reach(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Atom, number of a bin, and lattice shift of that bin, of all bins with a corner within the cutoff."""
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pairs within the cutoff sorted by the first atom, shifts of the second, squares of their distances."""
+        # all bins with a corner within the cutoff of an atom: their numbers, and their lattice shifts
         width = 2 * self.reach + 1
         atom, rank = _ragged(width.prod(-1)[self.system])
         system = self.system[atom]
@@ -162,11 +163,8 @@ class _Bins:
         turns = torch.where(self.pbc, torch.div(target, count, rounding_mode="floor"), 0)
         target = target - turns * count
         kept = torch.nonzero(((gaps < self.cutoff) & (target >= 0) & (target < count)).all(-1)).flatten()
-        return atom[kept], self._number(target[kept], system[kept]), turns[kept]
-
-    def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pairs within the cutoff sorted by the first atom, shifts of the second, squares of their distances."""
-        atom, number, turns = self._bins_in_reach()
+        atom, number, turns = atom[kept], self._number(target[kept], system[kept]), turns[kept]
+        # the atoms in them
         offset = torch.einsum("na,nab->nb", turns.double(), self.box[self.system[atom]]) - self.home[atom]
         row, rank = _ragged(self.filled[number])
         j = self.order[self.start[number][row] + rank]

@@ -14,7 +14,7 @@ from phl_ase.paths import GUESSES, INTEGRATORS, LADDERS, STRATEGIES
 from phl_ase.paths.strategies import StrategyInCoordinates
 
 COORDINATES: Mapping[str, bool | None] = {"": None, "internal": True, "cartesian": False}
-"""What may follow the name of a strategy -> whether coordinates are internal."""
+"""Suffix of the name of a strategy -> whether coordinates are internal."""
 
 # cm⁻¹: softer modes are sampled as if they were this stiff; a straight line is no torsion
 SOFTEST_SAMPLED = 250.0

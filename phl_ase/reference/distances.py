@@ -23,7 +23,25 @@ def check_distances(atoms: Atoms, name: str) -> None:
     """
     from scipy.spatial import cKDTree
 
-    positions, places = _with_images(atoms, name)
+    positions, places = atoms.positions, np.arange(len(atoms))
+    if atoms.pbc.any():  # with images near the faces of the cell
+        cell = atoms.cell.complete()
+        # distance between opposite faces
+        heights = 1.0 / np.linalg.norm(cell.reciprocal(), axis=1)
+        if (thin := (heights < CLOSEST) & atoms.pbc).any():
+            raise PHLError(
+                f"{name}: its cell is {heights[thin].min():.3g} Å thick along {'abc'[int(thin.argmax())]}: atoms lie "
+                f"on their own images; expected at least {CLOSEST} Å"
+            )
+        fractions = cell.scaled_positions(atoms.positions)
+        fractions[:, atoms.pbc] %= 1.0
+        margin = CLOSEST / heights
+        for axis in np.flatnonzero(atoms.pbc):
+            shift = np.eye(3)[axis]
+            low, high = fractions[:, axis] < margin[axis], fractions[:, axis] > 1.0 - margin[axis]
+            places = np.concatenate([places, places[low], places[high]])
+            fractions = np.concatenate([fractions, fractions[low] + shift, fractions[high] - shift])
+        positions = fractions @ cell.array
     pairs = cKDTree(positions).query_pairs(CLOSEST, output_type="ndarray")
     pairs = pairs[(pairs < len(atoms)).any(axis=1)]  # images of two atoms are told by the atoms
     if not len(pairs):
@@ -32,27 +50,3 @@ def check_distances(atoms: Atoms, name: str) -> None:
     worst = int(distances.argmin())
     i, j = sorted(places[pairs[worst]].tolist())
     raise PHLError(f"{name}: atoms {i} and {j} are {distances[worst]:.3f} Å apart; expected at least {CLOSEST} Å")
-
-
-def _with_images(atoms: Atoms, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the atoms and of their images near the faces of the cell ``(m, 3)`` Å, and which atom each is of."""
-    places = np.arange(len(atoms))
-    if not atoms.pbc.any():
-        return atoms.positions, places
-    cell = atoms.cell.complete()
-    # distance between opposite faces
-    heights = 1.0 / np.linalg.norm(cell.reciprocal(), axis=1)
-    if (thin := (heights < CLOSEST) & atoms.pbc).any():
-        raise PHLError(
-            f"{name}: its cell is {heights[thin].min():.3g} Å thick along {'abc'[int(thin.argmax())]}: atoms lie on "
-            f"their own images; expected at least {CLOSEST} Å"
-        )
-    fractions = cell.scaled_positions(atoms.positions)
-    fractions[:, atoms.pbc] %= 1.0
-    margin = CLOSEST / heights
-    for axis in np.flatnonzero(atoms.pbc):
-        shift = np.eye(3)[axis]
-        low, high = fractions[:, axis] < margin[axis], fractions[:, axis] > 1.0 - margin[axis]
-        places = np.concatenate([places, places[low], places[high]])
-        fractions = np.concatenate([fractions, fractions[low] + shift, fractions[high] - shift])
-    return fractions @ cell.array, places

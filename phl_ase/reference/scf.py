@@ -149,7 +149,7 @@ LADDER: tuple[Rung, ...] = (
     Rung("level shift and damping", _shifted),
     Rung("second-order solver", _second_order),
 )
-"""What is tried until it converges."""
+"""Attempts in their order, until one converges."""
 
 
 def converge(make: Callable[[], Any], start: Array | None) -> tuple[Any, str]:
