@@ -72,6 +72,8 @@ def draw(reports: Sequence[Report]) -> Figure:
 
 
 def _panel(axes: Axes, system: str, reports: Sequence[Report], colours: dict[str, str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     reference = np.asarray(reports[0].arrays["reference_wavenumbers"], dtype=float)
     axes.vlines(reference, 0, _STICK, color=STYLES[0][0], linewidth=1.6)
     everything = [reference]
@@ -87,17 +89,8 @@ def _panel(axes: Axes, system: str, reports: Sequence[Report], colours: dict[str
         lines += ["relaxed"] if MetricName.RMSD_TO_REFERENCE in found else []
         beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "left", "va": "center", "fontsize": 9}
         axes.text(1.0, -lane - 0.5, "\n".join(lines), **beside)
-    _wavenumber_axis(axes, np.concatenate(everything))
-    axes.set_ylim(-len(reports), 1)
-    axes.set_yticks([])
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(system, loc="left")
-
-
-def _wavenumber_axis(axes: Axes, values: np.ndarray) -> None:
-    """Imaginary wavenumbers left of zero, on a shaded ground and with an i."""
-    from matplotlib.ticker import MaxNLocator
-
+    # imaginary wavenumbers left of zero, on a shaded ground and with an i
+    values = np.concatenate(everything)
     low, high = min(float(values.min(initial=0.0)), 0.0), max(float(values.max(initial=0.0)), 100.0)
     margin = 0.03 * (high - low)
     low = low - margin if low < 0 else 0.0
@@ -108,3 +101,7 @@ def _wavenumber_axis(axes: Axes, values: np.ndarray) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}{'i' if value < -0.5 else ''}")
     axes.set_xlabel("wavenumber / cm⁻¹")
+    axes.set_ylim(-len(reports), 1)
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(system, loc="left")
