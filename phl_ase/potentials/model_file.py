@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
@@ -130,7 +131,7 @@ def _built(
     try:
         # JSON has no tuples
         config = {**card["config"], "species": tuple(card["config"]["species"])}
-        with torch.device("meta"):  # without memory: a card may ask for gigabytes that the file does not hold
+        with FakeTensorMode():  # shapes without memory: a card may ask for gigabytes that the file does not hold
             wanted = build_model(card["architecture"], config).state_dict()
         found, asked = ({key: list(value.shape) for key, value in weights.items()} for weights in (tensors, wanted))
         for key in [*asked, *found]:

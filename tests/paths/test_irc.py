@@ -377,7 +377,7 @@ def test_trajectory_in_order(tmp_path):
 
 
 MISTAKES = {
-    "atom": (lambda a: a.__delitem__([1, 2]), {}, "1 atoms"),
+    "atom": (lambda a: a.__delitem__([1, 2]), {}, "1 atom;"),
     "periodic": (lambda a: a.set_pbc(True), {}, "periodic"),
     "constraints": (lambda a: a.set_constraint(FixAtoms([0])), {}, "constraints"),
     "no calculator": (lambda a: setattr(a, "calc", None), {}, "calculator"),

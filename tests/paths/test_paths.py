@@ -305,7 +305,7 @@ def test_mistakes(tmp_path):
     broken.positions[0, 0] = np.nan
     for wrong, options, message in (
         (bare, {}, "no calculator"),
-        (lone, {}, "1 atoms"),
+        (lone, {}, "1 atom;"),
         (atoms, {"fmax": 0.0}, "fmax"),
         (atoms, {"max_steps": 0}, "steps"),
         (broken, {}, "NaN"),
