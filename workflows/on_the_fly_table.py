@@ -159,6 +159,9 @@ def figure(content: tuple[Runs, Mapping[str, str]]) -> Figure:
     """Gradients of learned routes against plain ones, a panel for each start; a point for each reaction."""
     runs, groups = content
     drawing = new_figure(9.5, 4.4)
+    # the same in both panels: one colour and marker for each reference and set
+    kinds = list(dict.fromkeys((reference, groups[name]) for reference, _, name in runs))
+    looks = {kind: (colour, marker) for kind, (colour, marker, _) in zip(kinds, COMPARED, strict=False)}
     titles = {"guess": "transition state from a guess", "ends": "whole reaction from reactant and product"}
     for axes, (start, plain) in zip(drawing.subplots(1, 2), PAIRS.items(), strict=True):
         panel(axes)
@@ -174,8 +177,7 @@ def figure(content: tuple[Runs, Mapping[str, str]]) -> Figure:
         if not points:
             empty(axes, "not run")
             continue
-        kinds = list(dict.fromkeys(point[:2] for point in points))
-        for kind, (colour, marker, _) in zip(kinds, COMPARED, strict=False):
+        for kind, (colour, marker) in looks.items():
             for right in (True, False):
                 chosen = [point[2:4] for point in points if point[:2] == kind and point[4] is right]
                 if chosen:
