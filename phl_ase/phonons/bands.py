@@ -93,6 +93,18 @@ class Phonons:
         return float(np.interp(temperature, self.temperatures, values))
 
 
+def checked_mesh(mesh: Sequence[int]) -> list[int]:
+    """Return the points of a mesh of the Brillouin zone along each axis.
+
+    Raises:
+        PHLError: For anything but three whole numbers of at least 1.
+    """
+    numbers = np.asarray(mesh)
+    if numbers.shape != (3,) or np.any(numbers != np.rint(numbers)) or np.any(numbers < 1):
+        raise PHLError(f"mesh is {list(mesh)}; expected three whole numbers of at least 1")
+    return [int(n) for n in numbers]
+
+
 def phonons_of(
     phonon: Phonopy,
     found: ForceConstants,
@@ -119,10 +131,7 @@ def phonons_of(
         PHLError: For a path or mesh that does not fit, or force constants of another crystal.
         NonFiniteError: For NaN or infinity in the frequencies.
     """
-    numbers = np.asarray(mesh)
-    if numbers.shape != (3,) or np.any(numbers != np.rint(numbers)) or np.any(numbers < 1):
-        raise PHLError(f"mesh is {list(mesh)}; expected three whole numbers of at least 1")
-    mesh = [int(n) for n in numbers]
+    mesh = checked_mesh(mesh)
     kelvin = np.asarray(temperatures, dtype=float)
     if kelvin.ndim != 1 or not len(kelvin) or not np.all(np.isfinite(kelvin)) or np.any(kelvin < 0):
         raise PHLError(f"temperatures are {list(temperatures)}; expected numbers of at least 0 K")

@@ -289,6 +289,7 @@ def test_reaction_from_a_transition_state(phl):
         (["sample", "water.xyz", "--with", "tblite", "-o", "s.xyz", "--key", "enrgy=E"], "unknown label"),
         (["phonons", "copper.cif", "--with", "emt", "--supercell", "1", "1", "1", "--path", ""], "the path is empty"),
         (["phonons", "copper.cif", "--with", "emt"], "give its supercell"),
+        (["phonons", "copper.cif", "--with", "emt", "--supercell", "1", "1", "1", "--mesh", "0", "1", "1"], "mesh is"),
         (["phonons", "water.xyz", "--with", "emt"], "a molecule has frequencies: 'phl freq'"),
         (["train", "water.xyz", "-o", "run"], "carries neither energies nor forces"),
         (["train", "--resume", "run"], "holds no run to resume"),
@@ -315,6 +316,7 @@ def test_mistakes_are_one_clear_line(phl, words, message):
     assert code == 2
     (line,) = [one for one in said.splitlines() if one.startswith("error:")]
     assert message in line
+    assert not [path for path in Path().iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("first", ["geodesic", pytest.param("idpp", marks=pytest.mark.slow)])

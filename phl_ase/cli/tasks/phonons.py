@@ -46,18 +46,19 @@ def phonons(
     from phl_ase.cli.labelling import label_method
 
     calculator = label_method(method, output.settings, device, trust).make()
-    folder = output.path("_phonopy")
-    make_folder(folder, "files of phonopy")
     import numpy as np
 
     from phl_ase.phonons import force_constants, phonons_of
-    from phl_ase.phonons.bands import THERMAL_TEMPERATURES, band_path
+    from phl_ase.phonons.bands import THERMAL_TEMPERATURES, band_path, checked_mesh
     from phl_ase.plots.phonons import draw
     from phl_ase.progress import Progress
     from phl_ase.results import Report, plain
 
     phonon = crystal_of(crystal, supercell or matrix, calculator if relax else None)
-    band_path(phonon, path)  # a path that the lattice does not have costs nothing yet
+    band_path(phonon, path)  # a path that the lattice does not have costs nothing yet, nor does a mesh of no points
+    checked_mesh(mesh)
+    folder = output.path("_phonopy")
+    make_folder(folder, "files of phonopy")
     say_if_not_relaxed(phonon, calculator)
     with Progress("phonons", 1):
         constants = force_constants(phonon, calculator)
