@@ -258,8 +258,13 @@ def _uncertainty(samples: UncertaintySamples, accuracy: Report) -> list[Report]:
         for q in UNCERTAINTY_UNITS
     ]
     typer.echo("\n" + text_table(("uncertainty", *asked), rows))
-    inside = [f"{m.value:.1f} % of the frames are in domain" for m in report.metrics if m.name == "frames in domain"]
-    typer.echo("\n".join(["of a normal distribution: 68.3 %, 95.4 %, 1, and an area of 0", *inside]))
+    said = {
+        "frames in domain": "{:.1f} % of the frames are in domain",
+        "frames of large force errors": "{} frames have force errors above three times the median",
+        "… of them noticed": "{:.1f} % of these are said to be out of domain",
+    }
+    noticed = [said[m.name].format(m.value) for m in report.metrics if m.name in said]
+    typer.echo("\n".join(["of a normal distribution: 68.3 %, 95.4 %, 1, and an area of 0", *noticed]))
     return [report]
 
 

@@ -3,6 +3,9 @@
 Energies are learnt of whole frames, so a molecule that was only ever seen beside another one has an unknown energy: the
 errors of the two cancel. A molecule counts as known once a frame held it alone (or several of it and nothing else),
 and several count as known together once a frame held them so.
+
+Of many molecules a model learns what atoms and groups of atoms are worth: where training held ``MANY`` molecules alone,
+another one counts as known that has no more atoms of any element, nor fewer or more atoms, than those.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
+from functools import cached_property, lru_cache, reduce
 from math import gcd
 from typing import Any
 
@@ -40,12 +43,16 @@ BOND_SCALES = (1.7, 1.3)
 """Times the sum of covalent radii, below which atoms belong to one molecule: loosely, so that bonds of a transition
 state hold, and tightly, so that hydrogen bonds do not."""
 
+MANY = 100
+"""Molecules seen alone, from which on others of the same elements and sizes count as known."""
+
 LONGEST_BOND = 4.0
 """Å; no model has a shorter cutoff, and what is beyond a cutoff cannot be told apart from what is not there."""
 
 _REACH = 6.0  # Å: of periodic and large frames, pairs beyond say nothing new
 _LARGE = 100  # atoms of a molecule from which on not all its pairs are looked at
 _MOST = 2000  # entries of ``molecules`` on a card
+_ALONE = re.compile(r"[A-Z][A-Za-z0-9]*")
 _ENTRY = re.compile(r"(\d{1,6} )?(\[[A-Za-z]{1,240}\]|[A-Z][A-Za-z0-9]{0,240})")
 
 
@@ -132,14 +139,36 @@ class Domain:
         if not self.molecules or (self.listed_atoms is not None and len(pairs.numbers) > self.listed_atoms):
             return ()
         (loose, formulas), (tight, parts) = (split_molecules(pairs, scale) for scale in BOND_SCALES)
-        strange = [k for k, formula in enumerate(formulas) if formula not in self.molecules]
+        strange = [k for k, formula in enumerate(formulas) if not self.knows(formula)]
         if not strange or group([formulas[k] for k in strange]) in self.molecules:
             return ()
         inside = np.unique(tight[np.isin(loose, strange)])
-        rest = [parts[k] for k in inside if parts[k] not in self.molecules]
+        rest = [parts[k] for k in inside if not self.knows(parts[k])]
         if not rest or group(rest) in self.molecules:
             return ()
         return tuple(dict.fromkeys(formulas[k] for k in strange))
+
+    def knows(self, formula: str) -> bool:
+        """Return whether training determined the energy of a molecule: seen alone, or one among many that were."""
+        if formula in self.molecules:
+            return True
+        if self._among is None or formula.startswith("["):
+            return False
+        fewest, most, largest = self._among
+        counts = Formula(formula).count()
+        return fewest <= sum(counts.values()) <= most and all(n <= largest.get(name, 0) for name, n in counts.items())
+
+    @cached_property
+    def _among(self) -> tuple[int, int, dict[str, int]] | None:
+        """Fewest and most atoms of molecules seen alone, and most atoms of each element, where these are many."""
+        alone = [Formula(known).count() for known in self.molecules if _ALONE.fullmatch(known)]
+        if len(alone) < MANY:
+            return None
+        sizes = [sum(counts.values()) for counts in alone]
+        largest: Counter[str] = Counter()
+        for counts in alone:
+            largest |= Counter(counts)
+        return min(sizes), max(sizes), dict(largest)
 
     def beside(self, formula: str) -> str | None:
         """Return a group of the training frames that holds a molecule beside others; ``None`` where there is none."""

@@ -27,6 +27,9 @@ UNCERTAINTY_OUTCOMES: dict[str, str] = {
 UNCERTAINTY_UNITS = {"energy": "meV", "forces": "meV/Å"}
 """Quantity -> the unit it is shown in; energies are those of whole systems."""
 
+NOTABLE = 3.0
+"""Times the median of a frame's force error, above which it should be noticed."""
+
 _GROUPS = 10  # of like uncertainty
 _ZERO = 1e-8  # eV, eV/Å: what is smaller vanishes by symmetry
 
@@ -116,9 +119,11 @@ def uncertainty_report(
         A report with outcome in ``UNCERTAINTY_OUTCOMES``; for ``energy`` (of systems) and ``forces`` (components) the
         metrics ``QUANTITY within 1 std`` and ``… 2 std`` (%), ``QUANTITY scale`` (68.27th percentile of error / std),
         ``QUANTITY rank correlation``, ``QUANTITY miscalibration area``, ``QUANTITY RMSE`` and ``QUANTITY mean std``;
-        ``frames in domain`` (%) and ``frames``. Arrays: ``confidence`` with ``QUANTITY_observed``; ``QUANTITY_std`` and
-        ``QUANTITY_error`` of each frame (root mean squares), ``QUANTITY_group_std`` and ``…_group_error`` of groups of
-        like uncertainty, in meV and meV/Å; ``in_domain`` of each frame.
+        ``frames in domain`` (%); where frames have force errors above ``NOTABLE`` times the median, their number as
+        ``frames of large force errors`` and the share outside of the domain as ``… of them noticed`` (%); ``frames``.
+        Arrays: ``confidence`` with ``QUANTITY_observed``; ``QUANTITY_std`` and ``QUANTITY_error`` of each frame (root
+        mean squares), ``QUANTITY_group_std`` and ``…_group_error`` of groups of like uncertainty, in meV and meV/Å;
+        ``in_domain`` of each frame.
 
     Raises:
         PHLError: When no frame has both a label and an uncertainty.
@@ -144,6 +149,10 @@ def uncertainty_report(
         arrays[f"{name}_group_std"], arrays[f"{name}_group_error"] = like_uncertainty(errors, stds, _GROUPS)
     if len(samples.inside):
         metrics.append(Metric("frames in domain", 100.0 * float(samples.inside.mean()), "%"))
+        forces = arrays["forces_error"]
+        if len(forces) == len(samples.inside) and (large := forces > NOTABLE * np.nanmedian(forces)).any():
+            metrics.append(Metric("frames of large force errors", int(large.sum())))
+            metrics.append(Metric("… of them noticed", 100.0 * float((~samples.inside[large]).mean()), "%"))
         arrays["in_domain"] = samples.inside.astype(int)
     metrics.append(Metric("frames", samples.frames))
     outcome = "exploded" if samples.exploded else "scored"

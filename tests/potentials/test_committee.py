@@ -546,6 +546,21 @@ def test_the_report_reads_frames_and_leaves_out_what_is_missing(rng):
         validate_uncertainty(frames, [{"energy": -40.0}] * 60, system="test", potential="c")
 
 
+def test_large_errors_that_the_committee_noticed_are_counted(rng):
+    from phl_ase.validators.uncertainty import validate_uncertainty
+
+    frames, predictions = normal_frames(rng, 1.0, 60)
+    for k, row in enumerate(predictions):
+        row["in_domain"] = k % 2 == 0
+    none = validate_uncertainty(frames, predictions, system="test", potential="c")
+    assert "frames of large force errors" not in {metric.name for metric in none.metrics}
+    for row in predictions[:5]:
+        row["forces"] = row["forces"] + 100.0
+    report = validate_uncertainty(frames, predictions, system="test", potential="c")
+    assert report.metric("frames of large force errors").value == 5
+    assert report.metric("… of them noticed").value == pytest.approx(40.0)
+
+
 def test_the_figure_says_its_units(rng):
     from phl_ase.plots import FIGURES
     from phl_ase.validators.uncertainty import validate_uncertainty

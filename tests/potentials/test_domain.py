@@ -172,6 +172,19 @@ def test_a_molecule_that_was_only_seen_beside_another_is_unknown():
     assert unknown(domain, molecule("CH3OH")) == ("CH4O",)
 
 
+def test_among_many_molecules_others_of_their_elements_and_sizes_are_known(monkeypatch):
+    seen = frames(molecule("CH3OH"), molecule("C2H6"), molecule("H2O"), beside("H2", "CH4"), bulk("Cu"))
+    assert unknown(Domain.fit(seen), molecule("CH4")) == ("CH4",)
+    monkeypatch.setattr(module, "MANY", 3)
+    domain = Domain.fit(seen)
+    assert unknown(domain, molecule("CH4")) == unknown(domain, molecule("H2CO")) == ()
+    assert unknown(domain, molecule("H2")) == ("H2",)  # smaller than any that was seen alone
+    assert unknown(domain, molecule("CO2")) == ("CO2",)  # has two O
+    assert unknown(domain, molecule("NH3")) == ("H3N",)
+    assert unknown(domain, molecule("C3H8")) == ("C3H8",)  # larger than any
+    assert unknown(domain, Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]])) == ("Cu2",)
+
+
 def test_bulk_is_known_in_any_cell_and_a_cluster_is_not():
     domain = Domain.fit(frames(bulk("Cu"), bulk("Cu", cubic=True)))
     assert unknown(domain, bulk("Cu") * (2, 2, 2)) == ()
