@@ -4,7 +4,7 @@ Energies are learnt of whole frames, so a molecule that was only ever seen besid
 errors of the two cancel. A molecule counts as known once a frame held it alone (or several of it and nothing else),
 and several count as known together once a frame held them so.
 
-Of many molecules a model learns what atoms and groups of atoms are worth: where training held ``MANY`` molecules alone,
+Of many molecules a model learns what atoms and groups of atoms are worth: where training held ``BROAD`` molecules alone,
 another one counts as known that has no more atoms of any element, nor fewer or more atoms, than those.
 """
 
@@ -43,7 +43,7 @@ BOND_SCALES = (1.7, 1.3)
 """Times the sum of covalent radii, below which atoms belong to one molecule: loosely, so that bonds of a transition
 state hold, and tightly, so that hydrogen bonds do not."""
 
-MANY = 100
+BROAD = 100
 """Molecules seen alone, from which on others of the same elements and sizes count as known."""
 
 LONGEST_BOND = 4.0
@@ -162,7 +162,7 @@ class Domain:
     def _among(self) -> tuple[int, int, dict[str, int]] | None:
         """Fewest and most atoms of molecules seen alone, and most atoms of each element, where these are many."""
         alone = [Formula(known).count() for known in self.molecules if _ALONE.fullmatch(known)]
-        if len(alone) < MANY:
+        if len(alone) < BROAD:
             return None
         sizes = [sum(counts.values()) for counts in alone]
         largest: Counter[str] = Counter()

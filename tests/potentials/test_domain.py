@@ -175,7 +175,7 @@ def test_a_molecule_that_was_only_seen_beside_another_is_unknown():
 def test_among_many_molecules_others_of_their_elements_and_sizes_are_known(monkeypatch):
     seen = frames(molecule("CH3OH"), molecule("C2H6"), molecule("H2O"), beside("H2", "CH4"), bulk("Cu"))
     assert unknown(Domain.fit(seen), molecule("CH4")) == ("CH4",)
-    monkeypatch.setattr(module, "MANY", 3)
+    monkeypatch.setattr(module, "BROAD", 3)
     domain = Domain.fit(seen)
     assert unknown(domain, molecule("CH4")) == unknown(domain, molecule("H2CO")) == ()
     assert unknown(domain, molecule("H2")) == ("H2",)  # smaller than any that was seen alone
