@@ -46,6 +46,9 @@ def train(
             min=2,
         ),
     ] = None,
+    processes: Annotated[
+        int, option("--processes N", "Members of a committee trained at once, one thread each.", min=1)
+    ] = 1,
     init: Annotated[
         bool, option("--init", "Write a commented CONFIG (train.toml unless named), train nothing.")
     ] = False,
@@ -86,16 +89,19 @@ def train(
 
     if resume and members is None:
         members = recorded_members(out)
+    if members is None and processes > 1:
+        raise PHLError("--processes trains members of a committee: give --members N, or leave it out")
     with warnings.catch_warnings():
         warnings.showwarning = _say  # what is not as asked for is one line, as errors are
         data = prepare_data(configuration)
         if members is not None:
             said = partial(typer.echo, err=True)
-            typer.echo(_committee(train_committee(configuration, data, out, members, resume=resume, said=said)))
+            result = train_committee(configuration, data, out, members, resume=resume, processes=processes, said=said)
+            typer.echo(_committee(result))
             return
-        result = run(configuration, data, out, resume=resume)
+        single = run(configuration, data, out, resume=resume)
     if is_first_process():
-        typer.echo(_summary(result))
+        typer.echo(_summary(single))
 
 
 def _committee(result: CommitteeResult) -> str:

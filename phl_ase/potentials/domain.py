@@ -4,8 +4,8 @@ Energies are learnt of whole frames, so a molecule that was only ever seen besid
 errors of the two cancel. A molecule counts as known once a frame held it alone (or several of it and nothing else),
 and several count as known together once a frame held them so.
 
-Of many molecules a model learns what atoms and groups of atoms are worth: where training held ``BROAD`` molecules alone,
-another one counts as known that has no more atoms of any element, nor fewer or more atoms, than those.
+Of many molecules a model learns what atoms and groups of atoms are worth: where training held ``BROAD`` molecules
+alone, another one counts as known that has no more atoms of any element, nor fewer or more atoms, than those.
 """
 
 from __future__ import annotations

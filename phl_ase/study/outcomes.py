@@ -13,7 +13,7 @@ from phl_ase.scoring.paired import Observations
 from phl_ase.study.plan import Run, Series
 from phl_ase.study.quantities import Quantity
 from phl_ase.study.run import Study
-from phl_ase.study.worker import last_epoch
+from phl_ase.training.checkpoint import last_epoch
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,9 +30,10 @@ from phl_ase.study.plan import (
     typical,
 )
 from phl_ase.study.validation import EVERY_VALIDATOR, check_inputs
-from phl_ase.study.worker import last_epoch, start, step_seconds
+from phl_ase.study.worker import start, step_seconds
 from phl_ase.tables import text_table
 from phl_ase.training import choose_device
+from phl_ase.training.checkpoint import last_epoch
 
 FORMAT, SCHEMA = "phl study", 3
 """What ``study.json`` of a study's folder says. Older schemas kept results elsewhere."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +22,7 @@ from phl_ase.study.config import StudyConfig
 from phl_ase.study.plan import PlannedRun, Run, gradient_calls, run_data, subset, train_config
 from phl_ase.study.validation import EVERY_VALIDATOR, ValidationRequest
 from phl_ase.training import RunData, Stopped, train
-from phl_ase.training.checkpoint import BEST, CONFIG, LAST, LOG
+from phl_ase.training.checkpoint import BEST, CONFIG, LAST
 
 ERROR_FILE = "errors-{stage}.txt"
 """File of what libraries wrote to standard error: one for each task, as those of a run work side by side."""
@@ -162,15 +160,3 @@ def training_seconds(run: Run, config: StudyConfig, data: RunData, epochs: int) 
         started = clock()
         train(train_config(run, config, epochs=epochs), data, folder)
         return clock() - started
-
-
-def last_epoch(folder: Path) -> int:
-    """Return the last finished epoch of a run; 0 before the first one."""
-    try:
-        with open(folder / LOG, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(file.tell() - 2000, 0))
-            lines = file.read().split(b"\n")[:-1]  # what follows the last line break is still being written
-        return int(json.loads(lines[-1])["epoch"])
-    except (OSError, ValueError, IndexError, KeyError):
-        return 0

@@ -102,3 +102,15 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
         differing = (key for key in {**before, **after} if json.dumps(before.get(key)) != json.dumps(after.get(key)))
         keys += [f"{section}.{key}" for key in differing if (section, key) not in _FREE]
     return ", ".join(keys)
+
+
+def last_epoch(folder: Path) -> int:
+    """Return the last finished epoch of a run; 0 before the first one."""
+    try:
+        with open(folder / LOG, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(file.tell() - 2000, 0))
+            lines = file.read().split(b"\n")[:-1]  # what follows the last line break is still being written
+        return int(json.loads(lines[-1])["epoch"])
+    except (OSError, ValueError, IndexError, KeyError):
+        return 0

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from phl_ase import __version__
+from phl_ase import __version__, jobs
 from phl_ase.adapters import is_foreign
 from phl_ase.errors import PHLError, Stopped
 from phl_ase.files import write_atomic
@@ -28,7 +29,7 @@ from phl_ase.potentials.cards import find_model, members_of, read_card
 from phl_ase.potentials.references import species_of
 from phl_ase.structures import Frame, atoms_from_frame
 from phl_ase.trained_on import training_record
-from phl_ase.training.checkpoint import CONFIG, LAST, SPLIT, changed_settings, run_folder
+from phl_ase.training.checkpoint import CONFIG, LAST, SPLIT, changed_settings, last_epoch, run_folder
 from phl_ase.training.config import TrainConfig, parse_config
 from phl_ase.training.setup import RunData
 from phl_ase.training.trainer import TrainResult, train
@@ -70,9 +71,10 @@ def train_committee(
     members: int,
     *,
     resume: bool = False,
+    processes: int = 1,
     said: Callable[[str], None] = lambda _: None,
 ) -> CommitteeResult:
-    """Train the members of a committee one after the other, calibrate it and write it as one file.
+    """Train the members of a committee, calibrate it and write it as one file.
 
     Args:
         config: Of every member; the seed of member k is ``training.seed`` + k − 1.
@@ -80,6 +82,7 @@ def train_committee(
         folder: Where to keep the files; the run of each member in a folder of its own.
         members: How many, two or more.
         resume: Go on with the members that are not finished, to the same result as without a break.
+        processes: Members trained at once, each by a process of one thread; 1: one after the other, here.
         said: Told of each finished member.
 
     Raises:
@@ -104,11 +107,13 @@ def train_committee(
             write_atomic(path / MEMBERS, json.dumps({"members": members}).encode())
             write_atomic(path / SPLIT, json.dumps(data.split, indent=1).encode())
             write_atomic(path / CONFIG, json.dumps(config.to_json(), indent=1).encode())
+        runs = {k: (*member_run(config, data, k), path / f"member-{k}") for k in range(1, members + 1)}
+        if processes > 1:
+            _train_at_once(runs, path, processes)
         results = []
-        for k in range(1, members + 1):
-            own = path / f"member-{k}"
+        for k, run in runs.items():
             try:
-                results.append(train(*member_run(config, data, k), own, resume=(own / LAST).exists()))
+                results.append(_train_member(run))
             except Stopped as stop:
                 at = str(stop).partition(";")[0]
                 raise Stopped(
@@ -127,6 +132,52 @@ def train_committee(
         models = [load_model(one.model, dtype=getattr(torch, config.training.dtype)) for one in results]
         calibration = save_calibrated(path / COMMITTEE, models, [*data.train, *data.replay], data.valid, card)
         return CommitteeResult(path, tuple(results), calibration)
+
+
+MemberRun = tuple[TrainConfig, RunData, Path]
+"""What a member is trained with, and its folder."""
+
+
+def _train_member(run: MemberRun) -> TrainResult:
+    """Train a member, or go on with it."""
+    config, data, folder = run
+    return train(config, data, folder, resume=(folder / LAST).exists())
+
+
+def _in_a_process() -> Callable[[MemberRun], None]:
+    """Return what trains members in a worker process."""
+    torch.set_num_threads(1)
+
+    def do(run: MemberRun) -> None:
+        try:
+            _train_member(run)
+        except Stopped:  # the process was told to end
+            raise KeyboardInterrupt from None
+
+    return do
+
+
+def _train_at_once(runs: Mapping[int, MemberRun], folder: Path, processes: int) -> None:
+    """Train members in processes; each leaves its run in its folder."""
+
+    def task(k: int, run: MemberRun) -> jobs.Task:
+        epochs = run[0].training.epochs
+
+        def progress() -> tuple[float, str]:
+            epoch = last_epoch(run[2])
+            return epoch / epochs, f"epoch {epoch} of {epochs}"
+
+        return jobs.Task(f"member {k}", jobs.digest(k), run, progress=progress)
+
+    tasks = [task(k, run) for k, run in runs.items()]
+    with TemporaryDirectory() as scratch, jobs.open_store(scratch) as store:
+        try:
+            jobs.run(tasks, _in_a_process, store, executor=jobs.processes(processes), title="members", lines=True)
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped; nothing is lost: continue with --resume --out {folder}") from None
+        for one in tasks:
+            if (record := store.get(one.key)) is not None and record.failure is not None:
+                raise PHLError(f"{one.name}: {record.failure.reason}")
 
 
 def save_calibrated(

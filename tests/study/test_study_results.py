@@ -47,7 +47,7 @@ from phl_ase.study.report import (
 )
 from phl_ase.study.results import Results, make_rows
 from phl_ase.study.run import JOBS, MARKER, TUNING, Study, run_study
-from phl_ase.study.worker import last_epoch
+from phl_ase.training.checkpoint import last_epoch
 
 RANDOM = TrainingMethod("E-F-HVP-random", "fresh", 1, "rademacher")
 FIXED = TrainingMethod("E-F-HVP-random", "fixed", 1, "rademacher")

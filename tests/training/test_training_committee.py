@@ -7,6 +7,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from phl_ase import PHLCalculator
@@ -137,6 +139,22 @@ def test_a_stopped_committee_ends_as_an_unbroken_one(made, tmp_path, config, dat
             train_committee(config, data, tmp_path / "run", 2)
     result = train_committee(config, data, tmp_path / "run", 2, resume=True)
     assert result.model.read_bytes() == made.model.read_bytes()
+
+
+def test_members_trained_at_once_are_those_trained_one_by_one(made, tmp_path, config, data):
+    result = train_committee(config, data, tmp_path / "run", 2, processes=2)
+    weights, expected = (load_file(one.model) for one in (result, made))
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():  # rounding differs with the number of threads
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-5)
+    assert result.calibration.forces == pytest.approx(made.calibration.forces, rel=1e-3)
+
+
+def test_a_member_that_fails_in_its_process_is_named(tmp_path, data):
+    wild = parse_config({**CONFIG, "training": {**CONFIG["training"], "learning_rate": 1e30, "warmup_epochs": 0}})
+    with pytest.raises(PHLError, match=r"member 1: .*learning rate"):
+        train_committee(wild, data, tmp_path / "run", 2, processes=2)
+    assert not (tmp_path / "run" / "committee.safetensors").exists()
 
 
 def test_what_could_not_become_a_committee_is_refused_at_once(tmp_path, config, data, made, monkeypatch):
