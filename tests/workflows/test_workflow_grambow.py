@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import ase.io
+import numpy as np
 import pytest
 from ase.build import molecule
 
+from phl_ase.datasets import DatasetMeta, open_dataset, write_dataset
 from phl_ase.errors import PHLError
+from phl_ase.structures import Frame
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 
@@ -39,13 +42,40 @@ def names(file: Path) -> list[str]:
     return [atoms.info["reaction"] for atoms in ase.io.read(file, ":")]
 
 
-def test_reactions_with_reference_values_never_train(grambow, files, capsys):
+def test_reactions_with_reference_values_never_train(grambow, files, capsys, monkeypatch):
+    monkeypatch.setattr(grambow, "SIZES", range(4, 7))
+    monkeypatch.setattr(grambow, "STUDIED", 1)
     grambow.pick(files / "guesses.xyz", files / "reference.csv", files / "out")
-    assert sorted(names(files / "out" / "train.xyz")) == ["rxn0", "rxn2", "rxn4"]
-    assert sorted(names(files / "out" / "test.xyz")) == ["rxn1", "rxn3"]
+    train, study, test = (names(files / "out" / f"{part}.xyz") for part in ("train", "study", "test"))
+    assert sorted(train + study) == ["rxn0", "rxn2", "rxn4"]
+    assert len(study) == 1
+    assert study != ["rxn0"]  # water is smaller
+    assert sorted(test) == ["rxn1", "rxn3"]
     # as the searches of phl ts are, in the order of the table
     assert names(files / "out" / "reference_guesses.xyz") == ["rxn1", "rxn3"]
-    assert "3 reactions train" in capsys.readouterr().out
+    assert "train.xyz: 2 reactions" in capsys.readouterr().out
+
+
+def test_the_card_counts_what_was_found_and_the_sample_is_of_whole_reactions(grambow, files, monkeypatch):
+    frames = []
+    for name in ("H2O", "NH3", "NH3"):
+        atoms = molecule(name)
+        labels = {"energy": -1.0, "forces": np.ones((len(atoms), 3))}
+        frames.append(Frame(numbers=atoms.numbers, positions=atoms.positions, reaction=name, kind="ts", **labels))
+    write_dataset(files / "all.h5", frames, DatasetMeta("GFN2-xTB", "total energy"))
+    rows = [
+        {"name": name, "outcome": outcome, "gradients": 100, "seconds": 1.0}
+        for name, outcome in (("H2O", "finished"), ("NH3", "no path"), ("CH4", "no transition state"))
+    ]
+    (files / "r.json").write_text(json.dumps({"reactions": rows}), encoding="utf-8")
+    monkeypatch.setattr(grambow, "SAMPLED", 1)
+    grambow.card(files / "all.h5", [files / "r.json"], files / "sample")
+    text = (files / "sample" / "organic_gfn2xtb_sample.md").read_text()
+    for said in ("3 guesses, 100 gradients", "| no path | 1 |", "the 3 frames of 2 reactions"):
+        assert said in text
+    with open_dataset(files / "sample" / "organic_gfn2xtb_sample.h5") as sample:
+        assert {frame.reaction for frame in sample} in ({"H2O"}, {"NH3"})
+        assert len(sample) == len([f for f in frames if f.reaction == sample[0].reaction])
 
 
 def test_errors_are_of_what_was_found_and_the_rest_is_counted(grambow, files, capsys):
