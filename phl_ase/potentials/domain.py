@@ -5,7 +5,8 @@ errors of the two cancel. A molecule counts as known once a frame held it alone 
 and several count as known together once a frame held them so.
 
 Of many molecules a model learns what atoms and groups of atoms are worth: where training held ``BROAD`` molecules
-alone, another one counts as known that has no more atoms of any element, nor fewer or more atoms, than those.
+alone, another one counts as known that has no more atoms of any element, nor fewer or more atoms, than those, or that
+was seen beside known ones.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ BOND_SCALES = (1.7, 1.3)
 """Times the sum of covalent radii, below which atoms belong to one molecule: loosely, so that bonds of a transition
 state hold, and tightly, so that hydrogen bonds do not."""
 
-BROAD = 100
+BROAD = 50
 """Molecules seen alone, from which on others of the same elements and sizes count as known."""
 
 LONGEST_BOND = 4.0
@@ -150,25 +151,42 @@ class Domain:
 
     def knows(self, formula: str) -> bool:
         """Return whether training determined the energy of a molecule: seen alone, or one among many that were."""
-        if formula in self.molecules:
-            return True
+        return formula in self.molecules or formula in self._parts or self._lies_among(formula)
+
+    def _lies_among(self, formula: str) -> bool:
         if self._among is None or formula.startswith("["):
             return False
-        fewest, most, largest = self._among
         counts = Formula(formula).count()
-        return fewest <= sum(counts.values()) <= most and all(n <= largest.get(name, 0) for name, n in counts.items())
+        return (
+            self._among.fewest <= sum(counts.values()) <= self._among.most
+            and all(n <= self._among.largest[name] for name, n in counts.items())
+            and _parity(formula) in self._among.parities
+        )
 
     @cached_property
-    def _among(self) -> tuple[int, int, dict[str, int]] | None:
-        """Fewest and most atoms of molecules seen alone, and most atoms of each element, where these are many."""
-        alone = [Formula(known).count() for known in self.molecules if _ALONE.fullmatch(known)]
+    def _among(self) -> _Among | None:
+        alone = [known for known in self.molecules if _ALONE.fullmatch(known)]
         if len(alone) < BROAD:
             return None
-        sizes = [sum(counts.values()) for counts in alone]
-        largest: Counter[str] = Counter()
-        for counts in alone:
-            largest |= Counter(counts)
-        return min(sizes), max(sizes), dict(largest)
+        counts = [Formula(formula).count() for formula in alone]
+        sizes = [sum(one.values()) for one in counts]
+        largest = reduce(Counter.__or__, map(Counter, counts))
+        return _Among(min(sizes), max(sizes), largest, {_parity(formula) for formula in alone})
+
+    @cached_property
+    def _parts(self) -> frozenset[str]:
+        """Molecules that were seen beside known ones alone, where many are known: what they are worth is the rest."""
+        if self._among is None:
+            return frozenset()
+        known = set(self.molecules)
+        groups = [{one.split(" ")[-1] for one in together.split(" + ")} for together in known if " + " in together]
+        while True:
+            strange = [{one for one in group if not (one in known or self._lies_among(one))} for group in groups]
+            new = {one for group in strange if len(group) == 1 for one in group}
+            new = {one for one in new if not one.startswith("[") and _parity(one) in self._among.parities}
+            if not new:
+                return frozenset(known - self.molecules)
+            known |= new
 
     def beside(self, formula: str) -> str | None:
         """Return a group of the training frames that holds a molecule beside others; ``None`` where there is none."""
@@ -206,6 +224,27 @@ class Domain:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = str(error) if isinstance(error, PHLError) else f"{type(error).__name__} {error}"
             raise PHLError(f"the domain on the card of a model is broken ({reason})") from None
+
+
+@dataclass(frozen=True)
+class _Among:
+    """Range of many molecules seen alone.
+
+    Attributes:
+        fewest: Atoms of the smallest.
+        most: Atoms of the largest.
+        largest: Most atoms of each element.
+        parities: Of their numbers of electrons: a model of closed shells knows no radical.
+    """
+
+    fewest: int
+    most: int
+    largest: Counter[str]
+    parities: set[int]
+
+
+def _parity(formula: str) -> int:
+    return sum(atomic_numbers[name] * n for name, n in Formula(formula).count().items()) % 2
 
 
 def domain_of(potential: Any) -> Domain | None:

@@ -178,10 +178,12 @@ def test_among_many_molecules_others_of_their_elements_and_sizes_are_known(monke
     monkeypatch.setattr(module, "BROAD", 3)
     domain = Domain.fit(seen)
     assert unknown(domain, molecule("CH4")) == unknown(domain, molecule("H2CO")) == ()
-    assert unknown(domain, molecule("H2")) == ("H2",)  # smaller than any that was seen alone
+    assert unknown(domain, molecule("CO")) == ("CO",)  # smaller than any that was seen alone
+    assert unknown(domain, molecule("H2")) == ()  # so is it, but it was seen beside methane, which is known
     assert unknown(domain, molecule("CO2")) == ("CO2",)  # has two O
     assert unknown(domain, molecule("NH3")) == ("H3N",)
     assert unknown(domain, molecule("C3H8")) == ("C3H8",)  # larger than any
+    assert unknown(domain, molecule("CH3")) == ("CH3",)  # a radical
     assert unknown(domain, Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]])) == ("Cu2",)
 
 
