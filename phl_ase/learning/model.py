@@ -14,7 +14,7 @@ from phl_ase.datasets import DatasetMeta, MemoryDataset
 from phl_ase.errors import PHLError
 from phl_ase.files import write_atomic
 from phl_ase.learning.dataset import frames_of
-from phl_ase.learning.loop import LearnedReaction
+from phl_ase.learning.learned import LearnedReaction
 from phl_ase.paths import displaced
 from phl_ase.structures import Frame
 

@@ -70,8 +70,9 @@ ALLOWED: dict[str, set[str]] = {
         "objective",
         "results",
         "trained_on",
-        # a committee is calibrated as it will be used
+        # a committee is calibrated as it will be used, and its members are trained in processes
         "calculator",
+        "jobs",
     },
     # potentials of other packages
     "adapters": {"structures", "potentials"},
