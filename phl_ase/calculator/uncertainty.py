@@ -14,7 +14,7 @@ from phl_ase.derivatives import evaluate
 from phl_ase.errors import DomainError, DomainWarning, ExplodedError, unknown
 from phl_ase.potentials import Calibration, Committee, Domain, domain_of
 from phl_ase.potentials.calibration import largest_on_an_atom
-from phl_ase.potentials.domain import BOND_SCALES, DOMAIN_MARGIN, Pairs
+from phl_ase.potentials.domain import BOND_SCALES, DOMAIN_MARGIN, Pairs, bundled_that_know
 from phl_ase.potentials.stacked import side_by_side
 from phl_ase.structures import Batch, Frame, Potential
 
@@ -199,7 +199,9 @@ class DomainWatch:
             if unknown:
                 beside = [group for formula in unknown if (group := self.domain.beside(formula))]
                 rest = f", only together as {beside[0]}" if beside else ""
-                reason = f"the training data hold no {' or '.join(unknown[:3])} on its own{rest}"
+                others = bundled_that_know(pairs)
+                known = f"; of the bundled models {' and '.join(others)} would know it" if others else ""
+                reason = f"the training data hold no {' or '.join(unknown[:3])} on its own{rest}{known}"
             self._last = (bonds, reason)
         return reason
 

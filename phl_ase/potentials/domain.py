@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, reduce
+from functools import cache, cached_property, lru_cache, reduce
 from math import gcd
 from typing import Any
 
@@ -26,6 +26,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from phl_ase.errors import PHLError
+from phl_ase.potentials.cards import bundled_models, read_card
 from phl_ase.structures import Frame
 from phl_ase.structures.neighbours import neighbour_list
 
@@ -261,6 +262,29 @@ def domain_of(potential: Any) -> Domain | None:
         return Domain.from_json(provenance["domain"])
     parts = [one for member in getattr(potential, "members", ()) if (one := domain_of(member)) is not None]
     return reduce(Domain.joined, parts) if parts else None
+
+
+def bundled_that_know(pairs: Pairs) -> list[str]:
+    """Return the bundled models whose training knows the molecules of a structure, each with its level of theory.
+
+    Args:
+        pairs: Of one structure.
+    """
+    found = []
+    for name, (domain, level) in _bundled().items():
+        elements = set(pairs.numbers.tolist()) <= set(domain.farthest)
+        if elements and domain.molecules and not domain.unknown(pairs):
+            found.append(f"{name} ({level})")
+    return found
+
+
+@cache
+def _bundled() -> dict[str, tuple[Domain, str]]:
+    cards = {name: read_card(path) for name, path in bundled_models().items()}
+    return {
+        name: (Domain.from_json(card["calibration"]), str(card["provenance"]["level_of_theory"]))
+        for name, card in cards.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
