@@ -13,6 +13,8 @@ from phl_ase.cli.options import argument, option
 from phl_ase.errors import PHLError
 from phl_ase.tables import text_table
 
+_LISTED = 60  # molecules of a model
+
 
 def models(
     model: Annotated[str | None, argument("[MODEL]", "A bundled name or a .safetensors file.")] = None,
@@ -64,11 +66,13 @@ def _summary(model: str, card: dict[str, Any]) -> str:
     scheme = _table(made.get("scheme"))
     frames, data = made.get("training_frames"), made.get("data")
     calibration = _table(card.get("calibration"))
+    molecules = _molecules(card)
+    more = f" and {len(molecules) - _LISTED} more" if len(molecules) > _LISTED else ""
     lines = {
         "model": f"{model}, {committee}{one.get('architecture')} ({sizes})",
         "for": made.get("intended_use"),
         "elements": _elements(card["config"]["species"]),
-        "molecules": ", ".join(_molecules(card)),
+        "molecules": ", ".join(molecules[:_LISTED]) + more,
         "level of theory": made.get("level_of_theory"),
         "energies": made.get("energy_reference"),
         "trained on": f"{frames} structures of {data}" if frames and data else None,
