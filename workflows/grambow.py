@@ -157,11 +157,11 @@ def bundle(committee: Path, test: Path, target: Path) -> None:
 
 
 USE = (
-    "Organic molecules of H, C, N and O with up to about 20 atoms and their reactions at the level of GFN2-xTB: "
-    "minima, transition states, reaction paths, hot samples; neutral closed shells. It comes from 1,200 reactions and is "
-    "less accurate than GFN2-xTB itself, which costs milliseconds a gradient: its use is to have derivatives of any order, "
-    "batches, GPUs, and a start for fine-tuning. results['in_domain'] and a warning say where a structure is far from "
-    "what it saw."
+    "Organic molecules of H, C, N and O with up to about 20 atoms and their reactions, at the level of GFN2-xTB: "
+    "minima, transition states, reaction paths, hot samples; neutral closed shells. Learnt from 1,200 reactions, it is "
+    "less accurate than GFN2-xTB itself, which takes milliseconds a gradient. What it has beyond that are derivatives "
+    "of any order, batches, GPUs, and weights to fine-tune from. results['in_domain'] and a warning say where a "
+    "structure is far from what it saw."
 )
 
 NAME = "organic_gfn2xtb_sample"
