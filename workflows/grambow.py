@@ -62,7 +62,7 @@ STUDIED = 60
 SIZES = range(8, 17)
 """Atoms of the reactions that test and of those that get full Hessians."""
 
-SAMPLED = 18
+SAMPLED = 10
 """Reactions of the sample that the card comes with: less than 1 MB."""
 
 SAME = 0.5

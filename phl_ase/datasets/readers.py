@@ -37,6 +37,7 @@ _GAUSSIAN_INPUT = (".gjf", ".com")
 BUNDLED = {
     "reactions-wb97xd-631gd": _FOLDER / "reactions_wb97xd_631gd.h5",
     "fragments-wb97xd-631gd": _FOLDER / "fragments_wb97xd_631gd.h5",
+    "organic-gfn2xtb-sample": _FOLDER / "organic_gfn2xtb_sample.h5",
 }
 """Name -> file of each data set that comes with the package; its card is the ``.md`` beside it."""
 
