@@ -1,7 +1,15 @@
 """Paths over a potential-energy surface: minima, transition states, reaction paths, on any ASE calculator."""
 
 from phl_ase.paths.arc_length import arc_length
-from phl_ase.paths.end_points import Connection, Identification, connects, identify, molecular_graph, same_graph
+from phl_ase.paths.end_points import (
+    Connection,
+    Identification,
+    connects,
+    identify,
+    molecular_graph,
+    radicals,
+    same_graph,
+)
 from phl_ase.paths.geometry import aligned, displaced, rmsd
 from phl_ase.paths.guess import GUESSES, PATH_METHODS, PathMethod, TransitionStateGuess, guess_transition_state
 from phl_ase.paths.irc import INTEGRATORS, follow_irc
@@ -39,6 +47,7 @@ __all__ = [
     "guess_transition_state",
     "identify",
     "molecular_graph",
+    "radicals",
     "relax",
     "relax_to_minimum",
     "rmsd",

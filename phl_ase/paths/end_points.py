@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import networkx
 
 BOND_SCALE = 1.3
+_LOOSE = 1.7  # in place of BOND_SCALE where a bond is only long
 """Times the sum of covalent radii: H₂ (0.74 Å, its radii 0.62 Å) needs more than 1.2."""
 
 SAME_STRUCTURE_WITHIN = 0.15
@@ -216,6 +217,18 @@ def molecules(atoms: Atoms) -> str:
 
     pieces = networkx.connected_components(molecular_graph(atoms))
     return " + ".join(sorted(atoms[sorted(piece)].get_chemical_formula() for piece in pieces))
+
+
+def radicals(atoms: Atoms) -> str:
+    """Return the molecules of a neutral singlet where two of them have odd numbers of electrons; empty elsewhere.
+
+    A closed-shell method does not describe such a pair. Bonds are seen loosely, so that stretched ones hold.
+    """
+    import networkx
+
+    pieces = [sorted(piece) for piece in networkx.connected_components(molecular_graph(atoms, scale=_LOOSE))]
+    odd = [atoms[piece] for piece in pieces if atoms.numbers[piece].sum() % 2]
+    return " + ".join(sorted(one.get_chemical_formula() for one in odd)) if len(odd) > 1 else ""
 
 
 def changed_bonds(before: Atoms, after: Atoms) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -22,6 +22,7 @@ from phl_ase.paths import (
     connects,
     find_reaction,
     guess_transition_state,
+    radicals,
     search,
     search_in_turn,
 )
@@ -117,6 +118,9 @@ def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> 
     reaction = _reaction(folder, calculator, settings, folder.stationary()["ts"]["positions"])
     connection, flipped = _connection(folder, reaction)
     reaction = reaction.turned() if flipped else reaction
+    if apart := _radicals(folder, reaction):
+        sentence = f"an end of the path is {apart}, radicals, which a closed-shell method does not describe"
+        return {"outcome": "radicals", "sentence": sentence, "frames": []}
     frames = []
     lengths = reaction.path.arc_length
     ends = {"reactant": (reaction.backward, float(lengths[0])), "product": (reaction.forward, float(lengths[-1]))}
@@ -138,6 +142,14 @@ def follow_path(folder: ReactionFolder, calculator: Remembering, plan: Plan) -> 
         "energies": reaction.path.energies,
         "frames": frames,
     }
+
+
+def _radicals(folder: ReactionFolder, reaction: Reaction) -> str:
+    identity = folder.guess.identity
+    if identity["charge"] or identity["multiplicity"] != 1:
+        return ""
+    ends = (end for end in (reaction.backward, reaction.forward) if end is not None)
+    return next(filter(None, (radicals(end.atoms) for end in ends)), "")
 
 
 def _connection(folder: ReactionFolder, reaction: Reaction) -> tuple[tuple[str, str], bool]:

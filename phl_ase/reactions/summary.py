@@ -19,6 +19,7 @@ BUILD_OUTCOMES: Mapping[str, str] = {
     "no path": "the path does not lead both ways to minima",
     "same end": "both directions of the path reach the same structure",
     "other ends": "the path does not connect the reactant and the product that were given",
+    "radicals": "the path ends in a pair of radicals: nothing of it is kept but the transition state",
     "incomplete": "some samples or labels are missing",
     "died": "the process that worked on it ended, twice: a crash of compiled code, or out of memory",
     "time limit": "a stage took longer than was allowed",
@@ -27,7 +28,12 @@ BUILD_OUTCOMES: Mapping[str, str] = {
 }
 """Outcome of a reaction -> what it means."""
 
-_PATHS = ("same end", "other ends", "refused")  # outcomes of the path that are those of the reaction; else "no path"
+_PATHS = (
+    "same end",
+    "other ends",
+    "radicals",
+    "refused",
+)  # outcomes of the path that are those of the reaction; else "no path"
 
 
 @dataclass(frozen=True)

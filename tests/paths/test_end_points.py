@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from scipy.spatial.transform import Rotation
 
 from phl_ase.errors import NonFiniteError, PHLError
-from phl_ase.paths import connects, identify, molecular_graph, same_graph
+from phl_ase.paths import connects, identify, molecular_graph, radicals, same_graph
 from phl_ase.paths.end_points import CONNECTIONS, changed_bonds, fragments, order_doubts
 
 HCN = Atoms("HCN", [[0, 0, -1.07], [0, 0, 0], [0, 0, 1.15]])
@@ -237,3 +237,14 @@ def test_mistakes():
     broken.positions[0, 0] = np.nan
     with pytest.raises(NonFiniteError):
         molecular_graph(broken)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [("CH3", "CH3", "CH3 + CH3"), ("H", "C2H5", "C2H5 + H"), ("H2O", "CH4", ""), ("CH3", "NO2", "CH3 + NO2")],
+)
+def test_pairs_of_radicals_are_seen(first, second, found):
+    other = molecule(second) if second != "H" else Atoms("H")
+    other.positions += [0.0, 0.0, 8.0]
+    assert radicals((Atoms("H") if first == "H" else molecule(first)) + other) == found
+    assert radicals(molecule(second)) == ""  # alone: no pair

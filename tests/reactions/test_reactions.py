@@ -165,6 +165,18 @@ def test_a_path_to_other_ends_is_said(tmp_path):
     assert result.frames > 3
 
 
+def test_a_path_to_radicals_is_said_and_no_part_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("phl_ase.reactions.stages.radicals", lambda atoms: "CH3 + CH3")
+    result = built(tmp_path, settings=TINY)
+    assert result.reactions[0].outcome == "radicals"
+    assert "an end of the path is CH3 + CH3" in result.reactions[0].sentence
+    with open_dataset(tmp_path / "out.h5") as dataset:
+        assert not {"reactant", "product", "irc"} & {frame.kind for frame in dataset}
+    ion = guess()
+    ion.structures[0].info["charge"] = 1
+    assert built(tmp_path, guesses=[ion], settings=TINY, out="ion.h5").reactions[0].outcome == "finished"
+
+
 # ----------------------------------------------------------------------------------------------- stopped and continued
 
 
