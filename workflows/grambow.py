@@ -144,6 +144,7 @@ def bundle(committee: Path, test: Path, target: Path) -> None:
     errors = mean_errors(frames, frame_errors(frames, predictions))
     card = {
         **made["provenance"],
+        "data": f"{made['provenance']['data']} of workflows/grambow.py",
         "name": target.stem,
         "intended_use": USE,
         "test_errors": errors,

@@ -61,7 +61,8 @@ def test_minima_and_frequencies_of_molecules(organic, xtb, name):
     """Ordinary bonds: smaller errors than along reaction paths."""
     atoms = relax(with_calculator(molecule(name), xtb), 0.005).atoms
     own = relax(with_calculator(atoms, organic), 0.005).atoms
-    assert np.abs(own.get_all_distances() - atoms.get_all_distances()).max() < 0.1
+    bonded = atoms.get_all_distances() < 1.7
+    assert np.abs(own.get_all_distances() - atoms.get_all_distances())[bonded].max() < 0.02
     expected = harmonic_analysis(atoms, finite_difference_hessian(with_calculator(atoms, xtb))).wavenumbers
     found = harmonic_analysis(own, organic.get_hessian(own)).wavenumbers
     assert np.abs(found - expected).mean() < 40.0
