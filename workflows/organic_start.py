@@ -13,7 +13,7 @@ from malonaldehyde_table import SEEDS, difference, properties, read
 from phl_ase.results import provenance, write_json
 
 STARTS = {"nothing": "from nothing", "organic": "from organic"}
-COUNTS = (15, 50, 150)
+COUNTS = (15, 50)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Few frames of one's own, from nothing and from the bundled model "organic": malonaldehyde at another level of theory
-# than organic's, GFN1-xTB, with one HVP a frame. About ten minutes of one core. The table: workflows/organic_start.py.
+# than organic's, GFN1-xTB, with one HVP a frame. About five minutes of one core. The table: workflows/organic_start.py.
 #
 #   bash workflows/organic_start.sh runs/organic_start
 #   python workflows/organic_start.py runs/organic_start --json workflows/results/organic_start.json
@@ -17,7 +17,7 @@ phl sample mine.xyz $md --count 50 --seed 1 -o test.xyz
 phl label test.xyz --with $level --hessian differences -o test.h5
 phl freq mine.xyz --with $level --relax -o reference_freq
 phl ts guess.xyz --with $level -o reference_ts
-for count in 15 50 150; do
+for count in 15 50; do
     phl sample mine.xyz $md --count $count -o $count.xyz    # of the same trajectory
     phl label $count.xyz --with $level --hvp 1 -o $count.h5
     for seed in 0 1; do

@@ -37,6 +37,10 @@ def train(
     resume: Annotated[
         bool, option("--resume", "Continue a run, to the same result: phl train --resume FOLDER.")
     ] = False,
+    start: Annotated[
+        str | None,
+        option("--from MODEL", "Go on from this model, for example organic, at a fifth of the default learning rate."),
+    ] = None,
     settings: opt.Overrides = None,
     members: Annotated[
         int | None,
@@ -60,6 +64,7 @@ def train(
     phl train train.toml --out run                trains; leaves run/best.safetensors, log.csv, log.jsonl
     phl train --resume run                        goes on after Ctrl-C, SIGTERM or a crash, to the same result
     phl train train.toml -o run2 --set data.source=mine.extxyz --set scheme.name=E-F
+    phl train mine.h5 -o run --from organic       goes on from a trained model: a third of the frames do
     phl train train.toml -o run3 --members 4      leaves run3/committee.safetensors, and each run in run3/member-1, …
     """
     if init:
@@ -79,7 +84,8 @@ def train(
         out, config = config, None
     if out is None:
         raise PHLError("no output folder: add --out FOLDER, where the run keeps its model and logs")
-    configuration = _configuration(config, out, resume, settings or [])
+    own = [] if start is None else _from_model(start, single=members is None)
+    configuration = _configuration(config, out, resume, [*own, *(settings or [])])
     check_inputs(
         methods=[configuration.potential.start], files=[configuration.data.source, configuration.replay.source]
     )
@@ -129,7 +135,9 @@ def _configuration(config: Path | None, out: Path, resume: bool, settings: list[
     if not resume:
         raise PHLError("no configuration: name one ('phl train --init' writes it, commented) or a data set to train on")
     if settings:
-        raise PHLError("--set needs a configuration file; a run is resumed with the settings it was started with")
+        raise PHLError(
+            "--set and --from need a configuration or data; a run is resumed with the settings it was started with"
+        )
     recorded = out / "config.json"
     try:
         values: Any = json.loads(recorded.read_text(encoding="utf-8"))
@@ -138,6 +146,15 @@ def _configuration(config: Path | None, out: Path, resume: bool, settings: list[
     except (OSError, ValueError, RecursionError) as error:
         raise PHLError(f"{recorded} cannot be read ({error}); name the configuration of the run") from None
     return parse_config(values if isinstance(values, dict) else {"config.json": values}, str(recorded))
+
+
+def _from_model(start: str, *, single: bool) -> list[str]:
+    """Return the settings that start from a model: of a committee from its first member, where no committee is made."""
+    from phl_ase.potentials.cards import find_model, members_of, read_card
+
+    if single and ":" not in start and find_model(start)[1] is None and members_of(read_card(start)) is not None:
+        start += "#1"
+    return [f"potential.from={json.dumps(start)}", "training.learning_rate=1e-3"]
 
 
 def _of_data(data: Path, settings: list[str]) -> TrainConfig:

@@ -249,6 +249,21 @@ def test_set_overrides(config, tmp_path):
     assert (recorded["training"]["epochs"], recorded["scheme"]["name"]) == (1, "E-F")
 
 
+def test_training_goes_on_from_a_bundled_committee(tmp_path):
+    with open_dataset("organic-gfn2xtb-sample") as sample:
+        frames = [frame for frame in sample if frame.kind == "ts"]
+        write_dataset(tmp_path / "mine.h5", frames, sample.meta)
+    few = ("--set", "training.epochs=1", "--set", "data.fractions=[0.7, 0.3, 0.0]")
+    for name, extra, rate in (("one", (), 1e-3), ("two", ("--set", "training.learning_rate=2e-4"), 2e-4)):
+        done = phl("train", tmp_path / "mine.h5", "-o", tmp_path / name, "--from", "organic", *few, *extra)
+        assert done.exit_code == 0, done.output
+        recorded = json.loads((tmp_path / name / "config.json").read_text())
+        assert (recorded["potential"]["from"], recorded["training"]["learning_rate"]) == ("organic#1", rate)
+    refused = phl("train", tmp_path / "mine.h5", "-o", tmp_path / "three", "--from", "organik", *few)
+    assert "unknown model 'organik'" in refused.output
+    assert not (tmp_path / "three").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
