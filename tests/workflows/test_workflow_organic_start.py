@@ -42,4 +42,4 @@ def test_the_table(table, tmp_path, monkeypatch, capsys):
     table.main()
     said = capsys.readouterr().out
     assert "| 15 | from nothing | 50, 50 | 0.50, 0.50 | 10.0, 20.0 | 1010, none | 2.3, none |" in said
-    assert json.loads((tmp_path / "table.json").read_text())["runs"]["organic150-0"]["minimum, cm⁻¹"] == 10.0
+    assert json.loads((tmp_path / "table.json").read_text())["runs"]["organic50-0"]["minimum, cm⁻¹"] == 10.0
