@@ -200,7 +200,7 @@ class DomainWatch:
                 beside = [group for formula in unknown if (group := self.domain.beside(formula))]
                 rest = f", only together as {beside[0]}" if beside else ""
                 others = bundled_that_know(pairs)
-                known = f"; of the bundled models {' and '.join(others)} would know it" if others else ""
+                known = f" (bundled models that know it: {', '.join(others)})" if others else ""
                 reason = f"the training data hold no {' or '.join(unknown[:3])} on its own{rest}{known}"
             self._last = (bonds, reason)
         return reason

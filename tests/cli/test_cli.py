@@ -298,7 +298,8 @@ def test_mistakes_with_files_of_train(config, tmp_path, run):
     assert "no output folder: add --out" in mistake("train", config)
     assert "holds a run already; continue it with --resume" in mistake("train", config, "--out", run)
     assert "holds no run to resume" in mistake("train", "--resume", *out)
-    assert "--set and --from need a configuration or data" in mistake("train", "--resume", "--set", "training.epochs=3", "--out", run)
+    said = mistake("train", "--resume", "--set", "training.epochs=3", "--out", run)
+    assert "--set and --from need a configuration or data" in said
     assert "another training.epochs" in mistake("train", config, "-o", run, "--resume", "--set", "training.epochs=3")
     config.write_text("[training\nepochs = 3")
     assert "train.toml: not a readable TOML file" in mistake("train", config, *out)

@@ -48,7 +48,7 @@ def test_what_it_knows(organic, name, inside):
 
 def test_default_names_the_model_that_would_know():
     atoms = with_calculator(molecule("CH3CH2OH"), PHLCalculator("default", device="cpu"))
-    with pytest.warns(DomainWarning, match=r"of the bundled models organic \(GFN2-xTB\) would know it"):
+    with pytest.warns(DomainWarning, match=r"\(bundled models that know it: organic \(GFN2-xTB\)\)"):
         atoms.get_potential_energy()
     known = with_calculator(molecule("CH3CH2OH"), PHLCalculator("organic", device="cpu"))
     with warnings.catch_warnings():
